@@ -1,0 +1,168 @@
+"""Types of the extension module `sparkray._native` (Rust, pyspark-lib/src). Users do not import it."""
+
+from collections.abc import Callable, Generator, Sequence
+from concurrent.futures import Future
+from typing import Any, Generic, Protocol, TypeVar, final
+
+T = TypeVar("T")
+
+# The version of the Rust side: it must equal `sparkray.__version__`.
+__version__: str  # needed by python
+
+@final
+class ObjectRef(Generic[T]):
+    """A reference to the value of a task, an actor call or `put`."""
+
+    def binary(self) -> bytes: ...
+    def hex(self) -> str: ...
+    def task_id(self) -> bytes: ...
+    def future(self) -> Future[T]:
+        """A future that gets the value or the task's exception. It is completed by a native thread."""
+    def __await__(self) -> Generator[Any, None, T]: ...
+    def __hash__(self) -> int: ...
+    def __eq__(self, other: object) -> bool: ...
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Raises TypeError outside of a serialization of the runtime, except inside `allow_pickling_refs`."""
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> Any: ...  # needed by python: `ObjectRef[int]` in annotations
+
+@final
+class TaskTemplate:
+    """What all calls of one remote function with the same options share."""
+
+    def __new__(
+        cls,
+        core: CoreWorker,
+        function_id: bytes,
+        function_blob: bytes,
+        name: str,
+        num_returns: int,
+        resources: dict[str, float],
+        max_retries: int,
+        retry_exceptions: bool,
+    ) -> TaskTemplate: ...
+
+@final
+class ActorRef:
+    """An actor as the runtime knows it. Handles of one process share it; the last one that goes out of scope in its
+    creator's job ends an actor that is neither named nor detached."""
+
+    def actor_id(self) -> bytes: ...
+
+@final
+class IncomingTask:
+    """A call of an actor that Python itself drives (max_concurrency above 1, or async)."""
+
+    @property
+    def task_id(self) -> bytes: ...
+    @property
+    def method(self) -> str: ...
+    @property
+    def name(self) -> str:
+        """`Class.method`, for tracebacks."""
+    def load_args(self) -> tuple[list[Any], dict[str, Any]]:
+        """Positional and keyword arguments, with references at the top level replaced by their values. Raises the
+        exception of an argument that failed."""
+
+class WorkerHooks(Protocol):
+    """What the worker's main loop asks of Python (sparkray._private.worker_main.Hooks)."""
+
+    def load_function(self, blob: bytes) -> Callable[..., Any]: ...
+    def make_error(self, error: BaseException, name: str, pid: int, ip: str) -> bytes:
+        """The body of an Error value: a pickled RayTaskError, or the exception itself if the runtime made it."""
+    def create_actor(self, spec: dict[str, Any]) -> object:
+        """Makes the instance. Keys: actor_id, class_blob, class_name, name, namespace, incarnation, max_concurrency,
+        is_async, args (list), kwargs (dict). What it raises is the constructor's error."""
+    def run_actor(self, instance: object, spec: dict[str, Any]) -> None:  # needed by python
+        """Called in place of the native loop for actors with is_async or max_concurrency > 1. Drives
+        `event_fd`/`poll_tasks` until `poll_tasks` returns None."""
+
+@final
+class CoreWorker:
+    """This process in its cluster: driver or worker."""
+
+    @staticmethod
+    def connect_driver(config: dict[str, Any]) -> CoreWorker:
+        """Keys: socket_name, cluster_id (hex), token (hex), head_epoch, namespace, log_to_driver, python_version
+        ("3.11"), log_callback (called with list[(name, pid, ip, text, is_stderr)])."""
+    @staticmethod
+    def connect_worker(fd: int, raylet_pid: int, config: dict[str, Any]) -> CoreWorker:
+        """In the forked child: `fd` is the connection to the raylet. Keys: what the zygote got from the raylet and
+        python_version."""
+    def shutdown(self) -> None: ...
+    def put(self, value: Any) -> ObjectRef[Any]: ...
+    def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
+        """Raises the exception of the first reference that failed; GetTimeoutError; KeyboardInterrupt."""
+    def wait(
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]: ...
+    def submit(
+        self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[ObjectRef[Any]]: ...
+    def create_actor(
+        self,
+        options: dict[str, Any],
+        class_id: bytes,
+        class_blob: bytes,
+        class_name: str,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        handle_metadata: bytes,
+    ) -> ActorRef:
+        """Keys of `options`: resources, placement_resources (dict[str, float]), max_restarts, name, namespace (str or
+        None), detached, max_concurrency, is_async. Raises ActorAlreadyExistsError (a ValueError) for a taken name."""
+    def get_actor(self, name: str, namespace: str | None) -> tuple[ActorRef, bytes]:
+        """The actor and its handle_metadata. Raises ActorHandleNotFoundError (a ValueError)."""
+    def actor_from_id(self, actor_id: bytes) -> ActorRef: ...
+    def submit_actor(
+        self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> list[ObjectRef[Any]]: ...
+    def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
+    def nodes(self) -> list[dict[str, Any]]:
+        """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,
+        store (dict of StoreStats)."""
+    def actors(self) -> list[dict[str, Any]]:  # needed by python: util.list_named_actors
+        """Keys: actor_id (hex), name, namespace, state, class_name, pid."""
+    def current_task(self) -> dict[str, Any] | None:
+        """The task that the native loop runs on this thread. Keys: task_id, name, actor_id, attempt."""
+    def kv_put(self, key: bytes, value: bytes, overwrite: bool = True, namespace: str = "") -> bool: ...
+    def kv_get(self, key: bytes, namespace: str = "") -> bytes | None: ...
+    def kv_del(self, key: bytes, namespace: str = "") -> bool: ...
+    def kv_keys(self, prefix: bytes, namespace: str = "") -> list[bytes]: ...
+    def run_worker(self, hooks: WorkerHooks) -> None: ...
+    def event_fd(self) -> int:
+        """Readable when `poll_tasks` has something."""
+    def poll_tasks(self) -> list[IncomingTask] | None:
+        """Calls that arrived, in order; never blocks. None: the worker was told to end."""
+    def finish_task(self, task: IncomingTask, value: Any) -> None:
+        """Any thread. Raises TypeError when the value cannot be pickled; the task is then still open."""
+    def fail_task(self, task: IncomingTask, error: BaseException) -> None: ...
+    def object_locations(self, refs: Sequence[ObjectRef[Any]]) -> list[tuple[bytes, int, list[tuple[str, str]]]]: ...
+    @property
+    def cluster_id(self) -> str: ...
+    @property
+    def node_id(self) -> str: ...
+    @property
+    def worker_id(self) -> str: ...
+    @property
+    def job_id(self) -> str: ...
+    @property
+    def node_ip(self) -> str: ...
+    @property
+    def node_address(self) -> str: ...
+    @property
+    def is_driver(self) -> bool: ...  # needed by python
+
+class LocalProcesses:
+    """Children of this process: `sparkrayd head` and `sparkrayd raylet`."""
+
+    def __new__(cls) -> LocalProcesses: ...
+    def start_head(self, binary: str, config_json: str, log_path: str) -> str:
+        """Returns the ready line (JSON). Raises RuntimeError with the tail of the log."""
+    def start_raylet(self, binary: str, config_json: str, log_path: str) -> str: ...
+    def stop(self, pid: int, grace: float) -> None:
+        """Closes the leash, then SIGTERM, then SIGKILL after `grace` seconds; waits for the end. An unknown or dead pid
+        is no error."""
+
+def set_parent_death_signal(signal: int) -> None: ...  # needed by python: zygote; prctl(PR_SET_PDEATHSIG)
+def after_fork_in_child() -> None: ...  # needed by python: reseeds the ids of a forked worker

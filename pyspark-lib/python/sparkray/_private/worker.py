@@ -1,0 +1,212 @@
+"""The state of this process: which cluster it belongs to, and what public functions do with it."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from sparkray import exceptions
+
+if TYPE_CHECKING:
+    from sparkray._native import CoreWorker, ObjectRef
+
+_NEVER_STARTED = (
+    "sparkray is not running in this process: call sparkray.init(), or RayContext(sc).init() on Spark, before this"
+)
+_STOPPED = "sparkray was stopped in this process: call sparkray.init(), or RayContext(sc).init() on Spark, again"
+_FORKED = (
+    "this process was forked from one that uses sparkray and cannot use it: start it with "
+    "multiprocessing.get_context('spawn'), or use sparkray tasks and actors"
+)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """How a driver reaches its local raylet. Holds the cluster's token: never print it."""
+
+    cluster_id: str
+    token: str = field(repr=False)
+    head_epoch: int
+    # Name of the raylet's abstract Unix socket.
+    socket_name: str
+
+
+class _State:
+    """Everything global. `core` is read on every call, so it is a plain attribute."""
+
+    def __init__(self) -> None:
+        self.core: CoreWorker | None = None
+        self.is_driver = True
+        self.namespace = ""
+        self.why_not = _NEVER_STARTED
+        # Called once at shutdown, after the core worker is closed: ends what `init` started.
+        self.on_shutdown: Callable[[], None] | None = None
+        # Connections of a parent process; never touched, never freed.
+        self.left_to_parent: list[Any] = []
+
+
+state = _State()
+
+
+def _after_fork_in_child() -> None:
+    if state.core is not None:
+        state.left_to_parent.append((state.core, state.on_shutdown))
+        state.core = None
+        state.on_shutdown = None
+        state.why_not = _FORKED
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def core_worker() -> CoreWorker:
+    """The connection to the cluster. Raises RaySystemError when there is none."""
+    core = state.core
+    if core is None:
+        raise exceptions.RaySystemError(state.why_not)
+    return core
+
+
+def python_version() -> str:
+    """Major and minor version of this interpreter, which all processes of a cluster share."""
+    return f"{sys.version_info.major}.{sys.version_info.minor}"
+
+
+def connect_driver(
+    connection: Connection,
+    *,
+    namespace: str | None = None,
+    log_to_driver: bool = True,
+    on_shutdown: Callable[[], None] | None = None,
+) -> CoreWorker:
+    """Makes this process a driver of the cluster whose raylet runs on this machine.
+
+    Args:
+        connection: the raylet.
+        namespace: of named actors; None makes a new, anonymous one.
+        log_to_driver: whether output of workers is printed here.
+        on_shutdown: called after the connection was closed, by `shutdown` or at exit.
+    """
+    from sparkray import _native
+    from sparkray._private import log_output
+
+    if state.core is not None:
+        raise RuntimeError("this process is connected to a cluster already: call sparkray.shutdown() first")
+    chosen = namespace if namespace is not None else _anonymous_namespace()
+    core = _native.CoreWorker.connect_driver(
+        {
+            "socket_name": connection.socket_name,
+            "cluster_id": connection.cluster_id,
+            "token": connection.token,
+            "head_epoch": connection.head_epoch,
+            "namespace": chosen,
+            "log_to_driver": log_to_driver,
+            "python_version": python_version(),
+            "log_callback": log_output.print_lines,
+        }
+    )
+    state.namespace = chosen
+    state.is_driver = True
+    state.on_shutdown = on_shutdown
+    log_output.set_local_ip(core.node_ip)
+    state.core = core
+    return core
+
+
+def _anonymous_namespace() -> str:
+    import uuid
+
+    return str(uuid.uuid4())
+
+
+def disconnect() -> None:
+    """Closes the connection and ends what `init` started. Does nothing when not connected."""
+    core, on_shutdown = state.core, state.on_shutdown
+    state.core = None
+    state.on_shutdown = None
+    if core is None:
+        return
+    state.why_not = _STOPPED
+    try:
+        core.shutdown()
+    finally:
+        if on_shutdown is not None:
+            on_shutdown()
+
+
+# ------------------------------------------------------------------------------------------- get, put, wait
+
+
+def get(refs: Any, timeout: float | None) -> Any:
+    """See sparkray.get."""
+    from sparkray._native import ObjectRef
+
+    core = core_worker()
+    if isinstance(refs, ObjectRef):
+        return core.get([refs], timeout)[0]
+    if not isinstance(refs, (list, tuple)):
+        raise ValueError(
+            f"get() takes an ObjectRef or a list of them, not a {type(refs).__name__}; "
+            "for several kinds of things call it for each reference"
+        )
+    _check_refs("get", refs)
+    return core.get(refs, timeout) if refs else []
+
+
+def _check_refs(function: str, refs: Sequence[Any]) -> None:
+    from sparkray._native import ObjectRef
+
+    for index, ref in enumerate(refs):
+        if type(ref) is not ObjectRef:
+            raise ValueError(f"{function}() takes ObjectRefs, and element {index} is a {type(ref).__name__}")
+
+
+def check_timeout(timeout: float | None) -> float | None:
+    """Seconds, or None for no limit."""
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout is a number of seconds or None, not a {type(timeout).__name__}")
+    if timeout != timeout or timeout < 0:
+        raise ValueError(f"timeout is at least 0 seconds, not {timeout}")
+    return float(timeout)
+
+
+def wait(
+    refs: Any, num_returns: int, timeout: float | None, fetch_local: bool
+) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+    """See sparkray.wait."""
+    from sparkray._native import ObjectRef
+
+    if isinstance(refs, ObjectRef):
+        raise TypeError("wait() takes a list of ObjectRefs, not one: write wait([ref])")
+    if not isinstance(refs, (list, tuple)):
+        raise TypeError(f"wait() takes a list of ObjectRefs, not a {type(refs).__name__}")
+    core = core_worker()
+    _check_refs("wait", refs)
+    if not refs:
+        return [], []
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+        raise TypeError(f"num_returns is an int, not a {type(num_returns).__name__}")
+    if len(set(refs)) != len(refs):
+        raise ValueError("wait() needs a list of different references; some occur twice")
+    if not 0 < num_returns <= len(refs):
+        raise ValueError(f"num_returns is between 1 and the number of references ({len(refs)}), not {num_returns}")
+    return core.wait(refs, num_returns, check_timeout(timeout), fetch_local)
+
+
+def put(value: Any) -> ObjectRef[Any]:
+    """See sparkray.put."""
+    from sparkray._native import ObjectRef
+    from sparkray._private.serialization import SerializationError
+
+    core = core_worker()
+    if isinstance(value, ObjectRef):
+        raise TypeError("put() of an ObjectRef is not allowed: put a list that contains it, or use it as it is")
+    try:
+        return core.put(value)
+    except SerializationError as error:
+        raise TypeError(error.describe("the value given to put()")) from error

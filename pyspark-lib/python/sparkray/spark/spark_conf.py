@@ -1,0 +1,270 @@
+"""The Spark configuration of an application that carries sparkray. Decides only: no files, no processes."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from sparkray._private.memory import MEBIBYTE, parse_memory, to_mebibytes, to_spark
+from sparkray.spark.errors import SparkSetupError
+
+PLUGIN_CLASS = "org.sparkray.RayPlugin"
+# Bytes in which the object store and the workers of one executor must fit.
+MEMORY_BUDGET = "spark.ray.memory.budget"
+# The folder in a container's working directory where the environment is unpacked.
+ENVIRONMENT_NAME = "python_env"
+ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".zip")
+
+_MIN_OVERHEAD = 384 * MEBIBYTE
+_OVERHEAD_FACTOR = 0.10
+# Spark refuses less: 1.5 times the memory that it reserves for itself.
+_MIN_HEAP = 450 * MEBIBYTE
+# What an argument of ours says already, by the argument.
+_KEYS_OF_ARGUMENTS = {
+    "spark.executor.instances": "num_executors",
+    "spark.executor.cores": "executor_cores",
+    "spark.executor.memory": "executor_memory",
+    "spark.driver.cores": "driver_cores",
+    "spark.driver.memory": "driver_memory",
+}
+# Lists that the user's conf may have already: ours are added.
+_LIST_KEYS = frozenset({"spark.archives", "spark.jars", "spark.plugins", "spark.submit.pyFiles"})
+
+Files = str | Iterable[str] | None
+
+
+def build_spark_conf(
+    *,
+    num_executors: int,
+    executor_cores: int,
+    executor_memory: str,
+    driver_cores: int,
+    driver_memory: str,
+    extra_executor_memory_for_ray: str | None,
+    environment_archive: str,
+    driver_python: str,
+    plugin_jar: str | None,
+    additional_archive: Files = None,
+    extra_python_lib: Files = None,
+    py_files: Files = None,
+    jars: Files = None,
+    spark_yarn_archive: str | None = None,
+    log_options: str | None = None,
+    conf: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The configuration for YARN's client mode.
+
+    Arguments: those of ``init_spark_on_yarn``, and
+        environment_archive: archive that is unpacked as ``python_env``, with or without ``#python_env``.
+        driver_python: path of the driver's interpreter.
+        plugin_jar: path of sparkray.jar; None leaves the plugin out.
+        log_options: options for the driver's Java that send its log elsewhere.
+
+    Returns:
+        Every key to set, in the order of their names.
+
+    Raises:
+        SparkSetupError: a value is impossible, or ``conf`` says otherwise than an argument.
+        ValueError: a memory size cannot be read.
+    """
+    heap = parse_heap(executor_memory, "executor_memory")
+    user = user_conf(conf)
+    result = {
+        "spark.master": "yarn",
+        "spark.submit.deployMode": "client",
+        "spark.executor.instances": str(positive(num_executors, "num_executors")),
+        "spark.executor.cores": str(positive(executor_cores, "executor_cores")),
+        "spark.executor.memory": to_spark(heap),
+        "spark.driver.cores": str(positive(driver_cores, "driver_cores")),
+        "spark.driver.memory": to_spark(parse_heap(driver_memory, "driver_memory")),
+        "spark.pyspark.python": f"{ENVIRONMENT_NAME}/bin/python",
+        "spark.pyspark.driver.python": driver_python,
+        "spark.archives": ",".join([_named_archive(environment_archive), *split_files(additional_archive)]),
+        "spark.submit.pyFiles": ",".join([*split_files(py_files), *split_files(extra_python_lib)]),
+        "spark.jars": ",".join([*([plugin_jar] if plugin_jar else []), *split_files(jars)]),
+        "spark.plugins": PLUGIN_CLASS if plugin_jar else "",
+        "spark.executor.memoryOverhead": f"{_overhead_mebibytes(heap, extra_executor_memory_for_ray, user)}m",
+    }
+    if extra_executor_memory_for_ray is not None:
+        budget = parse_memory(extra_executor_memory_for_ray, "extra_executor_memory_for_ray")
+        result[MEMORY_BUDGET] = str(budget)
+    if spark_yarn_archive:
+        result["spark.yarn.archive"] = spark_yarn_archive
+    _check_same(user, result)
+    if "spark.executorEnv.PYTHONHOME" in user:
+        raise SparkSetupError(
+            "conf sets spark.executorEnv.PYTHONHOME, with which the shipped environment does not find its packages: "
+            "leave it out"
+        )
+    defaults = {"spark.scheduler.minRegisteredResourcesRatio": "1.0"}
+    return merge(result, user, defaults, log_options)
+
+
+def build_local_conf(
+    *,
+    cores: int | str,
+    memory: str,
+    driver_python: str,
+    plugin_jar: str | None,
+    extra_python_lib: Files = None,
+    py_files: Files = None,
+    jars: Files = None,
+    log_options: str | None = None,
+    conf: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """The configuration for one machine: driver and executor in one JVM.
+
+    Arguments: those of ``init_spark_on_local`` and of ``build_spark_conf``. ``conf`` may name another local master,
+    such as ``local-cluster[2,1,1024]``.
+
+    Returns:
+        Every key to set, in the order of their names.
+
+    Raises:
+        SparkSetupError, ValueError: as ``build_spark_conf``.
+    """
+    user = user_conf(conf)
+    master = user.get("spark.master", f"local[{cores if cores == '*' else positive(cores, 'cores')}]")
+    if not master.startswith("local"):
+        raise SparkSetupError(f"conf sets spark.master={master}, which is not local: use init_spark_on_yarn")
+    result = {
+        "spark.master": master,
+        "spark.driver.memory": to_spark(parse_heap(memory, "memory")),
+        "spark.pyspark.python": driver_python,
+        "spark.pyspark.driver.python": driver_python,
+        "spark.submit.pyFiles": ",".join([*split_files(py_files), *split_files(extra_python_lib)]),
+        "spark.jars": ",".join([*([plugin_jar] if plugin_jar else []), *split_files(jars)]),
+        "spark.plugins": PLUGIN_CLASS if plugin_jar else "",
+    }
+    if "spark.driver.memory" in user and to_spark(_spark_memory(user, "spark.driver.memory")) != result["spark.driver.memory"]:
+        raise SparkSetupError(f"conf sets spark.driver.memory={user['spark.driver.memory']}: pass memory= instead")
+    defaults = {}
+    if master.startswith("local-cluster"):
+        # Spark makes a secret of its own for YARN and local[n] only.
+        defaults = {"spark.authenticate": "false", "spark.scheduler.minRegisteredResourcesRatio": "1.0"}
+    return merge(result, user, defaults, log_options)
+
+
+def merge(
+    ours: Mapping[str, str], user: Mapping[str, str], defaults: Mapping[str, str], log_options: str | None
+) -> dict[str, str]:
+    """Our keys over the user's, lists of both added up, and what holds unless the user says otherwise."""
+    result = {
+        "spark.app.name": "sparkray",
+        "spark.authenticate": "true",
+        "spark.dynamicAllocation.enabled": "false",
+        **defaults,
+        **user,
+    }
+    for key, value in ours.items():
+        if key in _LIST_KEYS:
+            value = ",".join(part for part in (user.get(key, ""), value) if part)
+        result[key] = value
+    if log_options:
+        options = user.get("spark.driver.extraJavaOptions", "")
+        result["spark.driver.extraJavaOptions"] = f"{options} {log_options}".strip()
+    result.setdefault("spark.network.crypto.enabled", result["spark.authenticate"].lower())
+    return {key: value for key, value in sorted(result.items()) if value != ""}
+
+
+def accept_arguments(
+    function: Callable[..., Any], unknown: Mapping[str, Any], old_spellings: Mapping[str, str]
+) -> dict[str, Any]:
+    """What to make of the keywords that a function does not have.
+
+    Arguments:
+        function: the public function, for its name and for the keywords that it has.
+        unknown: the keywords that were left over.
+        old_spellings: earlier names of keywords, with today's.
+
+    Returns:
+        The values of keywords in their old spelling, under today's.
+
+    Raises:
+        TypeError: a keyword is not known; the message names the one that was probably meant.
+    """
+    parameters = inspect.signature(function).parameters.values()
+    known = [parameter.name for parameter in parameters if parameter.kind is not inspect.Parameter.VAR_KEYWORD]
+    accepted = {}
+    for name, value in unknown.items():
+        if name not in old_spellings:
+            close = difflib.get_close_matches(name, [*known, *old_spellings], n=1)
+            hint = f"; did you mean {old_spellings.get(close[0], close[0])!r}?" if close else ""
+            raise TypeError(f"{function.__name__}() has no argument {name!r}{hint}")
+        accepted[old_spellings[name]] = value
+    return accepted
+
+
+def user_conf(conf: Mapping[str, Any] | None) -> dict[str, str]:
+    """The user's settings as Spark reads them: booleans in lower case, the rest as text."""
+    result = {}
+    for key, value in (conf or {}).items():
+        if not isinstance(key, str) or value is None:
+            raise SparkSetupError(f"conf has {key!r}: {value!r}; names are text and values are not None")
+        result[key] = str(value).lower() if isinstance(value, bool) else str(value)
+    return result
+
+
+def positive(value: object, name: str) -> int:
+    """The value when it is a whole number above zero; SparkSetupError when not."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise SparkSetupError(f"{name} is a whole number above 0, not {value!r}")
+    return value
+
+
+def parse_heap(text: str, name: str) -> int:
+    """A memory size, in bytes, that Spark accepts for a JVM's heap."""
+    size = parse_memory(text, name)
+    if size < _MIN_HEAP:
+        raise SparkSetupError(f"{name}={text!r} is less than Spark runs with: at least {to_spark(_MIN_HEAP)}")
+    return size
+
+
+def split_files(files: Files) -> list[str]:
+    """Paths from text with commas between them, or from a list."""
+    if files is None:
+        return []
+    parts = files.split(",") if isinstance(files, str) else [str(file) for file in files]
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _named_archive(archive: str) -> str:
+    path, _, name = archive.partition("#")
+    if name not in ("", ENVIRONMENT_NAME):
+        raise SparkSetupError(f"penv_archive={archive!r}: it is unpacked as {ENVIRONMENT_NAME}, leave out '#{name}'")
+    if not path.endswith(ARCHIVE_SUFFIXES):
+        raise SparkSetupError(f"penv_archive={archive!r}: YARN unpacks only {', '.join(ARCHIVE_SUFFIXES)}")
+    return f"{path}#{ENVIRONMENT_NAME}"
+
+
+def _overhead_mebibytes(heap: int, extra: str | None, user: Mapping[str, str]) -> int:
+    """Spark's own overhead, or what the user's conf says it is, and the memory for Ray on top."""
+    if "spark.executor.memoryOverhead" in user:
+        base = _spark_memory(user, "spark.executor.memoryOverhead")
+    else:
+        factor = float(user.get("spark.executor.memoryOverheadFactor", _OVERHEAD_FACTOR))
+        base = max(_MIN_OVERHEAD, int(factor * to_mebibytes(heap)) * MEBIBYTE)
+    added = parse_memory(extra, "extra_executor_memory_for_ray") if extra is not None else 0
+    return to_mebibytes(base) + to_mebibytes(added)
+
+
+def _check_same(user: Mapping[str, str], ours: Mapping[str, str]) -> None:
+    for key, argument in _KEYS_OF_ARGUMENTS.items():
+        if key not in user:
+            continue
+        value = to_spark(_spark_memory(user, key)) if key.endswith(".memory") else user[key]
+        if value != ours[key]:
+            raise SparkSetupError(
+                f"conf sets {key}={user[key]}, but {argument} makes it {ours[key]}: pass {argument}= and leave it out of conf"
+            )
+    for key in ("spark.master", "spark.submit.deployMode"):
+        if user.get(key, ours[key]) not in (ours[key], "yarn-client"):
+            raise SparkSetupError(f"conf sets {key}={user[key]}, but init_spark_on_yarn makes it {ours[key]}: leave it out")
+
+
+def _spark_memory(user: Mapping[str, str], key: str) -> int:
+    """A memory size of Spark's own settings, where digits alone are mebibytes."""
+    text = user[key].strip()
+    return int(text) * MEBIBYTE if text.isdigit() else parse_memory(text, key)

@@ -1,0 +1,29 @@
+//! What every sparkray crate shares: ids, resources, the layout of a value, process
+//! configuration and error codes. No I/O beyond reading randomness, no threads.
+
+mod address;
+mod config;
+mod error;
+mod ids;
+mod resources;
+mod telemetry;
+mod token;
+mod value;
+
+pub use address::WorkerAddress;
+pub use config::{HeadConfig, HeadReady, RayletConfig, RayletReady};
+pub use error::ErrorCode;
+pub use ids::{
+    ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId, TaskId,
+    WorkerId, reseed_after_fork,
+};
+pub use resources::{ResourceError, ResourceSet};
+pub use telemetry::init_tracing;
+pub use token::ClusterToken;
+pub use value::{VALUE_ALIGNMENT, VALUE_HEADER_LEN, ValueError, ValueFormat, ValueHeader};
+
+/// Values up to this many bytes travel inside messages; larger ones live in the object store.
+pub const MAX_INLINE_BYTES: usize = 100 * 1024;
+
+/// The version that all processes of one cluster must share.
+pub const VERSION: &str = env!("CARGO_PKG_VERSION");

@@ -1,0 +1,166 @@
+//! Where an actor goes: a pure choice over the head's view of the nodes.
+
+use sparkray_common::{NodeId, ResourceSet};
+
+/// What is known of one living node when an actor is placed.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) node: NodeId,
+    pub(crate) total: ResourceSet,
+    /// As the node reported it, less what was promised to actors since.
+    pub(crate) available: ResourceSet,
+    /// Leases that wait there.
+    pub(crate) queued_leases: u32,
+    /// Actors that are there or on their way.
+    pub(crate) actors: usize,
+}
+
+/// The outcome of [`choose_node`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// This node has room now.
+    Room(NodeId),
+    /// No node has room now; this one is the least loaded of those that can have it.
+    Busy(NodeId),
+    /// No node can ever have room.
+    Infeasible,
+}
+
+/// Chooses a node for `request`: the preferred one if it has room, else the least utilized one with room, else
+/// the least loaded one whose total is large enough. Nodes in `avoid` have just refused and count as full.
+/// Nodes without CPUs, such as the driver's, come last: what asks for nothing should not gather there.
+pub(crate) fn choose_node(
+    view: &[Candidate],
+    request: &ResourceSet,
+    preferred: Option<NodeId>,
+    avoid: &[NodeId],
+) -> Choice {
+    let has_room =
+        |candidate: &&Candidate| !avoid.contains(&candidate.node) && candidate.available.covers(request);
+    let with_room = || view.iter().filter(has_room);
+
+    if let Some(candidate) = with_room().find(|candidate| Some(candidate.node) == preferred) {
+        return Choice::Room(candidate.node);
+    }
+    if let Some(candidate) = with_room().min_by(|left, right| compare(left, right, request)) {
+        return Choice::Room(candidate.node);
+    }
+    let feasible = view.iter().filter(|candidate| candidate.total.covers(request));
+    match feasible.min_by(|left, right| compare(left, right, request)) {
+        Some(candidate) => Choice::Busy(candidate.node),
+        None => Choice::Infeasible,
+    }
+}
+
+fn compare(left: &Candidate, right: &Candidate, request: &ResourceSet) -> std::cmp::Ordering {
+    let without_cpu = |candidate: &Candidate| candidate.total.get("CPU") <= 0.0;
+    let utilization_after = |candidate: &Candidate| {
+        let mut available = candidate.available.clone();
+        available.subtract(request);
+        available.utilization(&candidate.total)
+    };
+    without_cpu(left)
+        .cmp(&without_cpu(right))
+        .then_with(|| utilization_after(left).total_cmp(&utilization_after(right)))
+        .then_with(|| left.actors.cmp(&right.actors))
+        .then_with(|| left.queued_leases.cmp(&right.queued_leases))
+        .then_with(|| left.node.cmp(&right.node))
+}
+
+/// Names what no node has, for a warning: "CPU: needs 8, the largest node has 4".
+pub(crate) fn describe_missing(view: &[Candidate], request: &ResourceSet) -> String {
+    if view.is_empty() {
+        return "the cluster has no nodes".to_owned();
+    }
+    let mut missing = Vec::new();
+    for (name, needed) in request.to_units() {
+        let largest = view.iter().map(|candidate| candidate.total.get(&name)).fold(0.0, f64::max);
+        if largest < needed {
+            missing.push(format!("{name}: needs {needed}, the largest node has {largest}"));
+        }
+    }
+    if missing.is_empty() {
+        return "no single node has all of it together".to_owned();
+    }
+    missing.join("; ")
+}
+
+/// Resources for people: `{CPU: 1, memory: 2}`.
+pub(crate) fn describe(request: &ResourceSet) -> String {
+    let units: Vec<_> = request.to_units().into_iter().map(|(name, amount)| format!("{name}: {amount}")).collect();
+    format!("{{{}}}", units.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(units: &[(&str, f64)]) -> ResourceSet {
+        ResourceSet::from_units(units.iter().map(|(name, amount)| ((*name).to_owned(), *amount))).unwrap()
+    }
+
+    fn node(number: u8, total: f64, available: f64) -> Candidate {
+        Candidate {
+            node: id(number),
+            total: set(&[("CPU", total)]),
+            available: set(&[("CPU", available)]),
+            queued_leases: 0,
+            actors: 0,
+        }
+    }
+
+    fn id(number: u8) -> NodeId {
+        NodeId::from_array([number; 16])
+    }
+
+    #[test]
+    fn the_preferred_node_is_taken_while_it_has_room() {
+        let view = [node(1, 4.0, 4.0), node(2, 4.0, 1.0)];
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[]), Choice::Room(id(2)));
+        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), Some(id(2)), &[]), Choice::Room(id(1)));
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(9)), &[]), Choice::Room(id(1)));
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[id(2)]), Choice::Room(id(1)));
+    }
+
+    #[test]
+    fn the_least_utilized_node_with_room_is_taken() {
+        let view = [node(1, 4.0, 2.0), node(2, 8.0, 6.0), node(3, 2.0, 1.0)];
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[]), Choice::Room(id(2)));
+    }
+
+    #[test]
+    fn without_room_the_least_loaded_feasible_node_is_named() {
+        let mut view = [node(1, 4.0, 0.0), node(2, 4.0, 1.0), node(3, 1.0, 1.0)];
+        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]), Choice::Busy(id(2)));
+        view[1].available = set(&[]);
+        view[0].queued_leases = 3;
+        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]), Choice::Busy(id(2)));
+    }
+
+    #[test]
+    fn a_node_that_refused_counts_as_full_not_as_missing() {
+        let view = [node(1, 1.0, 1.0)];
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]), Choice::Busy(id(1)));
+    }
+
+    #[test]
+    fn what_no_node_can_hold_is_infeasible_and_named() {
+        let view = [node(1, 4.0, 4.0), node(2, 8.0, 0.0)];
+        let request = set(&[("CPU", 9.0), ("GPU", 1.0)]);
+        assert_eq!(choose_node(&view, &request, None, &[]), Choice::Infeasible);
+        assert_eq!(
+            describe_missing(&view, &request),
+            "CPU: needs 9, the largest node has 8; GPU: needs 1, the largest node has 0"
+        );
+        assert_eq!(choose_node(&[], &set(&[]), None, &[]), Choice::Infeasible);
+    }
+
+    #[test]
+    fn what_asks_for_nothing_spreads_over_nodes_with_cpus() {
+        let mut view = [node(1, 0.0, 0.0), node(2, 4.0, 0.0), node(3, 4.0, 0.0)];
+        assert_eq!(choose_node(&view, &set(&[]), None, &[]), Choice::Room(id(2)));
+        view[1].actors = 1;
+        assert_eq!(choose_node(&view, &set(&[]), None, &[]), Choice::Room(id(3)));
+        assert_eq!(choose_node(&view[..1], &set(&[]), None, &[]), Choice::Room(id(1)));
+    }
+}

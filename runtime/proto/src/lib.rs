@@ -1,0 +1,16 @@
+//! The protocols: messages and tonic services made from `protos/`, the numbers of the frames that carry
+//! them, and conversions between messages and the domain types of `sparkray-common`.
+//!
+//! A frame's meta is one of these messages, chosen by its [`FrameKind`]; its payload is raw bytes.
+
+mod convert;
+mod frame_kind;
+
+#[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
+mod generated {
+    tonic::include_proto!("sparkray");
+}
+
+pub use convert::{MessageError, location_of};
+pub use frame_kind::FrameKind;
+pub use generated::*;

@@ -1,0 +1,405 @@
+//! The lease manager: who may use this node's resources. Pure: it decides, others act.
+//!
+//! Invariants:
+//! 1. `available` = `total` - resources of leases that are not queued + what blocked workers lend.
+//! 2. A request is queued, waits for its worker, is granted, or was answered and is forgotten; never two of these.
+//! 3. A request repeated with the same id changes nothing.
+//! 4. Within a class (owner and resources) requests are served in order; between owners the one that
+//!    holds the fewest leases comes first.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+
+use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
+
+use crate::cluster_view::ClusterView;
+
+/// Who asked: the connection over which the request came, or the head for actors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LeaseOwner {
+    /// A client's connection.
+    Connection(u64),
+    /// The head, which placed an actor here.
+    Head,
+}
+
+/// A request for a worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LeaseRequest {
+    /// Chosen by the requester.
+    pub lease_id: LeaseId,
+    /// The worker will belong to this job.
+    pub job_id: JobId,
+    /// Who asked.
+    pub owner: LeaseOwner,
+    /// What it takes while it is held.
+    pub resources: ResourceSet,
+    /// Must not leave this node.
+    pub pinned: bool,
+    /// Came from another node: it queues before it is passed on again.
+    pub spilled: bool,
+}
+
+/// How far a lease is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LeaseState {
+    /// Waits for resources.
+    Queued,
+    /// Holds resources and waits for a worker.
+    Starting,
+    /// Its worker runs.
+    Granted(WorkerId),
+}
+
+#[derive(Debug)]
+struct Lease {
+    request: LeaseRequest,
+    state: LeaseState,
+    /// What its blocked worker lends.
+    lent: Option<ResourceSet>,
+    /// The owner was asked to give it back.
+    wanted: bool,
+    /// Looked at since it came in.
+    seen: bool,
+    /// Times that it was found infeasible everywhere.
+    infeasible_looks: u32,
+    sequence: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq)]
+pub enum LeaseDecision {
+    /// The resources are reserved: find a worker and call [`LeaseManager::assign_worker`].
+    NeedsWorker(LeaseId),
+    /// Answer that the owner is to ask this node; the request is forgotten here.
+    Spill(LeaseRequest, NodeId),
+    /// Tell the owner that others wait.
+    Wanted(LeaseId, LeaseOwner),
+}
+
+/// A lease that ended.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EndedLease {
+    /// What was asked for.
+    pub request: LeaseRequest,
+    /// How far it had come.
+    pub state: LeaseState,
+}
+
+type Class = (LeaseOwner, ResourceSet);
+
+/// The resources of this node and everyone who wants them.
+#[derive(Debug)]
+pub struct LeaseManager {
+    total: ResourceSet,
+    available: ResourceSet,
+    leases: HashMap<LeaseId, Lease>,
+    queues: BTreeMap<Class, VecDeque<LeaseId>>,
+    held: HashMap<LeaseOwner, usize>,
+    by_worker: HashMap<WorkerId, LeaseId>,
+    next_sequence: u64,
+    /// Some lease was asked for while requests waited.
+    any_wanted: bool,
+}
+
+impl LeaseManager {
+    /// All of `total` is free.
+    pub fn new(total: ResourceSet) -> Self {
+        Self {
+            available: total.clone(),
+            total,
+            leases: HashMap::new(),
+            queues: BTreeMap::new(),
+            held: HashMap::new(),
+            by_worker: HashMap::new(),
+            next_sequence: 0,
+            any_wanted: false,
+        }
+    }
+
+    /// What this node has.
+    pub fn total(&self) -> &ResourceSet {
+        &self.total
+    }
+
+    /// What is free; below zero while a worker that lent its CPUs runs again.
+    pub fn available(&self) -> &ResourceSet {
+        &self.available
+    }
+
+    /// How far a lease is, when it is known.
+    pub fn state(&self, lease_id: LeaseId) -> Option<LeaseState> {
+        self.leases.get(&lease_id).map(|lease| lease.state)
+    }
+
+    /// What was asked for, when the lease is known.
+    pub fn request_of(&self, lease_id: LeaseId) -> Option<&LeaseRequest> {
+        self.leases.get(&lease_id).map(|lease| &lease.request)
+    }
+
+    /// The lease that a worker serves.
+    pub fn lease_of_worker(&self, worker: WorkerId) -> Option<LeaseId> {
+        self.by_worker.get(&worker).copied()
+    }
+
+    /// Queues a request; [`LeaseManager::schedule`] decides. A known id changes nothing but the owner's
+    /// connection, and its state is returned.
+    pub fn request(&mut self, request: LeaseRequest) -> Option<LeaseState> {
+        if let Some(lease) = self.leases.get(&request.lease_id) {
+            return Some(lease.state);
+        }
+        let lease_id = request.lease_id;
+        self.queues.entry((request.owner, request.resources.clone())).or_default().push_back(lease_id);
+        let lease = Lease {
+            request,
+            state: LeaseState::Queued,
+            lent: None,
+            wanted: false,
+            seen: false,
+            infeasible_looks: 0,
+            sequence: self.next_sequence,
+        };
+        self.next_sequence += 1;
+        self.leases.insert(lease_id, lease);
+        None
+    }
+
+    /// Grants what fits, passes on what fits elsewhere and asks for idle leases when requests still wait.
+    /// `view_changed`: requests that were looked at before may be passed on too.
+    pub fn schedule(&mut self, view: &mut ClusterView, view_changed: bool) -> Vec<LeaseDecision> {
+        let mut decisions = Vec::new();
+        self.grant_what_fits(&mut decisions);
+        self.pass_on(view, view_changed, &mut decisions);
+        self.ask_for_leases(&mut decisions);
+        decisions
+    }
+
+    fn grant_what_fits(&mut self, decisions: &mut Vec<LeaseDecision>) {
+        let mut full: HashSet<ResourceSet> = HashSet::new();
+        loop {
+            let candidates = self.queues.iter().filter(|((_, resources), _)| !full.contains(resources));
+            let next = candidates.min_by_key(|((owner, _), queue)| {
+                let sequence = queue.front().and_then(|lease| self.leases.get(lease)).map_or(0, |lease| lease.sequence);
+                (self.held.get(owner).copied().unwrap_or(0), sequence)
+            });
+            let Some((class, _)) = next else { return };
+            let class = class.clone();
+            if !self.available.covers(&class.1) {
+                full.insert(class.1);
+                continue;
+            }
+            let Some(lease_id) = self.pop_queued(&class) else { continue };
+            if let Some(lease) = self.leases.get_mut(&lease_id) {
+                lease.state = LeaseState::Starting;
+                self.available.subtract(&class.1);
+                *self.held.entry(class.0).or_insert(0) += 1;
+                decisions.push(LeaseDecision::NeedsWorker(lease_id));
+            }
+        }
+    }
+
+    fn pop_queued(&mut self, class: &Class) -> Option<LeaseId> {
+        let queue = self.queues.get_mut(class)?;
+        let lease_id = queue.pop_front();
+        if queue.is_empty() {
+            self.queues.remove(class);
+        }
+        lease_id
+    }
+
+    fn pass_on(&mut self, view: &mut ClusterView, view_changed: bool, decisions: &mut Vec<LeaseDecision>) {
+        let mut leaving = Vec::new();
+        for ((_, resources), queue) in &self.queues {
+            let feasible_here = self.total.covers(resources);
+            for lease_id in queue {
+                let Some(lease) = self.leases.get_mut(lease_id) else { continue };
+                let first_look = !lease.seen;
+                lease.seen = true;
+                if lease.request.pinned || !(view_changed || (first_look && !lease.request.spilled)) {
+                    continue;
+                }
+                let target = view.node_with_room(resources);
+                let target = if feasible_here { target } else { target.or_else(|| view.feasible_node(resources)) };
+                let Some(node) = target else { continue };
+                view.note_sent(node, resources);
+                leaving.push((*lease_id, node));
+            }
+        }
+        for (lease_id, node) in leaving {
+            if let Some(ended) = self.end(lease_id) {
+                decisions.push(LeaseDecision::Spill(ended.request, node));
+            }
+        }
+    }
+
+    /// Requests wait: every held lease of another class is asked for once, until no request waits.
+    fn ask_for_leases(&mut self, decisions: &mut Vec<LeaseDecision>) {
+        let mut waiting = self.queues.keys().filter(|(_, resources)| self.total.covers(resources));
+        let Some(first) = waiting.next().cloned() else {
+            if std::mem::take(&mut self.any_wanted) {
+                for lease in self.leases.values_mut() {
+                    lease.wanted = false;
+                }
+            }
+            return;
+        };
+        let several = waiting.next().is_some();
+        for (lease_id, lease) in &mut self.leases {
+            let same_class = lease.request.owner == first.0 && lease.request.resources == first.1;
+            let is_task = matches!(lease.request.owner, LeaseOwner::Connection(_));
+            let granted = matches!(lease.state, LeaseState::Granted(_));
+            if is_task && granted && !lease.wanted && (several || !same_class) {
+                lease.wanted = true;
+                self.any_wanted = true;
+                decisions.push(LeaseDecision::Wanted(*lease_id, lease.request.owner));
+            }
+        }
+    }
+
+    /// A worker was found for a lease that waits for one. False: the lease is not there any more.
+    pub fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId) -> bool {
+        match self.leases.get_mut(&lease_id) {
+            Some(lease) if lease.state == LeaseState::Starting => {
+                lease.state = LeaseState::Granted(worker);
+                self.by_worker.insert(worker, lease_id);
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// The lease ends: returned, cancelled, or its worker died. Its resources are free again.
+    pub fn end(&mut self, lease_id: LeaseId) -> Option<EndedLease> {
+        let lease = self.leases.remove(&lease_id)?;
+        let class = (lease.request.owner, lease.request.resources.clone());
+        if lease.state == LeaseState::Queued {
+            if let Some(queue) = self.queues.get_mut(&class) {
+                queue.retain(|queued| *queued != lease_id);
+                if queue.is_empty() {
+                    self.queues.remove(&class);
+                }
+            }
+        } else {
+            self.available.add(&class.1);
+            if let Some(lent) = &lease.lent {
+                self.available.subtract(lent);
+            }
+            if let Some(held) = self.held.get_mut(&class.0) {
+                *held -= 1;
+                if *held == 0 {
+                    self.held.remove(&class.0);
+                }
+            }
+        }
+        if let LeaseState::Granted(worker) = lease.state {
+            self.by_worker.remove(&worker);
+        }
+        Some(EndedLease { request: lease.request, state: lease.state })
+    }
+
+    /// All leases and requests of an owner that is gone.
+    pub fn end_owner(&mut self, owner: LeaseOwner) -> Vec<EndedLease> {
+        let of_owner = self.leases.iter().filter(|(_, lease)| lease.request.owner == owner);
+        let ids: Vec<LeaseId> = of_owner.map(|(lease_id, _)| *lease_id).collect();
+        ids.into_iter().filter_map(|lease_id| self.end(lease_id)).collect()
+    }
+
+    /// All leases and requests of a finished job that came over connections.
+    pub fn end_job(&mut self, job: JobId) -> Vec<EndedLease> {
+        let of_job = self.leases.iter().filter(|(_, lease)| {
+            lease.request.job_id == job && matches!(lease.request.owner, LeaseOwner::Connection(_))
+        });
+        let ids: Vec<LeaseId> = of_job.map(|(lease_id, _)| *lease_id).collect();
+        ids.into_iter().filter_map(|lease_id| self.end(lease_id)).collect()
+    }
+
+    /// The worker of a lease waits in `get` and lends its CPUs, or runs again and takes them back at once,
+    /// even when that leaves less than nothing.
+    pub fn set_blocked(&mut self, worker: WorkerId, blocked: bool) {
+        let Some(lease) = self.by_worker.get(&worker).and_then(|lease_id| self.leases.get_mut(lease_id)) else {
+            return;
+        };
+        if blocked && lease.lent.is_none() {
+            let lent = lease.request.resources.cpu_only();
+            self.available.add(&lent);
+            lease.lent = Some(lent);
+        } else if !blocked && let Some(lent) = lease.lent.take() {
+            self.available.subtract(&lent);
+        }
+    }
+
+    /// What a lease that holds resources takes from now on: an actor runs with other resources than it
+    /// needs to be placed.
+    pub fn resize(&mut self, lease_id: LeaseId, resources: ResourceSet) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+        if lease.state == LeaseState::Queued {
+            return;
+        }
+        if let Some(lent) = lease.lent.take() {
+            self.available.subtract(&lent);
+        }
+        self.available.add(&lease.request.resources);
+        self.available.subtract(&resources);
+        lease.request.resources = resources;
+    }
+
+    /// Requests that wait for resources.
+    pub fn queued_count(&self) -> usize {
+        self.queues.values().map(VecDeque::len).sum()
+    }
+
+    /// Resources of waiting requests, at most `limit` of them.
+    pub fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
+        let shapes = self.queues.iter().flat_map(|((_, resources), queue)| queue.iter().map(move |_| resources.clone()));
+        shapes.take(limit).collect()
+    }
+
+    /// Leases that hold resources and wait for a worker, oldest first.
+    pub fn starting(&self) -> Vec<LeaseId> {
+        let mut starting: Vec<(u64, LeaseId)> = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.state == LeaseState::Starting)
+            .map(|(lease_id, lease)| (lease.sequence, *lease_id))
+            .collect();
+        starting.sort_unstable();
+        starting.into_iter().map(|(_, lease_id)| lease_id).collect()
+    }
+
+    /// Requests that no node can ever meet, each named once, when it has been so for two looks:
+    /// the request and a sentence about what is missing.
+    pub fn newly_infeasible(&mut self, view: &ClusterView) -> Vec<(LeaseRequest, String)> {
+        const LOOKS: u32 = 2;
+        let mut found = Vec::new();
+        for ((_, resources), queue) in &self.queues {
+            if self.total.covers(resources) || view.feasible_node(resources).is_some() {
+                continue;
+            }
+            for lease_id in queue {
+                let Some(lease) = self.leases.get_mut(lease_id) else { continue };
+                lease.infeasible_looks = lease.infeasible_looks.saturating_add(1);
+                if lease.infeasible_looks == LOOKS {
+                    found.push((lease.request.clone(), missing(&self.total, view, resources)));
+                }
+            }
+        }
+        found
+    }
+}
+
+fn missing(total: &ResourceSet, view: &ClusterView, request: &ResourceSet) -> String {
+    let mut parts = Vec::new();
+    for (name, amount) in request.to_units() {
+        let largest = total.get(&name).max(view.largest(&name));
+        if amount > largest {
+            parts.push(format!("{name}: {amount} asked for, no node has more than {largest}"));
+        }
+    }
+    if parts.is_empty() {
+        parts.push(format!("no single node has all of {:?}", request.to_units()));
+    }
+    parts.join("; ")
+}
+
+#[cfg(test)]
+#[path = "leases_tests.rs"]
+mod tests;

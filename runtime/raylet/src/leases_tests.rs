@@ -1,0 +1,270 @@
+use proptest::prelude::*;
+use sparkray_proto::{ClusterView as ViewMessage, NodeView};
+
+use super::*;
+use crate::test_support::resources;
+
+fn cpus(amount: f64) -> ResourceSet {
+    resources(&[("CPU", amount)])
+}
+
+fn request(owner: u64, amount: f64) -> LeaseRequest {
+    LeaseRequest {
+        lease_id: LeaseId::random(),
+        job_id: JobId::from_array([1; 4]),
+        owner: LeaseOwner::Connection(owner),
+        resources: cpus(amount),
+        pinned: false,
+        spilled: false,
+    }
+}
+
+fn view_with(nodes: &[(NodeId, f64, f64)]) -> ClusterView {
+    let mut view = ClusterView::new(NodeId::NIL);
+    let nodes = nodes
+        .iter()
+        .map(|(node, total, available)| NodeView {
+            node_id: node.to_vec().into(),
+            alive: true,
+            total: Some((&cpus(*total)).into()),
+            available: Some((&cpus(*available)).into()),
+            ..NodeView::default()
+        })
+        .collect();
+    view.apply(&ViewMessage { nodes }).unwrap();
+    view
+}
+
+fn granted(decisions: &[LeaseDecision]) -> Vec<LeaseId> {
+    decisions
+        .iter()
+        .filter_map(|decision| match decision {
+            LeaseDecision::NeedsWorker(lease_id) => Some(*lease_id),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
+    let mut manager = LeaseManager::new(cpus(2.0));
+    let mut view = view_with(&[]);
+    let requests: Vec<LeaseRequest> = (0..3).map(|_| request(1, 1.0)).collect();
+    for request in &requests {
+        assert_eq!(manager.request(request.clone()), None);
+    }
+    let decisions = manager.schedule(&mut view, false);
+    assert_eq!(granted(&decisions), vec![requests[0].lease_id, requests[1].lease_id]);
+    assert_eq!(manager.queued_count(), 1);
+    let worker = WorkerId::from_array([1; 16]);
+    assert!(manager.assign_worker(requests[0].lease_id, worker));
+    assert_eq!(manager.request(requests[0].clone()), Some(LeaseState::Granted(worker)));
+    assert_eq!(manager.request(requests[2].clone()), Some(LeaseState::Queued));
+    manager.end(requests[0].lease_id).unwrap();
+    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![requests[2].lease_id]);
+}
+
+#[test]
+fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_came_from_there() {
+    let other = NodeId::from_array([9; 16]);
+    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut view = view_with(&[(other, 4.0, 2.0)]);
+    let first = request(1, 1.0);
+    let second = request(1, 1.0);
+    let pinned = LeaseRequest { pinned: true, ..request(1, 1.0) };
+    let spilled = LeaseRequest { spilled: true, ..request(1, 1.0) };
+    for request in [&first, &second, &pinned, &spilled] {
+        manager.request(request.clone());
+    }
+    let decisions = manager.schedule(&mut view, false);
+    assert_eq!(
+        decisions,
+        vec![LeaseDecision::NeedsWorker(first.lease_id), LeaseDecision::Spill(second.clone(), other)]
+    );
+    assert_eq!(manager.queued_count(), 2);
+    let decisions = manager.schedule(&mut view, true);
+    assert_eq!(decisions, vec![LeaseDecision::Spill(spilled, other)]);
+    assert_eq!(manager.state(pinned.lease_id), Some(LeaseState::Queued));
+}
+
+#[test]
+fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once() {
+    let other = NodeId::from_array([9; 16]);
+    let mut manager = LeaseManager::new(cpus(0.0));
+    let mut view = view_with(&[(other, 2.0, 0.0)]);
+    let fits = request(1, 1.0);
+    let never = request(1, 8.0);
+    manager.request(fits.clone());
+    manager.request(never.clone());
+    assert_eq!(manager.schedule(&mut view, false), vec![LeaseDecision::Spill(fits, other)]);
+    assert!(manager.newly_infeasible(&view).is_empty());
+    let named = manager.newly_infeasible(&view);
+    assert_eq!(named.len(), 1);
+    assert_eq!(named[0].1, "CPU: 8 asked for, no node has more than 2");
+    assert!(manager.newly_infeasible(&view).is_empty());
+    assert_eq!(manager.state(never.lease_id), Some(LeaseState::Queued));
+}
+
+#[test]
+fn owners_take_turns_and_idle_leases_are_asked_for_once() {
+    let mut manager = LeaseManager::new(cpus(2.0));
+    let mut view = view_with(&[]);
+    let greedy: Vec<LeaseRequest> = (0..4).map(|_| request(1, 1.0)).collect();
+    for request in &greedy {
+        manager.request(request.clone());
+    }
+    for lease_id in granted(&manager.schedule(&mut view, false)) {
+        manager.assign_worker(lease_id, WorkerId::from_slice(lease_id.as_bytes()).unwrap());
+    }
+    let modest = request(2, 1.0);
+    manager.request(modest.clone());
+    let wanted = manager.schedule(&mut view, false);
+    assert_eq!(wanted.len(), 2);
+    assert!(wanted.iter().all(|decision| matches!(decision, LeaseDecision::Wanted(_, LeaseOwner::Connection(1)))));
+    assert!(manager.schedule(&mut view, false).is_empty());
+    manager.end(greedy[0].lease_id).unwrap();
+    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![modest.lease_id]);
+}
+
+#[test]
+fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
+    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut view = view_with(&[]);
+    let (parent, child) = (request(1, 1.0), request(2, 1.0));
+    let worker = WorkerId::from_array([1; 16]);
+    manager.request(parent.clone());
+    manager.schedule(&mut view, false);
+    manager.assign_worker(parent.lease_id, worker);
+    manager.request(child.clone());
+    assert!(granted(&manager.schedule(&mut view, false)).is_empty());
+    manager.set_blocked(worker, true);
+    manager.set_blocked(worker, true);
+    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![child.lease_id]);
+    manager.set_blocked(worker, false);
+    assert!((manager.available().get("CPU") + 1.0).abs() < f64::EPSILON);
+    manager.end(child.lease_id);
+    manager.end(parent.lease_id);
+    assert!((manager.available().get("CPU") - 1.0).abs() < f64::EPSILON);
+}
+
+#[test]
+fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
+    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut view = view_with(&[]);
+    for _ in 0..3 {
+        manager.request(request(1, 1.0));
+    }
+    let other = request(2, 1.0);
+    manager.request(other.clone());
+    manager.schedule(&mut view, false);
+    assert_eq!(manager.end_owner(LeaseOwner::Connection(1)).len(), 3);
+    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![other.lease_id]);
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    Request { owner: u64, half_cpus: u8, pinned: bool, spilled: bool },
+    Repeat(usize),
+    End(usize),
+    EndOwner(u64),
+    Blocked(usize, bool),
+    Resize(usize, u8),
+    View(u8),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        4 => (0_u64..3, 0_u8..10, any::<bool>(), any::<bool>())
+            .prop_map(|(owner, half_cpus, pinned, spilled)| Step::Request { owner, half_cpus, pinned, spilled }),
+        1 => any::<usize>().prop_map(Step::Repeat),
+        3 => any::<usize>().prop_map(Step::End),
+        1 => (0_u64..3).prop_map(Step::EndOwner),
+        2 => (any::<usize>(), any::<bool>()).prop_map(|(index, blocked)| Step::Blocked(index, blocked)),
+        1 => (any::<usize>(), 0_u8..4).prop_map(|(index, cpus)| Step::Resize(index, cpus)),
+        1 => (0_u8..6).prop_map(Step::View),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn resources_are_conserved_and_every_request_is_answered_or_known(steps in prop::collection::vec(step(), 1..80)) {
+        let total = cpus(3.0);
+        let mut manager = LeaseManager::new(total.clone());
+        let mut view = view_with(&[]);
+        let mut open: Vec<LeaseRequest> = Vec::new();
+        for step in steps {
+            let mut view_changed = false;
+            match step {
+                Step::Request { owner, half_cpus, pinned, spilled } => {
+                    let request = LeaseRequest { pinned, spilled, ..request(owner, f64::from(half_cpus) / 2.0) };
+                    prop_assert_eq!(manager.request(request.clone()), None);
+                    open.push(request);
+                }
+                Step::Repeat(index) if !open.is_empty() => {
+                    let request = open[index % open.len()].clone();
+                    let before = (manager.available().clone(), manager.queued_count());
+                    prop_assert!(manager.request(request).is_some());
+                    prop_assert_eq!(before, (manager.available().clone(), manager.queued_count()));
+                }
+                Step::End(index) if !open.is_empty() => {
+                    let request = open.swap_remove(index % open.len());
+                    prop_assert!(manager.end(request.lease_id).is_some());
+                    prop_assert!(manager.end(request.lease_id).is_none());
+                }
+                Step::EndOwner(owner) => {
+                    let owner = LeaseOwner::Connection(owner);
+                    let ended = manager.end_owner(owner);
+                    prop_assert_eq!(ended.len(), open.iter().filter(|request| request.owner == owner).count());
+                    open.retain(|request| request.owner != owner);
+                }
+                Step::Blocked(index, blocked) if !open.is_empty() => {
+                    if let Some(LeaseState::Granted(worker)) = manager.state(open[index % open.len()].lease_id) {
+                        manager.set_blocked(worker, blocked);
+                    }
+                }
+                Step::Resize(index, amount) if !open.is_empty() => {
+                    manager.resize(open[index % open.len()].lease_id, cpus(f64::from(amount)));
+                }
+                Step::View(available) => {
+                    view = view_with(&[(NodeId::from_array([7; 16]), 6.0, f64::from(available))]);
+                    view_changed = true;
+                }
+                _ => {}
+            }
+            for decision in manager.schedule(&mut view, view_changed) {
+                match decision {
+                    LeaseDecision::NeedsWorker(lease_id) => {
+                        let worker = WorkerId::from_slice(lease_id.as_bytes()).unwrap();
+                        prop_assert!(manager.assign_worker(lease_id, worker));
+                    }
+                    LeaseDecision::Spill(request, _) => {
+                        prop_assert!(!request.pinned);
+                        let before = open.len();
+                        open.retain(|known| known.lease_id != request.lease_id);
+                        prop_assert_eq!(open.len() + 1, before);
+                    }
+                    LeaseDecision::Wanted(lease_id, _) => {
+                        prop_assert!(matches!(manager.state(lease_id), Some(LeaseState::Granted(_))));
+                    }
+                }
+            }
+            for request in &open {
+                let state = manager.state(request.lease_id);
+                prop_assert!(matches!(state, Some(LeaseState::Queued | LeaseState::Granted(_))));
+            }
+            let mut expected = total.clone();
+            for lease in manager.leases.values().filter(|lease| lease.state != LeaseState::Queued) {
+                expected.subtract(&lease.request.resources);
+                if let Some(lent) = &lease.lent {
+                    expected.add(lent);
+                }
+            }
+            prop_assert_eq!(expected.get("CPU"), manager.available().get("CPU"));
+        }
+        for request in open {
+            manager.end(request.lease_id);
+        }
+        prop_assert_eq!(manager.available().get("CPU"), 3.0);
+        prop_assert_eq!(manager.queued_count(), 0);
+    }
+}

@@ -1,0 +1,75 @@
+//! Calling another process, for tokio.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
+use crate::socket::{Endpoint, connect_nonblocking, register, take_socket_error};
+use crate::RpcError;
+
+/// Connects to `target` at `endpoint` and goes through the handshake. The socket is non-blocking.
+pub async fn dial(
+    identity: &Identity,
+    endpoint: &Endpoint,
+    target: Target,
+    deadline: Duration,
+) -> Result<OwnedFd, RpcError> {
+    match tokio::time::timeout(deadline, shake_hands(identity, endpoint, target)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(RpcError::Deadline { peer: endpoint.to_string(), seconds: deadline.as_secs_f64() }),
+    }
+}
+
+async fn shake_hands(identity: &Identity, endpoint: &Endpoint, target: Target) -> Result<OwnedFd, RpcError> {
+    let failed = |source| RpcError::io("connect to", endpoint, source);
+    let resolved = resolve(endpoint).await?;
+    let socket = register(connect_nonblocking(&resolved).map_err(failed)?).map_err(failed)?;
+    drop(socket.writable().await.map_err(failed)?);
+    take_socket_error(socket.as_fd()).map_err(failed)?;
+
+    let handshake = ClientHandshake::new(identity, target);
+    write_all(&socket, handshake.hello()).await.map_err(failed)?;
+    let mut proof = [0; SERVER_PROOF_LEN];
+    read_exact(&socket, &mut proof).await.map_err(failed)?;
+    let answer = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken { peer: endpoint.to_string() })?;
+    write_all(&socket, &answer).await.map_err(failed)?;
+    let mut verdict = [0];
+    read_exact(&socket, &mut verdict).await.map_err(failed)?;
+    ClientHandshake::verdict(verdict[0])
+        .map_err(|refusal| RpcError::Refused { peer: endpoint.to_string(), refusal })?;
+    Ok(socket.into_inner())
+}
+
+/// Resolves a host name off this thread, because the resolver blocks.
+async fn resolve(endpoint: &Endpoint) -> Result<Endpoint, RpcError> {
+    let Endpoint::Tcp(address) = endpoint else { return Ok(endpoint.clone()) };
+    let failed = |source| RpcError::io("resolve", endpoint, source);
+    let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
+    let first = found.next().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    Ok(Endpoint::Tcp(first.to_string()))
+}
+
+pub(crate) async fn write_all(socket: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
+    while !bytes.is_empty() {
+        let written =
+            socket.async_io(Interest::WRITABLE, |fd| Ok(rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL)?)).await?;
+        bytes = &bytes[written..];
+    }
+    Ok(())
+}
+
+pub(crate) async fn read_exact(socket: &AsyncFd<OwnedFd>, bytes: &mut [u8]) -> std::io::Result<()> {
+    let mut filled = 0;
+    while filled < bytes.len() {
+        let slot = &mut bytes[filled..];
+        let read = socket.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *slot)?)).await?;
+        if read == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += read;
+    }
+    Ok(())
+}

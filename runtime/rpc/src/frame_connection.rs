@@ -1,0 +1,320 @@
+//! A connection of frames, for tokio.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::frame::{Frame, FrameDecoder};
+use crate::socket::{receive_with_descriptors, register, send_with_descriptor};
+use crate::RpcError;
+
+/// Frames that may wait for a reader that is slow; more mean that it does not read.
+const QUEUE: usize = 64 * 1024;
+/// Payloads up to this size are copied next to their headers, so that many frames leave in one write.
+const COPY_LIMIT: usize = 16 * 1024;
+/// Frames of a stream that may wait to be written.
+const STREAM_WINDOW: usize = 8;
+const BATCH_BYTES: usize = 128 * 1024;
+
+/// The sending half; clones share the connection. When the last is dropped, what was sent still leaves, then
+/// the sending direction is closed.
+#[derive(Clone, Debug)]
+pub struct FrameSender {
+    queue: mpsc::Sender<Frame>,
+    cancel: CancellationToken,
+    queued: Arc<AtomicUsize>,
+    drained: Arc<Notify>,
+}
+
+/// The receiving half.
+#[derive(Debug)]
+pub struct FrameReceiver {
+    socket: Arc<AsyncFd<OwnedFd>>,
+    decoder: FrameDecoder,
+    cancel: CancellationToken,
+}
+
+/// Makes a connection from a non-blocking socket past the handshake. Must be called inside tokio.
+pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameReceiver)> {
+    rustix::io::ioctl_fionbio(&socket, true)?;
+    let socket = Arc::new(register(socket)?);
+    let cancel = CancellationToken::new();
+    let (queue, frames) = mpsc::channel(QUEUE);
+    let queued = Arc::new(AtomicUsize::new(0));
+    let drained = Arc::new(Notify::new());
+    let sender =
+        FrameSender { queue, cancel: cancel.clone(), queued: Arc::clone(&queued), drained: Arc::clone(&drained) };
+    let receiver = FrameReceiver { socket: Arc::clone(&socket), decoder: FrameDecoder::default(), cancel: cancel.clone() };
+    tokio::spawn(write_loop(socket, frames, cancel, queued, drained));
+    Ok((sender, receiver))
+}
+
+impl FrameSender {
+    /// Sends without waiting. Fails when the connection is closed; closes it when the other side does not read.
+    pub fn send(&self, frame: Frame) -> Result<(), RpcError> {
+        // Counted first: the writer may take the frame at once.
+        self.queued.fetch_add(1, Ordering::AcqRel);
+        let Err(error) = self.queue.try_send(frame) else { return Ok(()) };
+        let queued = self.queued.fetch_sub(1, Ordering::AcqRel) - 1;
+        match error {
+            mpsc::error::TrySendError::Closed(_) => Err(RpcError::Closed),
+            mpsc::error::TrySendError::Full(_) => {
+                self.cancel.cancel();
+                Err(RpcError::Overflow { queued })
+            }
+        }
+    }
+
+    /// Sends once at most [`STREAM_WINDOW`] frames wait, for streams of large payloads.
+    pub async fn send_wait(&self, frame: Frame) -> Result<(), RpcError> {
+        loop {
+            // Registered before the check, so that no wake-up between them is missed.
+            let drained = self.drained.notified();
+            if self.cancel.is_cancelled() || self.queue.is_closed() {
+                return Err(RpcError::Closed);
+            }
+            if self.queued.load(Ordering::Acquire) <= STREAM_WINDOW {
+                return self.send(frame);
+            }
+            tokio::select! {
+                () = drained => {}
+                () = self.cancel.cancelled() => return Err(RpcError::Closed),
+            }
+        }
+    }
+
+    /// Closes both directions; frames that wait are dropped.
+    pub fn close(&self) {
+        self.cancel.cancel();
+    }
+
+    /// Whether the connection is closed.
+    pub fn is_closed(&self) -> bool {
+        self.cancel.is_cancelled() || self.queue.is_closed()
+    }
+}
+
+impl FrameReceiver {
+    /// The next frame; `None` when the other side closed, or this side called [`FrameSender::close`].
+    /// Safe to cancel.
+    pub async fn next(&mut self) -> Result<Option<Frame>, RpcError> {
+        loop {
+            if let Some(frame) = self.decoder.next_frame()? {
+                return Ok(Some(frame));
+            }
+            let Self { socket, decoder, cancel } = self;
+            let read = tokio::select! {
+                () = cancel.cancelled() => return Ok(None),
+                read = socket.async_io(Interest::READABLE, |fd| read_some(fd, decoder)) => read,
+            };
+            match read {
+                Ok(0) => return Ok(None),
+                Ok(_) => {}
+                Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(error) => return Err(RpcError::io("read from", "a peer", error)),
+            }
+        }
+    }
+}
+
+fn read_some(fd: &OwnedFd, decoder: &mut FrameDecoder) -> std::io::Result<usize> {
+    let mut descriptors = Vec::new();
+    let slot = decoder.read_slot();
+    let slot_len = slot.len();
+    let outcome = receive_with_descriptors(fd.as_fd(), slot, |descriptor| descriptors.push(descriptor));
+    decoder.advance(slot_len, *outcome.as_ref().unwrap_or(&0));
+    for descriptor in descriptors {
+        decoder.push_descriptor(descriptor);
+    }
+    outcome
+}
+
+async fn write_loop(
+    socket: Arc<AsyncFd<OwnedFd>>,
+    mut frames: mpsc::Receiver<Frame>,
+    cancel: CancellationToken,
+    queued: Arc<AtomicUsize>,
+    drained: Arc<Notify>,
+) {
+    loop {
+        let frame = tokio::select! {
+            () = cancel.cancelled() => break,
+            frame = frames.recv() => frame,
+        };
+        let Some(frame) = frame else { break };
+        let outcome = tokio::select! {
+            () = cancel.cancelled() => break,
+            outcome = write_batch(&socket, frame, &mut frames, &queued) => outcome,
+        };
+        if let Err(error) = outcome {
+            debug!(%error, "cannot write to a peer");
+            cancel.cancel();
+            break;
+        }
+        drained.notify_waiters();
+    }
+    drained.notify_waiters();
+    // Closing only the sending direction lets the receiver drain what the other side still says.
+    let how = if cancel.is_cancelled() { rustix::net::Shutdown::Both } else { rustix::net::Shutdown::Write };
+    let _ = rustix::net::shutdown(socket.get_ref(), how);
+}
+
+/// Writes `first` and what waits behind it, as far as it fits one buffer.
+async fn write_batch(
+    socket: &AsyncFd<OwnedFd>,
+    first: Frame,
+    frames: &mut mpsc::Receiver<Frame>,
+    queued: &AtomicUsize,
+) -> std::io::Result<()> {
+    let mut buffer = Vec::with_capacity(4096);
+    let mut next = Some(first);
+    while let Some(frame) = next.take() {
+        queued.fetch_sub(1, Ordering::AcqRel);
+        if frame.descriptor.is_some() && !buffer.is_empty() {
+            write_parts(socket, &buffer, &Bytes::new(), None).await?;
+            buffer.clear();
+        }
+        buffer.extend_from_slice(&frame.header().encode());
+        buffer.extend_from_slice(&frame.meta);
+        if frame.payload.len() <= COPY_LIMIT {
+            buffer.extend_from_slice(&frame.payload);
+        }
+        if frame.payload.len() > COPY_LIMIT {
+            write_parts(socket, &buffer, &frame.payload, frame.descriptor).await?;
+            buffer.clear();
+        } else if frame.descriptor.is_some() {
+            write_parts(socket, &buffer, &Bytes::new(), frame.descriptor).await?;
+            buffer.clear();
+        }
+        if buffer.len() < BATCH_BYTES {
+            next = frames.try_recv().ok();
+        }
+    }
+    if !buffer.is_empty() {
+        write_parts(socket, &buffer, &Bytes::new(), None).await?;
+    }
+    Ok(())
+}
+
+async fn write_parts(
+    socket: &AsyncFd<OwnedFd>,
+    head: &[u8],
+    payload: &Bytes,
+    mut descriptor: Option<OwnedFd>,
+) -> std::io::Result<()> {
+    let total = head.len() + payload.len();
+    let mut written = 0;
+    while written < total {
+        let count = socket
+            .async_io(Interest::WRITABLE, |fd| {
+                let head_rest = &head[written.min(head.len())..];
+                let payload_rest = &payload[written.saturating_sub(head.len())..];
+                let parts = [IoSlice::new(head_rest), IoSlice::new(payload_rest)];
+                send_with_descriptor(fd.as_fd(), &parts, descriptor.as_ref().map(AsFd::as_fd))
+            })
+            .await?;
+        // The descriptor left with the first byte.
+        descriptor = None;
+        written += count;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use sparkray_common::{ClusterId, ClusterToken, NodeId};
+    use sparkray_proto::{FrameKind, WorkerLabel};
+
+    use super::*;
+    use crate::{Endpoint, Identity, Listener, Target, accept_loop, dial};
+
+    fn label(name: &str) -> Frame {
+        Frame::new(FrameKind::WorkerLabel, 1, &WorkerLabel { name: name.to_owned(), job_id: Bytes::new() })
+    }
+
+    struct Pair {
+        near: (FrameSender, FrameReceiver),
+        far: (FrameSender, FrameReceiver),
+        identity: Identity,
+        endpoint: Endpoint,
+        _stop: tokio_util::sync::DropGuard,
+    }
+
+    async fn pair(unix: bool) -> Pair {
+        let identity = Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 1 };
+        let node = NodeId::random();
+        let (listener, endpoint) = if unix {
+            let name = format!("sparkray-test-{node}");
+            (Listener::bind_abstract(&name).unwrap(), Endpoint::Abstract(name))
+        } else {
+            let listener = Listener::bind_tcp("127.0.0.1", 0).await.unwrap();
+            let port = listener.local_port();
+            (listener, Endpoint::Tcp(format!("127.0.0.1:{port}")))
+        };
+        let cancel = CancellationToken::new();
+        let (accepted, mut arrivals) = mpsc::channel(4);
+        tokio::spawn(accept_loop(listener, identity.clone(), cancel.clone(), |_| Ok(()), accepted));
+        let target = Target::Raylet(node);
+        let near = dial(&identity, &endpoint, target, Duration::from_secs(5)).await.unwrap();
+        let far = arrivals.recv().await.unwrap();
+        assert_eq!(far.target, target);
+        Pair {
+            near: frame_connection(near).unwrap(),
+            far: frame_connection(far.socket).unwrap(),
+            identity,
+            endpoint,
+            _stop: cancel.drop_guard(),
+        }
+    }
+
+    #[tokio::test]
+    async fn frames_and_descriptors_arrive_in_order() {
+        for unix in [true, false] {
+            let mut pair = pair(unix).await;
+            for index in 0..200_usize {
+                let mut frame = label(&index.to_string()).with_payload(Bytes::from(vec![index as u8; index * 500]));
+                if unix && index % 10 == 3 {
+                    frame = frame.with_descriptor(OwnedFd::from(tempfile::tempfile().unwrap()));
+                }
+                pair.near.0.send_wait(frame).await.unwrap();
+                let frame = pair.far.1.next().await.unwrap().unwrap();
+                assert_eq!(frame.decode::<WorkerLabel>().unwrap().name, index.to_string());
+                assert_eq!(frame.payload.len(), index * 500);
+                assert!(frame.payload.iter().all(|byte| *byte == index as u8));
+                assert_eq!(frame.descriptor.is_some(), unix && index % 10 == 3);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_sent_arrives_before_the_end() {
+        let mut pair = pair(true).await;
+        for index in 0..50 {
+            pair.near.0.send(label(&index.to_string())).unwrap();
+        }
+        drop(pair.near);
+        let mut seen = 0;
+        while pair.far.1.next().await.unwrap().is_some() {
+            seen += 1;
+        }
+        assert_eq!(seen, 50);
+    }
+
+    #[tokio::test]
+    async fn a_wrong_token_is_noticed_by_the_caller() {
+        let pair = pair(false).await;
+        let stranger = Identity { token: ClusterToken::random(), ..pair.identity.clone() };
+        let error = dial(&stranger, &pair.endpoint, Target::Head, Duration::from_secs(5)).await.unwrap_err();
+        assert!(matches!(error, RpcError::WrongToken { .. }), "{error}");
+    }
+}

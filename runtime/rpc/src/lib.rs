@@ -1,0 +1,34 @@
+//! Connections between sparkray's processes, and the only crate that opens sockets.
+//!
+//! Every connection, TCP or Unix, begins with the [`handshake`](ClientHandshake) in which both sides prove
+//! that they know the cluster's token before anything else is decoded. Then it carries either
+//! [`Frame`]s (core workers, executor JVMs, raylets) or HTTP/2 (tonic, to the head and the driver's manager).
+//!
+//! The handshake and the framing are state machines without I/O. Three drivers run them: tokio
+//! ([`dial`], [`accept_loop`], [`frame_connection`]), blocking sockets ([`BlockingConnection`]) and the core
+//! worker's own reactor.
+
+mod accept;
+mod blocking;
+mod dial;
+mod error;
+mod frame;
+mod frame_connection;
+mod handshake;
+mod socket;
+mod tonic_bridge;
+
+pub use accept::{Accepted, Listener, accept_loop};
+pub use blocking::BlockingConnection;
+pub use dial::dial;
+pub use error::RpcError;
+pub use frame::{FRAME_HEADER_LEN, Frame, FrameDecoder, FrameHeader, encode_frame_head};
+pub use frame_connection::{FrameReceiver, FrameSender, frame_connection};
+pub use handshake::{
+    CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake, Target,
+};
+pub use socket::{
+    Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors,
+    send_with_descriptor, take_socket_error,
+};
+pub use tonic_bridge::{TonicSocket, tonic_channel, tonic_incoming};

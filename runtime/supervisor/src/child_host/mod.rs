@@ -1,0 +1,213 @@
+//! Spawning and reaping of `sparkrayd` processes.
+//!
+//! Invariants:
+//! 1. Every child is forked by one permanent thread, because PR_SET_PDEATHSIG follows the forking thread.
+//! 2. A child inherits its three standard streams and nothing else: JVM sockets and files lack O_CLOEXEC.
+//! 3. A child stays in its parent's process group, so that YARN's signals reach it.
+//! 4. A child's standard input is a leash: when [`Child`] is dropped, or this process ends, it closes and the child ends.
+//! 5. Only the host thread reaps, and it signals a child only while it has not reaped it: no pid is ever reused under us.
+
+mod inherit;
+mod log_tail;
+mod poll_loop;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use parking_lot::{Condvar, Mutex};
+use rustix::event::{EventfdFlags, eventfd};
+use rustix::process::Signal;
+
+use crate::error::SupervisorError;
+use crate::signals::spawn_quiet_thread;
+use poll_loop::{Command, PollLoop, Wake};
+
+/// Commands that may wait for the host thread; it takes them at once.
+const COMMAND_QUEUE: usize = 64;
+/// How long `stop` waits for the kernel to end a process after SIGKILL.
+const KILL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What to run and how.
+pub struct ChildSpec {
+    /// Path of `sparkrayd`.
+    pub binary: PathBuf,
+    /// Its subcommand: `head` or `raylet`.
+    pub role: String,
+    /// Its configuration, written to its standard input as one line; holds the cluster's token.
+    pub config_json: String,
+    /// Receives its standard error; appended to, readable by the owner only.
+    pub log_path: PathBuf,
+    /// Time in which it must write its ready line.
+    pub ready_deadline: Duration,
+    /// Called once, on the host thread, when a child that was ready ends without having been told to. The text says
+    /// how it ended, with the end of its log. Must return at once.
+    pub on_exit: Option<Box<dyn FnOnce(String) + Send>>,
+}
+
+/// How a child stands; shared between its owner and the host thread.
+#[derive(Default)]
+struct ChildState {
+    exit: Mutex<Option<String>>,
+    exited: Condvar,
+    stopping: AtomicBool,
+}
+
+/// Owner of the thread that spawns and reaps children. Clones share the thread; it ends, and kills what is left,
+/// when the last clone and the last [`Child`] are dropped.
+#[derive(Clone)]
+pub struct ChildHost {
+    link: Arc<Link>,
+}
+
+/// The way to the host thread; its end ends the thread.
+struct Link {
+    commands: Option<SyncSender<Command>>,
+    wake: Arc<Wake>,
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        self.commands = None;
+        self.wake.wake();
+    }
+}
+
+impl ChildHost {
+    /// Starts the thread.
+    pub fn start() -> Result<Self, SupervisorError> {
+        let refuse = |cause: io::Error| SupervisorError::Spawn {
+            role: "child host thread".to_owned(),
+            binary: PathBuf::new(),
+            cause: cause.to_string(),
+        };
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(|errno| refuse(errno.into()))?;
+        let wake = Arc::new(Wake::new(event));
+        let (commands, queue) = sync_channel(COMMAND_QUEUE);
+        let poll_loop = PollLoop::new(queue, Arc::clone(&wake));
+        spawn_quiet_thread("sparkray-children", move || poll_loop.run()).map_err(refuse)?;
+        Ok(Self {
+            link: Arc::new(Link {
+                commands: Some(commands),
+                wake,
+            }),
+        })
+    }
+
+    /// Runs a child and waits until it has written its ready line. A child that fails to do so is killed, and the
+    /// error carries the end of its log.
+    pub fn spawn(&self, spec: ChildSpec) -> Result<Child, SupervisorError> {
+        let state = Arc::new(ChildState::default());
+        let (started_sender, started) = sync_channel(1);
+        let (ready_sender, ready) = sync_channel(1);
+        let ready_at = Instant::now() + spec.ready_deadline;
+        let mut config = spec.config_json.clone();
+        config.push('\n');
+        self.command(Command::Spawn {
+            spec,
+            state: Arc::clone(&state),
+            ready_at,
+            started: started_sender,
+            ready: ready_sender,
+        })?;
+        let (key, pid, stdin) = started.recv().map_err(|_| SupervisorError::HostStopped)??;
+        let mut stdin = File::from(stdin);
+        // A child that dies early breaks the pipe; its log, which the reply below carries, says why.
+        let written = stdin.write_all(config.as_bytes()).and_then(|()| stdin.flush());
+        let mut child = Child {
+            host: self.clone(),
+            key,
+            pid,
+            stdin: Some(stdin),
+            ready_line: String::new(),
+            state,
+        };
+        if let Err(error) = &written {
+            tracing::debug!(pid, %error, "child did not read its configuration");
+        }
+        child.ready_line = ready.recv().map_err(|_| SupervisorError::HostStopped)??;
+        Ok(child)
+    }
+
+    fn command(&self, command: Command) -> Result<(), SupervisorError> {
+        let commands = self.link.commands.as_ref().ok_or(SupervisorError::HostStopped)?;
+        commands.send(command).map_err(|_| SupervisorError::HostStopped)?;
+        self.link.wake.wake();
+        Ok(())
+    }
+}
+
+/// A child that serves. Dropping it closes its leash, upon which it ends by itself; [`Child::stop`] waits for that.
+pub struct Child {
+    host: ChildHost,
+    key: u64,
+    pid: u32,
+    stdin: Option<File>,
+    ready_line: String,
+    state: Arc<ChildState>,
+}
+
+impl Child {
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The line of JSON with which it said that it serves.
+    pub fn ready_line(&self) -> &str {
+        &self.ready_line
+    }
+
+    /// How it ended; `None` while it runs.
+    pub fn exit(&self) -> Option<String> {
+        self.state.exit.lock().clone()
+    }
+
+    /// Ends it: closes its leash and sends SIGTERM, sends SIGKILL after `grace`, and returns when it is reaped.
+    /// Its `on_exit` is not called.
+    pub fn stop(mut self, grace: Duration) {
+        self.state.stopping.store(true, Ordering::Release);
+        self.stdin = None;
+        self.signal(Signal::TERM);
+        if self.wait(Instant::now() + grace) {
+            return;
+        }
+        self.signal(Signal::KILL);
+        if !self.wait(Instant::now() + KILL_DEADLINE) {
+            tracing::error!(pid = self.pid, "child did not end after SIGKILL");
+        }
+    }
+
+    fn signal(&self, signal: Signal) {
+        // Fails only when the host thread has ended, and then it has killed every child.
+        let _ = self.host.command(Command::Signal {
+            key: self.key,
+            signal,
+        });
+    }
+
+    fn wait(&self, deadline: Instant) -> bool {
+        let mut exit = self.state.exit.lock();
+        while exit.is_none() {
+            if self.state.exited.wait_until(&mut exit, deadline).timed_out() {
+                return exit.is_some();
+            }
+        }
+        true
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.state.stopping.store(true, Ordering::Release);
+        self.stdin = None;
+    }
+}
+
+#[cfg(test)]
+mod tests;
