@@ -76,7 +76,7 @@ $(STAMP)/wheel: $(NATIVE) $(JAR) $(PACKAGE_SOURCES) $(STAMP)/venv-tools
 		'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') target/release/libsparkray_native.so
 	@strip -o pyspark-lib/python/sparkray/_lib/sparkrayd target/release/sparkrayd
 	@cp $(JAR) pyspark-lib/python/sparkray/_lib/sparkray.jar
-	@rm -rf pyspark-lib/build
+	@rm -rf pyspark-lib/build && cp LICENSE pyspark-lib/LICENSE
 	@$(STEP) wheel "the sparkray wheel" build/venv-tools/bin/pip wheel --no-deps --no-build-isolation -w dist ./pyspark-lib
 	@mkdir -p $(STAMP) && touch $@
 
@@ -172,4 +172,4 @@ readme: build/logs/demo.log ## put the output of the last `make demo` into READM
 
 clean: ## remove everything that was built
 	@rm -rf build dist target spark-bridge/java/target yarn/minicluster/target pyspark-lib/build pyspark-lib/ray-compat/build
-	@rm -rf pyspark-lib/python/sparkray/_lib pyspark-lib/python/sparkray/_native.*.so
+	@rm -rf pyspark-lib/python/sparkray/_lib pyspark-lib/python/sparkray/_native.*.so pyspark-lib/LICENSE

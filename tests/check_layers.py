@@ -27,13 +27,13 @@ ALLOWED: dict[str, set[str]] = {
     "supervisor": CLIENTS,
     "sparkrayd": CLIENTS | {"gcs", "raylet", "supervisor"},
     "jni": CLIENTS | {"core-worker", "supervisor"},
-    "native": CLIENTS | {"core-worker", "supervisor"},
+    "python": CLIENTS | {"core-worker", "supervisor"},
 }
 
 # Foreign crates that belong to one place.
 OWNED = {
     "jni": {"jni"},
-    "pyo3": {"native"},
+    "pyo3": {"python"},
 }
 
 

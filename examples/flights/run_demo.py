@@ -10,6 +10,7 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(REPOSITORY / "tests"))
 
 import flights  # noqa: E402
+
 from support.minicluster import MiniCluster  # noqa: E402
 
 

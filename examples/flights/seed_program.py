@@ -1,6 +1,7 @@
 """The first program that anybody runs on RayOnSpark: actors on the cluster say on which machines they are.
 
-From the article that introduced RayOnSpark, unchanged but for what its typesetting lost (spaces, line breaks, indentation).
+From the article that introduced RayOnSpark, unchanged but for what its typesetting lost (spaces, line breaks,
+indentation).
 """
 
 import ray
@@ -17,7 +18,7 @@ class TestRay():
         return rservices.get_node_ip_address()
 
 
-def main(slave_num):
+def main(slave_num: int) -> None:
     actors = [TestRay.remote() for i in range(0, slave_num)]
     print([ray.get(actor.hostname.remote()) for actor in actors])
     print([ray.get(actor.ip.remote()) for actor in actors])

@@ -94,9 +94,9 @@ class Rows:
             return [ray.put(1) for _ in range(10_000)]
 
         self.small_value = small_value
-        self.actor_class = Actor
-        self.async_actor_class = AsyncActor
-        self.client_class = Client
+        self.actor_class: Any = Actor
+        self.async_actor_class: Any = AsyncActor
+        self.client_class: Any = Client
         self.call_actors = call_actors
         self.put_small = put_small
         self.put_large = put_large

@@ -22,7 +22,9 @@ class ObjectRef(Generic[T]):
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
     def __reduce__(self) -> tuple[Any, ...]:
-        """Raises TypeError outside of a serialization of the runtime, except inside `allow_pickling_refs`."""
+        """Adds itself to the references that the value being serialized contains. Outside of a serialization of the
+        runtime (a function that refers to a global reference, pickle.dumps by a user) the object is kept until
+        shutdown, as in Ray."""
     @classmethod
     def __class_getitem__(cls, item: Any) -> Any: ...  # needed by python: `ObjectRef[int]` in annotations
 
@@ -96,9 +98,7 @@ class CoreWorker:
     def wait(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]: ...
-    def submit(
-        self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[ObjectRef[Any]]: ...
+    def submit(self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ObjectRef[Any]]: ...
     def create_actor(
         self,
         options: dict[str, Any],

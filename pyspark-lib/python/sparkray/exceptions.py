@@ -274,7 +274,8 @@ class RayTaskError(RayError):
         actor_repr: str | None = None,
         actor_id: str | None = None,
     ) -> None:
-        super().__init__(function_name, traceback_str, cause, pid, ip, actor_repr, actor_id)
+        # Not super(): next to it may stand the class of the cause, whose arguments are others.
+        Exception.__init__(self, function_name, traceback_str, cause, pid, ip, actor_repr, actor_id)
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause = cause
@@ -282,6 +283,8 @@ class RayTaskError(RayError):
         self.ip = ip
         self.actor_repr = actor_repr
         self.actor_id = actor_id
+        # Set for a cause whose own way of pickling cannot be read back: class, args and attributes travel instead.
+        self._cause_by_fields = False
 
     def fields(self) -> tuple[Any, ...]:
         """The arguments that make the same error again."""
@@ -296,7 +299,11 @@ class RayTaskError(RayError):
         )
 
     def __reduce__(self) -> tuple[Callable[..., RayTaskError], tuple[Any, ...]]:
-        return RayTaskError, RayTaskError.fields(self)
+        fields = list(self.fields())
+        if not self._cause_by_fields:
+            return _rebuild, (*fields, isinstance(self, _CauseView))
+        fields[2] = _fields_of(self.cause)
+        return _rebuild_by_fields, (*fields, isinstance(self, _CauseView))
 
     def as_instanceof_cause(self) -> RayTaskError:
         """The same error as an instance of the cause's class too; itself when that class cannot be subclassed."""
@@ -307,8 +314,10 @@ class RayTaskError(RayError):
             view_class = _view_class(cause_class)
             view: RayTaskError = view_class.__new__(view_class, *_new_arguments(self.cause))
             RayTaskError.__init__(view, *self.fields())
+            view._cause_by_fields = self._cause_by_fields
             if isinstance(view, OSError):
-                OSError.__init__(view, *self.cause.args)  # errno, strerror, filename
+                OSError.__init__(view, *self.cause.args)  # errno, strerror
+                view.filename = getattr(self.cause, "filename", None)
             view.args = self.cause.args
         except Exception:  # a cause with a will of its own: a final class, a property named `args`, ...
             return self
@@ -333,17 +342,33 @@ class _CauseView:
 _view_classes: weakref.WeakKeyDictionary[type, type[RayTaskError]] = weakref.WeakKeyDictionary()
 
 
-def _rebuild_view(*fields: Any) -> RayTaskError:
-    return RayTaskError(*fields).as_instanceof_cause()
+def _rebuild(*fields: Any) -> RayTaskError:
+    error = RayTaskError(*fields[:-1])
+    return error.as_instanceof_cause() if fields[-1] else error
+
+
+def _rebuild_by_fields(name: str, text: str, cause_fields: tuple[Any, ...], *rest: Any) -> RayTaskError:
+    error = RayTaskError(name, text, _exception_from(*cause_fields), *rest[:-1])
+    error._cause_by_fields = True
+    return error.as_instanceof_cause() if rest[-1] else error
+
+
+def _fields_of(error: BaseException) -> tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]:
+    return type(error), error.args, dict(error.__dict__)
+
+
+def _exception_from(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
+    """An exception without a call of its `__init__`, whose parameters need not be its `args`."""
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(attributes)
+    return error
 
 
 def _view_class(cause_class: type) -> type[RayTaskError]:
     known = _view_classes.get(cause_class)
     if known is not None:
         return known
-
-    def reduce_view(self: RayTaskError) -> tuple[Callable[..., RayTaskError], tuple[Any, ...]]:
-        return _rebuild_view, RayTaskError.fields(self)
 
     def attribute_of_cause(self: RayTaskError, name: str) -> Any:
         cause = self.__dict__.get("cause")
@@ -357,7 +382,7 @@ def _view_class(cause_class: type) -> type[RayTaskError]:
         "__doc__": f"A task raised {cause_class.__name__}.",
         "__init__": RayTaskError.__init__,
         "__str__": RayTaskError.__str__,
-        "__reduce__": reduce_view,
+        "__reduce__": RayTaskError.__reduce__,
         "__getattr__": attribute_of_cause,
     }
     view: type[RayTaskError] = type(name, (_CauseView, RayTaskError, cause_class), namespace)
@@ -401,18 +426,26 @@ def task_error(
     cause: BaseException = error
     if isinstance(error, RayTaskError):
         cause = error.cause  # one level only: the text tells the whole story
+    by_fields = False
     problem = _pickling_problem(cause)
     if problem is not None:
+        by_fields = _pickling_problem(cause, by_fields=True) is None
+    if problem is not None and not by_fields:
         kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
         cause = RayError(f"Exception {kind} isn't serializable: {problem}\nOriginal exception details:\n{text}")
-    return RayTaskError(name, text, cause, pid, ip, actor_repr, actor_id)
+    wrapped = RayTaskError(name, text, cause, pid, ip, actor_repr, actor_id)
+    wrapped._cause_by_fields = by_fields
+    return wrapped
 
 
-def _pickling_problem(cause: BaseException) -> str | None:
+def _pickling_problem(cause: BaseException, *, by_fields: bool = False) -> str | None:
     from sparkray._private import serialization
 
     try:
-        pickle.loads(serialization.pickle_by_value(cause))
+        if by_fields:
+            _exception_from(*pickle.loads(serialization.pickle_by_value(_fields_of(cause))))
+        else:
+            pickle.loads(serialization.pickle_by_value(cause))
     except Exception as problem:
         return f"{type(problem).__name__}: {problem}"
     return None

@@ -67,7 +67,10 @@ impl ErrorCode {
 
     /// Reads a code from a message; an unknown one is [`ErrorCode::Internal`].
     pub fn from_number(number: u32) -> Self {
-        Self::ALL.into_iter().find(|code| *code as u32 == number).unwrap_or(Self::Internal)
+        Self::ALL
+            .into_iter()
+            .find(|code| *code as u32 == number)
+            .unwrap_or(Self::Internal)
     }
 
     /// The number that messages carry.

@@ -138,7 +138,16 @@ macro_rules! random_id {
         })*
     };
 }
-random_id!(ClusterId, NodeId, WorkerId, JobId, ActorId, LeaseId, PlacementGroupId, FeedId);
+random_id!(
+    ClusterId,
+    NodeId,
+    WorkerId,
+    JobId,
+    ActorId,
+    LeaseId,
+    PlacementGroupId,
+    FeedId
+);
 
 static TASK_PREFIX: Mutex<Option<[u8; 8]>> = Mutex::new(None);
 static TASK_PREFIX_FAST: AtomicU64 = AtomicU64::new(0);
@@ -146,7 +155,9 @@ static TASK_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Forgets this process's prefix of task ids. A forked child calls it before it makes any id.
 pub fn reseed_after_fork() {
-    *TASK_PREFIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = Some(random_bytes());
+    *TASK_PREFIX
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(random_bytes());
     TASK_PREFIX_FAST.store(0, Ordering::Release);
     TASK_COUNTER.store(0, Ordering::Release);
 }
@@ -156,7 +167,9 @@ fn task_prefix() -> u64 {
     if cached != 0 {
         return cached;
     }
-    let mut prefix = TASK_PREFIX.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut prefix = TASK_PREFIX
+        .lock()
+        .unwrap_or_else(std::sync::PoisonError::into_inner);
     let bytes = *prefix.get_or_insert_with(random_bytes);
     let value = u64::from_le_bytes(bytes) | 1;
     TASK_PREFIX_FAST.store(value, Ordering::Release);

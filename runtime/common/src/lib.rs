@@ -14,8 +14,8 @@ pub use address::WorkerAddress;
 pub use config::{HeadConfig, HeadReady, RayletConfig, RayletReady};
 pub use error::ErrorCode;
 pub use ids::{
-    ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId, TaskId,
-    WorkerId, reseed_after_fork,
+    ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId,
+    TaskId, WorkerId, reseed_after_fork,
 };
 pub use resources::{ResourceError, ResourceSet};
 pub use telemetry::init_tracing;

@@ -36,7 +36,10 @@ impl ResourceSet {
 
     /// As units, for messages and users.
     pub fn to_units(&self) -> BTreeMap<String, f64> {
-        self.0.iter().map(|(name, steps)| (name.clone(), *steps as f64 / STEPS)).collect()
+        self.0
+            .iter()
+            .map(|(name, steps)| (name.clone(), *steps as f64 / STEPS))
+            .collect()
     }
 
     /// Units of one resource.
@@ -51,7 +54,10 @@ impl ResourceSet {
 
     /// Whether `self` holds at least `request`.
     pub fn covers(&self, request: &Self) -> bool {
-        request.0.iter().all(|(name, steps)| self.0.get(name).copied().unwrap_or(0) >= *steps)
+        request
+            .0
+            .iter()
+            .all(|(name, steps)| self.0.get(name).copied().unwrap_or(0) >= *steps)
     }
 
     /// Takes `request` away. Amounts may fall below 0 when a blocked worker that lent its CPUs resumes.
@@ -82,7 +88,13 @@ impl ResourceSet {
 
     /// Only the `CPU` part, which a blocked worker lends.
     pub fn cpu_only(&self) -> Self {
-        Self(self.0.iter().filter(|(name, _)| *name == "CPU").map(|(name, steps)| (name.clone(), *steps)).collect())
+        Self(
+            self.0
+                .iter()
+                .filter(|(name, _)| *name == "CPU")
+                .map(|(name, steps)| (name.clone(), *steps))
+                .collect(),
+        )
     }
 }
 

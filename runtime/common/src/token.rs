@@ -14,6 +14,11 @@ impl ClusterToken {
         Self(bytes)
     }
 
+    /// Reads the secret bytes from a message of an authenticated connection; refuses any other length.
+    pub fn from_slice(bytes: &[u8]) -> Option<Self> {
+        <[u8; 32]>::try_from(bytes).ok().map(Self)
+    }
+
     /// Reads the hexadecimal form.
     pub fn from_hex(text: &str) -> Option<Self> {
         if text.len() != 64 || !text.is_ascii() {

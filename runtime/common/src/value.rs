@@ -99,10 +99,20 @@ impl ValueHeader {
 
     /// Writes the whole value but its buffers' bytes; returns the offset of each buffer.
     /// `value` must have the length that [`ValueHeader::layout`] gave.
-    pub fn write_body(format: ValueFormat, value: &mut [u8], body: &[u8], buffer_lens: &[usize]) -> Vec<usize> {
+    pub fn write_body(
+        format: ValueFormat,
+        value: &mut [u8],
+        body: &[u8],
+        buffer_lens: &[usize],
+    ) -> Vec<usize> {
         let (total, offsets) = Self::layout(body.len(), buffer_lens);
         assert_eq!(total, value.len(), "the value's buffer was sized by `layout`");
-        Self { format, body_len: body.len(), buffer_count: buffer_lens.len() }.write(value);
+        Self {
+            format,
+            body_len: body.len(),
+            buffer_count: buffer_lens.len(),
+        }
+        .write(value);
         value[VALUE_HEADER_LEN..VALUE_HEADER_LEN + body.len()].copy_from_slice(body);
         let mut table = align_up(VALUE_HEADER_LEN + body.len(), 8);
         for (offset, len) in offsets.iter().zip(buffer_lens) {
@@ -123,7 +133,10 @@ impl ValueHeader {
     /// Checks and reads the header of a whole value.
     pub fn read(value: &[u8]) -> Result<Self, ValueError> {
         if value.len() < VALUE_HEADER_LEN {
-            return Err(ValueError::Truncated { needed: VALUE_HEADER_LEN, actual: value.len() });
+            return Err(ValueError::Truncated {
+                needed: VALUE_HEADER_LEN,
+                actual: value.len(),
+            });
         }
         if value[..4] != MAGIC {
             return Err(ValueError::BadMagic);
@@ -141,9 +154,16 @@ impl ValueHeader {
         let buffer_count = u32::from_le_bytes([value[16], value[17], value[18], value[19]]) as usize;
         let end = VALUE_HEADER_LEN.saturating_add(body_len);
         if end > value.len() {
-            return Err(ValueError::Truncated { needed: end, actual: value.len() });
+            return Err(ValueError::Truncated {
+                needed: end,
+                actual: value.len(),
+            });
         }
-        Ok(Self { format, body_len, buffer_count })
+        Ok(Self {
+            format,
+            body_len,
+            buffer_count,
+        })
     }
 
     /// The body of a value whose header this is.
@@ -156,7 +176,10 @@ impl ValueHeader {
         let table = align_up(VALUE_HEADER_LEN + self.body_len, 8);
         let table_end = table.saturating_add(self.buffer_count.saturating_mul(16));
         if self.buffer_count > 0 && table_end > value.len() {
-            return Err(ValueError::Truncated { needed: table_end, actual: value.len() });
+            return Err(ValueError::Truncated {
+                needed: table_end,
+                actual: value.len(),
+            });
         }
         let mut buffers = Vec::with_capacity(self.buffer_count);
         for index in 0..self.buffer_count {
@@ -164,7 +187,10 @@ impl ValueHeader {
             let len = read_u64(value, table + 16 * index + 8);
             let end = offset.saturating_add(len);
             if end > value.len() {
-                return Err(ValueError::Truncated { needed: end, actual: value.len() });
+                return Err(ValueError::Truncated {
+                    needed: end,
+                    actual: value.len(),
+                });
             }
             buffers.push((offset, len));
         }

@@ -1,1 +1,21 @@
-//! Being written.
+//! The core worker: the part of the runtime inside drivers, workers and executor JVMs. It owns objects, submits
+//! tasks and actor calls straight to the workers that run them, runs calls of others, and reads and writes the
+//! node's shared memory.
+//!
+//! Decisions are in `state` (no I/O, no clock, no threads), sockets in `reactor` and `connection`, and waiting
+//! in `worker`. `api` is what the language bindings call.
+
+mod api;
+mod connection;
+mod error;
+mod helper;
+mod reactor;
+mod state;
+mod store;
+mod worker;
+
+pub use api::{CallArguments, FedBlock, Fetched, Locations, NewValue, WorkItem};
+pub use error::{CoreError, WaitError};
+pub use state::{CreateActorWork, IncomingTask, Notice, TaskTemplate};
+pub use store::StoredValue;
+pub use worker::{ConnectOptions, CoreWorker};

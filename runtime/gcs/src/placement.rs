@@ -20,14 +20,17 @@ pub(crate) struct Candidate {
 pub(crate) enum Choice {
     /// This node has room now.
     Room(NodeId),
-    /// No node has room now; this one is the least loaded of those that can have it.
+    /// No node has room now; this one is the least loaded of those that can have it. Its raylet may ask owners
+    /// for idle leases.
     Busy(NodeId),
-    /// No node can ever have room.
+    /// Every node that can have room has just refused.
+    Refused,
+    /// No node of the cluster can ever have room.
     Infeasible,
 }
 
 /// Chooses a node for `request`: the preferred one if it has room, else the least utilized one with room, else
-/// the least loaded one whose total is large enough. Nodes in `avoid` have just refused and count as full.
+/// the least loaded one whose total is large enough. Nodes in `avoid` have just refused and are left out.
 /// Nodes without CPUs, such as the driver's, come last: what asks for nothing should not gather there.
 pub(crate) fn choose_node(
     view: &[Candidate],
@@ -35,9 +38,9 @@ pub(crate) fn choose_node(
     preferred: Option<NodeId>,
     avoid: &[NodeId],
 ) -> Choice {
-    let has_room =
-        |candidate: &&Candidate| !avoid.contains(&candidate.node) && candidate.available.covers(request);
-    let with_room = || view.iter().filter(has_room);
+    let feasible = || view.iter().filter(|candidate| candidate.total.covers(request));
+    let willing = || feasible().filter(|candidate| !avoid.contains(&candidate.node));
+    let with_room = || willing().filter(|candidate| candidate.available.covers(request));
 
     if let Some(candidate) = with_room().find(|candidate| Some(candidate.node) == preferred) {
         return Choice::Room(candidate.node);
@@ -45,11 +48,10 @@ pub(crate) fn choose_node(
     if let Some(candidate) = with_room().min_by(|left, right| compare(left, right, request)) {
         return Choice::Room(candidate.node);
     }
-    let feasible = view.iter().filter(|candidate| candidate.total.covers(request));
-    match feasible.min_by(|left, right| compare(left, right, request)) {
-        Some(candidate) => Choice::Busy(candidate.node),
-        None => Choice::Infeasible,
+    if let Some(candidate) = willing().min_by(|left, right| compare(left, right, request)) {
+        return Choice::Busy(candidate.node);
     }
+    if feasible().next().is_some() { Choice::Refused } else { Choice::Infeasible }
 }
 
 fn compare(left: &Candidate, right: &Candidate, request: &ResourceSet) -> std::cmp::Ordering {
@@ -138,9 +140,10 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_refused_counts_as_full_not_as_missing() {
-        let view = [node(1, 1.0, 1.0)];
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]), Choice::Busy(id(1)));
+    fn a_node_that_refused_is_not_asked_again_but_not_missing_either() {
+        let view = [node(1, 1.0, 1.0), node(2, 1.0, 0.0)];
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]), Choice::Busy(id(2)));
+        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1), id(2)]), Choice::Refused);
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! From messages to domain types, checked, and back.
 
-use sparkray_common::{ErrorCode, IdError, NodeId, ObjectId, ResourceError, ResourceSet, WorkerAddress as Address, WorkerId};
+use sparkray_common::{
+    ErrorCode, IdError, NodeId, ObjectId, ResourceError, ResourceSet, WorkerAddress as Address, WorkerId,
+};
 
 use crate::generated::{Failure, ObjectLocation, ObjectReference, Resources, WorkerAddress};
 
@@ -46,7 +48,10 @@ impl TryFrom<&WorkerAddress> for Address {
 impl ObjectReference {
     /// A reference to `object` of `owner`.
     pub fn new(object: ObjectId, owner: &Address) -> Self {
-        Self { object_id: object.to_vec().into(), owner: Some(owner.into()) }
+        Self {
+            object_id: object.to_vec().into(),
+            owner: Some(owner.into()),
+        }
     }
 
     /// The object and its owner, checked.
@@ -58,7 +63,9 @@ impl ObjectReference {
 
 impl From<&ResourceSet> for Resources {
     fn from(set: &ResourceSet) -> Self {
-        Self { units: set.to_units().into_iter().collect() }
+        Self {
+            units: set.to_units().into_iter().collect(),
+        }
     }
 }
 
@@ -66,14 +73,19 @@ impl TryFrom<&Resources> for ResourceSet {
     type Error = MessageError;
 
     fn try_from(message: &Resources) -> Result<Self, MessageError> {
-        Ok(ResourceSet::from_units(message.units.iter().map(|(name, amount)| (name.clone(), *amount)))?)
+        Ok(ResourceSet::from_units(
+            message.units.iter().map(|(name, amount)| (name.clone(), *amount)),
+        )?)
     }
 }
 
 impl Failure {
     /// A failure with this code.
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code: code.number(), message: message.into() }
+        Self {
+            code: code.number(),
+            message: message.into(),
+        }
     }
 
     /// Its code.
@@ -84,5 +96,8 @@ impl Failure {
 
 /// A location message.
 pub fn location_of(node: NodeId, node_address: &str) -> ObjectLocation {
-    ObjectLocation { node_id: node.to_vec().into(), node_address: node_address.to_owned() }
+    ObjectLocation {
+        node_id: node.to_vec().into(),
+        node_address: node_address.to_owned(),
+    }
 }

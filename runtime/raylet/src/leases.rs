@@ -90,6 +90,7 @@ type Class = (LeaseOwner, ResourceSet);
 /// The resources of this node and everyone who wants them.
 #[derive(Debug)]
 pub struct LeaseManager {
+    runs_workers: bool,
     total: ResourceSet,
     available: ResourceSet,
     leases: HashMap<LeaseId, Lease>,
@@ -102,9 +103,10 @@ pub struct LeaseManager {
 }
 
 impl LeaseManager {
-    /// All of `total` is free.
-    pub fn new(total: ResourceSet) -> Self {
+    /// All of `total` is free. `runs_workers`: false on a node without Python, where nothing is ever granted.
+    pub fn new(total: ResourceSet, runs_workers: bool) -> Self {
         Self {
+            runs_workers,
             available: total.clone(),
             total,
             leases: HashMap::new(),
@@ -124,6 +126,11 @@ impl LeaseManager {
     /// What is free; below zero while a worker that lent its CPUs runs again.
     pub fn available(&self) -> &ResourceSet {
         &self.available
+    }
+
+    /// Whether this node can never meet a request.
+    pub fn is_infeasible(&self, resources: &ResourceSet) -> bool {
+        !self.runs_workers || !self.total.covers(resources)
     }
 
     /// How far a lease is, when it is known.
@@ -183,7 +190,7 @@ impl LeaseManager {
             });
             let Some((class, _)) = next else { return };
             let class = class.clone();
-            if !self.available.covers(&class.1) {
+            if !self.runs_workers || !self.available.covers(&class.1) {
                 full.insert(class.1);
                 continue;
             }
@@ -209,7 +216,7 @@ impl LeaseManager {
     fn pass_on(&mut self, view: &mut ClusterView, view_changed: bool, decisions: &mut Vec<LeaseDecision>) {
         let mut leaving = Vec::new();
         for ((_, resources), queue) in &self.queues {
-            let feasible_here = self.total.covers(resources);
+            let feasible_here = !self.is_infeasible(resources);
             for lease_id in queue {
                 let Some(lease) = self.leases.get_mut(lease_id) else { continue };
                 let first_look = !lease.seen;
@@ -233,7 +240,7 @@ impl LeaseManager {
 
     /// Requests wait: every held lease of another class is asked for once, until no request waits.
     fn ask_for_leases(&mut self, decisions: &mut Vec<LeaseDecision>) {
-        let mut waiting = self.queues.keys().filter(|(_, resources)| self.total.covers(resources));
+        let mut waiting = self.queues.keys().filter(|(_, resources)| !self.is_infeasible(resources));
         let Some(first) = waiting.next().cloned() else {
             if std::mem::take(&mut self.any_wanted) {
                 for lease in self.leases.values_mut() {
@@ -371,7 +378,7 @@ impl LeaseManager {
         const LOOKS: u32 = 2;
         let mut found = Vec::new();
         for ((_, resources), queue) in &self.queues {
-            if self.total.covers(resources) || view.feasible_node(resources).is_some() {
+            if !self.is_infeasible(resources) || view.feasible_node(resources).is_some() {
                 continue;
             }
             for lease_id in queue {

@@ -47,7 +47,7 @@ fn granted(decisions: &[LeaseDecision]) -> Vec<LeaseId> {
 
 #[test]
 fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
-    let mut manager = LeaseManager::new(cpus(2.0));
+    let mut manager = LeaseManager::new(cpus(2.0), true);
     let mut view = view_with(&[]);
     let requests: Vec<LeaseRequest> = (0..3).map(|_| request(1, 1.0)).collect();
     for request in &requests {
@@ -67,7 +67,7 @@ fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
 #[test]
 fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_came_from_there() {
     let other = NodeId::from_array([9; 16]);
-    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut manager = LeaseManager::new(cpus(1.0), true);
     let mut view = view_with(&[(other, 4.0, 2.0)]);
     let first = request(1, 1.0);
     let second = request(1, 1.0);
@@ -90,7 +90,7 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
 #[test]
 fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once() {
     let other = NodeId::from_array([9; 16]);
-    let mut manager = LeaseManager::new(cpus(0.0));
+    let mut manager = LeaseManager::new(cpus(0.0), true);
     let mut view = view_with(&[(other, 2.0, 0.0)]);
     let fits = request(1, 1.0);
     let never = request(1, 8.0);
@@ -107,7 +107,7 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
 
 #[test]
 fn owners_take_turns_and_idle_leases_are_asked_for_once() {
-    let mut manager = LeaseManager::new(cpus(2.0));
+    let mut manager = LeaseManager::new(cpus(2.0), true);
     let mut view = view_with(&[]);
     let greedy: Vec<LeaseRequest> = (0..4).map(|_| request(1, 1.0)).collect();
     for request in &greedy {
@@ -128,7 +128,7 @@ fn owners_take_turns_and_idle_leases_are_asked_for_once() {
 
 #[test]
 fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
-    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut manager = LeaseManager::new(cpus(1.0), true);
     let mut view = view_with(&[]);
     let (parent, child) = (request(1, 1.0), request(2, 1.0));
     let worker = WorkerId::from_array([1; 16]);
@@ -149,7 +149,7 @@ fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
 
 #[test]
 fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
-    let mut manager = LeaseManager::new(cpus(1.0));
+    let mut manager = LeaseManager::new(cpus(1.0), true);
     let mut view = view_with(&[]);
     for _ in 0..3 {
         manager.request(request(1, 1.0));
@@ -189,7 +189,7 @@ proptest! {
     #[test]
     fn resources_are_conserved_and_every_request_is_answered_or_known(steps in prop::collection::vec(step(), 1..80)) {
         let total = cpus(3.0);
-        let mut manager = LeaseManager::new(total.clone());
+        let mut manager = LeaseManager::new(total.clone(), true);
         let mut view = view_with(&[]);
         let mut open: Vec<LeaseRequest> = Vec::new();
         for step in steps {

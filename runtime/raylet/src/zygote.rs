@@ -58,3 +58,267 @@
 
 /// Largest control message.
 pub const MAX_MESSAGE: usize = 64 * 1024;
+
+use std::fs::{File, OpenOptions};
+use std::io::IoSlice;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::{Deserialize, Serialize};
+use sparkray_common::WorkerId;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::event::Event;
+
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LONGEST_DELAY: Duration = Duration::from_secs(5);
+/// A zygote that lived this long was well; its end starts the count of failures anew.
+const WELL_AFTER: Duration = Duration::from_secs(30);
+/// Zygotes that end sooner than that, one after the other, before the raylet gives up.
+const MAX_FAILURES: u32 = 8;
+/// A zygote that has not said "ready" after this time is ended.
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+
+/// What the workers of this node share; sent to each at its birth.
+#[derive(Clone, Serialize)]
+pub(crate) struct WorkerConfig {
+    pub(crate) worker_id: String,
+    pub(crate) node_id: String,
+    pub(crate) cluster_id: String,
+    pub(crate) token: String,
+    pub(crate) head_epoch: u64,
+    pub(crate) raylet_pid: u32,
+    pub(crate) node_ip: String,
+    pub(crate) node_address: String,
+    pub(crate) socket_name: String,
+    pub(crate) log_dir: String,
+}
+
+/// How to start a zygote.
+#[derive(Clone, Debug)]
+pub(crate) struct ZygoteSpec {
+    pub(crate) python: String,
+    pub(crate) working_dir: PathBuf,
+    pub(crate) log_dir: PathBuf,
+    pub(crate) environment: Vec<(String, String)>,
+}
+
+/// Asks for one worker.
+pub(crate) struct ForkRequest {
+    pub(crate) worker_id: WorkerId,
+    pub(crate) config: WorkerConfig,
+    /// The worker's end of its raylet connection, and the write ends of its output pipes.
+    pub(crate) descriptors: [OwnedFd; 3],
+}
+
+/// What the zygote task tells the raylet.
+#[derive(Debug)]
+pub(crate) enum ZygoteEvent {
+    /// It can fork now.
+    Ready { pid: u32, python_version: String, sparkray_version: String },
+    /// A worker runs.
+    Forked { worker_id: WorkerId, pid: u32 },
+    /// A worker could not be made.
+    Failed { worker_id: WorkerId, error: String },
+    /// Zygotes fail again and again; no worker will come any more.
+    GaveUp { cause: String },
+}
+
+#[derive(Serialize)]
+struct ForkMessage<'a> {
+    kind: &'static str,
+    worker_id: String,
+    config: &'a WorkerConfig,
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum ZygoteMessage {
+    Ready { pid: u32, python_version: String, sparkray_version: String },
+    Forked { worker_id: String, pid: u32 },
+    Failed { worker_id: String, error: String },
+}
+
+/// Keeps a zygote alive until `cancel`: starts it, hands it requests, starts another when it ends.
+/// Must run on the main thread, because the parent-death signal follows the thread that spawns.
+pub(crate) async fn run_zygote(
+    spec: ZygoteSpec,
+    mut requests: mpsc::Receiver<ForkRequest>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) {
+    let mut failures = 0;
+    let mut delay = FIRST_DELAY;
+    loop {
+        let started = Instant::now();
+        let mut pending = Vec::new();
+        let cause = tokio::select! {
+            () = cancel.cancelled() => return,
+            cause = serve_one(&spec, &mut requests, &events, &mut pending) => cause,
+        };
+        for worker_id in pending {
+            report(&events, ZygoteEvent::Failed { worker_id, error: format!("the zygote ended: {cause}") }).await;
+        }
+        if started.elapsed() >= WELL_AFTER {
+            failures = 0;
+            delay = FIRST_DELAY;
+        }
+        failures += 1;
+        if failures >= MAX_FAILURES {
+            let log = spec.log_dir.join("zygote.log");
+            let cause = format!("{failures} zygotes in a row ended ({cause}); see {}", log.display());
+            report(&events, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
+            refuse_all(requests, &events, &cancel, cause).await;
+            return;
+        }
+        warn!(cause, failures, delay_ms = delay.as_millis() as u64, "the zygote ended and is started again");
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(delay) => {}
+        }
+        delay = (delay * 2).min(LONGEST_DELAY);
+    }
+}
+
+async fn report(events: &mpsc::Sender<Event>, event: ZygoteEvent) {
+    // The receiver is gone only when the raylet ends.
+    let _ = events.send(Event::Zygote(event)).await;
+}
+
+async fn refuse_all(
+    mut requests: mpsc::Receiver<ForkRequest>,
+    events: &mpsc::Sender<Event>,
+    cancel: &CancellationToken,
+    cause: String,
+) {
+    loop {
+        let request = tokio::select! {
+            () = cancel.cancelled() => return,
+            request = requests.recv() => request,
+        };
+        let Some(request) = request else { return };
+        report(events, ZygoteEvent::Failed { worker_id: request.worker_id, error: cause.clone() }).await;
+    }
+}
+
+/// Runs one zygote to its end and says why it ended. `pending` holds the workers that it still owes.
+async fn serve_one(
+    spec: &ZygoteSpec,
+    requests: &mut mpsc::Receiver<ForkRequest>,
+    events: &mpsc::Sender<Event>,
+    pending: &mut Vec<WorkerId>,
+) -> String {
+    let control = match spawn(spec) {
+        Ok((pid, control)) => {
+            info!(pid, python = spec.python, "started the zygote");
+            control
+        }
+        Err(error) => return format!("cannot start {}: {error}", spec.python),
+    };
+    let mut buffer = vec![0; MAX_MESSAGE];
+    match tokio::time::timeout(READY_DEADLINE, receive(&control, &mut buffer)).await {
+        Ok(Ok(Some(ZygoteMessage::Ready { pid, python_version, sparkray_version }))) => {
+            report(events, ZygoteEvent::Ready { pid, python_version, sparkray_version }).await;
+        }
+        Ok(Ok(Some(_))) => return "it spoke before it was ready".to_owned(),
+        Ok(Ok(None)) => return "it ended while it was starting".to_owned(),
+        Ok(Err(error)) => return error,
+        Err(_) => return format!("it was not ready after {} s", READY_DEADLINE.as_secs()),
+    }
+    loop {
+        tokio::select! {
+            message = receive(&control, &mut buffer) => {
+                let event = match message {
+                    Ok(Some(message)) => forward(message, pending),
+                    Ok(None) => return "it closed its control socket".to_owned(),
+                    Err(error) => return error,
+                };
+                match event {
+                    Ok(event) => report(events, event).await,
+                    Err(error) => return error,
+                }
+            }
+            request = requests.recv() => {
+                let Some(request) = request else { return "the raylet ends".to_owned() };
+                pending.push(request.worker_id);
+                if let Err(error) = send(&control, &request).await {
+                    return format!("cannot send to it: {error}");
+                }
+            }
+        }
+    }
+}
+
+fn forward(message: ZygoteMessage, pending: &mut Vec<WorkerId>) -> Result<ZygoteEvent, String> {
+    let (worker_id, outcome) = match message {
+        ZygoteMessage::Forked { worker_id, pid } => (worker_id, Ok(pid)),
+        ZygoteMessage::Failed { worker_id, error } => (worker_id, Err(error)),
+        ZygoteMessage::Ready { .. } => return Err("it said twice that it is ready".to_owned()),
+    };
+    let worker_id = WorkerId::from_hex(&worker_id).map_err(|error| error.to_string())?;
+    pending.retain(|other| *other != worker_id);
+    Ok(match outcome {
+        Ok(pid) => ZygoteEvent::Forked { worker_id, pid },
+        Err(error) => ZygoteEvent::Failed { worker_id, error },
+    })
+}
+
+fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
+    let flags = SocketFlags::CLOEXEC;
+    let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    let log: File = OpenOptions::new().create(true).append(true).open(spec.log_dir.join("zygote.log"))?;
+    let mut command = Command::new(&spec.python);
+    command
+        .args(["-m", "sparkray._private.zygote"])
+        .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+        .env("SPARKRAY_RAYLET_PID", std::process::id().to_string())
+        .current_dir(&spec.working_dir)
+        .stdin(Stdio::from(theirs))
+        .stdout(Stdio::from(log.try_clone()?))
+        .stderr(Stdio::from(log));
+    // Reaped with all other children when SIGCHLD comes.
+    let child = command.spawn()?;
+    Ok((child.id(), AsyncFd::with_interest(ours, Interest::READABLE | Interest::WRITABLE)?))
+}
+
+async fn receive(control: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Result<Option<ZygoteMessage>, String> {
+    let outcome = control
+        .async_io(Interest::READABLE, |fd| Ok(rustix::net::recv(fd, &mut *buffer, RecvFlags::empty())?.0))
+        .await;
+    let len = match outcome {
+        Ok(0) => return Ok(None),
+        Ok(len) => len,
+        Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
+        Err(error) => return Err(format!("cannot read from it: {error}")),
+    };
+    serde_json::from_slice(&buffer[..len]).map(Some).map_err(|error| format!("it sent a message that is not understood: {error}"))
+}
+
+async fn send(control: &AsyncFd<OwnedFd>, request: &ForkRequest) -> std::io::Result<()> {
+    let message =
+        ForkMessage { kind: "fork", worker_id: request.worker_id.to_string(), config: &request.config };
+    let bytes = serde_json::to_vec(&message)?;
+    let descriptors = request.descriptors.each_ref().map(AsFd::as_fd);
+    control
+        .async_io(Interest::WRITABLE, |fd| {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+            let mut ancillary = SendAncillaryBuffer::new(&mut space);
+            if !ancillary.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+                return Err(std::io::Error::other("no room for three descriptors"));
+            }
+            rustix::net::sendmsg(fd, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
+            Ok(())
+        })
+        .await
+}

@@ -58,12 +58,20 @@ impl Listener {
             .map_err(failed)?
             .next()
             .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
-        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }.map_err(failed)?;
+        let socket = if address.is_ipv4() {
+            TcpSocket::new_v4()
+        } else {
+            TcpSocket::new_v6()
+        }
+        .map_err(failed)?;
         // A restarted raylet takes its old port while connections that were handed on still use it.
         socket.set_reuseaddr(true).map_err(failed)?;
         socket.bind(address).map_err(failed)?;
         let listener = socket.listen(BACKLOG).map_err(failed)?;
-        Ok(Self { inner: ListenerKind::Tcp(listener), name })
+        Ok(Self {
+            inner: ListenerKind::Tcp(listener),
+            name,
+        })
     }
 
     /// Listens on an abstract Unix socket.
@@ -73,7 +81,10 @@ impl Listener {
         let listener = StdUnixListener::bind_addr(&address).map_err(failed)?;
         listener.set_nonblocking(true).map_err(failed)?;
         let listener = UnixListener::from_std(listener).map_err(failed)?;
-        Ok(Self { inner: ListenerKind::Unix(listener), name: format!("unix:@{name}") })
+        Ok(Self {
+            inner: ListenerKind::Unix(listener),
+            name: format!("unix:@{name}"),
+        })
     }
 
     /// The TCP port; 0 for a Unix socket.
@@ -158,11 +169,15 @@ async fn shake_hands(
     let socket = register(socket)?;
     let mut hello = [0; HELLO_LEN];
     read_exact(&socket, &mut hello).await?;
-    let Some(handshake) = ServerHandshake::new(identity, hello) else { return Ok(None) };
+    let Some(handshake) = ServerHandshake::new(identity, hello) else {
+        return Ok(None);
+    };
     write_all(&socket, &handshake.proof()).await?;
     let mut proof = [0; CLIENT_PROOF_LEN];
     read_exact(&socket, &mut proof).await?;
-    let outcome = handshake.finish(&proof).and_then(|target| admit(target).map(|()| target));
+    let outcome = handshake
+        .finish(&proof)
+        .and_then(|target| admit(target).map(|()| target));
     write_all(&socket, &[ServerHandshake::verdict(outcome.map(|_| ()))]).await?;
     match outcome {
         Ok(target) => Ok(Some((target, socket.into_inner()))),

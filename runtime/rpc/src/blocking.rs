@@ -10,7 +10,9 @@ use rustix::time::Timespec;
 use crate::RpcError;
 use crate::frame::{Frame, FrameDecoder};
 use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
-use crate::socket::{Endpoint, connect_nonblocking, receive_with_descriptors, send_with_descriptor, take_socket_error};
+use crate::socket::{
+    Endpoint, connect_nonblocking, receive_with_descriptors, send_with_descriptor, take_socket_error,
+};
 
 /// A connection of frames. `&self` methods may be called by several threads, if only one receives at a time and
 /// senders take turns.
@@ -23,11 +25,19 @@ pub struct BlockingConnection {
 
 impl BlockingConnection {
     /// Connects and goes through the handshake.
-    pub fn dial(identity: &Identity, endpoint: &Endpoint, target: Target, deadline: Duration) -> Result<Self, RpcError> {
+    pub fn dial(
+        identity: &Identity,
+        endpoint: &Endpoint,
+        target: Target,
+        deadline: Duration,
+    ) -> Result<Self, RpcError> {
         let peer = endpoint.to_string();
         let until = Instant::now() + deadline;
         let failed = |source: io::Error| match source.kind() {
-            io::ErrorKind::TimedOut => RpcError::Deadline { peer: peer.clone(), seconds: deadline.as_secs_f64() },
+            io::ErrorKind::TimedOut => RpcError::Deadline {
+                peer: peer.clone(),
+                seconds: deadline.as_secs_f64(),
+            },
             _ => RpcError::io("connect to", &peer, source),
         };
         let socket = connect_nonblocking(endpoint).map_err(failed)?;
@@ -37,17 +47,34 @@ impl BlockingConnection {
         write_all(socket.as_fd(), handshake.hello(), until).map_err(failed)?;
         let mut proof = [0; SERVER_PROOF_LEN];
         read_exact(socket.as_fd(), &mut proof, until).map_err(failed)?;
-        let answer = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken { peer: peer.clone() })?;
+        let answer = handshake
+            .answer(&proof)
+            .ok_or_else(|| RpcError::WrongToken { peer: peer.clone() })?;
         write_all(socket.as_fd(), &answer, until).map_err(failed)?;
         let mut verdict = [0];
         read_exact(socket.as_fd(), &mut verdict, until).map_err(failed)?;
-        ClientHandshake::verdict(verdict[0]).map_err(|refusal| RpcError::Refused { peer: peer.clone(), refusal })?;
-        Ok(Self { socket, decoder: FrameDecoder::default(), peer })
+        ClientHandshake::verdict(verdict[0]).map_err(|refusal| RpcError::Refused {
+            peer: peer.clone(),
+            refusal,
+        })?;
+        Ok(Self {
+            socket,
+            decoder: FrameDecoder::default(),
+            peer,
+        })
     }
 
-    /// The socket, for a second handle that only sends.
-    pub fn try_clone_socket(&self) -> io::Result<OwnedFd> {
-        self.socket.try_clone()
+    /// A second handle of the connection that only sends, while another thread receives.
+    pub fn sender(&self) -> io::Result<BlockingSender> {
+        Ok(BlockingSender {
+            socket: self.socket.try_clone()?,
+            peer: self.peer.clone(),
+        })
+    }
+
+    /// The non-blocking socket, for another driver of frames. Nothing may have been received.
+    pub fn into_socket(self) -> OwnedFd {
+        self.socket
     }
 
     /// Sends one frame, waiting while the other side does not read.
@@ -64,9 +91,10 @@ impl BlockingConnection {
             }
             if let Err(error) = wait(self.socket.as_fd(), PollFlags::IN, deadline) {
                 return Err(match error.kind() {
-                    io::ErrorKind::TimedOut => {
-                        RpcError::Deadline { peer: self.peer.clone(), seconds: begin.elapsed().as_secs_f64() }
-                    }
+                    io::ErrorKind::TimedOut => RpcError::Deadline {
+                        peer: self.peer.clone(),
+                        seconds: begin.elapsed().as_secs_f64(),
+                    },
                     _ => RpcError::io("read from", &self.peer, error),
                 });
             }
@@ -81,11 +109,29 @@ impl BlockingConnection {
             match outcome {
                 Ok(0) => return Ok(None),
                 Ok(_) => {}
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted) => {}
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
+                    ) => {}
                 Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(RpcError::io("read from", &self.peer, error)),
             }
         }
+    }
+}
+
+/// The sending half of a [`BlockingConnection`]. Senders take turns.
+#[derive(Debug)]
+pub struct BlockingSender {
+    socket: OwnedFd,
+    peer: String,
+}
+
+impl BlockingSender {
+    /// Sends one frame, waiting while the other side does not read.
+    pub fn send(&self, frame: &Frame) -> Result<(), RpcError> {
+        send_frame(self.socket.as_fd(), frame).map_err(|source| RpcError::io("write to", &self.peer, source))
     }
 }
 
@@ -101,7 +147,11 @@ fn send_frame(socket: BorrowedFd<'_>, frame: &Frame) -> io::Result<()> {
     while written < total {
         let head_rest = &head[written.min(head.len())..];
         let payload_rest = &frame.payload[written.saturating_sub(head.len())..];
-        match send_with_descriptor(socket, &[IoSlice::new(head_rest), IoSlice::new(payload_rest)], descriptor) {
+        match send_with_descriptor(
+            socket,
+            &[IoSlice::new(head_rest), IoSlice::new(payload_rest)],
+            descriptor,
+        ) {
             Ok(count) => {
                 descriptor = None;
                 written += count;
@@ -122,7 +172,10 @@ fn wait(socket: BorrowedFd<'_>, flags: PollFlags, deadline: Instant) -> io::Resu
         if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) };
+        let timeout = Timespec {
+            tv_sec: left.as_secs() as i64,
+            tv_nsec: i64::from(left.subsec_nanos()),
+        };
         match poll(&mut [PollFd::from_borrowed_fd(socket, flags)], Some(&timeout)) {
             Ok(0) | Err(rustix::io::Errno::INTR) => {}
             Ok(_) => return Ok(()),

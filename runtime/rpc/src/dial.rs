@@ -6,9 +6,9 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::RpcError;
 use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
 use crate::socket::{Endpoint, connect_nonblocking, register, take_socket_error};
-use crate::RpcError;
 
 /// Connects to `target` at `endpoint` and goes through the handshake. The socket is non-blocking.
 pub async fn dial(
@@ -19,7 +19,10 @@ pub async fn dial(
 ) -> Result<OwnedFd, RpcError> {
     match tokio::time::timeout(deadline, shake_hands(identity, endpoint, target)).await {
         Ok(outcome) => outcome,
-        Err(_) => Err(RpcError::Deadline { peer: endpoint.to_string(), seconds: deadline.as_secs_f64() }),
+        Err(_) => Err(RpcError::Deadline {
+            peer: endpoint.to_string(),
+            seconds: deadline.as_secs_f64(),
+        }),
     }
 }
 
@@ -34,28 +37,39 @@ async fn shake_hands(identity: &Identity, endpoint: &Endpoint, target: Target) -
     write_all(&socket, handshake.hello()).await.map_err(failed)?;
     let mut proof = [0; SERVER_PROOF_LEN];
     read_exact(&socket, &mut proof).await.map_err(failed)?;
-    let answer = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken { peer: endpoint.to_string() })?;
+    let answer = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken {
+        peer: endpoint.to_string(),
+    })?;
     write_all(&socket, &answer).await.map_err(failed)?;
     let mut verdict = [0];
     read_exact(&socket, &mut verdict).await.map_err(failed)?;
-    ClientHandshake::verdict(verdict[0])
-        .map_err(|refusal| RpcError::Refused { peer: endpoint.to_string(), refusal })?;
+    ClientHandshake::verdict(verdict[0]).map_err(|refusal| RpcError::Refused {
+        peer: endpoint.to_string(),
+        refusal,
+    })?;
     Ok(socket.into_inner())
 }
 
 /// Resolves a host name off this thread, because the resolver blocks.
 async fn resolve(endpoint: &Endpoint) -> Result<Endpoint, RpcError> {
-    let Endpoint::Tcp(address) = endpoint else { return Ok(endpoint.clone()) };
+    let Endpoint::Tcp(address) = endpoint else {
+        return Ok(endpoint.clone());
+    };
     let failed = |source| RpcError::io("resolve", endpoint, source);
     let mut found = tokio::net::lookup_host(address).await.map_err(failed)?;
-    let first = found.next().ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    let first = found
+        .next()
+        .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
     Ok(Endpoint::Tcp(first.to_string()))
 }
 
 pub(crate) async fn write_all(socket: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
     while !bytes.is_empty() {
-        let written =
-            socket.async_io(Interest::WRITABLE, |fd| Ok(rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL)?)).await?;
+        let written = socket
+            .async_io(Interest::WRITABLE, |fd| {
+                Ok(rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL)?)
+            })
+            .await?;
         bytes = &bytes[written..];
     }
     Ok(())
@@ -65,7 +79,9 @@ pub(crate) async fn read_exact(socket: &AsyncFd<OwnedFd>, bytes: &mut [u8]) -> s
     let mut filled = 0;
     while filled < bytes.len() {
         let slot = &mut bytes[filled..];
-        let read = socket.async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *slot)?)).await?;
+        let read = socket
+            .async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *slot)?))
+            .await?;
         if read == 0 {
             return Err(std::io::ErrorKind::UnexpectedEof.into());
         }

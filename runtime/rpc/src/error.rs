@@ -72,6 +72,10 @@ impl RpcError {
     }
 
     pub(crate) fn io(action: &'static str, peer: impl ToString, source: io::Error) -> Self {
-        Self::Io { action, peer: peer.to_string(), source }
+        Self::Io {
+            action,
+            peer: peer.to_string(),
+            source,
+        }
     }
 }

@@ -64,16 +64,25 @@ impl FrameHeader {
 
     fn decode(mut bytes: &[u8]) -> Result<Self, RpcError> {
         let number = bytes.get_u16_le();
-        let kind = FrameKind::from_number(number)
-            .ok_or_else(|| RpcError::BadFrame(format!("message kind {number} is not known to this version")))?;
+        let kind = FrameKind::from_number(number).ok_or_else(|| {
+            RpcError::BadFrame(format!("message kind {number} is not known to this version"))
+        })?;
         let flags = bytes.get_u16_le();
         let meta_len = bytes.get_u32_le() as usize;
         let payload_len = usize::try_from(bytes.get_u64_le()).unwrap_or(usize::MAX);
         let correlation = bytes.get_u64_le();
         if meta_len > MAX_META || payload_len > MAX_PAYLOAD {
-            return Err(RpcError::BadFrame(format!("lengths {meta_len} and {payload_len} exceed the limits")));
+            return Err(RpcError::BadFrame(format!(
+                "lengths {meta_len} and {payload_len} exceed the limits"
+            )));
         }
-        Ok(Self { kind, has_descriptor: flags & FLAG_DESCRIPTOR != 0, meta_len, payload_len, correlation })
+        Ok(Self {
+            kind,
+            has_descriptor: flags & FLAG_DESCRIPTOR != 0,
+            meta_len,
+            payload_len,
+            correlation,
+        })
     }
 }
 
@@ -127,7 +136,13 @@ pub fn encode_frame_head<M: Message>(
     payload_len: usize,
 ) {
     let meta_len = message.encoded_len();
-    let header = FrameHeader { kind, has_descriptor: false, meta_len, payload_len, correlation };
+    let header = FrameHeader {
+        kind,
+        has_descriptor: false,
+        meta_len,
+        payload_len,
+        correlation,
+    };
     out.reserve(FRAME_HEADER_LEN + meta_len + payload_len.min(READ_SIZE));
     out.extend_from_slice(&header.encode());
     message.encode(out).expect("a Vec grows as needed");
@@ -167,6 +182,12 @@ impl FrameDecoder {
         self.buffer.extend_from_slice(bytes);
     }
 
+    /// Moves up to `count` bytes that are not frames (a handshake's) to `out`.
+    pub fn take_raw(&mut self, count: usize, out: &mut Vec<u8>) {
+        let taken = self.buffer.split_to(count.min(self.buffer.len()));
+        out.extend_from_slice(&taken);
+    }
+
     /// Adds a descriptor that arrived beside the bytes.
     pub fn push_descriptor(&mut self, descriptor: OwnedFd) {
         self.descriptors.push_back(descriptor);
@@ -198,7 +219,13 @@ impl FrameDecoder {
         } else {
             None
         };
-        Ok(Some(Frame { kind: header.kind, correlation: header.correlation, meta, payload, descriptor }))
+        Ok(Some(Frame {
+            kind: header.kind,
+            correlation: header.correlation,
+            meta,
+            payload,
+            descriptor,
+        }))
     }
 }
 

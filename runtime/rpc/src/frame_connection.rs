@@ -12,9 +12,9 @@ use tokio::sync::{Notify, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use crate::RpcError;
 use crate::frame::{Frame, FrameDecoder};
 use crate::socket::{receive_with_descriptors, register, send_with_descriptor};
-use crate::RpcError;
 
 /// Frames that may wait for a reader that is slow; more mean that it does not read.
 const QUEUE: usize = 64 * 1024;
@@ -50,9 +50,17 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
     let (queue, frames) = mpsc::channel(QUEUE);
     let queued = Arc::new(AtomicUsize::new(0));
     let drained = Arc::new(Notify::new());
-    let sender =
-        FrameSender { queue, cancel: cancel.clone(), queued: Arc::clone(&queued), drained: Arc::clone(&drained) };
-    let receiver = FrameReceiver { socket: Arc::clone(&socket), decoder: FrameDecoder::default(), cancel: cancel.clone() };
+    let sender = FrameSender {
+        queue,
+        cancel: cancel.clone(),
+        queued: Arc::clone(&queued),
+        drained: Arc::clone(&drained),
+    };
+    let receiver = FrameReceiver {
+        socket: Arc::clone(&socket),
+        decoder: FrameDecoder::default(),
+        cancel: cancel.clone(),
+    };
     tokio::spawn(write_loop(socket, frames, cancel, queued, drained));
     Ok((sender, receiver))
 }
@@ -62,7 +70,9 @@ impl FrameSender {
     pub fn send(&self, frame: Frame) -> Result<(), RpcError> {
         // Counted first: the writer may take the frame at once.
         self.queued.fetch_add(1, Ordering::AcqRel);
-        let Err(error) = self.queue.try_send(frame) else { return Ok(()) };
+        let Err(error) = self.queue.try_send(frame) else {
+            return Ok(());
+        };
         let queued = self.queued.fetch_sub(1, Ordering::AcqRel) - 1;
         match error {
             mpsc::error::TrySendError::Closed(_) => Err(RpcError::Closed),
@@ -110,7 +120,11 @@ impl FrameReceiver {
             if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(Some(frame));
             }
-            let Self { socket, decoder, cancel } = self;
+            let Self {
+                socket,
+                decoder,
+                cancel,
+            } = self;
             let read = tokio::select! {
                 () = cancel.cancelled() => return Ok(None),
                 read = socket.async_io(Interest::READABLE, |fd| read_some(fd, decoder)) => read,
@@ -163,7 +177,11 @@ async fn write_loop(
     }
     drained.notify_waiters();
     // Closing only the sending direction lets the receiver drain what the other side still says.
-    let how = if cancel.is_cancelled() { rustix::net::Shutdown::Both } else { rustix::net::Shutdown::Write };
+    let how = if cancel.is_cancelled() {
+        rustix::net::Shutdown::Both
+    } else {
+        rustix::net::Shutdown::Write
+    };
     let _ = rustix::net::shutdown(socket.get_ref(), how);
 }
 
@@ -239,7 +257,14 @@ mod tests {
     use crate::{Endpoint, Identity, Listener, Target, accept_loop, dial};
 
     fn label(name: &str) -> Frame {
-        Frame::new(FrameKind::WorkerLabel, 1, &WorkerLabel { name: name.to_owned(), job_id: Bytes::new() })
+        Frame::new(
+            FrameKind::WorkerLabel,
+            1,
+            &WorkerLabel {
+                name: name.to_owned(),
+                job_id: Bytes::new(),
+            },
+        )
     }
 
     struct Pair {
@@ -251,7 +276,11 @@ mod tests {
     }
 
     async fn pair(unix: bool) -> Pair {
-        let identity = Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 1 };
+        let identity = Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 1,
+        };
         let node = NodeId::random();
         let (listener, endpoint) = if unix {
             let name = format!("sparkray-test-{node}");
@@ -263,9 +292,17 @@ mod tests {
         };
         let cancel = CancellationToken::new();
         let (accepted, mut arrivals) = mpsc::channel(4);
-        tokio::spawn(accept_loop(listener, identity.clone(), cancel.clone(), |_| Ok(()), accepted));
+        tokio::spawn(accept_loop(
+            listener,
+            identity.clone(),
+            cancel.clone(),
+            |_| Ok(()),
+            accepted,
+        ));
         let target = Target::Raylet(node);
-        let near = dial(&identity, &endpoint, target, Duration::from_secs(5)).await.unwrap();
+        let near = dial(&identity, &endpoint, target, Duration::from_secs(5))
+            .await
+            .unwrap();
         let far = arrivals.recv().await.unwrap();
         assert_eq!(far.target, target);
         Pair {
@@ -282,7 +319,8 @@ mod tests {
         for unix in [true, false] {
             let mut pair = pair(unix).await;
             for index in 0..200_usize {
-                let mut frame = label(&index.to_string()).with_payload(Bytes::from(vec![index as u8; index * 500]));
+                let mut frame =
+                    label(&index.to_string()).with_payload(Bytes::from(vec![index as u8; index * 500]));
                 if unix && index % 10 == 3 {
                     frame = frame.with_descriptor(OwnedFd::from(tempfile::tempfile().unwrap()));
                 }
@@ -313,8 +351,13 @@ mod tests {
     #[tokio::test]
     async fn a_wrong_token_is_noticed_by_the_caller() {
         let pair = pair(false).await;
-        let stranger = Identity { token: ClusterToken::random(), ..pair.identity.clone() };
-        let error = dial(&stranger, &pair.endpoint, Target::Head, Duration::from_secs(5)).await.unwrap_err();
+        let stranger = Identity {
+            token: ClusterToken::random(),
+            ..pair.identity.clone()
+        };
+        let error = dial(&stranger, &pair.endpoint, Target::Head, Duration::from_secs(5))
+            .await
+            .unwrap_err();
         assert!(matches!(error, RpcError::WrongToken { .. }), "{error}");
     }
 }

@@ -95,14 +95,22 @@ impl Refusal {
     ];
 
     fn number(self) -> u8 {
-        Self::ALL.iter().position(|other| *other == self).map_or(u8::MAX, |index| index as u8 + 1)
+        Self::ALL
+            .iter()
+            .position(|other| *other == self)
+            .map_or(u8::MAX, |index| index as u8 + 1)
     }
 
     /// Reads the verdict byte; `None` lets the caller in.
     fn from_number(number: u8) -> Option<Self> {
         match number {
             0 => None,
-            other => Some(Self::ALL.get(other as usize - 1).copied().unwrap_or(Self::NoSuchTarget)),
+            other => Some(
+                Self::ALL
+                    .get(other as usize - 1)
+                    .copied()
+                    .unwrap_or(Self::NoSuchTarget),
+            ),
         }
     }
 
@@ -125,7 +133,8 @@ fn nonce() -> [u8; 32] {
 }
 
 fn proof(token: &ClusterToken, role: &[u8], hello: &[u8; HELLO_LEN], callee_nonce: &[u8]) -> [u8; 32] {
-    let mut mac = Hmac::<Sha256>::new_from_slice(token.expose_bytes()).expect("HMAC takes a key of any length");
+    let mut mac =
+        Hmac::<Sha256>::new_from_slice(token.expose_bytes()).expect("HMAC takes a key of any length");
     mac.update(role);
     mac.update(hello);
     mac.update(callee_nonce);
@@ -158,7 +167,10 @@ impl ClientHandshake {
         hello[40..56].copy_from_slice(node.as_bytes());
         hello[56..72].copy_from_slice(worker.as_bytes());
         hello[72..].copy_from_slice(&nonce());
-        Self { token: identity.token.clone(), hello }
+        Self {
+            token: identity.token.clone(),
+            hello,
+        }
     }
 
     /// The first bytes to send.
@@ -198,7 +210,12 @@ impl ServerHandshake {
             return None;
         }
         let request = Self::read_request(identity, &hello);
-        Some(Self { token: identity.token.clone(), hello, nonce: nonce(), request })
+        Some(Self {
+            token: identity.token.clone(),
+            hello,
+            nonce: nonce(),
+            request,
+        })
     }
 
     fn read_request(identity: &Identity, hello: &[u8; HELLO_LEN]) -> Result<Target, Refusal> {
@@ -251,7 +268,11 @@ mod tests {
     use super::*;
 
     fn identity() -> Identity {
-        Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 3 }
+        Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 3,
+        }
     }
 
     fn run(caller: &Identity, callee: &Identity, target: Target) -> Option<Result<Target, Refusal>> {
@@ -278,7 +299,10 @@ mod tests {
     #[test]
     fn a_caller_notices_a_callee_with_another_token() {
         let caller = identity();
-        let callee = Identity { token: ClusterToken::random(), ..caller.clone() };
+        let callee = Identity {
+            token: ClusterToken::random(),
+            ..caller.clone()
+        };
         assert_eq!(run(&caller, &callee, Target::Head), None);
     }
 
@@ -288,7 +312,10 @@ mod tests {
         let client = ClientHandshake::new(&callee, Target::Head);
         let server = ServerHandshake::new(&callee, *client.hello()).unwrap();
         assert_eq!(server.finish(&[7; 32]), Err(Refusal::WrongToken));
-        let other = Identity { cluster_id: ClusterId::random(), ..callee.clone() };
+        let other = Identity {
+            cluster_id: ClusterId::random(),
+            ..callee.clone()
+        };
         let client = ClientHandshake::new(&other, Target::Head);
         let server = ServerHandshake::new(&callee, *client.hello()).unwrap();
         assert_eq!(server.finish(&[7; 32]), Err(Refusal::WrongToken));
@@ -307,16 +334,28 @@ mod tests {
     #[test]
     fn age_is_checked() {
         let caller = identity();
-        let newer = Identity { head_epoch: 4, ..caller.clone() };
+        let newer = Identity {
+            head_epoch: 4,
+            ..caller.clone()
+        };
         assert_eq!(run(&caller, &newer, Target::Head), Some(Err(Refusal::OtherHead)));
-        let other = Identity { cluster_id: ClusterId::random(), ..caller.clone() };
-        assert_eq!(run(&caller, &other, Target::Head), Some(Err(Refusal::OtherCluster)));
+        let other = Identity {
+            cluster_id: ClusterId::random(),
+            ..caller.clone()
+        };
+        assert_eq!(
+            run(&caller, &other, Target::Head),
+            Some(Err(Refusal::OtherCluster))
+        );
     }
 
     #[test]
     fn refusals_survive_their_numbers_and_foreign_bytes_are_no_hello() {
         for refusal in Refusal::ALL {
-            assert_eq!(ClientHandshake::verdict(ServerHandshake::verdict(Err(refusal))), Err(refusal));
+            assert_eq!(
+                ClientHandshake::verdict(ServerHandshake::verdict(Err(refusal))),
+                Err(refusal)
+            );
         }
         assert_eq!(ClientHandshake::verdict(ServerHandshake::verdict(Ok(()))), Ok(()));
         assert!(ServerHandshake::new(&identity(), [b'G'; HELLO_LEN]).is_none());

@@ -19,13 +19,14 @@ mod socket;
 mod tonic_bridge;
 
 pub use accept::{Accepted, Listener, accept_loop};
-pub use blocking::BlockingConnection;
+pub use blocking::{BlockingConnection, BlockingSender};
 pub use dial::dial;
 pub use error::RpcError;
 pub use frame::{FRAME_HEADER_LEN, Frame, FrameDecoder, FrameHeader, encode_frame_head};
 pub use frame_connection::{FrameReceiver, FrameSender, frame_connection};
 pub use handshake::{
-    CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake, Target,
+    CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake,
+    Target,
 };
 pub use socket::{
     Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors,

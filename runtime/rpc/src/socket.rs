@@ -8,8 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use tokio::io::unix::AsyncFd;
 
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
 /// Most descriptors that one read takes in.
@@ -50,7 +50,11 @@ pub fn connect_nonblocking(endpoint: &Endpoint) -> io::Result<OwnedFd> {
                 .to_socket_addrs()?
                 .next()
                 .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the host name has no address"))?;
-            let family = if resolved.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+            let family = if resolved.is_ipv4() {
+                AddressFamily::INET
+            } else {
+                AddressFamily::INET6
+            };
             let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
             pass_socket_options(socket.as_fd());
             match rustix::net::connect(&socket, &resolved) {
@@ -95,9 +99,17 @@ pub fn send_with_descriptor(
     let descriptors;
     if let Some(descriptor) = descriptor {
         descriptors = [descriptor];
-        assert!(control.push(SendAncillaryMessage::ScmRights(&descriptors)), "the space holds one descriptor");
+        assert!(
+            control.push(SendAncillaryMessage::ScmRights(&descriptors)),
+            "the space holds one descriptor"
+        );
     }
-    Ok(rustix::net::sendmsg(socket, parts, &mut control, SendFlags::NOSIGNAL)?)
+    Ok(rustix::net::sendmsg(
+        socket,
+        parts,
+        &mut control,
+        SendFlags::NOSIGNAL,
+    )?)
 }
 
 /// Reads into `slot`; descriptors that came along go to `take`. Returns the bytes read, 0 at the end.

@@ -31,7 +31,9 @@ pub fn tonic_channel(identity: Identity, endpoint: Endpoint, target: Target) -> 
     let connector = tower::service_fn(move |_: Uri| {
         let shared = Arc::clone(&shared);
         async move {
-            let socket = dial(&shared.0, &shared.1, target, DIAL_DEADLINE).await.map_err(io::Error::other)?;
+            let socket = dial(&shared.0, &shared.1, target, DIAL_DEADLINE)
+                .await
+                .map_err(io::Error::other)?;
             io::Result::Ok(TokioIo::new(TonicSocket::new(socket)?))
         }
     });
@@ -58,7 +60,9 @@ impl TonicSocket {
     /// Takes a connected socket. Must be called inside tokio.
     pub fn new(socket: OwnedFd) -> io::Result<Self> {
         rustix::io::ioctl_fionbio(&socket, true)?;
-        Ok(Self { socket: register(socket)? })
+        Ok(Self {
+            socket: register(socket)?,
+        })
     }
 }
 
@@ -69,7 +73,11 @@ impl Connected for TonicSocket {
 }
 
 impl AsyncRead for TonicSocket {
-    fn poll_read(self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(context))?;
             let unfilled = buffer.initialize_unfilled();

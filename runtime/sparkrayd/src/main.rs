@@ -1,1 +1,42 @@
-fn main() {}
+//! `sparkrayd`: the runtime's processes in one binary. A RayManager, or `sparkray.init()` on one machine, starts
+//! it, hands it its configuration on standard input and holds it by that pipe; see [`process`].
+
+mod head_main;
+mod process;
+mod raylet_main;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The runtime's processes. sparkray starts them; each reads its configuration, one line of JSON, from standard
+/// input, writes one line of JSON to standard output when it is ready, and ends when standard input is closed.
+#[derive(Debug, Parser)]
+#[command(name = "sparkrayd", version)]
+struct Arguments {
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(Debug, Clone, Copy, Subcommand)]
+enum Role {
+    /// The head: nodes, jobs, actors, key-value. One for each cluster.
+    Head,
+    /// The raylet: leases, workers and the object store of a node. One for each executor.
+    Raylet,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let outcome = match arguments.role {
+        Role::Head => head_main::run(),
+        Role::Raylet => raylet_main::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

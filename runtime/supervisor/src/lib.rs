@@ -1,9 +1,26 @@
-//! RayManager: what starts, watches and ends the runtime's processes on a node.
+//! RayManager: what starts, watches, budgets and ends the runtime's processes on a node.
+//!
+//! [`DriverManager`] and [`ExecutorManager`] run in Spark's JVMs and talk to each other (`manager.proto`).
+//! [`ChildHost`] owns the processes themselves; `sparkray.init()` without Spark uses it alone.
 
 mod child_host;
+mod children;
+mod container;
+mod driver;
 mod error;
+mod executor;
+mod invitation;
+mod manager_thread;
+mod python;
+mod request;
+mod restart;
 mod signals;
 
-pub use child_host::{Child, ChildHost, ChildSpec};
+pub use child_host::{Child, ChildHost, ChildSpec, Killer, Starting};
+pub use driver::{DriverConfig, DriverManager};
 pub use error::SupervisorError;
+pub use executor::{ExecutorConfig, ExecutorManager};
+pub use invitation::Invitation;
+pub use request::{InitRequest, InitResult, NodeInfo, Status};
+pub use restart::{Decision, RestartPolicy};
 pub use signals::spawn_quiet_thread;

@@ -8,7 +8,7 @@ use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
 use crate::SupervisorError;
 
 /// A cluster to be started.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
     /// Executors whose raylets must have registered before `init` returns.
@@ -52,13 +52,19 @@ impl InitRequest {
         if self.expected_nodes == 0 {
             return refuse("a cluster needs at least one node".to_owned());
         }
-        for (name, amount) in [("cores of each node", self.node_cpus), ("driver_cores", self.driver_cpus)] {
+        for (name, amount) in [
+            ("cores of each node", self.node_cpus),
+            ("driver_cores", self.driver_cpus),
+        ] {
             if !amount.is_finite() || amount < 0.0 {
                 return refuse(format!("{name} cannot be {amount}: use a number of at least 0"));
             }
         }
         if !self.deadline_seconds.is_finite() || self.deadline_seconds <= 0.0 {
-            return refuse(format!("the deadline cannot be {} s: use a number above 0", self.deadline_seconds));
+            return refuse(format!(
+                "the deadline cannot be {} s: use a number above 0",
+                self.deadline_seconds
+            ));
         }
         Ok(())
     }
@@ -136,7 +142,7 @@ pub struct Status {
 }
 
 /// Names of one cluster, new for every `init`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClusterNames {
     pub(crate) id: ClusterId,
     pub(crate) token: ClusterToken,
@@ -145,6 +151,10 @@ pub(crate) struct ClusterNames {
 
 impl ClusterNames {
     pub(crate) fn mint() -> Self {
-        Self { id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 1 }
+        Self {
+            id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 1,
+        }
     }
 }

@@ -43,12 +43,20 @@ impl Default for RestartPolicy {
 impl RestartPolicy {
     /// At most `cap` restarts within `window`.
     pub fn new(cap: usize, window: Duration) -> Self {
-        Self { window, cap, deaths: VecDeque::new() }
+        Self {
+            window,
+            cap,
+            deaths: VecDeque::new(),
+        }
     }
 
     /// Decides about a death at `now`, which counts from any fixed moment.
     pub fn on_death(&mut self, now: Duration) -> Decision {
-        while self.deaths.front().is_some_and(|death| now.saturating_sub(*death) >= self.window) {
+        while self
+            .deaths
+            .front()
+            .is_some_and(|death| now.saturating_sub(*death) >= self.window)
+        {
             self.deaths.pop_front();
         }
         if self.deaths.len() >= self.cap {
@@ -73,8 +81,20 @@ mod tests {
     fn the_first_restart_is_at_once_and_the_pauses_grow() {
         let mut policy = RestartPolicy::default();
         let pauses: Vec<Decision> = (0..6).map(|second| policy.on_death(seconds(second))).collect();
-        let restart = |millis| Decision::Restart { after: Duration::from_millis(millis) };
-        assert_eq!(pauses, [restart(0), restart(200), restart(500), restart(1000), restart(2000), Decision::GiveUp]);
+        let restart = |millis| Decision::Restart {
+            after: Duration::from_millis(millis),
+        };
+        assert_eq!(
+            pauses,
+            [
+                restart(0),
+                restart(200),
+                restart(500),
+                restart(1000),
+                restart(2000),
+                Decision::GiveUp
+            ]
+        );
     }
 
     #[test]
@@ -84,7 +104,12 @@ mod tests {
             policy.on_death(seconds(second));
         }
         assert_eq!(policy.on_death(seconds(5)), Decision::GiveUp);
-        assert_eq!(policy.on_death(seconds(120)), Decision::Restart { after: Duration::ZERO });
+        assert_eq!(
+            policy.on_death(seconds(120)),
+            Decision::Restart {
+                after: Duration::ZERO
+            }
+        );
     }
 
     proptest! {

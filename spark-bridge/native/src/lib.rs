@@ -1,1 +1,29 @@
-//! Being written.
+//! The library that Spark's JVMs load: RayManager and data path, behind `org.sparkray.Native` and its neighbours.
+//!
+//! Every export converts its arguments, calls safe code, and converts the result, inside one [`guard::guard`].
+#![allow(unsafe_code, reason = "exports of a JNI library are unsafe attributes")]
+
+mod columns;
+pub mod error;
+pub mod guard;
+pub mod handles;
+mod manager;
+
+use std::ffi::c_void;
+
+use jni::JavaVM;
+use jni::sys::{JNI_ERR, JNI_VERSION_1_8, jint};
+
+/// Called by Java when it loads the library.
+#[unsafe(no_mangle)]
+pub extern "system" fn JNI_OnLoad(vm: *mut jni::sys::JavaVM, _reserved: *mut c_void) -> jint {
+    if vm.is_null() {
+        return JNI_ERR;
+    }
+    // SAFETY: the JVM hands this function its own, valid pointer.
+    let vm = unsafe { JavaVM::from_raw(vm) };
+    match vm.attach_current_thread(guard::remember_classes) {
+        Ok(()) => JNI_VERSION_1_8,
+        Err(_) => JNI_ERR,
+    }
+}

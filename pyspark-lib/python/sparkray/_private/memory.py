@@ -17,6 +17,7 @@ _UNITS = {
     "tb": _KIBI**4,
 }
 _SIZE = re.compile(r"([+-]?)(\d+)(\.\d*)?\s*([a-z]*)")
+_HOW_TO_WRITE = 'write a whole number and a unit, such as "2g" or "512m"'
 MEBIBYTE = _KIBI**2
 
 
@@ -41,17 +42,18 @@ def parse_memory(text: str, name: str = "memory") -> int:
         raise TypeError(f'{name} is a string with a unit, such as "2g", not {text!r}')
     match = _SIZE.fullmatch(text.strip().lower())
     if match is None:
-        raise ValueError(f'{name}={text!r} is not a memory size: write a whole number and a unit, such as "2g" or "512m"')
+        raise ValueError(f"{name}={text!r} is not a memory size: {_HOW_TO_WRITE}")
     sign, digits, fraction, unit = match.groups()
     if sign:
-        raise ValueError(f'{name}={text!r} has a sign: write a whole number and a unit, such as "2g" or "512m"')
+        raise ValueError(f"{name}={text!r} has a sign: {_HOW_TO_WRITE}")
     if fraction is not None:
         raise ValueError(
-            f'{name}={text!r} has a fraction: use a whole number of a smaller unit, such as "1536m" for one and a half g'
+            f'{name}={text!r} has a fraction: use a whole number of a smaller unit, such as "1536m" for 1.5 g'
         )
     if not unit:
         raise ValueError(
-            f'{name}={text!r} has no unit: write "{digits}b" for bytes, "{digits}m" for mebibytes or "{digits}g" for gibibytes'
+            f'{name}={text!r} has no unit: write "{digits}b" for bytes, "{digits}m" for mebibytes '
+            f'or "{digits}g" for gibibytes'
         )
     if unit not in _UNITS:
         raise ValueError(f"{name}={text!r} has the unknown unit {unit!r}: the units are {', '.join(_UNITS)}")

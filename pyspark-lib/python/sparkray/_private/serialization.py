@@ -2,8 +2,8 @@
 
 The body and the out-of-band buffers made here are laid out by Rust (runtime/common/src/value.rs). Exact built-in types
 and numpy arrays go through the C pickler; everything else through cloudpickle, so that functions, classes and
-objects of `__main__` travel by value. Large buffers (numpy, pandas) are never copied into the pickle. pyarrow tables are
-Arrow IPC streams, which other languages read too.
+objects of `__main__` travel by value. Large buffers (numpy, pandas) are never copied into the pickle. pyarrow tables
+are Arrow IPC streams, which other languages read too.
 """
 
 from __future__ import annotations

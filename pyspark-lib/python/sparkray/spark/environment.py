@@ -25,6 +25,7 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
+from typing import IO, cast
 
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.parallel_gzip import ParallelGzipWriter
@@ -99,9 +100,7 @@ def check_environment(root: pathlib.Path) -> None:
         )
     settings = _venv_settings(root)
     if settings is None:
-        raise SparkSetupError(
-            f"{root} is not a virtual environment: run in one (python -m venv) or pass penv_archive="
-        )
+        raise SparkSetupError(f"{root} is not a virtual environment: run in one (python -m venv) or pass penv_archive=")
     if settings.get("include-system-site-packages", "false").lower() == "true":
         raise SparkSetupError(
             f"{root} uses packages of its base interpreter, which executors do not get: make it without "
@@ -116,7 +115,8 @@ def check_environment(root: pathlib.Path) -> None:
     base = settings.get("home", "")
     if _is_private(base):
         warnings.warn(
-            f"the virtual environment {root} runs on the interpreter in {base}; the executors' hosts must have it there",
+            f"the virtual environment {root} runs on the interpreter in {base}: "
+            "the executors' hosts must have it at the same place",
             stacklevel=3,
         )
 
@@ -134,7 +134,7 @@ def find_editable(root: pathlib.Path) -> list[str]:
         for path in site_packages.glob("*.pth"):
             for line in path.read_text(errors="replace").splitlines():
                 if os.path.isabs(line.strip()) and root not in pathlib.Path(line.strip()).parents:
-                    found.add(re.sub(r"^_*editable_*(impl_)?|-[\d.]+$", "", path.stem) or path.stem)
+                    found.add(re.sub(r"^__editable__\.|-[\d.]+$", "", path.stem))
     return sorted(found)
 
 
@@ -229,7 +229,9 @@ def _write(archive: pathlib.Path, root: pathlib.Path, entries: list[_Entry], sho
     try:
         with open(descriptor, "wb") as file:
             with ParallelGzipWriter(file) as gzip_file:
-                with tarfile.open(fileobj=gzip_file, mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20) as tar:
+                with tarfile.open(
+                    fileobj=cast(IO[bytes], gzip_file), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20
+                ) as tar:
                     for entry in entries:
                         _add(tar, entry)
                         written += entry.status.st_size

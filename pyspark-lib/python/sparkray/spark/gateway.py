@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import subprocess
+import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from sparkray.spark.errors import SparkSetupError
+from sparkray.spark.errors import SparkSetupError, SparkStartError
 
 END_SECONDS = 10.0
+# These go to spark-submit as options. As settings, SparkContext would read them a second time and send the files to
+# the executors through the driver too, over what YARN has already put into the containers.
+_OPTIONS = {"spark.jars": "--jars", "spark.archives": "--archives", "spark.submit.pyFiles": "--py-files"}
 
 
 def check_no_context() -> None:
@@ -67,6 +72,10 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
 
     Returns:
         The SparkContext.
+
+    Raises:
+        SparkSetupError: there is a SparkContext already.
+        SparkStartError: Spark did not start, with its reason.
     """
     from pyspark import SparkConf, SparkContext
 
@@ -74,13 +83,34 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
     end_gateway()
     spark_conf = SparkConf(loadDefaults=False)
     for key, value in conf.items():
-        spark_conf.set(key, value)
-    with changed_environment(environment):
+        if key not in _OPTIONS:
+            spark_conf.set(key, value)
+    with changed_environment({**environment, "PYSPARK_SUBMIT_ARGS": submit_arguments(conf)}):
         try:
             return SparkContext(conf=spark_conf)
+        except Exception as error:
+            # The text of a Java exception is fetched from Java when it is asked for: before the gateway ends.
+            reason, trace = _java_reason(error), traceback.format_exc()
+            end_gateway()
+            raise SparkStartError(f"Spark did not start: {reason}") from RuntimeError(trace)
         except BaseException:
             end_gateway()
             raise
+
+
+def _java_reason(error: Exception) -> str:
+    java_exception: Any = getattr(error, "java_exception", None)
+    try:
+        text = str(error) if java_exception is None else str(java_exception.getMessage())
+    except Exception:  # Java is gone: its own last words are in its log.
+        text = "its Java process ended, see its log"
+    return " ".join(text.split())
+
+
+def submit_arguments(conf: Mapping[str, str]) -> str:
+    """The value of PYSPARK_SUBMIT_ARGS: the files to ship, quoted for a shell."""
+    options = [part for key, option in _OPTIONS.items() if conf.get(key) for part in (option, conf[key])]
+    return shlex.join([*options, "pyspark-shell"])
 
 
 @contextlib.contextmanager

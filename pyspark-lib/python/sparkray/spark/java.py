@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from sparkray.spark.errors import SparkSetupError
 
 VERSION_SECONDS = 20.0
-# Oldest and newest major version that each major version of Spark runs on: Spark 3's Hadoop client needs what Java 24 took away.
+# Oldest and newest Java for each major version of Spark: Spark 3's Hadoop client needs what Java 24 took away.
 _SUPPORTED = {3: (8, 23, "8, 11 or 17"), 4: (17, 99, "17 or 21")}
 _VERSION = re.compile(r'version "(?:1\.)?(\d+)')
 

@@ -5,8 +5,8 @@ Everything that can be wrong is looked for before anything is started.
 
 from __future__ import annotations
 
+import functools
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Mapping
@@ -14,7 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray.spark import driver_log, environment, gateway, hadoop, java, packaging
 from sparkray.spark.errors import SparkSetupError
-from sparkray.spark.spark_conf import Files, accept_arguments, build_local_conf, build_spark_conf, split_files
+from sparkray.spark.spark_conf import (
+    ENVIRONMENT_NAME,
+    Files,
+    accept_arguments,
+    build_local_conf,
+    build_spark_conf,
+    split_files,
+    with_driver_java_option,
+)
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -78,6 +86,7 @@ def init_spark_on_yarn(
     Raises:
         SparkSetupError: something is wrong with the arguments, the environment or this machine.
         ClusterUnreachableError: the ResourceManager or the NameNode does not answer.
+        SparkStartError: Spark did not start, with its reason.
         ValueError: a memory size cannot be read.
         TypeError: an argument is missing or not known.
 
@@ -86,7 +95,7 @@ def init_spark_on_yarn(
     accepted = accept_arguments(init_spark_on_yarn, unknown, {"num_executor": "num_executors"})
     if "num_executors" in accepted:
         if num_executors is not None:
-            raise TypeError("init_spark_on_yarn() got num_executors and its old spelling num_executor: pass one of them")
+            raise TypeError("init_spark_on_yarn() got num_executors and num_executor, its old spelling: pass one")
         num_executors = accepted["num_executors"]
     if num_executors is None or executor_cores is None:
         missing = "num_executors" if num_executors is None else "executor_cores"
@@ -95,35 +104,139 @@ def init_spark_on_yarn(
     _check_conda_name(conda_name, penv_archive)
     _check_files(penv_archive=penv_archive, additional_archive=additional_archive, jars=jars)
     _check_files(py_files=py_files, extra_python_lib=extra_python_lib)
-
-    def build(archive: str, log_options: str | None) -> dict[str, str]:
-        return build_spark_conf(
-            num_executors=num_executors,
-            executor_cores=executor_cores,
-            executor_memory=executor_memory,
-            driver_cores=driver_cores,
-            driver_memory=driver_memory,
-            extra_executor_memory_for_ray=extra_executor_memory_for_ray,
-            environment_archive=archive,
-            driver_python=sys.executable,
-            plugin_jar=packaging.jar_path(),
-            additional_archive=additional_archive,
-            extra_python_lib=extra_python_lib,
-            py_files=py_files,
-            jars=jars,
-            spark_yarn_archive=spark_yarn_archive,
-            log_options=log_options,
-            conf=conf,
-        )
-
-    build(penv_archive or "checked-first.tar.gz", None)
+    build = functools.partial(
+        build_spark_conf,
+        num_executors=num_executors,
+        executor_cores=executor_cores,
+        executor_memory=executor_memory,
+        driver_cores=driver_cores,
+        driver_memory=driver_memory,
+        extra_executor_memory_for_ray=extra_executor_memory_for_ray,
+        driver_python=sys.executable,
+        plugin_jar=packaging.jar_path(),
+        additional_archive=additional_archive,
+        extra_python_lib=extra_python_lib,
+        py_files=py_files,
+        jars=jars,
+        spark_yarn_archive=spark_yarn_archive,
+        conf=conf,
+    )
+    # Says what is wrong with the arguments before the environment is packed.
+    build(environment_archive=penv_archive or f"{ENVIRONMENT_NAME}.tar.gz")
     conf_dir = hadoop.find_conf_dir(hadoop_conf)
     _check_machine()
     hadoop.check_reachable(conf_dir)
     archive = penv_archive or environment.pack_environment()
-    return _start(
-        lambda log_options: build(archive, log_options),
-        spark_log_level,
-        redirect_spark_log,
-        {**_yarn_environment(conf_dir, hadoop_user_name)},
+    variables: dict[str, str | None] = {
+        "HADOOP_CONF_DIR": conf_dir,
+        "YARN_CONF_DIR": None,
+        "PYSPARK_PYTHON": f"{ENVIRONMENT_NAME}/bin/python",
+    }
+    if hadoop_user_name:
+        variables["HADOOP_USER_NAME"] = hadoop_user_name
+    context = _start(build(environment_archive=archive), variables, spark_log_level, redirect_spark_log)
+    # As upstream does: the program's own Hadoop tools find the same cluster.
+    os.environ["HADOOP_CONF_DIR"] = conf_dir
+    return context
+
+
+def init_spark_on_local(
+    cores: int | str = 2,
+    memory: str = "2g",
+    conf: Mapping[str, Any] | None = None,
+    spark_log_level: str = "WARN",
+    redirect_spark_log: bool = True,
+    jars: Files = None,
+    py_files: Files = None,
+    extra_python_lib: Files = None,
+    **unknown: Any,
+) -> SparkContext:
+    """Starts Spark on this machine, driver and executor in one JVM, with sparkray's plugin.
+
+    Arguments:
+        cores: cores of the executor; ``"*"`` for all of the machine.
+        memory: heap of the JVM, with a unit: ``"2g"`` is 2 GiB.
+        conf: more Spark settings; ``spark.master`` may be another local one, such as ``local-cluster[2,1,1024]``.
+        spark_log_level: level of Spark's log.
+        redirect_spark_log: whether Spark's log goes to a file, whose name is printed, and not to the console.
+        jars: more jars.
+        py_files: more Python files or archives.
+        extra_python_lib: as py_files, after them.
+
+    Returns:
+        The SparkContext, for ``RayContext(sc)``.
+
+    Raises:
+        SparkSetupError: something is wrong with the arguments or this machine.
+        SparkStartError: Spark did not start, with its reason.
+        ValueError: a memory size cannot be read.
+        TypeError: an argument is not known.
+
+    Upstream name: ``zoo.init_spark_on_local``, ``bigdl.dllib.nncontext.init_spark_on_local``.
+    """
+    accept_arguments(init_spark_on_local, unknown, {})
+    _check_log_level(spark_log_level)
+    _check_files(jars=jars, py_files=py_files, extra_python_lib=extra_python_lib)
+    spark_conf = build_local_conf(
+        cores=cores,
+        memory=memory,
+        driver_python=sys.executable,
+        plugin_jar=packaging.jar_path(),
+        extra_python_lib=extra_python_lib,
+        py_files=py_files,
+        jars=jars,
+        conf=conf,
     )
+    _check_machine()
+    variables: dict[str, str | None] = {"PYSPARK_PYTHON": sys.executable}
+    return _start(spark_conf, variables, spark_log_level, redirect_spark_log)
+
+
+def _start(
+    conf: Mapping[str, str], variables: Mapping[str, str | None], spark_log_level: str, redirect_spark_log: bool
+) -> SparkContext:
+    if os.environ.get("PYSPARK_SUBMIT_ARGS"):
+        warnings.warn("PYSPARK_SUBMIT_ARGS is not used: pass conf=, jars= and py_files= instead", stacklevel=3)
+    if redirect_spark_log:
+        log, option = driver_log.redirect_driver_log(spark_log_level)
+        conf = with_driver_java_option(conf, option)
+        print(f"Spark's log is {log}", file=sys.stderr, flush=True)
+    context: SparkContext = gateway.start_context(conf, variables)
+    context.setLogLevel(spark_log_level.upper())
+    return context
+
+
+def _check_machine() -> None:
+    """What must be so before any Spark is started here."""
+    try:
+        import pyspark
+    except ImportError as error:
+        raise SparkSetupError(f"pyspark cannot be imported ({error}): pip install 'pyspark>=3.5,<3.6'") from error
+    java.check_java(pyspark.__version__)
+    gateway.check_no_context()
+
+
+def _check_log_level(level: str) -> None:
+    if level.upper() not in driver_log.LEVELS:
+        raise SparkSetupError(f"spark_log_level={level!r} is not one of {', '.join(driver_log.LEVELS)}")
+
+
+def _check_conda_name(conda_name: str | None, penv_archive: str | None) -> None:
+    if conda_name and not penv_archive:
+        raise SparkSetupError(
+            f"conda_name={conda_name!r}: packing a conda environment by its name is not there yet (docs/STATUS.md); "
+            "pack it with conda-pack and pass penv_archive=, or leave conda_name out to ship the running virtual "
+            "environment"
+        )
+
+
+def _check_files(**arguments: Files) -> None:
+    """Local files must exist; what has another scheme than file: is Spark's to find."""
+    for name, files in arguments.items():
+        for file in split_files(files):
+            scheme, separator, rest = file.partition(":")
+            if separator and scheme != "file":
+                continue
+            path = (rest if separator else file).partition("#")[0]
+            if not os.path.exists(path) and "*" not in path:
+                raise SparkSetupError(f"{name}: there is no file {path}")

@@ -21,6 +21,11 @@ _MIN_OVERHEAD = 384 * MEBIBYTE
 _OVERHEAD_FACTOR = 0.10
 # Spark refuses less: 1.5 times the memory that it reserves for itself.
 _MIN_HEAP = 450 * MEBIBYTE
+# A container starts when the environment is unpacked on its host, which takes longer than Spark's 30 s at times.
+_WAIT_FOR_EXECUTORS = {
+    "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+    "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
+}
 # What an argument of ours says already, by the argument.
 _KEYS_OF_ARGUMENTS = {
     "spark.executor.instances": "num_executors",
@@ -31,6 +36,12 @@ _KEYS_OF_ARGUMENTS = {
 }
 # Lists that the user's conf may have already: ours are added.
 _LIST_KEYS = frozenset({"spark.archives", "spark.jars", "spark.plugins", "spark.submit.pyFiles"})
+# The same lists by the names that YARN's client has for them.
+_YARN_LIST_KEYS = {
+    "spark.yarn.dist.archives": "spark.archives",
+    "spark.yarn.dist.jars": "spark.jars",
+    "spark.yarn.dist.pyFiles": "spark.submit.pyFiles",
+}
 
 Files = str | Iterable[str] | None
 
@@ -51,7 +62,6 @@ def build_spark_conf(
     py_files: Files = None,
     jars: Files = None,
     spark_yarn_archive: str | None = None,
-    log_options: str | None = None,
     conf: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The configuration for YARN's client mode.
@@ -60,7 +70,6 @@ def build_spark_conf(
         environment_archive: archive that is unpacked as ``python_env``, with or without ``#python_env``.
         driver_python: path of the driver's interpreter.
         plugin_jar: path of sparkray.jar; None leaves the plugin out.
-        log_options: options for the driver's Java that send its log elsewhere.
 
     Returns:
         Every key to set, in the order of their names.
@@ -92,14 +101,19 @@ def build_spark_conf(
         result[MEMORY_BUDGET] = str(budget)
     if spark_yarn_archive:
         result["spark.yarn.archive"] = spark_yarn_archive
-    _check_same(user, result)
+    _check_same(user, result, _KEYS_OF_ARGUMENTS)
+    for key in ("spark.master", "spark.submit.deployMode"):
+        if user.get(key, result[key]) != result[key]:
+            raise SparkSetupError(
+                f"conf sets {key}={user[key]}, but init_spark_on_yarn makes it {result[key]}: leave it out of conf"
+            )
     if "spark.executorEnv.PYTHONHOME" in user:
         raise SparkSetupError(
             "conf sets spark.executorEnv.PYTHONHOME, with which the shipped environment does not find its packages: "
             "leave it out"
         )
-    defaults = {"spark.scheduler.minRegisteredResourcesRatio": "1.0"}
-    return merge(result, user, defaults, log_options)
+    defaults = _WAIT_FOR_EXECUTORS
+    return _merge(result, user, defaults)
 
 
 def build_local_conf(
@@ -111,7 +125,6 @@ def build_local_conf(
     extra_python_lib: Files = None,
     py_files: Files = None,
     jars: Files = None,
-    log_options: str | None = None,
     conf: Mapping[str, Any] | None = None,
 ) -> dict[str, str]:
     """The configuration for one machine: driver and executor in one JVM.
@@ -138,18 +151,15 @@ def build_local_conf(
         "spark.jars": ",".join([*([plugin_jar] if plugin_jar else []), *split_files(jars)]),
         "spark.plugins": PLUGIN_CLASS if plugin_jar else "",
     }
-    if "spark.driver.memory" in user and to_spark(_spark_memory(user, "spark.driver.memory")) != result["spark.driver.memory"]:
-        raise SparkSetupError(f"conf sets spark.driver.memory={user['spark.driver.memory']}: pass memory= instead")
-    defaults = {}
+    _check_same(user, result, {"spark.driver.memory": "memory"})
+    defaults: dict[str, str] = {}
     if master.startswith("local-cluster"):
         # Spark makes a secret of its own for YARN and local[n] only.
-        defaults = {"spark.authenticate": "false", "spark.scheduler.minRegisteredResourcesRatio": "1.0"}
-    return merge(result, user, defaults, log_options)
+        defaults = {"spark.authenticate": "false", **_WAIT_FOR_EXECUTORS}
+    return _merge(result, user, defaults)
 
 
-def merge(
-    ours: Mapping[str, str], user: Mapping[str, str], defaults: Mapping[str, str], log_options: str | None
-) -> dict[str, str]:
+def _merge(ours: Mapping[str, str], user: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
     """Our keys over the user's, lists of both added up, and what holds unless the user says otherwise."""
     result = {
         "spark.app.name": "sparkray",
@@ -162,9 +172,6 @@ def merge(
         if key in _LIST_KEYS:
             value = ",".join(part for part in (user.get(key, ""), value) if part)
         result[key] = value
-    if log_options:
-        options = user.get("spark.driver.extraJavaOptions", "")
-        result["spark.driver.extraJavaOptions"] = f"{options} {log_options}".strip()
     result.setdefault("spark.network.crypto.enabled", result["spark.authenticate"].lower())
     return {key: value for key, value in sorted(result.items()) if value != ""}
 
@@ -198,13 +205,23 @@ def accept_arguments(
 
 
 def user_conf(conf: Mapping[str, Any] | None) -> dict[str, str]:
-    """The user's settings as Spark reads them: booleans in lower case, the rest as text."""
-    result = {}
+    """The user's settings as Spark reads them: booleans in lower case, the rest as text, lists under one name."""
+    result: dict[str, str] = {}
     for key, value in (conf or {}).items():
         if not isinstance(key, str) or value is None:
             raise SparkSetupError(f"conf has {key!r}: {value!r}; names are text and values are not None")
-        result[key] = str(value).lower() if isinstance(value, bool) else str(value)
+        text = str(value).lower() if isinstance(value, bool) else str(value)
+        key = _YARN_LIST_KEYS.get(key, key)
+        if key in _LIST_KEYS and result.get(key):
+            text = f"{result[key]},{text}"
+        result[key] = text
     return result
+
+
+def with_driver_java_option(conf: Mapping[str, str], option: str) -> dict[str, str]:
+    """The same configuration with one more option for the driver's Java."""
+    key = "spark.driver.extraJavaOptions"
+    return {**conf, key: f"{conf.get(key, '')} {option}".strip()}
 
 
 def positive(value: object, name: str) -> int:
@@ -250,18 +267,16 @@ def _overhead_mebibytes(heap: int, extra: str | None, user: Mapping[str, str]) -
     return to_mebibytes(base) + to_mebibytes(added)
 
 
-def _check_same(user: Mapping[str, str], ours: Mapping[str, str]) -> None:
-    for key, argument in _KEYS_OF_ARGUMENTS.items():
+def _check_same(user: Mapping[str, str], ours: Mapping[str, str], arguments: Mapping[str, str]) -> None:
+    for key, argument in arguments.items():
         if key not in user:
             continue
         value = to_spark(_spark_memory(user, key)) if key.endswith(".memory") else user[key]
         if value != ours[key]:
             raise SparkSetupError(
-                f"conf sets {key}={user[key]}, but {argument} makes it {ours[key]}: pass {argument}= and leave it out of conf"
+                f"conf sets {key}={user[key]}, but {argument} makes it {ours[key]}: "
+                f"pass {argument}= and leave it out of conf"
             )
-    for key in ("spark.master", "spark.submit.deployMode"):
-        if user.get(key, ours[key]) not in (ours[key], "yarn-client"):
-            raise SparkSetupError(f"conf sets {key}={user[key]}, but init_spark_on_yarn makes it {ours[key]}: leave it out")
 
 
 def _spark_memory(user: Mapping[str, str], key: str) -> int:

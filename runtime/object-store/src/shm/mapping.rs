@@ -120,13 +120,12 @@ impl MappedRange {
             }
         }
         if rest < self.mapped_len {
+            // Kernels before 5.14 do not know the advice: the pages come by faults then.
             // SAFETY: [rest, mapped_len) lies in this mapping; populating keeps every byte.
-            let populated = unsafe {
+            let _best_effort = unsafe {
                 let start = self.start.as_ptr().add(rest).cast::<c_void>();
                 rustix::mm::madvise(start, self.mapped_len - rest, Advice::LinuxPopulateWrite)
             };
-            // Kernels before 5.14 do not know the advice: the pages come by faults.
-            drop(populated);
         }
     }
 
@@ -152,18 +151,16 @@ impl MappedRange {
     /// Brings the pages of an object that is about to be read in, in one call. Best effort.
     pub fn prepare_for_reading(&self) {
         // SAFETY: the range is this mapping; populating keeps every byte.
-        let populated =
+        let _best_effort =
             unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.mapped_len, Advice::LinuxPopulateRead) };
-        drop(populated);
     }
 
     /// Takes the range out of this process's resident memory. The bytes stay: the next access faults them in.
     pub fn give_back(&self) {
         // SAFETY: the mapping is shared and file-backed, so dropping its pages from the page table keeps every
         // byte in the segment.
-        let dropped =
+        let _best_effort =
             unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.mapped_len, Advice::LinuxDontNeed) };
-        drop(dropped);
     }
 }
 

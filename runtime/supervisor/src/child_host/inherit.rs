@@ -10,7 +10,7 @@ const FIRST_CLOSED: libc::c_uint = 3;
 const HIGHEST_CLOSED_ONE_BY_ONE: libc::rlim_t = 1 << 20;
 
 /// Makes the command's process start with default signal handling and without inherited descriptors.
-pub(super) fn isolate(command: &mut Command) {
+pub(crate) fn isolate(command: &mut Command) {
     // SAFETY: `prepare` allocates nothing, takes no lock and calls async-signal-safe functions only.
     unsafe {
         command.pre_exec(prepare);

@@ -16,7 +16,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
@@ -26,6 +26,8 @@ use rustix::process::Signal;
 use crate::error::SupervisorError;
 use crate::signals::spawn_quiet_thread;
 use poll_loop::{Command, PollLoop, Wake};
+
+pub(crate) use inherit::isolate;
 
 /// Commands that may wait for the host thread; it takes them at once.
 const COMMAND_QUEUE: usize = 64;
@@ -102,6 +104,11 @@ impl ChildHost {
     /// Runs a child and waits until it has written its ready line. A child that fails to do so is killed, and the
     /// error carries the end of its log.
     pub fn spawn(&self, spec: ChildSpec) -> Result<Child, SupervisorError> {
+        self.begin(spec)?.wait()
+    }
+
+    /// Runs a child and returns at once; [`Starting::wait`] waits for its ready line.
+    pub fn begin(&self, spec: ChildSpec) -> Result<Starting, SupervisorError> {
         let state = Arc::new(ChildState::default());
         let (started_sender, started) = sync_channel(1);
         let (ready_sender, ready) = sync_channel(1);
@@ -116,22 +123,16 @@ impl ChildHost {
             ready: ready_sender,
         })?;
         let (key, pid, stdin) = started.recv().map_err(|_| SupervisorError::HostStopped)??;
-        let mut stdin = File::from(stdin);
-        // A child that dies early breaks the pipe; its log, which the reply below carries, says why.
-        let written = stdin.write_all(config.as_bytes()).and_then(|()| stdin.flush());
-        let mut child = Child {
+        let stdin = Some(File::from(stdin));
+        let child = Child {
             host: self.clone(),
             key,
             pid,
-            stdin: Some(stdin),
+            stdin,
             ready_line: String::new(),
             state,
         };
-        if let Err(error) = &written {
-            tracing::debug!(pid, %error, "child did not read its configuration");
-        }
-        child.ready_line = ready.recv().map_err(|_| SupervisorError::HostStopped)??;
-        Ok(child)
+        Ok(Starting { child, config, ready })
     }
 
     fn command(&self, command: Command) -> Result<(), SupervisorError> {
@@ -139,6 +140,53 @@ impl ChildHost {
         commands.send(command).map_err(|_| SupervisorError::HostStopped)?;
         self.link.wake.wake();
         Ok(())
+    }
+}
+
+/// A child that runs but has not said yet that it serves.
+pub struct Starting {
+    child: Child,
+    config: String,
+    ready: Receiver<Result<String, SupervisorError>>,
+}
+
+impl Starting {
+    /// Ends the child from another thread, upon which `wait` returns an error.
+    pub fn killer(&self) -> Killer {
+        Killer {
+            host: self.child.host.clone(),
+            key: self.child.key,
+        }
+    }
+
+    /// Hands the child its configuration and waits for its ready line.
+    pub fn wait(mut self) -> Result<Child, SupervisorError> {
+        if let Some(stdin) = &mut self.child.stdin {
+            // A child that dies early breaks the pipe; its log, which the answer below carries, says why.
+            if let Err(error) = stdin.write_all(self.config.as_bytes()) {
+                tracing::debug!(pid = self.child.pid, %error, "child did not read its configuration");
+            }
+        }
+        self.child.ready_line = self.ready.recv().map_err(|_| SupervisorError::HostStopped)??;
+        Ok(self.child)
+    }
+}
+
+/// Kills one child.
+#[derive(Clone)]
+pub struct Killer {
+    host: ChildHost,
+    key: u64,
+}
+
+impl Killer {
+    /// Sends SIGKILL, unless the child has ended.
+    pub fn kill(&self) {
+        // Fails only when the host thread has ended, and then it has killed every child.
+        let _ = self.host.command(Command::Signal {
+            key: self.key,
+            signal: Signal::KILL,
+        });
     }
 }
 

@@ -26,4 +26,6 @@ pub(crate) use spark_schema::{SparkField, SparkSchema, SparkType};
 pub(crate) use unsafe_row::StagedRows;
 
 #[cfg(test)]
+mod cast_tests;
+#[cfg(test)]
 mod tests;

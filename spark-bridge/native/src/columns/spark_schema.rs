@@ -20,7 +20,10 @@ pub(crate) enum SparkType {
     Long,
     Float,
     Double,
-    Decimal { precision: u8, scale: u8 },
+    Decimal {
+        precision: u8,
+        scale: u8,
+    },
     String,
     Binary,
     Date,
@@ -68,17 +71,25 @@ impl SparkType {
             "date" => Self::Date,
             "timestamp" => Self::Timestamp,
             "timestamp_ntz" => Self::TimestampNtz,
-            "decimal" => Self::Decimal { precision: 10, scale: 0 },
+            "decimal" => Self::Decimal {
+                precision: 10,
+                scale: 0,
+            },
             _ => return Self::decimal_from_name(name),
         };
         Some(flat)
     }
 
     fn decimal_from_name(name: &str) -> Option<Self> {
-        let (precision, scale) = name.strip_prefix("decimal(")?.strip_suffix(')')?.split_once(',')?;
+        let (precision, scale) = name
+            .strip_prefix("decimal(")?
+            .strip_suffix(')')?
+            .split_once(',')?;
         let precision: u8 = precision.trim().parse().ok()?;
         let scale: u8 = scale.trim().parse().ok()?;
-        (1..=38).contains(&precision).then_some(Self::Decimal { precision, scale })
+        (1..=38)
+            .contains(&precision)
+            .then_some(Self::Decimal { precision, scale })
     }
 
     /// Arrow's type for it.
@@ -127,7 +138,8 @@ pub(crate) struct SparkSchema {
 impl SparkSchema {
     /// Reads what `StructType.json()` writes; names the first column whose type is not flat.
     pub(crate) fn from_json(text: &str) -> Result<Self, ColumnError> {
-        let parsed: Value = serde_json::from_str(text).map_err(|error| ColumnError::BadSchema(error.to_string()))?;
+        let parsed: Value =
+            serde_json::from_str(text).map_err(|error| ColumnError::BadSchema(error.to_string()))?;
         let fields = parsed["fields"]
             .as_array()
             .ok_or_else(|| ColumnError::BadSchema("it is not a StructType in JSON".to_owned()))?;
@@ -137,14 +149,19 @@ impl SparkSchema {
                 .as_str()
                 .ok_or_else(|| ColumnError::BadSchema("a field has no name".to_owned()))?
                 .to_owned();
-            let spark_type = field["type"].as_str().and_then(SparkType::from_name).ok_or_else(|| {
-                ColumnError::UnsupportedType {
+            let spark_type = field["type"]
+                .as_str()
+                .and_then(SparkType::from_name)
+                .ok_or_else(|| ColumnError::UnsupportedType {
                     column: name.clone(),
                     type_name: type_name_of(&field["type"]),
                     direction: "put into the object store",
-                }
-            })?;
-            columns.push(SparkField { name, spark_type, nullable: field["nullable"].as_bool().unwrap_or(true) });
+                })?;
+            columns.push(SparkField {
+                name,
+                spark_type,
+                nullable: field["nullable"].as_bool().unwrap_or(true),
+            });
         }
         Ok(Self { fields: columns })
     }
@@ -189,14 +206,25 @@ fn type_name_of(spark_type: &Value) -> String {
         Value::Object(_) => match spark_type["type"].as_str().unwrap_or("unknown") {
             "array" => format!("array<{}>", type_name_of(&spark_type["elementType"])),
             "map" => {
-                format!("map<{},{}>", type_name_of(&spark_type["keyType"]), type_name_of(&spark_type["valueType"]))
+                format!(
+                    "map<{},{}>",
+                    type_name_of(&spark_type["keyType"]),
+                    type_name_of(&spark_type["valueType"])
+                )
             }
             "struct" => {
-                let fields = spark_type["fields"].as_array().map(Vec::as_slice).unwrap_or_default();
+                let fields = spark_type["fields"]
+                    .as_array()
+                    .map(Vec::as_slice)
+                    .unwrap_or_default();
                 let inner: Vec<String> = fields
                     .iter()
                     .map(|field| {
-                        format!("{}:{}", field["name"].as_str().unwrap_or_default(), type_name_of(&field["type"]))
+                        format!(
+                            "{}:{}",
+                            field["name"].as_str().unwrap_or_default(),
+                            type_name_of(&field["type"])
+                        )
                     })
                     .collect();
                 format!("struct<{}>", inner.join(","))
@@ -221,7 +249,10 @@ mod tests {
             SparkType::Long,
             SparkType::Float,
             SparkType::Double,
-            SparkType::Decimal { precision: 38, scale: 18 },
+            SparkType::Decimal {
+                precision: 38,
+                scale: 18,
+            },
             SparkType::String,
             SparkType::Binary,
             SparkType::Date,
@@ -249,13 +280,28 @@ mod tests {
              "valueType":{"type":"struct","fields":[{"name":"x","type":"double"}]}},"containsNull":true}}]}"#;
         let message = SparkSchema::from_json(json).unwrap_err().to_string();
         assert!(message.contains("'tags'"), "{message}");
-        assert!(message.contains("array<map<string,struct<x:double>>>"), "{message}");
-        for other in ["void", "interval day to second", "variant", "decimal(39,0)", "decimal(x)"] {
+        assert!(
+            message.contains("array<map<string,struct<x:double>>>"),
+            "{message}"
+        );
+        for other in [
+            "void",
+            "interval day to second",
+            "variant",
+            "decimal(39,0)",
+            "decimal(x)",
+        ] {
             let json = format!(r#"{{"type":"struct","fields":[{{"name":"odd","type":"{other}"}}]}}"#);
             let message = SparkSchema::from_json(&json).unwrap_err().to_string();
             assert!(message.contains("'odd'") && message.contains(other), "{message}");
         }
-        assert!(matches!(SparkSchema::from_json("[]"), Err(ColumnError::BadSchema(_))));
-        assert!(matches!(SparkSchema::from_json("{"), Err(ColumnError::BadSchema(_))));
+        assert!(matches!(
+            SparkSchema::from_json("[]"),
+            Err(ColumnError::BadSchema(_))
+        ));
+        assert!(matches!(
+            SparkSchema::from_json("{"),
+            Err(ColumnError::BadSchema(_))
+        ));
     }
 }

@@ -29,7 +29,10 @@ impl<'a> StagedRows<'a> {
         let mut rows = Vec::with_capacity(row_count);
         let mut at = 0;
         for row in 0..row_count {
-            let bad = |problem: &str| ColumnError::BadRow { row, problem: problem.to_owned() };
+            let bad = |problem: &str| ColumnError::BadRow {
+                row,
+                problem: problem.to_owned(),
+            };
             if bytes.len() - at < ROW_PREFIX {
                 return Err(bad("the batch ends before it"));
             }
@@ -45,9 +48,16 @@ impl<'a> StagedRows<'a> {
             at += size;
         }
         if at != bytes.len() {
-            return Err(ColumnError::BadRow { row: row_count, problem: "bytes are left after the last row".to_owned() });
+            return Err(ColumnError::BadRow {
+                row: row_count,
+                problem: "bytes are left after the last row".to_owned(),
+            });
         }
-        Ok(Self { bytes, rows, null_words })
+        Ok(Self {
+            bytes,
+            rows,
+            null_words,
+        })
     }
 
     /// Number of rows.
@@ -79,7 +89,11 @@ impl<'a> StagedRows<'a> {
     /// Length of a field's variable part; 0 when it is null.
     #[inline]
     pub(crate) fn variable_len(&self, row: usize, field: usize) -> usize {
-        if self.is_null(row, field) { 0 } else { (self.word(row, field) & 0xffff_ffff) as usize }
+        if self.is_null(row, field) {
+            0
+        } else {
+            (self.word(row, field) & 0xffff_ffff) as usize
+        }
     }
 
     /// The variable part of a field.
@@ -142,7 +156,15 @@ mod tests {
 
     #[test]
     fn fields_are_read_where_the_writer_put_them() {
-        let wide: Vec<Cell> = (0..70).map(|index| if index == 66 { Cell::Null } else { Cell::Word(index) }).collect();
+        let wide: Vec<Cell> = (0..70)
+            .map(|index| {
+                if index == 66 {
+                    Cell::Null
+                } else {
+                    Cell::Word(index)
+                }
+            })
+            .collect();
         let staged = stage(&[wide.clone(), wide]);
         let rows = StagedRows::parse(&staged, 2, 70).unwrap();
         assert_eq!(rows.len(), 2);

@@ -1,0 +1,415 @@
+"""Ray's API on the executors of a Spark application, or on one machine.
+
+On Spark::
+
+    from sparkray import RayContext, init_spark_on_yarn
+
+    sc = init_spark_on_yarn(hadoop_conf=..., num_executors=3, executor_cores=4, extra_executor_memory_for_ray="3g", ...)
+    ray_context = RayContext(sc, object_store_memory="2g")
+    ray_context.init()
+
+On one machine::
+
+    import sparkray
+
+    sparkray.init()
+
+    @sparkray.remote
+    def square(x):
+        return x * x
+
+    print(sparkray.get([square.remote(x) for x in range(4)]))
+
+Names, arguments and exceptions are Ray's. What Ray has and sparkray does not have yet raises an error that says so.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+
+from sparkray import actor, exceptions, runtime_context, util
+from sparkray._native import ObjectRef
+from sparkray._private import actor as _actor
+from sparkray._private import init as _init
+from sparkray._private import options as _options
+from sparkray._private import worker as _worker
+from sparkray._private.actor import ActorClass, ActorHandle, method
+from sparkray._private.init import ClusterInfo
+from sparkray._private.remote_function import RemoteFunction
+from sparkray._version import __version__
+from sparkray.runtime_context import get_runtime_context
+
+if TYPE_CHECKING:
+    from sparkray.spark import RayContext, from_spark, init_spark_on_local, init_spark_on_yarn, to_spark
+
+__all__ = [
+    "ActorClass",
+    "ActorHandle",
+    "ClusterInfo",
+    "ObjectRef",
+    "RayContext",
+    "RemoteFunction",
+    "__version__",
+    "actor",
+    "available_resources",
+    "cluster_resources",
+    "exceptions",
+    "from_spark",
+    "get",
+    "get_actor",
+    "get_runtime_context",
+    "init",
+    "init_spark_on_local",
+    "init_spark_on_yarn",
+    "is_initialized",
+    "kill",
+    "method",
+    "nodes",
+    "put",
+    "remote",
+    "runtime_context",
+    "shutdown",
+    "to_spark",
+    "util",
+    "wait",
+]
+
+T = TypeVar("T")
+ObjectID = ObjectRef
+
+# Imported when asked for, so that `import sparkray` needs no pyspark.
+_ON_SPARK = frozenset({"RayContext", "from_spark", "init_spark_on_local", "init_spark_on_yarn", "to_spark"})
+_SUBMODULES = frozenset({"cluster_utils", "spark"})
+_LATER = frozenset(
+    {
+        "air",
+        "autoscaler",
+        "client",
+        "cpp_function",
+        "dag",
+        "data",
+        "experimental",
+        "get_gpu_ids",
+        "java_actor_class",
+        "java_function",
+        "job_submission",
+        "LoggingConfig",
+        "rllib",
+        "serve",
+        "timeline",
+        "train",
+        "tune",
+        "workflow",
+    }
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ON_SPARK:
+        return getattr(importlib.import_module("sparkray.spark"), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"sparkray.{name}")
+    if name in _LATER:
+        raise AttributeError(f"sparkray.{name} is not there yet (docs/STATUS.md lists what is missing)")
+    raise AttributeError(f"module 'sparkray' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_ON_SPARK, *_SUBMODULES})
+
+
+def init(
+    address: str | None = None,
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    resources: dict[str, float] | None = None,
+    labels: dict[str, str] | None = None,
+    object_store_memory: int | str | None = None,
+    namespace: str | None = None,
+    log_to_driver: bool = True,
+    ignore_reinit_error: bool = False,
+    runtime_env: dict[str, Any] | None = None,
+    include_dashboard: bool | None = None,
+    _memory: int | str | None = None,
+    _temp_dir: str | None = None,
+    _node_ip_address: str | None = None,
+    **other: Any,
+) -> ClusterInfo:
+    """Starts a cluster on this machine, or joins one of this process (Ray: ray.init).
+
+    On Spark use `RayContext(sc).init()` instead; it does this too.
+
+    Args:
+        address: None or "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process.
+        num_cpus: CPUs that tasks may ask for. Default: those that this process may run on.
+        num_gpus: GPUs that tasks may ask for.
+        resources: custom resources, for example {"special": 2}.
+        labels: labels of the node.
+        object_store_memory: bytes of shared memory for objects, or a string such as "2g" (binary units). Default: 30 %
+            of the memory that is free.
+        namespace: in which named actors are found. Default: a new one for each driver.
+        log_to_driver: print what tasks and actors print.
+        ignore_reinit_error: keep a running cluster instead of raising.
+        runtime_env: not there yet; must be None or empty.
+        include_dashboard: accepted, without effect: there is no dashboard yet.
+
+    Returns:
+        A mapping with node_id, node_ip_address, address, session_dir, cluster_id, namespace; as a context manager it
+        calls `shutdown`.
+
+    Raises:
+        RuntimeError: a cluster runs in this process already, or a process of the new one ended (the end of its log is
+            in the message).
+        ConnectionError: the address is not known.
+        ValueError, TypeError: an argument cannot be used, or is unknown.
+        NotImplementedError: an argument of Ray's that is not there yet.
+    """
+    _init.check_other_arguments({"runtime_env": runtime_env, **other})
+    if _worker.state.core is not None:
+        return _init.already_connected(ignore_reinit_error)
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ValueError("namespace is a string that is not empty, or None for a new one")
+    if address is not None and address != "local":
+        for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("resources", resources)):
+            if value is not None:
+                raise ValueError(f"{name} belongs to a new cluster: leave it out when address is given")
+        if object_store_memory is not None:
+            raise ValueError("object_store_memory belongs to a new cluster: leave it out when address is given")
+        return _init.connect_existing(address, namespace, log_to_driver)
+    return _init.start_local(
+        num_cpus=num_cpus,
+        num_gpus=num_gpus,
+        resources=resources,
+        object_store_memory=object_store_memory,
+        memory=_memory,
+        namespace=namespace,
+        log_to_driver=log_to_driver,
+        labels=labels,
+        temp_dir=_temp_dir,
+        host=_node_ip_address,
+    )
+
+
+def shutdown() -> None:
+    """Leaves the cluster; ends it when `init` started it (Ray: ray.shutdown).
+
+    Its processes, shared memory and files are gone when this returns. References and handles of it are of no use any
+    more. Does nothing when sparkray is not running. Also called when Python ends.
+    """
+    _worker.disconnect()
+
+
+def is_initialized() -> bool:
+    """Whether this process belongs to a cluster (Ray: ray.is_initialized)."""
+    return _worker.state.core is not None
+
+
+@overload
+def remote(definition: type, /) -> ActorClass: ...  # type: ignore[overload-overlap]
+@overload
+def remote(definition: Callable[..., Any], /) -> RemoteFunction: ...
+@overload
+def remote(
+    *,
+    num_cpus: float | None = None,
+    num_gpus: float | None = None,
+    memory: int | None = None,
+    resources: dict[str, float] | None = None,
+    num_returns: int | None = None,
+    max_retries: int = 3,
+    retry_exceptions: bool = False,
+    max_restarts: int = 0,
+    max_concurrency: int | None = None,
+    name: str | None = None,
+    namespace: str | None = None,
+    lifetime: str | None = None,
+    get_if_exists: bool = False,
+    **options: Any,
+) -> Callable[[Callable[..., Any]], Any]: ...
+def remote(*definition: Any, **options: Any) -> Any:
+    """Makes a function a task, or a class an actor (Ray: ray.remote).
+
+    As `@remote`, as `@remote(option=...)`, or as `remote(function_or_class)`.
+
+    Args:
+        num_cpus: CPUs that a task holds while it runs (default 1), or an actor while it lives (default: 1 to be placed,
+            0 to live).
+        num_gpus: GPUs, likewise (default 0).
+        memory: bytes, likewise; counted, not enforced (default 0).
+        resources: custom resources, likewise, for example {"special": 0.5}.
+        num_returns: tasks: how many references a call returns (default 1).
+        max_retries: tasks: how often a task is run again when its worker or node died; -1: always (default 3).
+        retry_exceptions: tasks: whether it is run again when it raised, too (default False).
+        max_restarts: actors: how often the actor is made again when its worker or node died; -1: always (default 0).
+        max_concurrency: actors: how many calls run at a time (default 1; 1000 for async actors).
+        name: actors: a name for `get_actor`; tasks: the name in logs.
+        namespace: actors: in which the name lives; None: this driver's.
+        lifetime: actors: "detached" lets it outlive its driver.
+        get_if_exists: actors: return the actor that has the name, if there is one.
+
+    Returns:
+        A RemoteFunction or ActorClass: call `.remote(...)`; `.options(...)` changes options for a call.
+
+    Raises:
+        ValueError, TypeError: an unknown option or a wrong value.
+        NotImplementedError: an option of Ray's that is not there yet.
+    """
+    if definition and not options and len(definition) == 1 and callable(definition[0]):
+        return _make_remote(definition[0], {})
+    if definition or not options:
+        raise TypeError("write @remote, @remote(num_cpus=1, ...) or remote(function); options are given by name")
+    return lambda decorated: _make_remote(decorated, options)
+
+
+def _make_remote(definition: Any, options: dict[str, Any]) -> Any:
+    if isinstance(definition, (RemoteFunction, ActorClass)):
+        raise TypeError("this is remote already: apply @remote once")
+    if isinstance(definition, type):
+        return ActorClass(definition, _options.check(options, is_actor=True))
+    if not callable(definition):
+        raise TypeError(f"@remote is for functions and classes, not for a {type(definition).__name__}")
+    return RemoteFunction(definition, _options.check(options, is_actor=False))
+
+
+@overload
+def get(object_refs: ObjectRef[T], *, timeout: float | None = None) -> T: ...
+@overload
+def get(object_refs: Sequence[ObjectRef[T]], *, timeout: float | None = None) -> list[T]: ...
+def get(object_refs: Any, *, timeout: float | None = None) -> Any:
+    """Waits for values and returns them (Ray: ray.get).
+
+    numpy arrays and Arrow tables are read-only views of shared memory.
+
+    Args:
+        object_refs: one ObjectRef, or a list of them.
+        timeout: seconds to wait at most; None: without limit; 0: only what is there already.
+
+    Returns:
+        The value, or the list of values in the order of the references.
+
+    Raises:
+        RayTaskError: the task raised; it is an instance of the exception's class too, with the worker's traceback.
+        GetTimeoutError: the time is over.
+        RayActorError, WorkerCrashedError, ObjectLostError, ...: see sparkray.exceptions.
+        RaySystemError: sparkray is not running in this process.
+        ValueError: something else than references.
+    """
+    return _worker.get(object_refs, _worker.check_timeout(timeout))
+
+
+def put(value: T) -> ObjectRef[T]:
+    """Stores a value and returns a reference to it (Ray: ray.put).
+
+    Raises:
+        TypeError: the value cannot be pickled (the part is named), or it is a reference itself.
+        ObjectStoreFullError: neither shared memory nor disk has room.
+        RaySystemError: sparkray is not running in this process.
+    """
+    return _worker.put(value)
+
+
+def wait(
+    object_refs: Sequence[ObjectRef[T]],
+    *,
+    num_returns: int = 1,
+    timeout: float | None = None,
+    fetch_local: bool = True,
+) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
+    """Waits until some references are ready (Ray: ray.wait). A failed task is ready.
+
+    Args:
+        object_refs: a list of different references.
+        num_returns: how many to wait for.
+        timeout: seconds to wait at most; None: without limit; 0: only look.
+        fetch_local: bring values to this node; False: to exist anywhere is enough.
+
+    Returns:
+        (ready, others): at most `num_returns` that are ready, and the rest; both in the order that was given.
+
+    Raises:
+        TypeError, ValueError: not a list of different references, or `num_returns` does not fit.
+        RaySystemError: sparkray is not running in this process.
+    """
+    return _worker.wait(object_refs, num_returns, timeout, fetch_local)
+
+
+def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
+    """Ends an actor at once, in the middle of what it does (Ray: ray.kill).
+
+    Args:
+        actor: its handle.
+        no_restart: False lets it start again if max_restarts allows.
+
+    Raises:
+        ValueError: not the handle of an actor.
+        RaySystemError: sparkray is not running in this process.
+    """
+    _actor.kill(actor, no_restart)
+
+
+def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
+    """The handle of a named actor (Ray: ray.get_actor).
+
+    Args:
+        name: as given by `.options(name=...)`.
+        namespace: None: this driver's.
+
+    Raises:
+        ValueError: there is none.
+        RaySystemError: sparkray is not running in this process.
+    """
+    return _actor.get_actor(name, namespace)
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes of the cluster, dead ones too (Ray: ray.nodes).
+
+    Returns:
+        Dicts with NodeID, Alive, NodeManagerAddress, NodeManagerPort, NodeManagerHostname, NodeName, Resources (in
+        units; memory in bytes), Labels, and of our own: Pid (of the raylet), ObjectStore (bytes and counts).
+    """
+    return [_describe_node(node) for node in _worker.core_worker().nodes()]
+
+
+def _describe_node(node: dict[str, Any]) -> dict[str, Any]:
+    host, _, port = str(node["address"]).rpartition(":")
+    return {
+        "NodeID": node["node_id"],
+        "Alive": node["alive"],
+        "alive": node["alive"],
+        "NodeManagerAddress": host,
+        "NodeManagerHostname": node.get("hostname", ""),
+        "NodeManagerPort": int(port or 0),
+        "NodeName": host,
+        "Resources": dict(node["total"]) if node["alive"] else {},
+        "Labels": dict(node.get("labels", {})),
+        "Pid": node.get("pid", 0),
+        "ObjectStore": dict(node.get("store") or {}),
+    }
+
+
+def _sum_resources(key: str) -> dict[str, float]:
+    totals: dict[str, float] = {}
+    for node in _worker.core_worker().nodes():
+        if node["alive"]:
+            for name, amount in node[key].items():
+                totals[name] = totals.get(name, 0.0) + amount
+    return totals
+
+
+def cluster_resources() -> dict[str, float]:
+    """What all live nodes have, by name: units, memory in bytes (Ray: ray.cluster_resources)."""
+    return _sum_resources("total")
+
+
+def available_resources() -> dict[str, float]:
+    """What is not in use, as the head knows it: up to a tenth of a second old (Ray: ray.available_resources)."""
+    return {name: amount for name, amount in _sum_resources("available").items() if amount > 0}
+
+
+def cancel(*_arguments: Any, **_options: Any) -> NoReturn:
+    """Ray's cancel is not there yet."""
+    raise NotImplementedError("sparkray.cancel is not there yet: kill the actor, or let the task end")

@@ -1,0 +1,154 @@
+"""A worker: what happens after the fork, and what the native loop asks of Python."""
+
+from __future__ import annotations
+
+import functools
+import os
+import random
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from sparkray import exceptions
+from sparkray._private import serialization
+from sparkray._private.worker import python_version, state
+
+
+def reseed_generators() -> None:
+    """Forked workers must not draw the same random numbers."""
+    random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
+
+
+def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
+    """Runs the worker until its raylet ends it; returns the exit code."""
+    from sparkray import _native
+
+    reseed_generators()
+    _native.after_fork_in_child()
+    # Tasks import what they like: from now on threads are allowed. Modules of the driver's directory come first, as
+    # in a script.
+    if "" not in sys.path:
+        sys.path.insert(0, "")
+    core = _native.CoreWorker.connect_worker(connection, raylet_pid, {**config, "python_version": python_version()})
+    state.core = core
+    state.is_driver = False
+    state.why_not = "this worker is about to end"
+    core.run_worker(Hooks(core))
+    return 0
+
+
+class _ConstructorFailed(Exception):
+    """Carries the error that all calls of an actor get whose constructor raised."""
+
+    def __init__(self, error: exceptions.ActorDiedError) -> None:
+        super().__init__(str(error))
+        self.error = error
+
+
+class Hooks:
+    """See sparkray._native.WorkerHooks."""
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def load_function(self, blob: bytes) -> Callable[..., Any]:
+        """The function of a task, from its pickle."""
+        function: Callable[..., Any] = serialization.load_definition(blob)
+        return function
+
+    def make_error(self, error: BaseException, name: str, pid: int, ip: str) -> bytes:
+        """The body of an Error value for what a task raised."""
+        if isinstance(error, _ConstructorFailed):
+            return serialization.pickle_by_value(error.error)
+        task = current_task()
+        actor_id = task.get("actor_id") if task is not None else None
+        if isinstance(actor_id, bytes):
+            actor_id = actor_id.hex()
+        wrapped = exceptions.task_error(error, name, pid, ip, _actor_repr(), actor_id or None)
+        return _pickle_error(wrapped)
+
+    def create_actor(self, spec: dict[str, Any]) -> object:
+        """Makes the instance of an actor; raises what its constructor raises."""
+        plain_class = serialization.load_definition(spec["class_blob"])
+        actor_class = _with_runtime_methods(plain_class)
+        actor_info.clear()
+        actor_info.update({key: spec[key] for key in ("actor_id", "name", "namespace", "incarnation") if key in spec})
+        state.namespace = spec.get("namespace") or state.namespace
+        try:
+            instance: object = actor_class(*spec.get("args", ()), **spec.get("kwargs", {}))
+        except BaseException as error:
+            name = f"{plain_class.__name__}.__init__"
+            actor_id = bytes(spec["actor_id"]).hex()
+            wrapped = exceptions.task_error(error, name, os.getpid(), self._core.node_ip, actor_id=actor_id)
+            raise _ConstructorFailed(exceptions.ActorDiedError.from_task_error(wrapped)) from None
+        actor_info["instance"] = instance
+        return instance
+
+    def run_actor(self, instance: object, spec: dict[str, Any]) -> None:
+        """Drives an actor that is async or has several threads."""
+        from sparkray._private import concurrent_actor
+
+        if spec["is_async"]:
+            concurrent_actor.run_async(self._core, instance, int(spec["max_concurrency"]))
+        else:
+            concurrent_actor.run_threads(self._core, instance, int(spec["max_concurrency"]))
+
+
+# About the actor that lives in this worker; empty in others.
+actor_info: dict[str, Any] = {}
+
+
+def current_task() -> dict[str, Any] | None:
+    """The task that runs on this thread or in this coroutine."""
+    from sparkray._private import concurrent_actor
+
+    running = concurrent_actor.current.get()
+    if running is not None:
+        return running
+    return None if state.core is None else state.core.current_task()
+
+
+def _actor_repr() -> str | None:
+    instance = actor_info.get("instance")
+    if instance is None:
+        return None
+    try:
+        return repr(instance)
+    except Exception:  # the user's __repr__
+        return object.__repr__(instance)
+
+
+def _pickle_error(error: exceptions.RayTaskError) -> bytes:
+    try:
+        return serialization.pickle_by_value(error)
+    except Exception:  # a representation that is not a plain string, for example
+        plain = exceptions.RayError(error.traceback_str)
+        return serialization.pickle_by_value(
+            exceptions.RayTaskError(error.function_name, error.traceback_str, plain, error.pid, error.ip)
+        )
+
+
+@functools.cache
+def _with_runtime_methods(plain_class: type) -> type:
+    """The user's class with the methods that Ray adds to every actor."""
+
+    def ready(self: object) -> bool:
+        return True
+
+    def call(self: object, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        return function(self, *args, **kwargs)
+
+    members = {
+        "__ray_ready__": ready,
+        "__ray_call__": call,
+        "__module__": plain_class.__module__,
+        "__qualname__": plain_class.__qualname__,
+        "__doc__": plain_class.__doc__,
+    }
+    try:
+        return type(plain_class)(plain_class.__name__, (plain_class,), members)
+    except TypeError:  # a class that refuses subclasses, or wants arguments for them
+        return plain_class

@@ -1,0 +1,79 @@
+"""Helpers (Ray: ray.util)."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from sparkray._private import worker
+
+__all__ = ["get_node_ip_address", "list_named_actors"]
+
+_LATER = frozenset(
+    {
+        "ActorPool",
+        "accelerators",
+        "as_completed",
+        "collective",
+        "get_current_placement_group",
+        "get_placement_group",
+        "inspect_serializability",
+        "iter",
+        "joblib",
+        "map_unordered",
+        "metrics",
+        "multiprocessing",
+        "pdb",
+        "placement_group",
+        "placement_group_table",
+        "queue",
+        "register_serializer",
+        "deregister_serializer",
+        "remove_placement_group",
+        "scheduling_strategies",
+        "spark",
+        "state",
+    }
+)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        raise AttributeError(f"sparkray.util.{name} is not there yet (docs/STATUS.md lists what is missing)")
+    raise AttributeError(f"module 'sparkray.util' has no attribute {name!r}")
+
+
+def get_node_ip_address(address: str = "") -> str:
+    """The address of this node, at which other nodes reach it (Ray: ray.util.get_node_ip_address).
+
+    Args:
+        address: accepted for compatibility, without effect.
+
+    Returns:
+        In a cluster: the address that the cluster uses for this node. Otherwise: that of the route to the outside, or
+        127.0.0.1 when there is none.
+    """
+    core = worker.state.core
+    if core is not None:
+        return core.node_ip
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent: this only asks for the route
+            return str(probe.getsockname()[0])
+        except OSError:
+            return "127.0.0.1"
+
+
+def list_named_actors(all_namespaces: bool = False) -> list[Any]:
+    """Names of live actors (Ray: ray.util.list_named_actors).
+
+    Args:
+        all_namespaces: False: names in this driver's namespace; True: dicts with `name` and `namespace`, of all.
+
+    Raises:
+        RaySystemError: sparkray is not running in this process.
+    """
+    live = [actor for actor in worker.core_worker().actors() if actor["name"] and actor["state"] != "DEAD"]
+    if all_namespaces:
+        return [{"name": actor["name"], "namespace": actor["namespace"]} for actor in live]
+    return [actor["name"] for actor in live if actor["namespace"] == worker.state.namespace]

@@ -1,0 +1,60 @@
+//! Failures of the core worker: a code that callers decide on, and a sentence for people.
+
+use sparkray_common::ErrorCode;
+use sparkray_proto::Failure;
+use sparkray_rpc::RpcError;
+
+/// Why an operation failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct CoreError {
+    /// What callers decide on.
+    pub code: ErrorCode,
+    /// What happened, to which id, and what to do.
+    pub message: String,
+}
+
+impl CoreError {
+    /// A failure with this code.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+        }
+    }
+}
+
+impl From<&Failure> for CoreError {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            code: failure.error_code(),
+            message: failure.message.clone(),
+        }
+    }
+}
+
+impl From<RpcError> for CoreError {
+    fn from(error: RpcError) -> Self {
+        Self {
+            code: error.code(),
+            message: error.to_string(),
+        }
+    }
+}
+
+/// A wait that ended without its answer.
+#[derive(Debug)]
+pub enum WaitError<E> {
+    /// The deadline passed.
+    Deadline,
+    /// The operation failed.
+    Failed(CoreError),
+    /// The caller's own check asked to stop, for example a signal in Python.
+    Interrupted(E),
+}
+
+impl<E> From<CoreError> for WaitError<E> {
+    fn from(error: CoreError) -> Self {
+        Self::Failed(error)
+    }
+}

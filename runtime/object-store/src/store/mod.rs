@@ -1,0 +1,259 @@
+//! The store of one node as a state machine: no clock, no threads, no disk.
+//!
+//! Invariants (checked by the model test):
+//! 1. A range of a segment belongs to at most one slot; a slot keeps its range while a client writes it, holds
+//!    a use of it or it is being sent, spilled or restored.
+//! 2. Every request is answered: a waiting get, create or push is attached to a slot that has a writer, a pull,
+//!    a restore or a demand for room, or to an object that nobody has announced yet.
+//! 3. Room is given in the order in which it was asked for.
+//! 4. Memory that is allocated, kept warm or being discarded never exceeds the capacity.
+
+mod clients;
+mod feeds;
+mod lifecycle;
+mod memory;
+mod slot;
+#[cfg(test)]
+mod tests;
+mod transfer;
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+
+use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_proto::{
+    AbortObject, AdoptFeed, CreateObject, Failure, FreeObjects, GetObjects, MessageError, ReleaseObjects, SealObject,
+    StoreStats,
+};
+
+use crate::allocator::Allocator;
+use crate::config::StoreConfig;
+use crate::error::StoreError;
+use crate::event::{ClientId, PullTicket, PushTicket, StoreEvent};
+use crate::shm::{Segment, SegmentId};
+use clients::ClientRecord;
+use feeds::AdoptedFeeds;
+use memory::Pressure;
+use slot::{Demand, NextWriter, Slot, SlotId};
+
+/// The store of one node. Methods never block; what is to be done comes out of [`ObjectStore::drain_events`].
+#[derive(Debug)]
+pub struct ObjectStore {
+    config: StoreConfig,
+    now: Instant,
+    slots: HashMap<SlotId, Slot>,
+    index: HashMap<ObjectId, SlotId>,
+    /// Attached slots by owner.
+    owners: HashMap<WorkerId, HashSet<SlotId>>,
+    /// Provisional blocks by feed.
+    feeds: HashMap<FeedId, HashSet<SlotId>>,
+    adopted: AdoptedFeeds,
+    clients: HashMap<ClientId, ClientRecord>,
+    segments: HashMap<SegmentId, Arc<Segment>>,
+    memory: Allocator,
+    disk: Allocator,
+    demands: VecDeque<Demand>,
+    /// Demands for which a segment on disk of this size is being made.
+    fallbacks: HashMap<SegmentId, (Demand, u64)>,
+    /// Unused slots with another copy elsewhere, least recently used first.
+    droppable: BTreeMap<u64, SlotId>,
+    /// Unused slots that must be spilled before they go, least recently used first.
+    spillable: BTreeMap<u64, SlotId>,
+    pressure: Pressure,
+    pulls: HashMap<PullTicket, SlotId>,
+    pushes: HashMap<PushTicket, (SlotId, ClientId)>,
+    next_number: u64,
+    stats: StoreStats,
+    events: Vec<StoreEvent>,
+}
+
+impl ObjectStore {
+    /// An empty store. `now` is the time of the first tick.
+    pub fn new(config: StoreConfig, now: Instant) -> Self {
+        let stats = StoreStats { capacity_bytes: config.capacity_bytes, ..StoreStats::default() };
+        Self {
+            config,
+            now,
+            slots: HashMap::new(),
+            index: HashMap::new(),
+            owners: HashMap::new(),
+            feeds: HashMap::new(),
+            adopted: AdoptedFeeds::default(),
+            clients: HashMap::new(),
+            segments: HashMap::new(),
+            memory: Allocator::default(),
+            disk: Allocator::default(),
+            demands: VecDeque::new(),
+            fallbacks: HashMap::new(),
+            droppable: BTreeMap::new(),
+            spillable: BTreeMap::new(),
+            pressure: Pressure::new(now),
+            pulls: HashMap::new(),
+            pushes: HashMap::new(),
+            next_number: 1,
+            stats,
+            events: Vec::new(),
+        }
+    }
+
+    /// What is to be done now, in order.
+    pub fn drain_events(&mut self) -> Vec<StoreEvent> {
+        std::mem::take(&mut self.events)
+    }
+
+    /// Whether [`Self::drain_events`] has something to give.
+    pub fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
+    /// Whether the object is complete on this node, in memory or on disk.
+    pub fn contains(&self, object: ObjectId) -> bool {
+        self.index.get(&object).is_some_and(|slot| self.slots[slot].stage == slot::Stage::Sealed)
+    }
+
+    /// What the store holds and did.
+    pub fn stats(&self) -> StoreStats {
+        let mut stats = self.stats;
+        stats.used_bytes = self.memory.allocated();
+        stats.object_count = self.index.values().filter(|slot| self.slots[slot].stage == slot::Stage::Sealed).count() as u64;
+        stats
+    }
+
+    /// A client asks for room. Answered by [`StoreEvent::Created`], when there is room.
+    pub fn create(&mut self, client: ClientId, correlation: u64, message: &CreateObject) -> Result<(), StoreError> {
+        let object = ObjectId::from_slice(&message.object_id)?;
+        let owner = message.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
+        let owner = WorkerAddress::try_from(owner)?;
+        let feed = match message.feed_id.is_empty() {
+            true => None,
+            false => Some(FeedId::from_slice(&message.feed_id)?),
+        };
+        let writer = NextWriter { client, correlation, size: message.size, owner, feed };
+        self.begin_create(object, writer);
+        self.pump();
+        Ok(())
+    }
+
+    /// The client has written the object: from now on it is immutable and can be read.
+    pub fn seal(&mut self, client: ClientId, message: &SealObject) -> Result<(), StoreError> {
+        self.finish_create(client, ObjectId::from_slice(&message.object_id)?);
+        self.pump();
+        Ok(())
+    }
+
+    /// The client gives up writing the object.
+    pub fn abort(&mut self, client: ClientId, message: &AbortObject) -> Result<(), StoreError> {
+        let object = ObjectId::from_slice(&message.object_id)?;
+        let writing = self.clients.get_mut(&client).and_then(|record| record.writing.remove(&object));
+        if let Some(slot) = writing {
+            self.writer_ended(slot, "its writer gave up before it was complete");
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// A client asks for objects. Each is answered by [`StoreEvent::Ready`], when it is here.
+    pub fn get(&mut self, client: ClientId, correlation: u64, message: &GetObjects) -> Result<(), StoreError> {
+        let mut wanted = Vec::with_capacity(message.objects.len());
+        for entry in &message.objects {
+            for location in &entry.locations {
+                NodeId::from_slice(&location.node_id)?;
+            }
+            wanted.push((ObjectId::from_slice(&entry.object_id)?, entry));
+        }
+        for (object, entry) in wanted {
+            self.get_one(client, correlation, object, &entry.locations);
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// The client gives up one use for each entry.
+    pub fn release(&mut self, client: ClientId, message: &ReleaseObjects) -> Result<(), StoreError> {
+        for id in &message.object_ids {
+            self.release_one(client, ObjectId::from_slice(id)?);
+        }
+        self.pump();
+        Ok(())
+    }
+
+    /// Nobody has a reference to these objects any more. Uses that clients hold stay valid.
+    pub fn free(&mut self, message: &FreeObjects) -> Result<(), StoreError> {
+        let mut objects = Vec::with_capacity(message.objects.len());
+        for entry in &message.objects {
+            objects.push(ObjectId::from_slice(&entry.object_id)?);
+        }
+        self.free_objects(objects);
+        Ok(())
+    }
+
+    /// As [`Self::free`], for the raylet itself.
+    pub fn free_objects(&mut self, objects: impl IntoIterator<Item = ObjectId>) {
+        for object in objects {
+            if let Some(slot) = self.index.get(&object).copied() {
+                let reason = format!("object {object} was freed by its owner, which has no reference to it any more");
+                self.detach(slot, &Failure::new(ErrorCode::ObjectLost, reason));
+            }
+        }
+        self.pump();
+    }
+
+    /// Keeps the winners among the feed's blocks on this node and frees its others, those that are sealed later
+    /// included.
+    pub fn adopt_feed(&mut self, message: &AdoptFeed) -> Result<(), StoreError> {
+        let feed = FeedId::from_slice(&message.feed_id)?;
+        let mut winners = HashSet::with_capacity(message.winners.len());
+        for winner in &message.winners {
+            winners.insert(ObjectId::from_slice(winner)?);
+        }
+        self.adopt(feed, winners);
+        self.pump();
+        Ok(())
+    }
+
+    /// The client's connection ended and everything that it sent has been handled.
+    pub fn client_gone(&mut self, client: ClientId) {
+        self.forget_client(client);
+        self.pump();
+    }
+
+    /// A process died: the objects that it owns are freed.
+    pub fn owner_gone(&mut self, worker: WorkerId) {
+        let mut slots: Vec<SlotId> = self.owners.get(&worker).into_iter().flatten().copied().collect();
+        slots.sort_unstable();
+        for slot in slots {
+            let object = self.slots[&slot].object;
+            let reason = format!("object {object} was freed because its owner, worker {worker}, died");
+            self.detach(slot, &Failure::new(ErrorCode::OwnerDied, reason));
+        }
+        self.pump();
+    }
+
+    /// A node died: the objects that its processes own are freed.
+    pub fn node_gone(&mut self, node: NodeId) {
+        let mut workers = HashSet::new();
+        for slot in self.index.values() {
+            if let Some(owner) = self.slots[slot].owner.as_ref().filter(|owner| owner.node_id == node) {
+                workers.insert(owner.worker_id);
+            }
+        }
+        for worker in workers {
+            self.owner_gone(worker);
+        }
+    }
+
+    fn number(&mut self) -> u64 {
+        let number = self.next_number;
+        self.next_number += 1;
+        number
+    }
+
+    fn client(&mut self, client: ClientId) -> &mut ClientRecord {
+        self.clients.entry(client).or_default()
+    }
+
+    fn slot(&mut self, slot: SlotId) -> &mut Slot {
+        self.slots.get_mut(&slot).expect("ids of live slots are kept only while the slot lives")
+    }
+}

@@ -1,0 +1,211 @@
+//! The connections of this raylet: drivers, workers and executor JVMs of this node, owners and raylets of others.
+//!
+//! A task for each connection reads frames and hands them to the loop. A client's death is the end of its socket; a
+//! child that user code forked may hold that socket open, so the process itself is watched too: when it is gone, what
+//! the socket still holds is read, and then the connection is over.
+
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use prost::Message;
+use rustix::process::{Pid, PidfdFlags};
+use sparkray_common::{ActorId, JobId, NodeId, WorkerId};
+use sparkray_proto::{ClientKind, FrameKind};
+use sparkray_rpc::{Frame, FrameReceiver, FrameSender};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::event::Event;
+
+/// The socket of a process that is gone has nothing more to say after this silence.
+const DRAIN_SILENCE: Duration = Duration::from_millis(20);
+
+/// Who a registered client is.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) kind: ClientKind,
+    pub(crate) worker_id: WorkerId,
+    /// The node of a remote client.
+    pub(crate) node_id: Option<NodeId>,
+    pub(crate) pid: u32,
+    /// Drivers only.
+    pub(crate) job_id: Option<JobId>,
+    pub(crate) log_to_driver: bool,
+    pub(crate) watched: HashSet<ActorId>,
+}
+
+impl Client {
+    /// Whether it runs on this node and is a process that owns objects.
+    pub(crate) fn is_local(&self) -> bool {
+        self.kind != ClientKind::Remote
+    }
+}
+
+/// One connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) sender: FrameSender,
+    /// Over a Unix socket, which carries descriptors.
+    pub(crate) local: bool,
+    /// Ends the reading once the socket is drained.
+    pub(crate) drain: CancellationToken,
+    /// Set by RegisterClient.
+    pub(crate) client: Option<Client>,
+    /// A worker that the zygote was asked for: nobody else may register here.
+    pub(crate) expected: Option<WorkerId>,
+}
+
+/// All connections.
+#[derive(Debug, Default)]
+pub(crate) struct Clients {
+    connections: HashMap<u64, Connection>,
+    by_worker: HashMap<WorkerId, u64>,
+    last: u64,
+}
+
+impl Clients {
+    /// Takes a connection in and begins to read from it.
+    pub(crate) fn add(
+        &mut self,
+        sender: FrameSender,
+        receiver: FrameReceiver,
+        local: bool,
+        expected: Option<WorkerId>,
+        events: &mpsc::Sender<Event>,
+    ) -> u64 {
+        self.last += 1;
+        let id = self.last;
+        let drain = CancellationToken::new();
+        tokio::spawn(read_frames(id, receiver, events.clone(), drain.clone()));
+        self.connections.insert(id, Connection { sender, local, drain, client: None, expected });
+        id
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<&Connection> {
+        self.connections.get(&id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: u64) -> Option<&mut Connection> {
+        self.connections.get_mut(&id)
+    }
+
+    /// The client of a connection, when it registered.
+    pub(crate) fn client(&self, id: u64) -> Option<&Client> {
+        self.connections.get(&id)?.client.as_ref()
+    }
+
+    /// Notes who speaks on a connection.
+    pub(crate) fn register(&mut self, id: u64, client: Client) {
+        if client.is_local() {
+            self.by_worker.insert(client.worker_id, id);
+        }
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.client = Some(client);
+        }
+    }
+
+    /// The connection of a process of this node.
+    pub(crate) fn of_worker(&self, worker: WorkerId) -> Option<u64> {
+        self.by_worker.get(&worker).copied()
+    }
+
+    /// Forgets a connection; what was sent still leaves.
+    pub(crate) fn remove(&mut self, id: u64) -> Option<Connection> {
+        let connection = self.connections.remove(&id)?;
+        if let Some(client) = &connection.client
+            && self.by_worker.get(&client.worker_id) == Some(&id)
+        {
+            self.by_worker.remove(&client.worker_id);
+        }
+        Some(connection)
+    }
+
+    /// Sends; a client that is gone, or does not read, is noticed by its reading task.
+    pub(crate) fn send<M: Message>(&self, id: u64, kind: FrameKind, correlation: u64, message: &M) {
+        self.send_frame(id, Frame::new(kind, correlation, message));
+    }
+
+    /// Sends a frame as it is.
+    pub(crate) fn send_frame(&self, id: u64, frame: Frame) {
+        let Some(connection) = self.connections.get(&id) else { return };
+        if let Err(error) = connection.sender.send(frame) {
+            debug!(connection = id, %error, "cannot send to a client");
+        }
+    }
+
+    /// Sends to every registered client of this node.
+    pub(crate) fn broadcast<M: Message>(&self, kind: FrameKind, message: &M) {
+        for (id, connection) in &self.connections {
+            if connection.client.as_ref().is_some_and(Client::is_local) {
+                self.send(*id, kind, 0, message);
+            }
+        }
+    }
+
+    /// The driver of a job, when it runs on this node.
+    pub(crate) fn driver_of(&self, job: JobId) -> Option<(u64, &Client)> {
+        self.clients().find(|(_, client)| client.job_id == Some(job))
+    }
+
+    /// Connections from another node.
+    pub(crate) fn of_node(&self, node: NodeId) -> impl Iterator<Item = (u64, &Connection)> {
+        let from = move |connection: &Connection| {
+            connection.client.as_ref().is_some_and(|client| !client.is_local() && client.node_id == Some(node))
+        };
+        self.connections.iter().filter(move |(_, connection)| from(connection)).map(|(id, connection)| (*id, connection))
+    }
+
+    /// Registered clients and their connections.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = (u64, &Client)> {
+        self.connections.iter().filter_map(|(id, connection)| Some((*id, connection.client.as_ref()?)))
+    }
+}
+
+/// Reads frames until the socket ends, or is drained after the process is gone.
+async fn read_frames(id: u64, mut receiver: FrameReceiver, events: mpsc::Sender<Event>, drain: CancellationToken) {
+    let cause = loop {
+        let next = tokio::select! {
+            next = receiver.next() => next,
+            () = drain.cancelled() => break drain_frames(id, &mut receiver, &events).await,
+        };
+        match next {
+            Ok(Some(frame)) => {
+                if events.send(Event::Frame { connection: id, frame }).await.is_err() {
+                    return;
+                }
+            }
+            Ok(None) => break "its connection closed".to_owned(),
+            Err(error) => break format!("its connection broke: {error}"),
+        }
+    };
+    // The receiver is gone only when the raylet ends.
+    let _ = events.send(Event::Closed { connection: id, cause }).await;
+}
+
+async fn drain_frames(id: u64, receiver: &mut FrameReceiver, events: &mpsc::Sender<Event>) -> String {
+    while let Ok(Ok(Some(frame))) = tokio::time::timeout(DRAIN_SILENCE, receiver.next()).await {
+        if events.send(Event::Frame { connection: id, frame }).await.is_err() {
+            break;
+        }
+    }
+    "its process ended".to_owned()
+}
+
+/// Watches a process that is not a child of this one; when it is gone, its connection is drained.
+pub(crate) fn watch_process(pid: u32, drain: CancellationToken) -> std::io::Result<()> {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let pidfd: OwnedFd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
+    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    tokio::spawn(async move {
+        tokio::select! {
+            // Readable once the process has ended; a failure to watch leaves the socket as the only sign.
+            _ = pidfd.readable() => drain.cancel(),
+            () = drain.cancelled() => {}
+        }
+    });
+    Ok(())
+}

@@ -1,0 +1,77 @@
+//! What ends a raylet.
+
+use std::io;
+
+use sparkray_common::{ErrorCode, IdError, ResourceError};
+use sparkray_object_store::StoreError;
+use sparkray_rpc::RpcError;
+
+/// A failure that ends the raylet; its supervisor starts another one.
+#[derive(Debug, thiserror::Error)]
+pub enum RayletError {
+    /// The configuration cannot be used.
+    #[error("raylet configuration: {0}")]
+    Config(String),
+    /// The kernel refused something that the raylet cannot do without.
+    #[error("cannot {action}: {source}")]
+    Os {
+        /// What was tried.
+        action: String,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+    /// The listeners, or the first connection to the head.
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    /// The store cannot start.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The head does not take this node.
+    #[error("the head refused this node: {message}")]
+    Refused {
+        /// What a supervisor may decide on.
+        code: ErrorCode,
+        /// The head's sentence.
+        message: String,
+    },
+    /// The head cannot be reached at the start.
+    #[error("the head at {head} did not answer within {seconds} s: {cause}")]
+    HeadUnreachable {
+        /// Its address.
+        head: String,
+        /// The time waited.
+        seconds: u64,
+        /// The last failure.
+        cause: String,
+    },
+}
+
+impl RayletError {
+    /// What a supervisor may decide on.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Config(_) => ErrorCode::InvalidArgument,
+            Self::Os { .. } => ErrorCode::Internal,
+            Self::Rpc(error) => error.code(),
+            Self::Store(error) => error.code(),
+            Self::Refused { code, .. } => *code,
+            Self::HeadUnreachable { .. } => ErrorCode::Unavailable,
+        }
+    }
+
+    pub(crate) fn os(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
+        Self::Os { action: action.into(), source: source.into() }
+    }
+}
+
+impl From<IdError> for RayletError {
+    fn from(error: IdError) -> Self {
+        Self::Config(error.to_string())
+    }
+}
+
+impl From<ResourceError> for RayletError {
+    fn from(error: ResourceError) -> Self {
+        Self::Config(error.to_string())
+    }
+}

@@ -1,0 +1,56 @@
+//! What reaches the raylet's loop.
+
+use sparkray_common::{ObjectId, WorkerAddress, WorkerId};
+use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
+use sparkray_proto::{Failure, head_message};
+use sparkray_rpc::{Accepted, Frame};
+use tokio::sync::oneshot;
+
+use crate::zygote::ZygoteEvent;
+
+/// Something happened; the loop handles one after the other.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A caller went through the handshake. `local`: over the Unix socket.
+    Accepted { accepted: Accepted, local: bool },
+    /// A client said something.
+    Frame { connection: u64, frame: Frame },
+    /// A client's connection ended and was drained.
+    Closed { connection: u64, cause: String },
+    /// The zygote's news.
+    Zygote(ZygoteEvent),
+    /// Lines that a worker wrote.
+    Output { worker_id: WorkerId, is_stderr: bool, lines: Vec<String> },
+    /// One of a worker's two pipes ended.
+    OutputEnded { worker_id: WorkerId },
+    /// A worker had time enough to end by itself.
+    KillWorker { worker_id: WorkerId },
+    /// The head's news.
+    Head(HeadEvent),
+    /// A fetch knows the size of its object and needs room for it.
+    PullNeedsRoom {
+        ticket: PullTicket,
+        size: u64,
+        owner: WorkerAddress,
+        room: oneshot::Sender<Result<MappedRange, Failure>>,
+    },
+    /// A fetch ended.
+    PullEnded { ticket: PullTicket, object: ObjectId, outcome: Result<MappedRange, Failure> },
+    /// An object was sent to another node, or as much of it as that node took.
+    PushEnded { ticket: PushTicket, bytes: u64 },
+    /// The zygote's stand-still or the head's refusal is over: look at the waiting leases again.
+    LookAgain,
+}
+
+/// What the link to the head reports.
+#[derive(Debug)]
+pub(crate) enum HeadEvent {
+    /// The head said something.
+    Message(Box<head_message::Message>),
+    /// The stream broke and was made anew; the head knows nothing of what was said before.
+    Attached,
+    /// The head cannot be reached any more.
+    Lost { cause: String },
+    /// The head does not want this node: it was declared dead.
+    Refused(Failure),
+}

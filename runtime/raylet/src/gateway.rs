@@ -1,0 +1,120 @@
+//! The node's two doors: a TCP port for other nodes and an abstract Unix socket for this one. Callers that proved
+//! themselves are led to the process that they asked for.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use sparkray_common::{NodeId, WorkerId};
+use sparkray_rpc::{Accepted, Identity, Listener, Refusal, Target, accept_loop};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::error::RayletError;
+use crate::event::Event;
+
+const ARRIVALS: usize = 256;
+
+/// Which processes can be reached through this node.
+#[derive(Debug)]
+pub(crate) struct Routes {
+    node: NodeId,
+    head: bool,
+    closing: AtomicBool,
+    workers: Mutex<HashSet<WorkerId>>,
+}
+
+impl Routes {
+    /// Routes of `node`; `head`: the head runs on it.
+    pub(crate) fn new(node: NodeId, head: bool) -> Self {
+        Self { node, head, closing: AtomicBool::new(false), workers: Mutex::new(HashSet::new()) }
+    }
+
+    fn workers(&self) -> std::sync::MutexGuard<'_, HashSet<WorkerId>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A client registered.
+    pub(crate) fn add(&self, worker: WorkerId) {
+        self.workers().insert(worker);
+    }
+
+    /// A client is gone.
+    pub(crate) fn remove(&self, worker: WorkerId) {
+        self.workers().remove(&worker);
+    }
+
+    /// Refuses everybody from now on.
+    pub(crate) fn close(&self) {
+        self.closing.store(true, Ordering::Release);
+    }
+
+    /// Whether a caller that asked for `target` is let in.
+    pub(crate) fn admit(&self, target: Target) -> Result<(), Refusal> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(Refusal::ShuttingDown);
+        }
+        match target {
+            Target::Raylet(node) if node == self.node => Ok(()),
+            Target::Worker(node, worker) if node == self.node => {
+                if self.workers().contains(&worker) { Ok(()) } else { Err(Refusal::NoSuchTarget) }
+            }
+            Target::Raylet(_) | Target::Worker(..) => Err(Refusal::OtherNode),
+            Target::Head if self.head => Ok(()),
+            Target::Head | Target::HeadGateway | Target::Manager => Err(Refusal::NoSuchTarget),
+        }
+    }
+}
+
+/// Opens both doors and returns the TCP port. Callers arrive as [`Event::Accepted`].
+pub(crate) async fn open(
+    host: &str,
+    port: u16,
+    socket_name: &str,
+    identity: &Identity,
+    routes: &Arc<Routes>,
+    events: &mpsc::Sender<Event>,
+    cancel: &CancellationToken,
+) -> Result<u16, RayletError> {
+    let tcp = Listener::bind_tcp(host, port).await?;
+    let port = tcp.local_port();
+    let unix = Listener::bind_abstract(socket_name)?;
+    for (listener, local) in [(tcp, false), (unix, true)] {
+        let (accepted, arrivals) = mpsc::channel(ARRIVALS);
+        let routes = Arc::clone(routes);
+        let admit = move |target| routes.admit(target);
+        tokio::spawn(accept_loop(listener, identity.clone(), cancel.clone(), admit, accepted));
+        tokio::spawn(forward(arrivals, local, events.clone()));
+    }
+    Ok(port)
+}
+
+async fn forward(mut arrivals: mpsc::Receiver<Accepted>, local: bool, events: mpsc::Sender<Event>) {
+    while let Some(accepted) = arrivals.recv().await {
+        if events.send(Event::Accepted { accepted, local }).await.is_err() {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_are_let_in_to_processes_that_are_here() {
+        let (node, other) = (NodeId::random(), NodeId::random());
+        let worker = WorkerId::random();
+        let routes = Routes::new(node, false);
+        assert_eq!(routes.admit(Target::Raylet(node)), Ok(()));
+        assert_eq!(routes.admit(Target::Raylet(other)), Err(Refusal::OtherNode));
+        assert_eq!(routes.admit(Target::Worker(node, worker)), Err(Refusal::NoSuchTarget));
+        routes.add(worker);
+        assert_eq!(routes.admit(Target::Worker(node, worker)), Ok(()));
+        assert_eq!(routes.admit(Target::Worker(other, worker)), Err(Refusal::OtherNode));
+        assert_eq!(routes.admit(Target::Head), Err(Refusal::NoSuchTarget));
+        assert_eq!(Routes::new(node, true).admit(Target::Head), Ok(()));
+        routes.close();
+        assert_eq!(routes.admit(Target::Raylet(node)), Err(Refusal::ShuttingDown));
+    }
+}

@@ -1,0 +1,298 @@
+//! The object store, as clients and other raylets see it: frames in, the store's wishes carried out.
+
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use prost::Message;
+use sparkray_common::{ErrorCode, NodeId, ObjectId, WorkerAddress};
+use sparkray_object_store::{ClientId, MappedRange, PullTicket, StoreError, StoreEvent};
+use sparkray_proto::{
+    AdoptFeed, Empty, Failure, FrameKind, FreeEntry, FreeObjects, LocationLost, MessageError, ObjectLocation,
+    PullObject, WorkerHello,
+};
+use sparkray_rpc::{Endpoint, Frame, RpcError, Target, dial, frame_connection};
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::raylet::Raylet;
+use crate::transfer::{pull, push, refuse_pull};
+
+/// A node that does not acknowledge an adopted feed in this time is asked again, this often.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
+const ADOPT_ATTEMPTS: u32 = 3;
+const TELL_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Pull {
+    cancel: CancellationToken,
+    room: Option<oneshot::Sender<Result<MappedRange, Failure>>>,
+}
+
+/// What the store's work in progress needs.
+#[derive(Debug, Default)]
+pub(crate) struct StoreSide {
+    pulls: HashMap<PullTicket, Pull>,
+    /// Frees that other nodes are to hear of, until the next tick.
+    frees: HashMap<NodeId, (String, Vec<FreeEntry>)>,
+}
+
+/// A frame that breaks the protocol, in one of two ways.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0:?} is not for this connection")]
+    NotHere(FrameKind),
+}
+
+impl Raylet {
+    /// A frame of store.proto.
+    pub(crate) fn store_frame(&mut self, connection: u64, frame: &Frame) -> Result<(), FrameError> {
+        let client = ClientId(connection);
+        match frame.kind {
+            FrameKind::CreateObject => self.store.create(client, frame.correlation, &frame.decode()?)?,
+            FrameKind::SealObject => self.store.seal(client, &frame.decode()?)?,
+            FrameKind::AbortObject => self.store.abort(client, &frame.decode()?)?,
+            FrameKind::GetObjects => self.store.get(client, frame.correlation, &frame.decode()?)?,
+            FrameKind::ReleaseObjects => self.store.release(client, &frame.decode()?)?,
+            FrameKind::FreeObjects => {
+                let message: FreeObjects = frame.decode()?;
+                self.store.free(&message)?;
+                self.note_frees(&message);
+            }
+            FrameKind::AdoptFeed => self.adopt_feed(connection, frame.correlation, frame.decode()?)?,
+            FrameKind::PullObject => {
+                let message: PullObject = frame.decode()?;
+                let object = ObjectId::from_slice(&message.object_id).map_err(|error| RpcError::Message(error.into()))?;
+                self.store.push(client, frame.correlation, object);
+            }
+            other => return Err(FrameError::NotHere(other)),
+        }
+        Ok(())
+    }
+
+    fn other_node(&self, location: &ObjectLocation) -> Option<NodeId> {
+        NodeId::from_slice(&location.node_id).ok().filter(|node| *node != self.node.node_id)
+    }
+
+    fn note_frees(&mut self, message: &FreeObjects) {
+        for entry in &message.objects {
+            for location in &entry.locations {
+                let Some(node) = self.other_node(location) else { continue };
+                let (_, entries) = self
+                    .store_side
+                    .frees
+                    .entry(node)
+                    .or_insert_with(|| (location.node_address.clone(), Vec::new()));
+                entries.push(FreeEntry { object_id: entry.object_id.clone(), locations: Vec::new() });
+            }
+        }
+    }
+
+    /// Tells other nodes what was freed since the last tick.
+    pub(crate) fn flush_frees(&mut self) {
+        for (node, (address, objects)) in self.store_side.frees.drain() {
+            let frame = Frame::new(FrameKind::FreeObjects, 0, &FreeObjects { objects });
+            let peers = self.peers.clone();
+            let cancel = self.cancel.clone();
+            tokio::spawn(async move {
+                let tell = tokio::time::timeout(TELL_DEADLINE, peers.tell(node, &address, frame));
+                let outcome = tokio::select! {
+                    () = cancel.cancelled() => return,
+                    outcome = tell => outcome,
+                };
+                // A node that cannot be told is dead, or will be declared so, and its copies with it.
+                match outcome {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => debug!(node_id = %node, %error, "cannot tell a node what was freed"),
+                    Err(_) => debug!(node_id = %node, "a node did not take what was freed in time"),
+                }
+            });
+        }
+    }
+
+    /// Keeps the winners here and on the nodes listed; answers when all of them did.
+    fn adopt_feed(&mut self, connection: u64, correlation: u64, message: AdoptFeed) -> Result<(), FrameError> {
+        self.store.adopt_feed(&message)?;
+        let others: Vec<(NodeId, String)> = message
+            .nodes
+            .iter()
+            .filter_map(|location| Some((self.other_node(location)?, location.node_address.clone())))
+            .collect();
+        let Some(sender) = self.clients.get(connection).map(|connection| connection.sender.clone()) else {
+            return Ok(());
+        };
+        let forwarded = AdoptFeed { nodes: Vec::new(), ..message };
+        let peers = self.peers.clone();
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move {
+            let forward = async {
+                for (node, address) in others {
+                    for attempt in 1..=ADOPT_ATTEMPTS {
+                        let request = || Frame::new(FrameKind::AdoptFeed, 3, &forwarded);
+                        match peers.ask(node, &address, request, ADOPT_DEADLINE).await {
+                            Ok(_) => break,
+                            // A dead node has lost its blocks: their owner hears of its death.
+                            Err(error) => warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed"),
+                        }
+                    }
+                }
+            };
+            tokio::select! {
+                () = cancel.cancelled() => return,
+                () = forward => {}
+            }
+            if let Err(error) = sender.send(Frame::new(FrameKind::Empty, correlation, &Empty {})) {
+                debug!(%error, "a client did not wait for its feed to be adopted");
+            }
+        });
+        Ok(())
+    }
+
+    /// Does what the store asks for, until it asks for nothing.
+    pub(crate) fn carry_out_store_events(&mut self) {
+        while self.store.has_events() {
+            for event in self.store.drain_events() {
+                self.carry_out(event);
+            }
+        }
+    }
+
+    fn carry_out(&mut self, event: StoreEvent) {
+        match event {
+            StoreEvent::Created { client, correlation, reply, descriptor } => {
+                self.reply_with(client, FrameKind::CreateObjectReply, correlation, &reply, descriptor);
+            }
+            StoreEvent::Ready { client, correlation, reply, descriptor } => {
+                self.reply_with(client, FrameKind::ObjectReady, correlation, &reply, descriptor);
+            }
+            StoreEvent::PushReady { client, correlation, object, source } => {
+                let sender = self.clients.get(client.0).map(|connection| connection.sender.clone());
+                match (source, sender) {
+                    (Ok(source), Some(sender)) => {
+                        tokio::spawn(push(sender, correlation, object, source, self.events.clone()));
+                    }
+                    (Ok(source), None) => self.store.push_finished(source.ticket, 0),
+                    (Err(failure), Some(sender)) => refuse_pull(&sender, correlation, object, failure),
+                    (Err(_), None) => {}
+                }
+            }
+            StoreEvent::StartPull { ticket, object, locations } => self.start_pull(ticket, object, locations),
+            StoreEvent::PullRoom { ticket, room } => {
+                let waiting = self.store_side.pulls.get_mut(&ticket).and_then(|pull| pull.room.take());
+                match waiting {
+                    // A fetch that was cancelled meanwhile drops its range.
+                    Some(answer) => drop(answer.send(room)),
+                    None => debug!("room came for a fetch that is over"),
+                }
+            }
+            StoreEvent::CancelPull { ticket } => {
+                if let Some(pull) = self.store_side.pulls.remove(&ticket) {
+                    pull.cancel.cancel();
+                }
+                self.store.pull_failed(ticket, Failure::new(ErrorCode::Cancelled, "nobody needs the object any more"));
+            }
+            StoreEvent::Io(job) => self.executor.start(job),
+            StoreEvent::CopyGone { object, owner, lost } => {
+                debug!(object_id = %object, lost, "this node has no copy of an object any more");
+                self.tell_owner(object, owner);
+            }
+        }
+    }
+
+    fn reply_with<M: Message>(
+        &self,
+        client: ClientId,
+        kind: FrameKind,
+        correlation: u64,
+        reply: &M,
+        descriptor: Option<OwnedFd>,
+    ) {
+        let mut frame = Frame::new(kind, correlation, reply);
+        frame.descriptor = descriptor;
+        self.clients.send_frame(client.0, frame);
+    }
+
+    fn start_pull(&mut self, ticket: PullTicket, object: ObjectId, locations: Vec<ObjectLocation>) {
+        let cancel = self.cancel.child_token();
+        self.store_side.pulls.insert(ticket, Pull { cancel: cancel.clone(), room: None });
+        let work = pull(self.peers.clone(), ticket, object, locations, self.events.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                () = cancel.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// A fetch knows the size of its object.
+    pub(crate) fn pull_needs_room(
+        &mut self,
+        ticket: PullTicket,
+        size: u64,
+        owner: WorkerAddress,
+        room: oneshot::Sender<Result<MappedRange, Failure>>,
+    ) {
+        if let Some(pull) = self.store_side.pulls.get_mut(&ticket) {
+            pull.room = Some(room);
+            self.store.pull_room(ticket, size, owner);
+        }
+    }
+
+    /// A fetch is over, unless it was cancelled before.
+    pub(crate) fn pull_ended(&mut self, ticket: PullTicket, object: ObjectId, outcome: Result<MappedRange, Failure>) {
+        if self.store_side.pulls.remove(&ticket).is_none() {
+            return;
+        }
+        match outcome {
+            Ok(range) => self.store.pull_finished(ticket, range),
+            Err(failure) => {
+                debug!(object_id = %object, reason = failure.message, "cannot fetch an object");
+                self.store.pull_failed(ticket, failure);
+            }
+        }
+    }
+
+    /// LocationLost, to a process of this node over its raylet connection, to another one directly.
+    fn tell_owner(&self, object: ObjectId, owner: WorkerAddress) {
+        let message =
+            LocationLost { object_id: object.to_vec().into(), node_id: self.node.node_id.to_vec().into() };
+        if owner.node_id == self.node.node_id {
+            if let Some(connection) = self.clients.of_worker(owner.worker_id) {
+                self.clients.send(connection, FrameKind::LocationLost, 0, &message);
+            }
+            return;
+        }
+        let identity = self.identity.clone();
+        let hello = WorkerHello { address: Some((&self.address_of(sparkray_common::WorkerId::NIL)).into()), ..WorkerHello::default() };
+        let cancel = self.cancel.clone();
+        tokio::spawn(async move {
+            let tell = async {
+                let endpoint = Endpoint::Tcp(owner.node_address.clone());
+                let target = Target::Worker(owner.node_id, owner.worker_id);
+                let socket = dial(&identity, &endpoint, target, TELL_DEADLINE).await?;
+                let failed = |source| RpcError::Io { action: "use the connection to", peer: owner.node_address.clone(), source };
+                let (sender, _receiver) = frame_connection(socket).map_err(failed)?;
+                sender.send(Frame::new(FrameKind::WorkerHello, 0, &hello))?;
+                sender.send(Frame::new(FrameKind::LocationLost, 0, &message))
+            };
+            let outcome: Result<(), RpcError> = tokio::select! {
+                () = cancel.cancelled() => return,
+                outcome = tell => outcome,
+            };
+            if let Err(error) = outcome {
+                debug!(object_id = %object, %error, "cannot tell an owner that a copy is gone");
+            }
+        });
+    }
+}
+
+impl From<MessageError> for FrameError {
+    fn from(error: MessageError) -> Self {
+        Self::Rpc(error.into())
+    }
+}

@@ -1,0 +1,17 @@
+//! `sparkrayd head`.
+
+use anyhow::Context;
+use sparkray_common::HeadConfig;
+
+use crate::process;
+
+/// Runs the head until it is told to end.
+pub(crate) fn run() -> anyhow::Result<()> {
+    process::run(
+        |config: &HeadConfig| config.parent_pid,
+        async |config, cancel| {
+            let ready = process::announcer(&cancel);
+            sparkray_gcs::run(config, ready, cancel).await.context("the head failed")
+        },
+    )
+}

@@ -1,0 +1,214 @@
+//! The RayManager of the driver: executors join it, and it starts and stops clusters on them.
+
+mod checks;
+mod local_raylet;
+mod membership;
+mod service;
+mod state;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
+use sparkray_rpc::{Identity, Listener};
+use tokio_util::sync::CancellationToken;
+
+use crate::SupervisorError;
+use crate::child_host::ChildHost;
+use crate::children::ChildStarter;
+use crate::invitation::Invitation;
+use crate::manager_thread::spawn_manager_thread;
+use crate::request::{ClusterNames, InitRequest, InitResult, Status};
+use membership::Progress;
+use state::Shared;
+
+/// Time for every executor to end its processes.
+const STOP_DEADLINE: Duration = Duration::from_secs(2);
+const START_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What the driver's JVM knows about itself.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DriverConfig {
+    /// `spark.driver.host`: executors connect to it, and the driver's raylet binds and advertises it.
+    pub host: String,
+    /// `spark.driver.bindAddress`: where the manager listens.
+    pub bind_address: String,
+    /// Port of the manager; 0 lets the kernel choose.
+    pub port: u16,
+    /// Path of `sparkrayd`.
+    pub binary: PathBuf,
+    /// A private directory that is deleted with the process.
+    pub work_dir: PathBuf,
+}
+
+/// The running RayManager of a driver. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct DriverManager {
+    shared: Arc<Shared>,
+    invitation: Invitation,
+    cancel: CancellationToken,
+}
+
+impl DriverManager {
+    /// Listens, in a thread of its own.
+    pub fn start(config: DriverConfig) -> Result<Self, SupervisorError> {
+        let host = ChildHost::start()?;
+        let identity = Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 0,
+        };
+        let mut invitation = Invitation {
+            address: String::new(),
+            application_id: identity.cluster_id.to_string(),
+            token: identity.token.expose_hex(),
+        };
+        let advertised = config.host.clone();
+        let cancel = CancellationToken::new();
+        let (sender, started) = sync_channel(1);
+        let body_cancel = cancel.clone();
+        spawn_manager_thread("sparkray-manager", move |runtime| {
+            listen(config, host, runtime, identity, body_cancel, sender)
+        })?;
+        let silent = |_| {
+            SupervisorError::refused(
+                ErrorCode::DeadlineExceeded,
+                "the manager's thread does not answer",
+            )
+        };
+        let (shared, port) = started.recv_timeout(START_DEADLINE).map_err(silent)??;
+        invitation.address = host_and_port(&advertised, port);
+        Ok(Self {
+            shared,
+            invitation,
+            cancel,
+        })
+    }
+
+    /// What executors need in order to join.
+    pub fn invitation(&self) -> &Invitation {
+        &self.invitation
+    }
+
+    /// Starts a cluster on all executors and waits until the expected number of them has registered. On failure
+    /// nothing is left running, and the error says what is missing.
+    pub fn init(&self, request: InitRequest) -> Result<InitResult, SupervisorError> {
+        request.check()?;
+        let names = ClusterNames::mint();
+        let id = names.id;
+        let deadline = Instant::now() + Duration::from_secs_f64(request.deadline_seconds);
+        self.shared.begin(names, request.clone())?;
+        let error = match self
+            .shared
+            .wait_until(deadline, |state| settled(state.membership.progress(id)))
+        {
+            Some(Ok(result)) => return Ok(result),
+            Some(Err(error)) => error,
+            None => SupervisorError::refused(ErrorCode::DeadlineExceeded, self.missing(id, &request)),
+        };
+        if self.shared.is_current(id) {
+            self.stop_cluster();
+        }
+        Err(error)
+    }
+
+    /// Ends the current cluster, also one that is starting; returns when its processes are gone, or at a deadline.
+    /// False when an executor has not answered by then; its processes end with its connection.
+    pub fn stop_cluster(&self) -> bool {
+        let raylet = self.shared.end();
+        if let Some(child) = raylet {
+            child.stop(crate::children::STOP_GRACE);
+        }
+        let deadline = Instant::now() + STOP_DEADLINE;
+        self.shared
+            .wait_until(deadline, |state| state.is_quiet().then_some(()))
+            .is_some()
+    }
+
+    /// Why the current cluster is lost, if it is.
+    pub fn failure(&self) -> Option<SupervisorError> {
+        self.shared.state().membership.failure()
+    }
+
+    /// Everything that is known.
+    pub fn status(&self) -> Status {
+        self.shared.state().membership.status()
+    }
+
+    /// Ends the current cluster and the manager.
+    pub fn close(&self) {
+        self.stop_cluster();
+        self.cancel.cancel();
+    }
+
+    fn missing(&self, id: ClusterId, request: &InitRequest) -> String {
+        let missing = match self.shared.state().membership.progress(id) {
+            Progress::Waiting(missing) => missing,
+            Progress::Ready(_) => "the last node came too late".to_owned(),
+            Progress::Failed(error) => error.to_string(),
+        };
+        format!(
+            "the cluster was not complete within {} s: {missing}",
+            request.deadline_seconds
+        )
+    }
+}
+
+impl Drop for DriverManager {
+    fn drop(&mut self) {
+        self.cancel.cancel();
+    }
+}
+
+fn settled(progress: Progress) -> Option<Result<InitResult, SupervisorError>> {
+    match progress {
+        Progress::Waiting(_) => None,
+        Progress::Ready(result) => Some(Ok(*result)),
+        Progress::Failed(error) => Some(Err(error)),
+    }
+}
+
+type Started = Result<(Arc<Shared>, u16), SupervisorError>;
+
+/// The manager's thread: binds, reports the port, serves until `cancel`.
+async fn listen(
+    config: DriverConfig,
+    host: ChildHost,
+    runtime: tokio::runtime::Handle,
+    identity: Identity,
+    cancel: CancellationToken,
+    started: SyncSender<Started>,
+) {
+    let listener = match Listener::bind_tcp(&config.bind_address, config.port).await {
+        Ok(listener) => listener,
+        Err(error) => {
+            let _ = started.send(Err(SupervisorError::refused(error.code(), error.to_string())));
+            return;
+        }
+    };
+    let port = listener.local_port();
+    let starter = ChildStarter {
+        host,
+        binary: config.binary.clone(),
+    };
+    let shared = Arc::new(Shared::new(config, starter, runtime, cancel.clone()));
+    if started.send(Ok((Arc::clone(&shared), port))).is_err() {
+        return;
+    }
+    service::serve(listener, identity, shared, cancel).await;
+}
+
+fn host_and_port(host: &str, port: u16) -> String {
+    if host.contains(':') && !host.starts_with('[') {
+        format!("[{host}]:{port}")
+    } else {
+        format!("{host}:{port}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,262 @@
+//! The state that JVM threads and the manager's thread share, and the carrying out of effects.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use parking_lot::{Condvar, Mutex, MutexGuard};
+use sparkray_common::ClusterId;
+use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
+use tokio::runtime::Handle;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tonic::Status as TonicStatus;
+use tracing::{info, warn};
+
+use super::DriverConfig;
+use super::local_raylet::{LocalRaylet, start};
+use super::membership::{Effect, MemberKey, Membership};
+use crate::SupervisorError;
+use crate::child_host::Child;
+use crate::children::{ChildStarter, stop};
+use crate::request::{ClusterNames, InitRequest};
+
+pub(super) type Outbox = mpsc::Sender<Result<ManagerCommand, TonicStatus>>;
+
+/// What the lock holds.
+#[derive(Default)]
+pub(super) struct State {
+    pub(super) membership: Membership,
+    outboxes: BTreeMap<MemberKey, Outbox>,
+    local: Local,
+}
+
+/// The driver's own raylet.
+#[derive(Default)]
+enum Local {
+    #[default]
+    None,
+    /// Its start is under way, and may be cancelled.
+    Starting(ClusterId, CancellationToken),
+    Running(Child),
+}
+
+impl State {
+    /// Nothing of an ended cluster is left, as far as is known.
+    pub(super) fn is_quiet(&self) -> bool {
+        let local = match &self.local {
+            Local::Starting(_, cancel) => !cancel.is_cancelled(),
+            Local::None | Local::Running(_) => true,
+        };
+        local && !self.membership.is_stopping()
+    }
+}
+
+/// State, and what is needed to act on it.
+pub(super) struct Shared {
+    state: Mutex<State>,
+    changed: Condvar,
+    config: DriverConfig,
+    starter: ChildStarter,
+    runtime: Handle,
+    cancel: CancellationToken,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("Shared")
+            .field("config", &self.config)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Shared {
+    pub(super) fn new(
+        config: DriverConfig,
+        starter: ChildStarter,
+        runtime: Handle,
+        cancel: CancellationToken,
+    ) -> Self {
+        Self {
+            state: Mutex::default(),
+            changed: Condvar::new(),
+            config,
+            starter,
+            runtime,
+            cancel,
+        }
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock()
+    }
+
+    pub(super) fn is_current(&self, id: ClusterId) -> bool {
+        self.state().membership.is_current(id)
+    }
+
+    /// Waits until `done` has an answer; `None` at the deadline.
+    pub(super) fn wait_until<T>(
+        &self,
+        deadline: Instant,
+        mut done: impl FnMut(&mut State) -> Option<T>,
+    ) -> Option<T> {
+        let mut state = self.state.lock();
+        loop {
+            if let Some(answer) = done(&mut state) {
+                return Some(answer);
+            }
+            if self.changed.wait_until(&mut state, deadline).timed_out() {
+                return done(&mut state);
+            }
+        }
+    }
+
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        names: ClusterNames,
+        request: InitRequest,
+    ) -> Result<(), SupervisorError> {
+        let mut state = self.state.lock();
+        let effects = state.membership.begin(names, request)?;
+        self.carry_out(&mut state, effects);
+        Ok(())
+    }
+
+    /// Tells every executor to stop. Returns the driver's own raylet for the caller to stop.
+    pub(super) fn end(self: &Arc<Self>) -> Option<Child> {
+        let mut state = self.state.lock();
+        if let Some((_, effects)) = state.membership.end() {
+            self.carry_out(&mut state, effects);
+        }
+        self.changed.notify_all();
+        match std::mem::take(&mut state.local) {
+            Local::None => None,
+            Local::Running(child) => Some(child),
+            Local::Starting(id, cancel) => {
+                cancel.cancel();
+                // Stays until its task has seen the end of the child.
+                state.local = Local::Starting(id, cancel);
+                None
+            }
+        }
+    }
+
+    pub(super) fn join(self: &Arc<Self>, hello: ManagerHello, outbox: Outbox) -> MemberKey {
+        info!(
+            executor_id = hello.executor_id,
+            host = hello.host,
+            container_id = hello.container_id,
+            "executor joined"
+        );
+        let mut state = self.state.lock();
+        let (key, effects) = state.membership.join(hello);
+        state.outboxes.insert(key, outbox);
+        self.carry_out(&mut state, effects);
+        self.changed.notify_all();
+        key
+    }
+
+    pub(super) fn leave(&self, key: MemberKey) {
+        let mut state = self.state.lock();
+        state.outboxes.remove(&key);
+        state.membership.leave(key);
+        self.changed.notify_all();
+    }
+
+    pub(super) fn event(self: &Arc<Self>, key: MemberKey, event: ManagerEvent) {
+        let mut state = self.state.lock();
+        let effects = match event.event {
+            Some(Event::HeadStarted(message)) => state.membership.head_started(key, message),
+            Some(Event::RayletStarted(message)) => state.membership.raylet_started(key, message),
+            Some(Event::ChildEnded(message)) => {
+                warn!(
+                    role = message.role,
+                    cause = message.cause,
+                    message.will_restart,
+                    "a process of an executor ended"
+                );
+                state.membership.child_ended(key, message);
+                Vec::new()
+            }
+            Some(Event::Stopped(_)) => {
+                state.membership.stopped(key);
+                Vec::new()
+            }
+            Some(Event::Hello(_)) | None => Vec::new(),
+        };
+        self.carry_out(&mut state, effects);
+        self.changed.notify_all();
+    }
+
+    fn carry_out(self: &Arc<Self>, state: &mut State, effects: Vec<Effect>) {
+        for effect in effects {
+            match effect {
+                Effect::Send(key, command) => {
+                    // A full or closed outbox belongs to an executor that is about to leave.
+                    if let Some(outbox) = state.outboxes.get(&key) {
+                        let _ = outbox.try_send(Ok(*command));
+                    }
+                }
+                Effect::StartDriverRaylet(plan) => {
+                    let cancel = self.cancel.child_token();
+                    state.local = Local::Starting(plan.names.id, cancel.clone());
+                    let shared = Arc::clone(self);
+                    self.runtime.spawn(async move {
+                        let id = plan.names.id;
+                        let outcome = start(*plan, &shared.config, &shared.starter, &cancel).await;
+                        shared.local_started(id, outcome, &cancel).await;
+                    });
+                }
+            }
+        }
+    }
+
+    /// Keeps the driver's raylet, or stops it when its cluster was ended meanwhile; then hears of its end.
+    async fn local_started(
+        self: &Arc<Self>,
+        id: ClusterId,
+        outcome: Result<LocalRaylet, SupervisorError>,
+        cancel: &CancellationToken,
+    ) {
+        let raylet = match outcome {
+            Ok(raylet) => raylet,
+            Err(error) => return self.local_ended(id, Some(error)),
+        };
+        let LocalRaylet { child, started, exit } = raylet;
+        let unwanted = {
+            let mut state = self.state.lock();
+            if cancel.is_cancelled() {
+                Some(child)
+            } else {
+                state.local = Local::Running(child);
+                state.membership.driver_raylet_started(id, Ok(started));
+                self.changed.notify_all();
+                None
+            }
+        };
+        if let Some(child) = unwanted {
+            stop(child).await;
+            return self.local_ended(id, None);
+        }
+        if let Ok(cause) = exit.await {
+            let mut state = self.state.lock();
+            state.membership.driver_raylet_ended(id, &cause);
+            self.changed.notify_all();
+        }
+    }
+
+    /// A start of the driver's raylet came to nothing.
+    fn local_ended(&self, id: ClusterId, error: Option<SupervisorError>) {
+        let mut state = self.state.lock();
+        // A later cluster may have begun meanwhile.
+        if matches!(&state.local, Local::Starting(starting, _) if *starting == id) {
+            state.local = Local::None;
+        }
+        if let Some(error) = error {
+            state.membership.driver_raylet_started(id, Err(error));
+        }
+        self.changed.notify_all();
+    }
+}

@@ -1,0 +1,220 @@
+//! Keeps one raylet running: a dead one is started again, as a new node on the same port.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig};
+use sparkray_proto::{ChildEnded, RayletStarted, StartRaylet, manager_event::Event};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Reporter;
+use crate::SupervisorError;
+use crate::children::{ChildStarter, Running, blocking, stop};
+use crate::container::NodeDirs;
+use crate::restart::{Decision, RestartPolicy};
+
+/// What a keeper needs to know.
+pub(super) struct RayletPlan {
+    pub(super) cluster_id: ClusterId,
+    pub(super) token: ClusterToken,
+    pub(super) head_epoch: u64,
+    /// Set on the node that the head runs on.
+    pub(super) head_socket_name: Option<String>,
+    pub(super) host: String,
+    pub(super) executor_id: String,
+    pub(super) python: Option<PathBuf>,
+    pub(super) dirs: NodeDirs,
+    /// The newest command: its head address may change when the head's node restarts its raylet.
+    pub(super) command: watch::Receiver<StartRaylet>,
+}
+
+impl RayletPlan {
+    fn config(&self, node_id: NodeId, port: u16, spill_dirs: &[PathBuf]) -> RayletConfig {
+        let command = self.command.borrow().clone();
+        let head_address = if self.head_socket_name.is_some() {
+            None
+        } else {
+            Some(command.head_address)
+        };
+        RayletConfig {
+            cluster_id: self.cluster_id.to_string(),
+            token: self.token.expose_hex(),
+            node_id: node_id.to_string(),
+            head_epoch: self.head_epoch,
+            parent_pid: std::process::id(),
+            host: self.host.clone(),
+            port,
+            head_socket_name: self.head_socket_name.clone(),
+            head_address,
+            resources: command
+                .resources
+                .map(|set| set.units.into_iter().collect())
+                .unwrap_or_default(),
+            labels: command.labels.into_iter().collect(),
+            object_store_bytes: command.object_store_bytes,
+            spill_dirs: spill_dirs.iter().map(|path| path.display().to_string()).collect(),
+            log_dir: self.dirs.logs.display().to_string(),
+            python: self.python.as_ref().map(|path| path.display().to_string()),
+            working_dir: self.dirs.working.display().to_string(),
+            worker_env: command.worker_env.into_iter().collect(),
+            prestart_workers: command.prestart_workers,
+        }
+    }
+}
+
+/// Runs until `cancel`, or until the raylet died too often. Every start and end is reported.
+pub(super) async fn keep(
+    plan: RayletPlan,
+    starter: ChildStarter,
+    reporter: Reporter,
+    cancel: CancellationToken,
+) {
+    let mut policy = RestartPolicy::default();
+    let began = Instant::now();
+    let mut port = 0;
+    let mut start_count = 0;
+    loop {
+        start_count += 1;
+        let node_id = NodeId::random();
+        let spill_dirs = plan.dirs.spill_dirs(&node_id.to_string());
+        let mut outcome = start(&plan, &starter, node_id, port, &spill_dirs, &cancel).await;
+        if outcome.is_err() && port != 0 && !cancel.is_cancelled() {
+            // Somebody else took the port meanwhile, perhaps.
+            outcome = start(&plan, &starter, node_id, 0, &spill_dirs, &cancel).await;
+        }
+        let cause = match outcome {
+            Ok(running) => {
+                port = port_of(&running.ready.address);
+                info!(%node_id, executor_id = plan.executor_id, start_count, "raylet registered");
+                reporter.send(Event::RayletStarted(RayletStarted {
+                    cluster_id: plan.cluster_id.to_vec().into(),
+                    failure: None,
+                    node_id: node_id.to_vec().into(),
+                    address: running.ready.address.clone(),
+                    pid: running.child.pid(),
+                    start_count,
+                    socket_name: running.ready.socket_name.clone(),
+                }));
+                let cause = watch_over(running, &cancel).await;
+                remove_all(spill_dirs).await;
+                match cause {
+                    Some(cause) => cause,
+                    None => return,
+                }
+            }
+            Err(error) => {
+                remove_all(spill_dirs).await;
+                if cancel.is_cancelled() {
+                    return;
+                }
+                if start_count == 1 {
+                    reporter.send(Event::RayletStarted(failed(plan.cluster_id, &error)));
+                    return;
+                }
+                format!("could not be started: {error}")
+            }
+        };
+        let decision = policy.on_death(began.elapsed());
+        warn!(%node_id, executor_id = plan.executor_id, ?decision, cause, "raylet ended");
+        reporter.send(Event::ChildEnded(ChildEnded {
+            cluster_id: plan.cluster_id.to_vec().into(),
+            role: "raylet".to_owned(),
+            cause,
+            will_restart: decision != Decision::GiveUp,
+        }));
+        let Decision::Restart { after } = decision else {
+            return;
+        };
+        if !pause(after, &cancel).await {
+            return;
+        }
+    }
+}
+
+/// A start that failed, as the driver hears of it.
+pub(super) fn failed(cluster_id: ClusterId, error: &SupervisorError) -> RayletStarted {
+    RayletStarted {
+        cluster_id: cluster_id.to_vec().into(),
+        failure: Some(error.into()),
+        ..RayletStarted::default()
+    }
+}
+
+async fn start(
+    plan: &RayletPlan,
+    starter: &ChildStarter,
+    node_id: NodeId,
+    port: u16,
+    spill_dirs: &[PathBuf],
+    cancel: &CancellationToken,
+) -> Result<Running<sparkray_common::RayletReady>, SupervisorError> {
+    let log_path = plan
+        .dirs
+        .logs
+        .join(format!("sparkray-raylet-{}.log", plan.executor_id));
+    starter
+        .raylet(&plan.config(node_id, port, spill_dirs), log_path, cancel)
+        .await
+}
+
+/// How the raylet ended; `None` when it was stopped because of `cancel`.
+async fn watch_over<R>(running: Running<R>, cancel: &CancellationToken) -> Option<String> {
+    let Running { child, exit, .. } = running;
+    tokio::select! {
+        () = cancel.cancelled() => {
+            stop(child).await;
+            None
+        }
+        cause = exit => Some(cause.unwrap_or_else(|_| "ended".to_owned())),
+    }
+}
+
+/// False when `cancel` came first.
+async fn pause(time: Duration, cancel: &CancellationToken) -> bool {
+    tokio::select! {
+        () = cancel.cancelled() => false,
+        () = tokio::time::sleep(time) => true,
+    }
+}
+
+fn port_of(address: &str) -> u16 {
+    address
+        .rsplit(':')
+        .next()
+        .and_then(|port| port.parse().ok())
+        .unwrap_or(0)
+}
+
+/// A raylet that was killed leaves its spilled objects.
+async fn remove_all(directories: Vec<PathBuf>) {
+    let removed = blocking(move || {
+        for directory in directories {
+            remove(&directory);
+        }
+    });
+    if let Err(error) = removed.await {
+        warn!(%error, "spilled objects of a dead raylet were not removed");
+    }
+}
+
+fn remove(directory: &Path) {
+    match std::fs::remove_dir_all(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => warn!(directory = %directory.display(), %error, "cannot remove spilled objects"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_port_is_the_address_last_part() {
+        assert_eq!(port_of("host:4711"), 4711);
+        assert_eq!(port_of("[::1]:80"), 80);
+        assert_eq!(port_of("nonsense"), 0);
+    }
+}

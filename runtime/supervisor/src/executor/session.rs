@@ -1,0 +1,232 @@
+//! One connection to the driver: commands in, reports out. Its end is the end of everything that it started.
+
+use std::sync::Arc;
+
+use sparkray_common::{ClusterId, ClusterToken, ErrorCode, HeadConfig};
+use sparkray_proto::{
+    ChildEnded, Failure, HeadStarted, ManagerCommand, StartHead, StartRaylet, Stopped,
+    manager_command::Command, manager_event::Event,
+};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::raylet_keeper::{RayletPlan, failed, keep};
+use super::{ExecutorConfig, Reporter, workers_python::WorkersPython};
+use crate::SupervisorError;
+use crate::children::{ChildStarter, Running, stop};
+use crate::container::NodeDirs;
+
+/// What runs for one cluster on this node.
+struct LocalCluster {
+    id: ClusterId,
+    cancel: CancellationToken,
+    tasks: TaskTracker,
+    /// Name of the head's socket once it serves here.
+    head_socket: watch::Sender<Option<String>>,
+    /// The newest StartRaylet, when there was one.
+    raylet: Option<watch::Sender<StartRaylet>>,
+}
+
+/// Obeys one driver.
+pub(super) struct Session {
+    config: Arc<ExecutorConfig>,
+    dirs: NodeDirs,
+    starter: ChildStarter,
+    python: Arc<WorkersPython>,
+    reporter: Reporter,
+    cluster: Option<LocalCluster>,
+}
+
+impl Session {
+    pub(super) fn new(
+        config: Arc<ExecutorConfig>,
+        dirs: NodeDirs,
+        starter: ChildStarter,
+        python: Arc<WorkersPython>,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            config,
+            dirs,
+            starter,
+            python,
+            reporter,
+            cluster: None,
+        }
+    }
+
+    /// Carries out one command. False when the driver does not want this executor.
+    pub(super) async fn obey(&mut self, message: ManagerCommand) -> bool {
+        match message.command {
+            Some(Command::StartHead(command)) => self.start_head(command).await,
+            Some(Command::StartRaylet(command)) => self.start_raylet(command).await,
+            Some(Command::StopCluster(command)) => {
+                self.stop().await;
+                self.reporter.send(Event::Stopped(Stopped {
+                    cluster_id: command.cluster_id,
+                }));
+            }
+            Some(Command::Refused(refused)) => {
+                let message = refused.failure.map(|failure| failure.message).unwrap_or_default();
+                warn!(
+                    executor_id = self.config.executor_id,
+                    message, "the driver refused this executor"
+                );
+                return false;
+            }
+            None => warn!("the driver sent a command that this version does not know"),
+        }
+        true
+    }
+
+    /// Ends everything that runs for the current cluster.
+    pub(super) async fn stop(&mut self) {
+        let Some(cluster) = self.cluster.take() else {
+            return;
+        };
+        cluster.cancel.cancel();
+        cluster.tasks.close();
+        cluster.tasks.wait().await;
+        info!(cluster_id = %cluster.id, executor_id = self.config.executor_id, "cluster stopped");
+    }
+
+    /// The state for this cluster; another cluster's processes are ended first.
+    async fn enter(&mut self, id: ClusterId) -> &mut LocalCluster {
+        if self.cluster.as_ref().is_some_and(|cluster| cluster.id != id) {
+            self.stop().await;
+        }
+        self.cluster.get_or_insert_with(|| LocalCluster {
+            id,
+            cancel: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+            head_socket: watch::channel(None).0,
+            raylet: None,
+        })
+    }
+
+    async fn start_head(&mut self, command: StartHead) {
+        let (id, token) = match names(&command.cluster_id, &command.token) {
+            Ok(names) => names,
+            Err(error) => return self.refuse_head(command, &error),
+        };
+        let config = HeadConfig {
+            cluster_id: id.to_string(),
+            token: token.expose_hex(),
+            head_epoch: command.head_epoch,
+            parent_pid: std::process::id(),
+            log_dir: self.dirs.logs.display().to_string(),
+        };
+        let log_path = self.dirs.logs.join("sparkray-head.log");
+        let starter = self.starter.clone();
+        let reporter = self.reporter.clone();
+        let cluster = self.enter(id).await;
+        let cancel = cluster.cancel.clone();
+        let socket = cluster.head_socket.clone();
+        cluster.tasks.spawn(async move {
+            match starter.head(&config, log_path, &cancel).await {
+                Ok(running) => {
+                    socket.send_replace(Some(running.ready.socket_name.clone()));
+                    reporter.send(Event::HeadStarted(HeadStarted {
+                        cluster_id: id.to_vec().into(),
+                        failure: None,
+                        socket_name: running.ready.socket_name.clone(),
+                        pid: running.child.pid(),
+                    }));
+                    watch_head(running, id, &reporter, &cancel).await;
+                }
+                Err(_) if cancel.is_cancelled() => {}
+                Err(error) => reporter.send(Event::HeadStarted(HeadStarted {
+                    cluster_id: id.to_vec().into(),
+                    failure: Some(Failure::from(&error)),
+                    ..HeadStarted::default()
+                })),
+            }
+        });
+    }
+
+    async fn start_raylet(&mut self, command: StartRaylet) {
+        let (id, token) = match names(&command.cluster_id, &command.token) {
+            Ok(names) => names,
+            Err(error) => {
+                warn!(%error, "the driver sent a command that cannot be carried out");
+                return;
+            }
+        };
+        let config = Arc::clone(&self.config);
+        let dirs = self.dirs.clone();
+        let starter = self.starter.clone();
+        let python = Arc::clone(&self.python);
+        let reporter = self.reporter.clone();
+        let cluster = self.enter(id).await;
+        if let Some(raylet) = &cluster.raylet {
+            // Runs already; a restart will use the new address of the head.
+            raylet.send_replace(command);
+            return;
+        }
+        let head_socket_name = if command.head_address.is_empty() {
+            cluster.head_socket.borrow().clone()
+        } else {
+            None
+        };
+        let (sender, receiver) = watch::channel(command.clone());
+        cluster.raylet = Some(sender);
+        let cancel = cluster.cancel.clone();
+        cluster.tasks.spawn(async move {
+            if command.head_address.is_empty() && head_socket_name.is_none() {
+                let error =
+                    SupervisorError::refused(ErrorCode::NotRunning, "the head does not run on this executor");
+                return reporter.send(Event::RayletStarted(failed(id, &error)));
+            }
+            let python = match python.for_command(&command, &dirs.working).await {
+                Ok(python) => python,
+                Err(error) => return reporter.send(Event::RayletStarted(failed(id, &error))),
+            };
+            let plan = RayletPlan {
+                cluster_id: id,
+                token,
+                head_epoch: command.head_epoch,
+                head_socket_name,
+                host: config.host.clone(),
+                executor_id: config.executor_id.clone(),
+                python,
+                dirs,
+                command: receiver,
+            };
+            keep(plan, starter, reporter, cancel).await;
+        });
+    }
+
+    fn refuse_head(&self, command: StartHead, error: &SupervisorError) {
+        self.reporter.send(Event::HeadStarted(HeadStarted {
+            cluster_id: command.cluster_id,
+            failure: Some(error.into()),
+            ..HeadStarted::default()
+        }));
+    }
+}
+
+/// A head is not started again: its tables are lost with it.
+async fn watch_head<R>(running: Running<R>, id: ClusterId, reporter: &Reporter, cancel: &CancellationToken) {
+    let Running { child, exit, .. } = running;
+    let cause = tokio::select! {
+        () = cancel.cancelled() => return stop(child).await,
+        cause = exit => cause.unwrap_or_else(|_| "ended".to_owned()),
+    };
+    warn!(cluster_id = %id, cause, "head ended");
+    reporter.send(Event::ChildEnded(ChildEnded {
+        cluster_id: id.to_vec().into(),
+        role: "head".to_owned(),
+        cause,
+        will_restart: false,
+    }));
+}
+
+fn names(cluster_id: &[u8], token: &[u8]) -> Result<(ClusterId, ClusterToken), SupervisorError> {
+    let refuse = |message: String| SupervisorError::refused(ErrorCode::InvalidArgument, message);
+    let id = ClusterId::from_slice(cluster_id).map_err(|error| refuse(error.to_string()))?;
+    let token =
+        ClusterToken::from_slice(token).ok_or_else(|| refuse("the token has the wrong length".to_owned()))?;
+    Ok((id, token))
+}

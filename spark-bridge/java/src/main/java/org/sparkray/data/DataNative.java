@@ -1,0 +1,50 @@
+package org.sparkray.data;
+
+import org.sparkray.NativeLibrary;
+
+/**
+ * The exports of {@code feed.rs} and {@code table.rs}. Handles are keys of native tables; a stale one is an error, not
+ * a crash.
+ */
+final class DataNative {
+  static {
+    NativeLibrary.load();
+  }
+
+  private DataNative() {}
+
+  /** Begins the blocks of one partition; {@code request} comes from the caller of {@code from_spark}. */
+  static native long feedOpen(
+      String request, String schemaJson, String timeZone, int partition, long attempt);
+
+  /** Adds {@code rows} staged rows in {@code length} bytes at {@code address}; writes blocks that are full. */
+  static native void feedAppend(long handle, long address, long length, int rows);
+
+  /**
+   * Writes the last block and lists all of them in JSON.
+   *
+   * @param evenIfEmpty writes a block without rows when there is none
+   */
+  static native String feedFinish(long handle, boolean evenIfEmpty);
+
+  /** Frees what the feed holds; blocks that it wrote stay provisional. */
+  static native void feedClose(long handle);
+
+  /** Gets a block into this node's store and maps it; {@code block} is its description in JSON. */
+  static native long tableOpen(String block);
+
+  /** The schema of an open block as {@code StructType.json()}. */
+  static native String tableSchema(long handle);
+
+  /** Fixes which columns are read; fails when the block's columns are not those of {@code schemaJson}. */
+  static native void tableProject(long handle, String schemaJson, int[] columns);
+
+  /**
+   * The next batch: its rows, then for each column the nulls, the number of buffers, and address and length of each;
+   * {@code null} at the end.
+   */
+  static native long[] tableNext(long handle);
+
+  /** Unmaps the block and frees what was cast; every address becomes invalid. */
+  static native void tableClose(long handle);
+}

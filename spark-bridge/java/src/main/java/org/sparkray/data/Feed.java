@@ -1,0 +1,131 @@
+package org.sparkray.data;
+
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import org.apache.spark.api.java.JavaRDD;
+import org.apache.spark.api.java.JavaSparkContext;
+import org.apache.spark.sql.catalyst.InternalRow;
+import org.apache.spark.sql.execution.QueryExecution;
+import org.apache.spark.sql.types.StructType;
+
+/**
+ * One transfer of a DataFrame into the object stores: a Spark job whose tasks write blocks and return only where they
+ * are. Made on the driver by {@code sparkray.from_spark}.
+ */
+public final class Feed {
+  private static final String JOB_GROUP = "spark.jobGroup.id";
+  private static final String JOB_DESCRIPTION = "spark.job.description";
+  private static final String JOB_INTERRUPT = "spark.job.interruptOnCancel";
+
+  private final String jobGroup;
+  private final String request;
+  private final String schemaJson;
+  private final String timeZone;
+  private final JavaSparkContext context;
+  private final JavaRDD<byte[]> blocks;
+
+  /**
+   * Plans the DataFrame; no job runs yet, except what Spark runs to plan adaptively.
+   *
+   * @param dataset a {@code Dataset}
+   * @param feedId names the job group
+   * @param request what the tasks need, in JSON: {@code feed_id, owner, max_block_bytes}
+   * @throws IllegalArgumentException naming the column whose type cannot be carried
+   */
+  public Feed(Object dataset, String feedId, String request) {
+    StructType schema = SparkAdapter.schema(dataset);
+    FlatTypes.check(schema);
+    QueryExecution execution = SparkAdapter.queryExecution(dataset);
+    this.jobGroup = "sparkray-feed-" + feedId;
+    this.request = request;
+    this.schemaJson = schema.json();
+    this.timeZone = SparkAdapter.sessionTimeZone(dataset);
+    JavaRDD<InternalRow> rows = execution.toRdd().toJavaRDD();
+    this.context = JavaSparkContext.fromSparkContext(rows.context());
+    this.blocks =
+        rows.mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, false), true);
+  }
+
+  /** Number of partitions. */
+  public int partitions() {
+    return blocks.getNumPartitions();
+  }
+
+  /** Whether a partition that is computed again has the same rows in the same order. */
+  public boolean isDeterminate() {
+    return SparkAdapter.isDeterminate(blocks.rdd());
+  }
+
+  /** The schema as {@code StructType.json()}. */
+  public String schemaJson() {
+    return schemaJson;
+  }
+
+  /** Writes all partitions; returns a JSON list with one entry for each. */
+  public String run() {
+    return inJobGroup("sparkray.from_spark", () -> toJson(blocks.collect()));
+  }
+
+  /** Writes these partitions again. */
+  public String run(int[] partitions) {
+    return inJobGroup(
+        "sparkray.from_spark: partitions that were lost",
+        () -> {
+          List<byte[]> all = new ArrayList<>();
+          for (List<byte[]> partition : blocks.collectPartitions(partitions)) {
+            all.addAll(partition);
+          }
+          return toJson(all);
+        });
+  }
+
+  /** Writes one block without rows: it carries the schema of a DataFrame that has none. */
+  public String runEmpty() {
+    return inJobGroup(
+        "sparkray.from_spark: an empty block",
+        () -> {
+          JavaRDD<InternalRow> nothing =
+              context.parallelize(Collections.<InternalRow>emptyList(), 1);
+          return toJson(
+              nothing
+                  .mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, true), true)
+                  .collect());
+        });
+  }
+
+  /** Ends the job from another thread. */
+  public void cancel() {
+    context.cancelJobGroup(jobGroup);
+  }
+
+  private interface Job {
+    String run();
+  }
+
+  private String inJobGroup(String description, Job job) {
+    String group = context.getLocalProperty(JOB_GROUP);
+    String text = context.getLocalProperty(JOB_DESCRIPTION);
+    String interrupt = context.getLocalProperty(JOB_INTERRUPT);
+    context.setJobGroup(jobGroup, description, true);
+    try {
+      return job.run();
+    } finally {
+      context.setLocalProperty(JOB_GROUP, group);
+      context.setLocalProperty(JOB_DESCRIPTION, text);
+      context.setLocalProperty(JOB_INTERRUPT, interrupt);
+    }
+  }
+
+  private static String toJson(List<byte[]> partitions) {
+    StringBuilder json = new StringBuilder("[");
+    for (byte[] partition : partitions) {
+      if (json.length() > 1) {
+        json.append(',');
+      }
+      json.append(new String(partition, StandardCharsets.UTF_8));
+    }
+    return json.append(']').toString();
+  }
+}

@@ -1,0 +1,46 @@
+//! What a native method may fail with; Java sees `org.sparkray.SparkRayException` with the code and the message.
+
+use sparkray_common::ErrorCode;
+use sparkray_supervisor::SupervisorError;
+
+/// A failure of a native method.
+#[derive(Debug, thiserror::Error)]
+pub enum NativeError {
+    /// A call into the JVM failed; when a Java exception is pending, that one is thrown.
+    #[error("call into the JVM failed: {0}")]
+    Jni(#[from] jni::errors::Error),
+    /// A failure of the manager.
+    #[error(transparent)]
+    Supervisor(#[from] SupervisorError),
+    /// Text from Java that is not the JSON that was agreed on.
+    #[error("cannot read JSON from Java: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A failure that a caller may decide on by its code.
+    #[error("{message}")]
+    Refused {
+        /// The kind of failure.
+        code: ErrorCode,
+        /// One sentence.
+        message: String,
+    },
+}
+
+impl NativeError {
+    /// A failure with its code and one sentence.
+    pub fn refused(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self::Refused {
+            code,
+            message: message.into(),
+        }
+    }
+
+    /// The code that Java sees.
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            Self::Jni(_) => ErrorCode::Internal,
+            Self::Supervisor(error) => error.code(),
+            Self::Json(_) => ErrorCode::InvalidArgument,
+            Self::Refused { code, .. } => *code,
+        }
+    }
+}

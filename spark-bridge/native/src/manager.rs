@@ -1,0 +1,144 @@
+//! Native methods of `org.sparkray.Native` for the RayManagers of driver and executors. Requests and answers are JSON.
+
+use jni::objects::{JClass, JString};
+use jni::sys::{jboolean, jlong};
+use jni::{Env, EnvUnowned};
+use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager, InitRequest};
+
+use crate::error::NativeError;
+use crate::guard::guard;
+use crate::handles::Handles;
+
+static DRIVERS: Handles<DriverManager> = Handles::new("driver manager");
+static EXECUTORS: Handles<ExecutorManager> = Handles::new("executor manager");
+
+fn text(env: &Env<'_>, argument: &JString<'_>) -> Result<String, NativeError> {
+    Ok(argument.try_to_string(env)?)
+}
+
+/// The version of this library.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_version<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+) -> JString<'local> {
+    guard(env, |env| Ok(env.new_string(sparkray_common::VERSION)?))
+}
+
+/// Sends warnings, or what `filter` says, to standard error.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_initLogging<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    filter: JString<'local>,
+) {
+    guard(env, |env| {
+        sparkray_common::init_tracing(&text(env, &filter)?);
+        Ok(())
+    });
+}
+
+/// Starts the driver's manager; returns its key.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverStart<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    config: JString<'local>,
+) -> jlong {
+    guard(env, |env| {
+        let config: DriverConfig = serde_json::from_str(&text(env, &config)?)?;
+        Ok(DRIVERS.insert(DriverManager::start(config)?))
+    })
+}
+
+/// What executors need in order to join. Holds a token: for Spark's RPC only.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverInvitation<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+) -> JString<'local> {
+    guard(env, |env| {
+        Ok(env.new_string(serde_json::to_string(DRIVERS.get(driver)?.invitation())?)?)
+    })
+}
+
+/// Starts a cluster; blocks until it is complete or has failed.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverInit<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+    request: JString<'local>,
+) -> JString<'local> {
+    guard(env, |env| {
+        let request: InitRequest = serde_json::from_str(&text(env, &request)?)?;
+        let result = DRIVERS.get(driver)?.init(request)?;
+        Ok(env.new_string(serde_json::to_string(&result)?)?)
+    })
+}
+
+/// Stops the cluster; false when an executor did not answer in time.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverStopCluster<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+) -> jboolean {
+    guard(env, |_| Ok(jboolean::from(DRIVERS.get(driver)?.stop_cluster())))
+}
+
+/// What the manager knows.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverStatus<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+) -> JString<'local> {
+    guard(env, |env| {
+        Ok(env.new_string(serde_json::to_string(&DRIVERS.get(driver)?.status())?)?)
+    })
+}
+
+/// Ends the driver's manager and its cluster; a second call does nothing.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverClose<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+) {
+    guard(env, |_| {
+        if let Some(manager) = DRIVERS.remove(driver) {
+            manager.close();
+        }
+        Ok(())
+    });
+}
+
+/// Starts an executor's manager; returns its key.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_executorStart<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    config: JString<'local>,
+) -> jlong {
+    guard(env, |env| {
+        let config: ExecutorConfig = serde_json::from_str(&text(env, &config)?)?;
+        Ok(EXECUTORS.insert(ExecutorManager::start(config)?))
+    })
+}
+
+/// Ends an executor's manager and its children; a second call does nothing.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_executorClose<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    executor: jlong,
+) {
+    guard(env, |_| {
+        if let Some(manager) = EXECUTORS.remove(executor) {
+            manager.close();
+        }
+        Ok(())
+    });
+}

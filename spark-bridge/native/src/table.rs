@@ -1,0 +1,198 @@
+//! Native methods of `org.sparkray.data.DataNative` that read a block in place.
+//!
+//! Who frees what: an [`OpenBlock`] owns the mapping (through the buffers of the stream) and every column that was
+//! cast. All of it goes when Java closes the handle, which it does when the task completes; the addresses given to
+//! Java before are invalid from then on. Java's vectors over them free nothing.
+
+use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use arrow_buffer::Buffer;
+use jni::EnvUnowned;
+use jni::objects::{JClass, JIntArray, JLongArray, JString};
+use jni::sys::jlong;
+use parking_lot::Mutex;
+use serde::Deserialize;
+use sparkray_common::ErrorCode;
+use sparkray_object_store::ReadableObject;
+
+use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};
+use crate::error::NativeError;
+use crate::guard::{guard, text};
+use crate::handles::Handles;
+use crate::store_access::{NodeStore, parse_locations, parse_object};
+
+static BLOCKS: Handles<Mutex<OpenBlock>> = Handles::new("block");
+
+/// A block as `to_spark` describes it. Java adds nothing.
+#[derive(Debug, Deserialize)]
+struct BlockDescription {
+    /// Hexadecimal id of the cluster whose object it is.
+    cluster_id: String,
+    object_id: String,
+    /// Node ids and addresses at which copies are.
+    locations: Vec<(String, String)>,
+    /// Position in the list that the user gave.
+    index: usize,
+}
+
+impl BlockDescription {
+    fn name(&self) -> String {
+        format!("block {} (object {})", self.index, self.object_id)
+    }
+}
+
+/// Keeps an object mapped for as long as a buffer points into it.
+struct Mapping(#[expect(dead_code, reason = "held for its drop")] ReadableObject);
+
+// A panic cannot leave a read-only mapping half changed.
+impl RefUnwindSafe for Mapping {}
+impl UnwindSafe for Mapping {}
+
+struct OpenBlock {
+    name: String,
+    stream: StreamBatches,
+    columns: SparkColumns,
+    promised: SparkSchema,
+    projection: Vec<usize>,
+    /// Batches that were made from one of the stream and not handed out yet, the last first.
+    pending: Vec<ExportedBatch>,
+    /// What was handed out: Java may look at it until the block is closed.
+    handed_out: Vec<ExportedBatch>,
+}
+
+impl OpenBlock {
+    fn open(description: &str) -> Result<Self, NativeError> {
+        let description: BlockDescription = serde_json::from_str(description)?;
+        let name = description.name();
+        let store = NodeStore::connect(&description.cluster_id)?;
+        let object = store.read(parse_object(&description.object_id)?, &parse_locations(&description.locations)?)?;
+        let in_block = |error: ColumnError| {
+            let code = error.code();
+            NativeError::refused(code, format!("{name}: {error}"))
+        };
+        let stream = StreamBatches::open(whole_value(object)?).map_err(in_block)?;
+        let columns = SparkColumns::new(stream.schema()).map_err(in_block)?;
+        let promised = columns.spark_schema();
+        let projection = (0..promised.fields.len()).collect();
+        let (pending, handed_out) = (Vec::new(), Vec::new());
+        Ok(Self { name, stream, columns, promised, projection, pending, handed_out })
+    }
+
+    fn project(&mut self, schema_json: &str, projection: &[i32]) -> Result<(), NativeError> {
+        let promised = SparkSchema::from_json(schema_json)?;
+        self.columns.check_against(&promised, &self.name)?;
+        let mut columns = Vec::with_capacity(projection.len());
+        for index in projection {
+            let index = usize::try_from(*index).ok().filter(|index| *index < promised.fields.len());
+            columns.push(index.ok_or_else(|| {
+                NativeError::refused(ErrorCode::Internal, format!("{} has no such column", self.name))
+            })?);
+        }
+        self.promised = promised;
+        self.projection = columns;
+        Ok(())
+    }
+
+    /// The words of the next batch; `None` at the end.
+    fn next(&mut self) -> Result<Option<&[i64]>, NativeError> {
+        let name = &self.name;
+        let in_block = |error: ColumnError| NativeError::refused(error.code(), format!("{name}: {error}"));
+        while self.pending.is_empty() {
+            let Some(batch) = self.stream.next_batch().map_err(in_block)? else {
+                return Ok(None);
+            };
+            for (rows, arrays) in
+                self.columns.convert(&batch, &self.projection, &self.promised).map_err(in_block)?.iter().rev()
+            {
+                self.pending.push(ExportedBatch::new(*rows, arrays).map_err(in_block)?);
+            }
+        }
+        self.handed_out.extend(self.pending.pop());
+        Ok(self.handed_out.last().map(ExportedBatch::words))
+    }
+}
+
+/// A buffer over a mapped object that keeps it mapped.
+fn whole_value(object: ReadableObject) -> Result<Buffer, NativeError> {
+    let (start, len) = (object.as_slice().as_ptr(), object.as_slice().len());
+    let start = NonNull::new(start.cast_mut())
+        .ok_or_else(|| NativeError::refused(ErrorCode::Internal, "an object is mapped at address 0"))?;
+    // SAFETY: the bytes are mapped, initialised and never change while `Mapping`, which the buffer owns, lives.
+    Ok(unsafe { Buffer::from_custom_allocation(start, len, Arc::new(Mapping(object))) })
+}
+
+/// Gets a block into this node's store, maps it and returns its key.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    description: JString<'local>,
+) -> jlong {
+    guard(env, |env| {
+        let block = OpenBlock::open(&text(env, &description)?)?;
+        Ok(BLOCKS.insert(Mutex::new(block)))
+    })
+}
+
+/// The schema of a block as `StructType.json()`.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_data_DataNative_tableSchema<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    handle: jlong,
+) -> JString<'local> {
+    guard(env, |env| {
+        let schema = BLOCKS.get(handle)?.lock().columns.spark_schema().to_json();
+        Ok(env.new_string(schema)?)
+    })
+}
+
+/// Fixes which columns are read.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_data_DataNative_tableProject<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    handle: jlong,
+    schema_json: JString<'local>,
+    columns: JIntArray<'local>,
+) {
+    guard(env, |env| {
+        let mut projection = vec![0; columns.len(env)?];
+        columns.get_region(env, 0, &mut projection)?;
+        BLOCKS.get(handle)?.lock().project(&text(env, &schema_json)?, &projection)
+    });
+}
+
+/// Addresses of the next batch; null at the end.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_data_DataNative_tableNext<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    handle: jlong,
+) -> JLongArray<'local> {
+    guard(env, |env| {
+        let block = BLOCKS.get(handle)?;
+        let mut block = block.lock();
+        let Some(words) = block.next()? else {
+            return Ok(JLongArray::default());
+        };
+        let array = env.new_long_array(words.len())?;
+        array.set_region(env, 0, words)?;
+        Ok(array)
+    })
+}
+
+/// Unmaps the block and frees what was cast; a second call does nothing.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_data_DataNative_tableClose<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    handle: jlong,
+) {
+    guard(env, |_| {
+        drop(BLOCKS.remove(handle));
+        Ok(())
+    });
+}

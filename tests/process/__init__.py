@@ -1,0 +1,1 @@
+"""Tests on the real processes of one machine: sparkrayd, zygote, workers."""

@@ -1,0 +1,219 @@
+"""What a task raises arrives with its class and the worker's traceback."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import sys
+import threading
+
+import pytest
+
+import sparkray
+from sparkray import exceptions
+
+pytestmark = pytest.mark.usefixtures("shared")
+
+
+class NeedsTwo(ValueError):
+    """An exception whose `args` are not the parameters of its constructor."""
+
+    def __init__(self, what, extra):
+        super().__init__(f"{what} and {extra}")
+        self.extra = extra
+
+
+class HoldsLock(Exception):
+    """An exception that cannot be pickled."""
+
+    def __init__(self):
+        super().__init__("has a lock")
+        self.lock = threading.Lock()
+
+
+@sparkray.remote
+def fail(kind, *args):
+    def inner_function():
+        raise kind(*args)
+
+    inner_function()
+
+
+@sparkray.remote
+def use(value):
+    return value
+
+
+def test_the_exception_has_its_own_class_and_rays():
+    with pytest.raises(ZeroDivisionError) as caught:
+        sparkray.get(fail.remote(ZeroDivisionError, "nothing"))
+    error = caught.value
+    assert isinstance(error, exceptions.RayTaskError)
+    assert isinstance(error, exceptions.RayError)
+    assert type(error.cause) is ZeroDivisionError
+    assert error.cause.args == ("nothing",)
+    assert error.pid != os.getpid()
+
+
+def test_the_text_is_the_workers_traceback_without_our_own_frames():
+    with pytest.raises(KeyError) as caught:
+        sparkray.get(fail.remote(KeyError, "key"))
+    text = str(caught.value)
+    assert text.startswith("ray::fail() (pid=")
+    assert "inner_function" in text
+    assert "test_errors.py" in text
+    assert "KeyError: 'key'" in text
+    assert "sparkray/_private" not in text
+
+
+def test_exceptions_of_os_keep_their_fields():
+    @sparkray.remote
+    def open_it():
+        open("/does/not/exist").close()
+
+    with pytest.raises(FileNotFoundError) as caught:
+        sparkray.get(open_it.remote())
+    assert caught.value.errno == 2
+    assert caught.value.filename == "/does/not/exist"
+
+
+def test_an_exception_with_a_constructor_of_its_own_arrives():
+    with pytest.raises(NeedsTwo) as caught:
+        sparkray.get(fail.remote(NeedsTwo, "one", "two"))
+    assert caught.value.extra == "two"
+
+
+def test_an_exception_that_cannot_be_pickled_arrives_as_text():
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        sparkray.get(fail.remote(HoldsLock))
+    assert isinstance(caught.value.cause, exceptions.RayError)
+    assert "has a lock" in str(caught.value)
+
+
+@pytest.mark.skipif(sys.version_info < (3, 11), reason="groups came with Python 3.11")
+def test_a_group_of_exceptions_stays_a_group():
+    @sparkray.remote
+    def group():
+        raise ExceptionGroup("several", [ValueError(1), KeyError(2)])  # noqa: F821
+
+    with pytest.raises(ExceptionGroup) as caught:  # noqa: F821
+        sparkray.get(group.remote())
+    assert len(caught.value.exceptions) == 2
+
+
+def test_the_error_of_an_argument_is_the_error_of_the_task():
+    with pytest.raises(ZeroDivisionError, match="first"):
+        sparkray.get(use.remote(use.remote(fail.remote(ZeroDivisionError, "first"))))
+
+
+def test_an_error_passes_through_nested_tasks():
+    @sparkray.remote
+    def outer():
+        return sparkray.get(fail.remote(IndexError, "deep"))
+
+    with pytest.raises(IndexError, match="deep") as caught:
+        sparkray.get(outer.remote())
+    assert "ray::outer()" in str(caught.value)
+    assert "ray::fail()" in str(caught.value)
+
+
+def test_the_error_can_be_pickled():
+    with pytest.raises(ZeroDivisionError) as caught:
+        sparkray.get(fail.remote(ZeroDivisionError, "x"))
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert isinstance(copy, ZeroDivisionError)
+    assert str(copy) == str(caught.value)
+
+
+def test_an_error_is_ready_and_is_raised_by_every_get():
+    reference = fail.remote(ValueError, "again")
+    assert sparkray.wait([reference], timeout=30)[0] == [reference]
+    for _ in range(2):
+        with pytest.raises(ValueError, match="again"):
+            sparkray.get(reference)
+
+
+def test_get_of_a_list_raises_when_one_failed():
+    with pytest.raises(ValueError, match="one"):
+        sparkray.get([use.remote(1), fail.remote(ValueError, "one"), use.remote(2)])
+
+
+def test_an_argument_that_cannot_be_pickled_is_named():
+    with pytest.raises(TypeError, match=r"argument 'value' of use\(\).*_thread\.lock"):
+        use.remote(threading.Lock())
+    with pytest.raises(TypeError, match=r"its part \['a'\]\[1\] is a _thread\.lock"):
+        use.remote({"a": [1, threading.Lock()]})
+    with pytest.raises(TypeError, match=r"put\(\)"):
+        sparkray.put(threading.Lock())
+    assert sparkray.get(use.remote(1)) == 1
+
+
+def test_a_function_that_cannot_be_pickled_is_named_with_what_it_refers_to():
+    lock = threading.Lock()
+
+    @sparkray.remote
+    def hold():
+        return lock
+
+    with pytest.raises(TypeError, match="function hold.*closure variable lock"):
+        hold.remote()
+
+
+def test_a_result_that_cannot_be_pickled_is_an_error_of_the_task():
+    @sparkray.remote
+    def make_lock():
+        return threading.Lock()
+
+    with pytest.raises(TypeError, match="lock"):
+        sparkray.get(make_lock.remote())
+
+
+def test_a_module_that_the_worker_lacks_is_named():
+    @sparkray.remote
+    def import_it():
+        import not_a_module_of_anybody
+
+        return not_a_module_of_anybody
+
+    with pytest.raises(ModuleNotFoundError, match="not_a_module_of_anybody"):
+        sparkray.get(import_it.remote())
+
+
+def test_sys_exit_in_a_task_is_an_error_and_not_a_hang():
+    @sparkray.remote(max_retries=0)
+    def leave():
+        sys.exit(3)
+
+    with pytest.raises((exceptions.WorkerCrashedError, exceptions.RayTaskError)):
+        sparkray.get(leave.remote(), timeout=30)
+    assert sparkray.get(use.remote(1), timeout=30) == 1
+
+
+def test_get_times_out():
+    @sparkray.remote
+    def forever():
+        import time
+
+        time.sleep(3)
+
+    reference = forever.remote()
+    with pytest.raises(exceptions.GetTimeoutError):
+        sparkray.get(reference, timeout=0.1)
+    with pytest.raises(TimeoutError):
+        sparkray.get([reference], timeout=0)
+    assert sparkray.get(reference, timeout=30) is None
+
+
+@pytest.mark.parametrize("bad", [3, "x", [1], {"a": 1}, None], ids=repr)
+def test_get_of_something_else_is_refused(bad):
+    with pytest.raises(ValueError, match="ObjectRef"):
+        sparkray.get(bad)
+
+
+def test_names_and_hierarchy_are_rays():
+    assert issubclass(exceptions.GetTimeoutError, TimeoutError)
+    assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError)
+    assert issubclass(exceptions.ActorUnavailableError, exceptions.RayActorError)
+    assert issubclass(exceptions.OwnerDiedError, exceptions.ObjectLostError)
+    for name in exceptions.__all__:
+        assert issubclass(getattr(exceptions, name), exceptions.RayError), name

@@ -1,0 +1,176 @@
+"""The configuration that init_spark_on_yarn and init_spark_on_local give to Spark."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sparkray.spark.errors import SparkSetupError
+from sparkray.spark.gateway import submit_arguments
+from sparkray.spark.spark_conf import build_local_conf, build_spark_conf, with_driver_java_option
+
+MEBI = 1024**2
+
+
+def yarn_conf(**changed: Any) -> dict[str, str]:
+    arguments: dict[str, Any] = {
+        "num_executors": 3,
+        "executor_cores": 4,
+        "executor_memory": "2g",
+        "driver_cores": 4,
+        "driver_memory": "2g",
+        "extra_executor_memory_for_ray": "3g",
+        "environment_archive": "/cache/abc.tar.gz",
+        "driver_python": "/venv/bin/python",
+        "plugin_jar": "/lib/sparkray.jar",
+    }
+    return build_spark_conf(**{**arguments, **changed})
+
+
+def test_the_seed_s_call() -> None:
+    assert yarn_conf() == {
+        "spark.app.name": "sparkray",
+        "spark.archives": "/cache/abc.tar.gz#python_env",
+        "spark.authenticate": "true",
+        "spark.driver.cores": "4",
+        "spark.driver.memory": "2048m",
+        "spark.dynamicAllocation.enabled": "false",
+        "spark.executor.cores": "4",
+        "spark.executor.instances": "3",
+        "spark.executor.memory": "2048m",
+        "spark.executor.memoryOverhead": "3456m",
+        "spark.jars": "/lib/sparkray.jar",
+        "spark.master": "yarn",
+        "spark.network.crypto.enabled": "true",
+        "spark.plugins": "org.sparkray.RayPlugin",
+        "spark.pyspark.driver.python": "/venv/bin/python",
+        "spark.pyspark.python": "python_env/bin/python",
+        "spark.ray.memory.budget": str(3 * 1024 * MEBI),
+        "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
+        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+        "spark.submit.deployMode": "client",
+    }
+
+
+@pytest.mark.parametrize(
+    ("heap", "extra", "conf", "overhead"),
+    [
+        ("2g", None, {}, 384),
+        ("2g", "1g", {}, 384 + 1024),
+        ("10g", "1g", {}, 1024 + 1024),
+        ("10g", "1g", {"spark.executor.memoryOverheadFactor": "0.2"}, 2048 + 1024),
+        ("10g", "1g", {"spark.executor.memoryOverhead": "512m"}, 512 + 1024),
+        ("10g", "1g", {"spark.executor.memoryOverhead": 600}, 600 + 1024),
+        ("2g", "100k", {}, 384 + 1),
+    ],
+)
+def test_memory_for_ray_is_added_to_the_overhead(
+    heap: str, extra: str | None, conf: dict[str, Any], overhead: int
+) -> None:
+    result = yarn_conf(executor_memory=heap, extra_executor_memory_for_ray=extra, conf=conf)
+    assert result["spark.executor.memoryOverhead"] == f"{overhead}m"
+    assert ("spark.ray.memory.budget" in result) == (extra is not None)
+
+
+def test_lists_of_the_user_are_added_to() -> None:
+    result = yarn_conf(
+        additional_archive="/a.zip#a,hdfs:///b.tar.gz",
+        jars=["/one.jar", "/two.jar"],
+        py_files="/first.py",
+        extra_python_lib="/second.zip, /third.py",
+        conf={
+            "spark.jars": "/user.jar",
+            "spark.plugins": "org.user.Plugin",
+            "spark.yarn.dist.archives": "/user.zip",
+            "spark.submit.pyFiles": "/user.py",
+        },
+    )
+    assert result["spark.archives"] == "/user.zip,/cache/abc.tar.gz#python_env,/a.zip#a,hdfs:///b.tar.gz"
+    assert result["spark.jars"] == "/user.jar,/lib/sparkray.jar,/one.jar,/two.jar"
+    assert result["spark.plugins"] == "org.user.Plugin,org.sparkray.RayPlugin"
+    assert result["spark.submit.pyFiles"] == "/user.py,/first.py,/second.zip,/third.py"
+
+
+def test_what_holds_unless_the_user_says_otherwise() -> None:
+    result = yarn_conf(
+        conf={"spark.authenticate": False, "spark.dynamicAllocation.enabled": "true", "spark.app.name": "mine"}
+    )
+    assert result["spark.authenticate"] == "false"
+    assert result["spark.network.crypto.enabled"] == "false"
+    assert result["spark.dynamicAllocation.enabled"] == "true"
+    assert result["spark.app.name"] == "mine"
+    assert yarn_conf(conf={"spark.network.crypto.enabled": "false"})["spark.authenticate"] == "true"
+
+
+def test_the_same_said_twice_is_no_contradiction() -> None:
+    conf = {"spark.executor.memory": "2048m", "spark.executor.instances": 3, "spark.driver.memory": "2g"}
+    assert yarn_conf(conf=conf) == yarn_conf()
+
+
+@pytest.mark.parametrize(
+    "conf",
+    [
+        {"spark.executor.instances": "2"},
+        {"spark.executor.cores": 1},
+        {"spark.driver.memory": "1g"},
+        {"spark.submit.deployMode": "cluster"},
+        {"spark.executorEnv.PYTHONHOME": "python_env"},
+        {"spark.executor.cores": None},
+    ],
+)
+def test_contradictions_are_refused(conf: dict[str, Any]) -> None:
+    with pytest.raises(SparkSetupError, match="conf "):
+        yarn_conf(conf=conf)
+
+
+def test_environment_name_in_the_archive_s_address() -> None:
+    expected = "hdfs:///env.tgz#python_env"
+    assert yarn_conf(environment_archive="hdfs:///env.tgz#python_env")["spark.archives"] == expected
+    assert yarn_conf(environment_archive="hdfs:///env.tgz")["spark.archives"] == expected
+    with pytest.raises(SparkSetupError, match="leave out '#environment'"):
+        yarn_conf(environment_archive="/env.tgz#environment")
+
+
+def test_yarn_archive_of_spark() -> None:
+    assert yarn_conf(spark_yarn_archive="hdfs:///spark.zip")["spark.yarn.archive"] == "hdfs:///spark.zip"
+
+
+def test_driver_java_options_are_added() -> None:
+    conf = yarn_conf(conf={"spark.driver.extraJavaOptions": "-Da=b"})
+    assert with_driver_java_option(conf, "-Dc=d")["spark.driver.extraJavaOptions"] == "-Da=b -Dc=d"
+    assert with_driver_java_option(yarn_conf(), "-Dc=d")["spark.driver.extraJavaOptions"] == "-Dc=d"
+
+
+def test_files_go_to_spark_submit_as_options() -> None:
+    conf = {"spark.jars": "/a b.jar", "spark.archives": "/e.tar.gz#python_env", "spark.master": "yarn"}
+    assert submit_arguments(conf) == "--jars '/a b.jar' --archives '/e.tar.gz#python_env' pyspark-shell"
+    assert submit_arguments({}) == "pyspark-shell"
+
+
+def local_conf(**changed: Any) -> dict[str, str]:
+    arguments: dict[str, Any] = {"cores": 2, "memory": "2g", "driver_python": "/venv/python", "plugin_jar": "/s.jar"}
+    return build_local_conf(**{**arguments, **changed})
+
+
+def test_local() -> None:
+    result = local_conf(cores=4, memory="3g")
+    assert result["spark.master"] == "local[4]"
+    assert result["spark.driver.memory"] == "3072m"
+    assert result["spark.plugins"] == "org.sparkray.RayPlugin"
+    assert result["spark.authenticate"] == "true"
+    assert local_conf(cores="*")["spark.master"] == "local[*]"
+
+
+def test_local_cluster() -> None:
+    result = local_conf(conf={"spark.master": "local-cluster[2,1,1024]"})
+    assert result["spark.master"] == "local-cluster[2,1,1024]"
+    assert result["spark.authenticate"] == "false"
+
+
+@pytest.mark.parametrize(
+    "changed", [{"cores": 0}, {"cores": "two"}, {"memory": "2"}, {"conf": {"spark.master": "yarn"}}]
+)
+def test_local_bad_input(changed: dict[str, Any]) -> None:
+    with pytest.raises(ValueError):
+        local_conf(**changed)
