@@ -1,1 +1,42 @@
-//! Being written.
+//! The extension module `sparkray._native`: thin classes over the core worker. Defaults, checks of options and
+//! documentation for users are in Python (`python/sparkray`).
+//!
+//! Calls that may wait let go of the interpreter's lock, and look at signals while they wait.
+
+mod actor;
+mod arguments;
+mod convert;
+mod core_worker;
+mod execution;
+mod feed;
+mod notices;
+mod object_ref;
+mod process;
+mod values;
+
+use pyo3::prelude::*;
+
+#[pymodule]
+mod _native {
+    use pyo3::prelude::*;
+
+    #[pymodule_export]
+    use crate::actor::ActorRef;
+    #[pymodule_export]
+    use crate::arguments::PyTaskTemplate;
+    #[pymodule_export]
+    use crate::core_worker::PyCoreWorker;
+    #[pymodule_export]
+    use crate::execution::PyIncomingTask;
+    #[pymodule_export]
+    use crate::object_ref::{ObjectRef, rebuild_object_ref};
+    #[pymodule_export]
+    use crate::process::{LocalProcesses, after_fork_in_child, set_parent_death_signal};
+    #[pymodule_export]
+    use crate::values::ValueBuffer;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", sparkray_common::VERSION)
+    }
+}

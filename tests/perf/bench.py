@@ -15,6 +15,7 @@ import os
 import pathlib
 import platform
 import queue
+import secrets
 import statistics
 import subprocess
 import sys
@@ -50,7 +51,9 @@ class Engine:
 
     def start(self, *arguments: str) -> None:
         """Starts microbenchmark.py with these arguments."""
-        environment = {**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "PYTHONUNBUFFERED": "1"}
+        # Ray makes a token for each account and keeps it in the home directory, unless it is given one.
+        ray_settings = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        environment = {**os.environ, **ray_settings, "PYTHONUNBUFFERED": "1"}
         command = [self.python, str(HERE / "microbenchmark.py"), "--engine", self.name, *arguments]
         with self.log.open("a") as log:
             self.process = subprocess.Popen(

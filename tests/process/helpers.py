@@ -76,13 +76,11 @@ def children_of(pid: int) -> list[int]:
 
 
 def zygote_of(raylet_pid: int) -> int:
-    """The zygote of a raylet."""
-    for child in children_of(raylet_pid):
-        if b"sparkray._private.zygote" in Path(f"/proc/{child}/cmdline").read_bytes():
-            # Workers are forks of it and have its command line: it is the one that is not a session of a worker.
-            if child == min(children_of(raylet_pid)):
-                return child
-    raise AssertionError(f"raylet {raylet_pid} has no zygote")
+    """The zygote of a raylet. Workers are forks of it, children of the raylet too, and younger."""
+    zygote = min(children_of(raylet_pid), default=0)
+    assert zygote, f"raylet {raylet_pid} has no zygote"
+    assert b"sparkray._private.zygote" in Path(f"/proc/{zygote}/cmdline").read_bytes()
+    return zygote
 
 
 def troubles(log_dir: Path) -> list[str]:

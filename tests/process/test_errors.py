@@ -1,5 +1,6 @@
 """What a task raises arrives with its class and the worker's traceback."""
 
+# mypy: disable-error-code="attr-defined,union-attr,name-defined,import-not-found"
 from __future__ import annotations
 
 import os

@@ -1,5 +1,6 @@
 """put, get, wait; shared memory; references."""
 
+# mypy: disable-error-code="attr-defined,union-attr"
 from __future__ import annotations
 
 import gc
@@ -10,6 +11,7 @@ import pytest
 
 import sparkray
 from process.helpers import wait_until
+from sparkray import exceptions
 
 pytestmark = pytest.mark.usefixtures("shared")
 
@@ -211,3 +213,13 @@ def test_a_timeout_that_is_no_time_is_refused(timeout):
     with pytest.raises(ValueError, match="timeout"):
         sparkray.get(sparkray.put(1), timeout=timeout)
 
+
+def test_a_value_larger_than_memory_and_disk_is_an_error(tmp_path):
+    huge = tmp_path / "sparse"
+    with open(huge, "wb") as file:
+        file.truncate(1 << 42)  # 4 TiB of nothing: it takes no room
+    array = np.asarray(np.memmap(huge, dtype=np.uint8, mode="r"))
+    with pytest.raises((exceptions.ObjectStoreFullError, exceptions.OutOfDiskError)) as caught:
+        sparkray.put(array)
+    assert "\n" not in str(caught.value)
+    assert sparkray.get(sparkray.put(1)) == 1

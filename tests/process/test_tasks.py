@@ -1,5 +1,6 @@
 """Tasks: arguments, results, order, retries."""
 
+# mypy: disable-error-code="attr-defined,union-attr"
 from __future__ import annotations
 
 import os
@@ -43,7 +44,23 @@ def test_positional_keyword_and_default_arguments_arrive():
 
 @pytest.mark.parametrize(
     "value",
-    [None, True, 0, -(2**80), 1.5, "", "ä", b"", b"x" * 10, (), (1, [2, {"a": None}]), {1, 2}, {"k": (1,)}, Ellipsis, 1j],
+    [
+        None,
+        True,
+        0,
+        -(2**80),
+        1.5,
+        "",
+        "ä",
+        b"",
+        b"x" * 10,
+        (),
+        (1, [2, {"a": None}]),
+        {1, 2},
+        {"k": (1,)},
+        Ellipsis,
+        1j,
+    ],
     ids=repr,
 )
 def test_values_come_back_as_they_were(value):

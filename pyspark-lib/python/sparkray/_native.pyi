@@ -50,6 +50,8 @@ class ActorRef:
     creator's job ends an actor that is neither named nor detached."""
 
     def actor_id(self) -> bytes: ...
+    def escape(self) -> None:  # needed by python
+        """A handle is being pickled: the actor does not end with this process's last handle any more."""
 
 @final
 class IncomingTask:
@@ -73,8 +75,9 @@ class WorkerHooks(Protocol):
     def make_error(self, error: BaseException, name: str, pid: int, ip: str) -> bytes:
         """The body of an Error value: a pickled RayTaskError, or the exception itself if the runtime made it."""
     def create_actor(self, spec: dict[str, Any]) -> object:
-        """Makes the instance. Keys: actor_id, class_blob, class_name, name, namespace, incarnation, max_concurrency,
-        is_async, args (list), kwargs (dict). What it raises is the constructor's error."""
+        """Makes the instance. Keys: actor_id (bytes), class_blob, class_name, name, namespace, incarnation,
+        max_concurrency, is_async, resources (dict), handle_metadata (bytes), args (list), kwargs (dict). What it raises
+        is the constructor's error."""
     def run_actor(self, instance: object, spec: dict[str, Any]) -> None:  # needed by python
         """Called in place of the native loop for actors with is_async or max_concurrency > 1. Drives
         `event_fd`/`poll_tasks` until `poll_tasks` returns None."""
@@ -137,7 +140,19 @@ class CoreWorker:
     def finish_task(self, task: IncomingTask, value: Any) -> None:
         """Any thread. Raises TypeError when the value cannot be pickled; the task is then still open."""
     def fail_task(self, task: IncomingTask, error: BaseException) -> None: ...
-    def object_locations(self, refs: Sequence[ObjectRef[Any]]) -> list[tuple[bytes, int, list[tuple[str, str]]]]: ...
+    def adopt_blocks(
+        self,
+        feed_id: bytes,
+        blocks: list[tuple[bytes, int, bytes, str]],
+        nodes: list[tuple[bytes, str]] = ...,
+    ) -> list[ObjectRef[Any]]:
+        """Becomes the owner of blocks that Spark's tasks sealed: (object_id, size, node_id, node_address) each. Other
+        blocks of the feed are dropped, on `nodes` (node_id, node_address) too."""
+    def object_locations(
+        self, refs: Sequence[ObjectRef[Any]], timeout: float | None = None
+    ) -> list[tuple[bytes, int, list[tuple[bytes, str]], bool]]:
+        """Waits until the objects exist: (object_id, size, [(node_id, node_address)], is_error) each. A value that is
+        not in a store has no nodes. Raises when an object is lost."""
     @property
     def cluster_id(self) -> str: ...
     @property

@@ -66,7 +66,10 @@ class RuntimeContext:
         return handle_from_id(actor["actor_id"], actor["handle_metadata"])
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """The resources that the task or actor holds, for example {"CPU": 1.0}. Empty in a driver."""
+        """The resources that the actor holds, for example {"CPU": 1.0}.
+
+        Empty in a driver, and in tasks, whose workers are not told yet.
+        """
         resources = (_task() or {}).get("resources") or _actor().get("resources") or {}
         return {str(name): float(amount) for name, amount in resources.items()}
 

@@ -350,11 +350,13 @@ impl CoreWorker {
         self.with_state(|state| state.add_foreign_ref(id, owner));
     }
 
+    /// Whether owners of references that came out of a value do not know this process yet.
+    pub fn has_pending_borrows(&self) -> bool {
+        !self.state.lock().unacknowledged_borrows.is_empty()
+    }
+
     /// Waits until the owners of references that came out of a value know this process. The caller keeps that value.
     pub fn wait_for_borrows<E>(&self, interrupt: &dyn Fn() -> Result<(), E>) -> Result<(), WaitError<E>> {
-        if self.state.lock().unacknowledged_borrows.is_empty() {
-            return Ok(());
-        }
         let deadline = Instant::now() + BORROW_DEADLINE;
         self.wait_until(Some(deadline), false, interrupt, |state| {
             state.unacknowledged_borrows.is_empty().then_some(())
@@ -397,16 +399,18 @@ impl CoreWorker {
         Ok(self.with_state(|state| ids.iter().map(|id| describe(state, id)).collect()))
     }
 
-    /// Becomes the owner of blocks that Spark's tasks sealed, and drops the feed's others.
+    /// Becomes the owner of blocks that Spark's tasks sealed, and drops the feed's others, on their nodes and on `others`.
     pub fn adopt_blocks<E>(
         &self,
         feed: FeedId,
         blocks: &[FedBlock],
+        others: &[(NodeId, String)],
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), WaitError<E>> {
         let mut nodes: Vec<proto::ObjectLocation> = Vec::new();
-        for block in blocks {
-            let location = location_of(block.node_id, &block.node_address);
+        let holders = blocks.iter().map(|block| (block.node_id, block.node_address.as_str()));
+        for (node, address) in holders.chain(others.iter().map(|(node, address)| (*node, address.as_str()))) {
+            let location = location_of(node, address);
             if !nodes.contains(&location) {
                 nodes.push(location);
             }
@@ -661,18 +665,16 @@ impl CoreWorker {
         self.with_state(State::take_work).map(WorkItem::from)
     }
 
-    /// Waits until there is a call to run or the worker is to end; for threads that feed an event loop.
-    pub fn wait_for_work<E>(&self, interrupt: &dyn Fn() -> Result<(), E>) -> Result<bool, WaitError<E>> {
-        let outcome = self.wait_until(None, false, interrupt, |state| {
-            if state.execution.exit {
-                return Some(false);
-            }
-            state.execution.has_work().then_some(true)
-        });
-        match outcome {
-            Err(WaitError::Failed(error)) if error.code == ErrorCode::NotRunning => Ok(false),
-            other => other,
-        }
+    /// Sends [`crate::Notice::Work`] whenever a call arrives or this worker is to end, and lets the helper read the
+    /// sockets always: for workers whose threads belong to an event loop.
+    pub fn announce_work(&self) {
+        self.lead_by_helper();
+        self.with_state(State::announce_work);
+    }
+
+    /// Whether this worker is to end.
+    pub fn is_ending(&self) -> bool {
+        self.state.lock().execution.exit
     }
 
     /// The code of a function that a caller has sent.

@@ -10,7 +10,8 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::{ActorReport, MessageError, PlaceActor};
 use tracing::{debug, info, warn};
 
-use crate::actors::{ActorTable, Context, Phase, RefusedBy, kill_message, publish};
+use crate::actor::{Phase, RefusedBy};
+use crate::actors::{ActorTable, Context, kill_message, publish};
 use crate::placement::{Choice, choose_node, describe, describe_missing};
 
 /// A node that refused an actor is asked again after this long, or when it reports.
@@ -52,7 +53,9 @@ impl ActorTable {
             debug!(actor_id = %id, node_id = %node, incarnation = report.incarnation, "ignored a report of an old incarnation");
             if address.is_some() {
                 let cause = "this incarnation of the actor was given up";
-                context.effects.send(node, kill_message(id, report.incarnation, cause));
+                context
+                    .effects
+                    .send(node, kill_message(id, report.incarnation, cause));
             }
             return Ok(());
         }
@@ -71,26 +74,34 @@ impl ActorTable {
         address: Option<WorkerAddress>,
         pid: u32,
     ) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
         if let Phase::Stopping { incarnation, .. } = actor.phase {
             match address {
                 // It came alive while the order to kill it was under way.
-                Some(_) => context.effects.send(node, kill_message(id, incarnation, "it is to be restarted")),
-                None => self.to_pending(context, id),
+                Some(_) => context
+                    .effects
+                    .send(node, kill_message(id, incarnation, "it is to be restarted")),
+                None => self.requeue(context, id),
             }
             return;
         }
         context.nodes.answered(node, id);
         match outcome {
             Outcome::Alive(_) => {
-                let (Phase::Placed { .. }, Some(address)) = (&actor.phase, address) else { return };
+                let (Phase::Placed { .. }, Some(address)) = (&actor.phase, address) else {
+                    return;
+                };
                 info!(actor_id = %id, node_id = %node, worker_id = %address.worker_id, incarnation = actor.incarnation, "actor is alive");
                 actor.phase = Phase::Alive { address, pid };
                 actor.refusals.clear();
                 publish(actor, context.effects);
                 self.uncrowd(node, id);
             }
-            Outcome::ConstructorError(error) => self.die(context, id, "its constructor raised an exception", error),
+            Outcome::ConstructorError(error) => {
+                self.die(context, id, "its constructor raised an exception", error);
+            }
             Outcome::WorkerDied(cause) => {
                 info!(actor_id = %id, node_id = %node, cause, "the worker of an actor died");
                 self.restart_or_die(context, id, &format!("its worker died: {cause}"));
@@ -105,8 +116,12 @@ impl ActorTable {
                 let since = actor.pending_since;
                 let warned = actor.warned;
                 let reports = context.nodes.report_count(node);
-                actor.refusals.push(RefusedBy { node, reports, at: context.now });
-                self.to_pending(context, id);
+                actor.refusals.push(RefusedBy {
+                    node,
+                    reports,
+                    at: context.now,
+                });
+                self.requeue(context, id);
                 // Still the same wait.
                 if let Some(actor) = self.actors.get_mut(&id) {
                     actor.pending_since = since;
@@ -119,7 +134,12 @@ impl ActorTable {
     /// A process ended: actors that it hosted restart or end, actors that it owned end.
     pub(crate) fn worker_died(&mut self, context: &mut Context<'_>, worker: WorkerId, cause: &str) {
         for id in self.owned_by(worker) {
-            self.die(context, id, &format!("its owner, worker {worker}, died: {cause}"), Bytes::new());
+            self.die(
+                context,
+                id,
+                &format!("its owner, worker {worker}, died: {cause}"),
+                Bytes::new(),
+            );
         }
         for id in self.living_where(|actor| actor.worker() == Some(worker)) {
             self.process_gone(context, id, &format!("its worker died: {cause}"));
@@ -131,7 +151,7 @@ impl ActorTable {
     fn process_gone(&mut self, context: &mut Context<'_>, id: ActorId, cause: &str) {
         match self.actors.get(&id).map(|actor| &actor.phase) {
             // Its next incarnation was decided on before.
-            Some(Phase::Stopping { .. }) => self.to_pending(context, id),
+            Some(Phase::Stopping { .. }) => self.requeue(context, id),
             Some(Phase::Placed { .. } | Phase::Alive { .. }) => self.restart_or_die(context, id, cause),
             Some(Phase::Pending | Phase::Dead { .. }) | None => {}
         }
@@ -148,7 +168,12 @@ impl ActorTable {
         self.unwatch_all(node);
         let owned = |owner: &WorkerAddress| owner.node_id == node;
         for id in self.living_where(|actor| owned(&actor.owner) && !actor.spec.detached) {
-            self.die(context, id, &format!("its owner's node {node} died: {cause}"), Bytes::new());
+            self.die(
+                context,
+                id,
+                &format!("its owner's node {node} died: {cause}"),
+                Bytes::new(),
+            );
         }
         for id in hosted {
             self.process_gone(context, id, &format!("its node {node} died: {cause}"));
@@ -173,7 +198,9 @@ impl ActorTable {
         let mut view = context.nodes.candidates();
         let mut hopeless: HashSet<ResourceSet> = HashSet::new();
         for id in std::mem::take(&mut self.pending) {
-            let Some(actor) = self.actors.get_mut(&id) else { continue };
+            let Some(actor) = self.actors.get_mut(&id) else {
+                continue;
+            };
             if hopeless.contains(&actor.needs) {
                 self.pending.push_back(id);
                 continue;
@@ -185,7 +212,11 @@ impl ActorTable {
             let mut avoid: Vec<NodeId> = actor.refusals.iter().map(|refusal| refusal.node).collect();
             let mut choice = choose_node(&view, &actor.needs, actor.preferred, &avoid);
             if matches!(choice, Choice::Busy(_)) {
-                let crowded = |node: &NodeId| self.crowding.get(node).is_some_and(|crowd| crowd.len() >= CROWD_LIMIT);
+                let crowded = |node: &NodeId| {
+                    self.crowding
+                        .get(node)
+                        .is_some_and(|crowd| crowd.len() >= CROWD_LIMIT)
+                };
                 avoid.extend(view.iter().map(|candidate| candidate.node).filter(crowded));
                 choice = choose_node(&view, &actor.needs, None, &avoid);
             }
@@ -211,21 +242,31 @@ impl ActorTable {
                 candidate.available.subtract(&taken);
                 candidate.actors += 1;
             }
-            let place = PlaceActor { spec: Some(actor.spec.clone()), incarnation: actor.incarnation };
+            let place = PlaceActor {
+                spec: Some(actor.spec.clone()),
+                incarnation: actor.incarnation,
+            };
             context.effects.send(node, Message::PlaceActor(place));
         }
     }
 
     /// Time passes: overdue kills are believed, waiting actors are tried again and reported.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> Vec<Waiting> {
-        let overdue: Vec<_> = self.stopping.iter().copied().filter(|id| self.is_overdue(*id, context.now)).collect();
+        let overdue: Vec<_> = self
+            .stopping
+            .iter()
+            .copied()
+            .filter(|id| self.is_overdue(*id, context.now))
+            .collect();
         for id in overdue {
-            let Some(actor) = self.actors.get(&id) else { continue };
+            let Some(actor) = self.actors.get(&id) else {
+                continue;
+            };
             let Some(node) = actor.node() else { continue };
             warn!(actor_id = %id, node_id = %node, "the node has not confirmed the end of an actor's process");
             let message = kill_message(id, actor.running_incarnation(), "it is to be restarted");
             context.effects.send(node, message);
-            self.to_pending(context, id);
+            self.requeue(context, id);
         }
         self.place_pending(context);
         self.report_waiting(context)
@@ -244,7 +285,9 @@ impl ActorTable {
         let mut view = None;
         let crowding = self.crowding.values().flatten();
         for id in self.pending.iter().chain(crowding) {
-            let Some(actor) = self.actors.get_mut(id) else { continue };
+            let Some(actor) = self.actors.get_mut(id) else {
+                continue;
+            };
             let waited = context.now.saturating_duration_since(actor.pending_since);
             if actor.warned || waited < INFEASIBLE_PATIENCE {
                 continue;

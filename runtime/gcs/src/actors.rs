@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
 use prost::bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ResourceSet, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, ErrorCode, NodeId, WorkerId};
 use sparkray_proto::head_message::Message;
 use sparkray_proto::{
-    ActorRecord, ActorSpec, ActorState, ActorUpdate, Failure, GetActor, KillActor, KillActorOnNode, MessageError,
+    ActorRecord, ActorSpec, ActorState, ActorUpdate, Failure, GetActor, KillActor, KillActorOnNode,
 };
 
+use crate::actor::{Actor, Phase, SpecParts};
 use crate::effects::Effects;
 use crate::nodes::NodeTable;
 
@@ -24,50 +25,6 @@ pub(crate) struct Context<'a> {
     pub(crate) now: Instant,
     pub(crate) nodes: &'a mut NodeTable,
     pub(crate) effects: &'a mut Effects,
-}
-
-/// Where an actor is in its life.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Phase {
-    /// Waits for a node.
-    Pending,
-    /// A node was told to create it.
-    Placed { node: NodeId },
-    /// Its constructor ran.
-    Alive { address: WorkerAddress, pid: u32 },
-    /// To be restarted, when `node` has said that the process of `incarnation` is gone.
-    Stopping { node: NodeId, worker: Option<WorkerId>, incarnation: u64, since: Instant },
-    /// For good.
-    Dead { cause: String, constructor_error: Bytes },
-}
-
-#[derive(Debug)]
-pub(crate) struct Actor {
-    pub(crate) id: ActorId,
-    pub(crate) job: JobId,
-    pub(crate) owner: WorkerAddress,
-    /// Without class and arguments once it is dead.
-    pub(crate) spec: ActorSpec,
-    /// What a node must have free: the larger of placement and running resources.
-    pub(crate) needs: ResourceSet,
-    pub(crate) preferred: Option<NodeId>,
-    pub(crate) phase: Phase,
-    /// Restarts so far.
-    pub(crate) incarnation: u64,
-    /// Nodes that want to hear of every change.
-    pub(crate) watchers: BTreeSet<NodeId>,
-    pub(crate) refusals: Vec<RefusedBy>,
-    pub(crate) pending_since: Instant,
-    /// Its wait was reported.
-    pub(crate) warned: bool,
-}
-
-/// A node that had no room, until it reports again or 100 ms later.
-#[derive(Debug)]
-pub(crate) struct RefusedBy {
-    pub(crate) node: NodeId,
-    pub(crate) reports: u64,
-    pub(crate) at: Instant,
 }
 
 /// All actors.
@@ -125,7 +82,13 @@ impl ActorTable {
             }
             self.names.insert(key, parts.id);
         }
-        let SpecParts { id, job, owner, needs, preferred } = parts;
+        let SpecParts {
+            id,
+            job,
+            owner,
+            needs,
+            preferred,
+        } = parts;
         let actor = Actor {
             id,
             job,
@@ -175,8 +138,14 @@ impl ActorTable {
     /// Ends an actor's process, and the actor unless it may be restarted and that is wanted.
     pub(crate) fn kill(&mut self, context: &mut Context<'_>, request: &KillActor) -> Result<(), Failure> {
         let id = ActorId::from_slice(&request.actor_id).map_err(|error| invalid(error.to_string()))?;
-        let Some(actor) = self.actors.get_mut(&id) else { return Err(unknown(id)) };
-        let cause = if request.cause.is_empty() { "it was killed by kill()" } else { &request.cause };
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return Err(unknown(id));
+        };
+        let cause = if request.cause.is_empty() {
+            "it was killed by kill()"
+        } else {
+            &request.cause
+        };
         if request.no_restart {
             self.die(context, id, cause, Bytes::new());
             self.place_pending(context);
@@ -189,7 +158,12 @@ impl ActorTable {
                 let incarnation = actor.incarnation;
                 let worker = actor.worker();
                 actor.incarnation += 1;
-                actor.phase = Phase::Stopping { node, worker, incarnation, since: context.now };
+                actor.phase = Phase::Stopping {
+                    node,
+                    worker,
+                    incarnation,
+                    since: context.now,
+                };
                 publish(actor, context.effects);
                 self.stopping.insert(id);
                 self.uncrowd(node, id);
@@ -203,23 +177,19 @@ impl ActorTable {
 
     /// Tells a node of this actor's changes from now on, and its present state at once.
     pub(crate) fn watch(&mut self, node: NodeId, id: ActorId, effects: &mut Effects) {
-        let update = match self.actors.get_mut(&id) {
-            Some(actor) => {
-                actor.watchers.insert(node);
-                actor.update()
-            }
-            None => {
-                // Its registration may be under way on another connection: then the watcher hears of it.
-                if self.early_watchers.len() < KEPT_EARLY_WATCHERS {
-                    self.early_watchers.entry(id).or_default().insert(node);
-                }
-                ActorUpdate {
-                    actor_id: id.to_vec().into(),
-                    state: ActorState::Dead.into(),
-                    cause: format!("actor {id} is not known to the head: it was never created, or it died long ago"),
-                    ..ActorUpdate::default()
-                }
-            }
+        if let Some(actor) = self.actors.get_mut(&id) {
+            actor.watchers.insert(node);
+            return effects.send(node, Message::Actor(actor.update()));
+        }
+        // Its registration may be under way on another connection: then the watcher hears of it.
+        if self.early_watchers.len() < KEPT_EARLY_WATCHERS {
+            self.early_watchers.entry(id).or_default().insert(node);
+        }
+        let update = ActorUpdate {
+            actor_id: id.to_vec().into(),
+            state: ActorState::Dead.into(),
+            cause: unknown(id).message,
+            ..ActorUpdate::default()
         };
         effects.send(node, Message::Actor(update));
     }
@@ -249,8 +219,16 @@ impl ActorTable {
     }
 
     /// Ends an actor for good. Does nothing to a dead one.
-    pub(crate) fn die(&mut self, context: &mut Context<'_>, id: ActorId, cause: &str, constructor_error: Bytes) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+    pub(crate) fn die(
+        &mut self,
+        context: &mut Context<'_>,
+        id: ActorId,
+        cause: &str,
+        constructor_error: Bytes,
+    ) {
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
         match actor.phase {
             Phase::Dead { .. } => return,
             Phase::Pending => self.pending.retain(|other| *other != id),
@@ -262,17 +240,23 @@ impl ActorTable {
         let node = actor.node();
         if let Some(node) = node.filter(|node| context.nodes.is_alive(*node)) {
             // Also when its process is gone already: then the node has nothing to kill.
-            context.effects.send(node, kill_message(id, actor.running_incarnation(), cause));
+            context
+                .effects
+                .send(node, kill_message(id, actor.running_incarnation(), cause));
             context.nodes.release(node, id);
         }
-        actor.phase = Phase::Dead { cause: cause.to_owned(), constructor_error };
+        actor.phase = Phase::Dead {
+            cause: cause.to_owned(),
+            constructor_error,
+        };
         actor.spec.class_blob = Bytes::new();
         actor.spec.arguments_value = Bytes::new();
         actor.spec.arguments = Vec::new();
         actor.spec.inline_arguments = Vec::new();
         publish(actor, context.effects);
         if !actor.spec.name.is_empty() {
-            self.names.remove(&(actor.spec.namespace.clone(), actor.spec.name.clone()));
+            self.names
+                .remove(&(actor.spec.namespace.clone(), actor.spec.name.clone()));
         }
         self.living.remove(&id);
         if let Some(node) = node {
@@ -288,7 +272,9 @@ impl ActorTable {
 
     /// The process of an actor is gone: the next incarnation waits for a node, if there may be one.
     pub(crate) fn restart_or_die(&mut self, context: &mut Context<'_>, id: ActorId, cause: &str) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
         if !actor.may_restart() {
             let cause = match actor.spec.max_restarts {
                 0 => cause.to_owned(),
@@ -297,15 +283,17 @@ impl ActorTable {
             return self.die(context, id, &cause, Bytes::new());
         }
         actor.incarnation += 1;
-        self.to_pending(context, id);
+        self.requeue(context, id);
         if let Some(actor) = self.actors.get(&id) {
             publish(actor, context.effects);
         }
     }
 
     /// Queues an actor that has no process for a node.
-    pub(crate) fn to_pending(&mut self, context: &mut Context<'_>, id: ActorId) {
-        let Some(actor) = self.actors.get_mut(&id) else { return };
+    pub(crate) fn requeue(&mut self, context: &mut Context<'_>, id: ActorId) {
+        let Some(actor) = self.actors.get_mut(&id) else {
+            return;
+        };
         if actor.phase == Phase::Pending {
             return;
         }
@@ -342,117 +330,6 @@ impl ActorTable {
     }
 }
 
-impl Actor {
-    /// The node that has, or may have, its process.
-    pub(crate) fn node(&self) -> Option<NodeId> {
-        match &self.phase {
-            Phase::Placed { node } | Phase::Stopping { node, .. } => Some(*node),
-            Phase::Alive { address, .. } => Some(address.node_id),
-            Phase::Pending | Phase::Dead { .. } => None,
-        }
-    }
-
-    /// Its process, when it has told.
-    pub(crate) fn worker(&self) -> Option<WorkerId> {
-        match &self.phase {
-            Phase::Alive { address, .. } => Some(address.worker_id),
-            Phase::Stopping { worker, .. } => *worker,
-            Phase::Pending | Phase::Placed { .. } | Phase::Dead { .. } => None,
-        }
-    }
-
-    /// The incarnation of the process that [`Actor::node`] has.
-    pub(crate) fn running_incarnation(&self) -> u64 {
-        match self.phase {
-            Phase::Stopping { incarnation, .. } => incarnation,
-            _ => self.incarnation,
-        }
-    }
-
-    /// `Foo (id)`, with its name if it has one.
-    pub(crate) fn title(&self) -> String {
-        if self.spec.name.is_empty() {
-            return format!("{} ({})", self.spec.class_name, self.id);
-        }
-        format!("{} '{}' ({})", self.spec.class_name, self.spec.name, self.id)
-    }
-
-    fn may_restart(&self) -> bool {
-        match u64::try_from(self.spec.max_restarts) {
-            Ok(limit) => self.incarnation < limit,
-            Err(_) => true,
-        }
-    }
-
-    pub(crate) fn update(&self) -> ActorUpdate {
-        let mut update = ActorUpdate {
-            actor_id: self.id.to_vec().into(),
-            incarnation: self.incarnation,
-            class_name: self.spec.class_name.clone(),
-            ..ActorUpdate::default()
-        };
-        let state = match &self.phase {
-            Phase::Alive { address, pid } => {
-                update.address = Some(address.into());
-                update.pid = *pid;
-                ActorState::Alive
-            }
-            Phase::Dead { cause, constructor_error } => {
-                update.cause.clone_from(cause);
-                update.constructor_error = constructor_error.clone();
-                ActorState::Dead
-            }
-            Phase::Pending | Phase::Placed { .. } | Phase::Stopping { .. } => {
-                if self.incarnation == 0 { ActorState::Pending } else { ActorState::Restarting }
-            }
-        };
-        update.state = state.into();
-        update
-    }
-
-    fn record(&self) -> ActorRecord {
-        ActorRecord {
-            state: Some(self.update()),
-            handle_metadata: self.spec.handle_metadata.clone(),
-            name: self.spec.name.clone(),
-            namespace: self.spec.namespace.clone(),
-        }
-    }
-}
-
-/// The checked parts of a specification.
-struct SpecParts {
-    id: ActorId,
-    job: JobId,
-    owner: WorkerAddress,
-    needs: ResourceSet,
-    preferred: Option<NodeId>,
-}
-
-impl SpecParts {
-    fn read(spec: &ActorSpec) -> Result<Self, MessageError> {
-        let owner = spec.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
-        let preferred = match spec.preferred_node.is_empty() {
-            true => None,
-            false => Some(NodeId::from_slice(&spec.preferred_node)?),
-        };
-        let mut needs = BTreeMap::new();
-        for resources in [&spec.resources, &spec.placement_resources].into_iter().flatten() {
-            for (name, amount) in ResourceSet::try_from(resources)?.to_units() {
-                let largest = needs.entry(name).or_insert(amount);
-                *largest = amount.max(*largest);
-            }
-        }
-        Ok(Self {
-            id: ActorId::from_slice(&spec.actor_id)?,
-            job: JobId::from_slice(&spec.job_id)?,
-            owner: owner.try_into()?,
-            needs: ResourceSet::from_units(needs)?,
-            preferred,
-        })
-    }
-}
-
 /// Tells the watchers.
 pub(crate) fn publish(actor: &Actor, effects: &mut Effects) {
     for node in &actor.watchers {
@@ -461,7 +338,11 @@ pub(crate) fn publish(actor: &Actor, effects: &mut Effects) {
 }
 
 pub(crate) fn kill_message(id: ActorId, incarnation: u64, cause: &str) -> Message {
-    Message::KillActor(KillActorOnNode { actor_id: id.to_vec().into(), incarnation, cause: cause.to_owned() })
+    Message::KillActor(KillActorOnNode {
+        actor_id: id.to_vec().into(),
+        incarnation,
+        cause: cause.to_owned(),
+    })
 }
 
 fn invalid(message: String) -> Failure {

@@ -5,6 +5,10 @@ use sparkray_proto::head_message::Message;
 
 /// One thing to do, in the order in which the state asked for it.
 #[derive(Debug, Clone, PartialEq)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "effects live for one event, and nearly all are messages"
+)]
 pub(crate) enum Effect {
     /// Send a message on the node's stream.
     Send { node: NodeId, message: Message },

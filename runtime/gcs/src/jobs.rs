@@ -28,18 +28,31 @@ impl JobTable {
     pub(crate) fn register(&mut self, request: RegisterJob) -> Result<(), Failure> {
         let malformed = |error: String| Failure::new(ErrorCode::InvalidArgument, error);
         let id = JobId::from_slice(&request.job_id).map_err(|error| malformed(error.to_string()))?;
-        let driver = request.driver.as_ref().ok_or_else(|| malformed(format!("job {id} has no driver address")))?;
+        let driver = request
+            .driver
+            .as_ref()
+            .ok_or_else(|| malformed(format!("job {id} has no driver address")))?;
         let driver = WorkerAddress::try_from(driver).map_err(|error| malformed(error.to_string()))?;
         match self.jobs.get(&id) {
             None => {
-                self.jobs.insert(id, Job { driver, namespace: request.namespace, running: true });
+                self.jobs.insert(
+                    id,
+                    Job {
+                        driver,
+                        namespace: request.namespace,
+                        running: true,
+                    },
+                );
                 Ok(())
             }
             Some(job) if !job.running => Err(over(id)),
             Some(job) if job.driver.worker_id == driver.worker_id => Ok(()),
             Some(job) => Err(Failure::new(
                 ErrorCode::AlreadyExists,
-                format!("job {id} belongs to driver {}: choose another job id", job.driver.worker_id),
+                format!(
+                    "job {id} belongs to driver {}: choose another job id",
+                    job.driver.worker_id
+                ),
             )),
         }
     }
@@ -58,12 +71,17 @@ impl JobTable {
 
     /// The node of a running job's driver.
     pub(crate) fn driver_node(&self, id: JobId) -> Option<NodeId> {
-        self.jobs.get(&id).filter(|job| job.running).map(|job| job.driver.node_id)
+        self.jobs
+            .get(&id)
+            .filter(|job| job.running)
+            .map(|job| job.driver.node_id)
     }
 
     /// Ends a job; `false` when it was not running.
     pub(crate) fn finish(&mut self, id: JobId) -> bool {
-        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.running) else { return false };
+        let Some(job) = self.jobs.get_mut(&id).filter(|job| job.running) else {
+            return false;
+        };
         job.running = false;
         self.finished.push_back(id);
         if self.finished.len() > KEPT_FINISHED_JOBS {
@@ -85,10 +103,17 @@ impl JobTable {
     }
 
     fn running_where(&self, wanted: impl Fn(&Job) -> bool) -> Vec<JobId> {
-        self.jobs.iter().filter(|(_, job)| job.running && wanted(job)).map(|(id, _)| *id).collect()
+        self.jobs
+            .iter()
+            .filter(|(_, job)| job.running && wanted(job))
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 
 fn over(id: JobId) -> Failure {
-    Failure::new(ErrorCode::NotRunning, format!("job {id} is over: connect again to begin a new one"))
+    Failure::new(
+        ErrorCode::NotRunning,
+        format!("job {id} is over: connect again to begin a new one"),
+    )
 }

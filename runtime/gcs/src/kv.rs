@@ -18,32 +18,54 @@ impl KvTable {
         if !found || request.overwrite {
             pairs.insert(request.key, request.value);
         }
-        KvValue { found, value: Bytes::new() }
+        KvValue {
+            found,
+            value: Bytes::new(),
+        }
     }
 
     /// The value of a key.
     pub(crate) fn get(&self, request: &KvGet) -> KvValue {
-        match self.0.get(&request.namespace).and_then(|pairs| pairs.get(&request.key)) {
-            Some(value) => KvValue { found: true, value: value.clone() },
+        match self
+            .0
+            .get(&request.namespace)
+            .and_then(|pairs| pairs.get(&request.key))
+        {
+            Some(value) => KvValue {
+                found: true,
+                value: value.clone(),
+            },
             None => KvValue::default(),
         }
     }
 
     /// Removes a key; `found` says whether it was there.
     pub(crate) fn delete(&mut self, request: &KvDelete) -> KvValue {
-        let Some(pairs) = self.0.get_mut(&request.namespace) else { return KvValue::default() };
+        let Some(pairs) = self.0.get_mut(&request.namespace) else {
+            return KvValue::default();
+        };
         let found = pairs.remove(&request.key).is_some();
         if pairs.is_empty() {
             self.0.remove(&request.namespace);
         }
-        KvValue { found, value: Bytes::new() }
+        KvValue {
+            found,
+            value: Bytes::new(),
+        }
     }
 
     /// The keys that begin with a prefix, sorted.
     pub(crate) fn keys(&self, request: &KvKeys) -> KvKeyList {
-        let Some(pairs) = self.0.get(&request.namespace) else { return KvKeyList::default() };
+        let Some(pairs) = self.0.get(&request.namespace) else {
+            return KvKeyList::default();
+        };
         let from_prefix = pairs.range(request.prefix.clone()..).map(|(key, _)| key);
-        KvKeyList { keys: from_prefix.take_while(|key| key.starts_with(&request.prefix)).cloned().collect() }
+        KvKeyList {
+            keys: from_prefix
+                .take_while(|key| key.starts_with(&request.prefix))
+                .cloned()
+                .collect(),
+        }
     }
 }
 
@@ -52,11 +74,19 @@ mod tests {
     use super::*;
 
     fn put(key: &'static str, value: &'static str, namespace: &str, overwrite: bool) -> KvPut {
-        KvPut { key: key.into(), value: value.into(), namespace: namespace.to_owned(), overwrite }
+        KvPut {
+            key: key.into(),
+            value: value.into(),
+            namespace: namespace.to_owned(),
+            overwrite,
+        }
     }
 
     fn get(table: &KvTable, key: &'static str, namespace: &str) -> Option<Bytes> {
-        let answer = table.get(&KvGet { key: key.into(), namespace: namespace.to_owned() });
+        let answer = table.get(&KvGet {
+            key: key.into(),
+            namespace: namespace.to_owned(),
+        });
         answer.found.then_some(answer.value)
     }
 
@@ -80,11 +110,19 @@ mod tests {
             table.put(put(key, "", "n", true));
         }
         let keys = |table: &KvTable, prefix: &'static str| {
-            table.keys(&KvKeys { prefix: prefix.into(), namespace: "n".to_owned() }).keys
+            table
+                .keys(&KvKeys {
+                    prefix: prefix.into(),
+                    namespace: "n".to_owned(),
+                })
+                .keys
         };
         assert_eq!(keys(&table, "fun:"), ["fun:1", "fun:2"]);
         assert_eq!(keys(&table, "").len(), 5);
-        let delete = KvDelete { key: "fun:1".into(), namespace: "n".to_owned() };
+        let delete = KvDelete {
+            key: "fun:1".into(),
+            namespace: "n".to_owned(),
+        };
         assert!(table.delete(&delete).found);
         assert!(!table.delete(&delete).found);
         assert_eq!(keys(&table, "fun:"), ["fun:2"]);

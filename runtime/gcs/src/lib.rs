@@ -5,6 +5,7 @@
 //! in, replies and effects come out. What does is [`service`] (tonic over the state) and [`server`]
 //! (sockets, timer, end). The head is on no task's and no object's path.
 
+mod actor;
 mod actor_events;
 mod actors;
 mod effects;

@@ -90,7 +90,9 @@ impl NodeTable {
         if self.nodes.contains_key(&id) {
             return Err(Failure::new(
                 ErrorCode::Stale,
-                format!("node {id} attached before and its id is used up: start the raylet anew with another node id"),
+                format!(
+                    "node {id} attached before and its id is used up: start the raylet anew with another node id"
+                ),
             ));
         }
         let total = read_amounts(request.total.as_ref()).map_err(malformed)?;
@@ -128,9 +130,16 @@ impl NodeTable {
     }
 
     /// Takes over what the node reports.
-    pub(crate) fn report(&mut self, now: Instant, id: NodeId, report: ResourceReport) -> Result<(), MessageError> {
+    pub(crate) fn report(
+        &mut self,
+        now: Instant,
+        id: NodeId,
+        report: ResourceReport,
+    ) -> Result<(), MessageError> {
         let available = read_amounts(report.available.as_ref())?;
-        let Some(node) = self.living(id) else { return Ok(()) };
+        let Some(node) = self.living(id) else {
+            return Ok(());
+        };
         node.reports += 1;
         node.reservations.retain(|_, reservation| {
             !reservation.answered && now.saturating_duration_since(reservation.made_at) < RESERVATION_AGE
@@ -172,13 +181,22 @@ impl NodeTable {
 
     /// The attached nodes.
     pub(crate) fn alive_ids(&self) -> Vec<NodeId> {
-        self.nodes.values().filter(|node| node.alive).map(|node| node.id).collect()
+        self.nodes
+            .values()
+            .filter(|node| node.alive)
+            .map(|node| node.id)
+            .collect()
     }
 
     /// Attached nodes that have been silent for too long.
     pub(crate) fn silent(&self, now: Instant) -> Vec<NodeId> {
-        let is_silent = |node: &&Node| node.alive && now.saturating_duration_since(node.last_heard) >= NODE_SILENCE;
-        self.nodes.values().filter(is_silent).map(|node| node.id).collect()
+        let is_silent =
+            |node: &&Node| node.alive && now.saturating_duration_since(node.last_heard) >= NODE_SILENCE;
+        self.nodes
+            .values()
+            .filter(is_silent)
+            .map(|node| node.id)
+            .collect()
     }
 
     /// The head itself did not run for this long: what nodes said meanwhile is still in the sockets.
@@ -192,7 +210,11 @@ impl NodeTable {
     pub(crate) fn reserve(&mut self, now: Instant, id: NodeId, actor: ActorId, resources: &ResourceSet) {
         let Some(node) = self.living(id) else { return };
         node.hosted.insert(actor);
-        let reservation = Reservation { resources: resources.clone(), made_at: now, answered: false };
+        let reservation = Reservation {
+            resources: resources.clone(),
+            made_at: now,
+            answered: false,
+        };
         node.reservations.insert(actor, reservation);
     }
 
@@ -213,7 +235,11 @@ impl NodeTable {
 
     /// The attached nodes as placement sees them.
     pub(crate) fn candidates(&self) -> Vec<Candidate> {
-        self.nodes.values().filter(|node| node.alive).map(Node::candidate).collect()
+        self.nodes
+            .values()
+            .filter(|node| node.alive)
+            .map(Node::candidate)
+            .collect()
     }
 
     /// Nodes that changed since the last call.
@@ -234,7 +260,10 @@ impl NodeTable {
     /// The actors that a node hosts, for the tests of invariants.
     #[cfg(test)]
     pub(crate) fn hosted(&self, id: NodeId) -> BTreeSet<ActorId> {
-        self.nodes.get(&id).map(|node| node.hosted.clone()).unwrap_or_default()
+        self.nodes
+            .get(&id)
+            .map(|node| node.hosted.clone())
+            .unwrap_or_default()
     }
 
     fn living(&mut self, id: NodeId) -> Option<&mut Node> {
@@ -275,7 +304,12 @@ impl Node {
 
 /// Amounts from a message; those below 0, of a node whose blocked workers run again, count as 0.
 fn read_amounts(message: Option<&Resources>) -> Result<ResourceSet, MessageError> {
-    let Some(message) = message else { return Ok(ResourceSet::default()) };
-    let units = message.units.iter().map(|(name, amount)| (name.clone(), amount.max(0.0)));
+    let Some(message) = message else {
+        return Ok(ResourceSet::default());
+    };
+    let units = message
+        .units
+        .iter()
+        .map(|(name, amount)| (name.clone(), amount.max(0.0)));
     Ok(ResourceSet::from_units(units)?)
 }

@@ -51,7 +51,11 @@ pub(crate) fn choose_node(
     if let Some(candidate) = willing().min_by(|left, right| compare(left, right, request)) {
         return Choice::Busy(candidate.node);
     }
-    if feasible().next().is_some() { Choice::Refused } else { Choice::Infeasible }
+    if feasible().next().is_some() {
+        Choice::Refused
+    } else {
+        Choice::Infeasible
+    }
 }
 
 fn compare(left: &Candidate, right: &Candidate, request: &ResourceSet) -> std::cmp::Ordering {
@@ -76,7 +80,10 @@ pub(crate) fn describe_missing(view: &[Candidate], request: &ResourceSet) -> Str
     }
     let mut missing = Vec::new();
     for (name, needed) in request.to_units() {
-        let largest = view.iter().map(|candidate| candidate.total.get(&name)).fold(0.0, f64::max);
+        let largest = view
+            .iter()
+            .map(|candidate| candidate.total.get(&name))
+            .fold(0.0, f64::max);
         if largest < needed {
             missing.push(format!("{name}: needs {needed}, the largest node has {largest}"));
         }
@@ -89,7 +96,11 @@ pub(crate) fn describe_missing(view: &[Candidate], request: &ResourceSet) -> Str
 
 /// Resources for people: `{CPU: 1, memory: 2}`.
 pub(crate) fn describe(request: &ResourceSet) -> String {
-    let units: Vec<_> = request.to_units().into_iter().map(|(name, amount)| format!("{name}: {amount}")).collect();
+    let units: Vec<_> = request
+        .to_units()
+        .into_iter()
+        .map(|(name, amount)| format!("{name}: {amount}"))
+        .collect();
     format!("{{{}}}", units.join(", "))
 }
 
@@ -118,32 +129,59 @@ mod tests {
     #[test]
     fn the_preferred_node_is_taken_while_it_has_room() {
         let view = [node(1, 4.0, 4.0), node(2, 4.0, 1.0)];
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[]), Choice::Room(id(2)));
-        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), Some(id(2)), &[]), Choice::Room(id(1)));
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(9)), &[]), Choice::Room(id(1)));
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[id(2)]), Choice::Room(id(1)));
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[]),
+            Choice::Room(id(2))
+        );
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 2.0)]), Some(id(2)), &[]),
+            Choice::Room(id(1))
+        );
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(9)), &[]),
+            Choice::Room(id(1))
+        );
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[id(2)]),
+            Choice::Room(id(1))
+        );
     }
 
     #[test]
     fn the_least_utilized_node_with_room_is_taken() {
         let view = [node(1, 4.0, 2.0), node(2, 8.0, 6.0), node(3, 2.0, 1.0)];
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[]), Choice::Room(id(2)));
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[]),
+            Choice::Room(id(2))
+        );
     }
 
     #[test]
     fn without_room_the_least_loaded_feasible_node_is_named() {
         let mut view = [node(1, 4.0, 0.0), node(2, 4.0, 1.0), node(3, 1.0, 1.0)];
-        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]), Choice::Busy(id(2)));
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]),
+            Choice::Busy(id(2))
+        );
         view[1].available = set(&[]);
         view[0].queued_leases = 3;
-        assert_eq!(choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]), Choice::Busy(id(2)));
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]),
+            Choice::Busy(id(2))
+        );
     }
 
     #[test]
     fn a_node_that_refused_is_not_asked_again_but_not_missing_either() {
         let view = [node(1, 1.0, 1.0), node(2, 1.0, 0.0)];
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]), Choice::Busy(id(2)));
-        assert_eq!(choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1), id(2)]), Choice::Refused);
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]),
+            Choice::Busy(id(2))
+        );
+        assert_eq!(
+            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1), id(2)]),
+            Choice::Refused
+        );
     }
 
     #[test]

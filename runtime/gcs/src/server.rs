@@ -7,7 +7,9 @@ use std::time::Duration;
 use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady};
 use sparkray_proto::FrameKind;
 use sparkray_proto::head_server::HeadServer;
-use sparkray_rpc::{Accepted, Identity, Listener, Refusal, Target, accept_loop, frame_connection, tonic_incoming};
+use sparkray_rpc::{
+    Accepted, Identity, Listener, Refusal, Target, accept_loop, frame_connection, tonic_incoming,
+};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -38,8 +40,10 @@ pub async fn run(
     let identity = read_identity(&config)?;
     let cluster = identity.cluster_id.to_string();
     let socket_name = format!("sparkray-{}-head-{}", &cluster[..8], config.head_epoch);
-    let listener = Listener::bind_abstract(&socket_name)
-        .map_err(|source| HeadError::Listen { name: socket_name.clone(), source })?;
+    let listener = Listener::bind_abstract(&socket_name).map_err(|source| HeadError::Listen {
+        name: socket_name.clone(),
+        source,
+    })?;
 
     let pid = std::process::id();
     // Ends everything below, also when a part fails.
@@ -48,7 +52,10 @@ pub async fn run(
     let (to_router, accepted) = mpsc::channel(SOCKET_QUEUE);
     let (to_tonic, sockets) = mpsc::channel(SOCKET_QUEUE);
     let mut parts = JoinSet::new();
-    parts.spawn(named("listener", accept_loop(listener, identity, stop.clone(), admit, to_router)));
+    parts.spawn(named(
+        "listener",
+        accept_loop(listener, identity, stop.clone(), admit, to_router),
+    ));
     parts.spawn(named("router", route(accepted, to_tonic, stop.clone())));
     parts.spawn(named("timer", keep_time(Arc::clone(&head), stop.clone())));
 
@@ -96,8 +103,14 @@ async fn named(part: &'static str, work: impl Future<Output = ()>) -> &'static s
 
 fn unexpected_end(part: Result<&'static str, tokio::task::JoinError>) -> HeadError {
     match part {
-        Ok(part) => HeadError::Part { part, reason: "it returned".to_owned() },
-        Err(error) => HeadError::Part { part: "task", reason: error.to_string() },
+        Ok(part) => HeadError::Part {
+            part,
+            reason: "it returned".to_owned(),
+        },
+        Err(error) => HeadError::Part {
+            part: "task",
+            reason: error.to_string(),
+        },
     }
 }
 
@@ -110,7 +123,11 @@ fn read_identity(config: &HeadConfig) -> Result<Identity, HeadError> {
     if config.head_epoch == 0 {
         return Err(bad("head_epoch", "epochs count from 1".to_owned()));
     }
-    Ok(Identity { cluster_id, token, head_epoch: config.head_epoch })
+    Ok(Identity {
+        cluster_id,
+        token,
+        head_epoch: config.head_epoch,
+    })
 }
 
 fn admit(target: Target) -> Result<(), Refusal> {
@@ -132,7 +149,11 @@ async fn keep_time(head: Arc<SharedHead>, stop: CancellationToken) {
 }
 
 /// Gives sockets for the head to tonic and opens gateways.
-async fn route(mut accepted: mpsc::Receiver<Accepted>, to_tonic: mpsc::Sender<OwnedFd>, stop: CancellationToken) {
+async fn route(
+    mut accepted: mpsc::Receiver<Accepted>,
+    to_tonic: mpsc::Sender<OwnedFd>,
+    stop: CancellationToken,
+) {
     let mut gateways = JoinSet::new();
     loop {
         let next = tokio::select! {
@@ -145,7 +166,9 @@ async fn route(mut accepted: mpsc::Receiver<Accepted>, to_tonic: mpsc::Sender<Ow
                 continue;
             }
         };
-        let Some(Accepted { target, socket, peer }) = next else { break };
+        let Some(Accepted { target, socket, peer }) = next else {
+            break;
+        };
         debug!(?target, peer, "accepted a connection");
         if target == Target::HeadGateway {
             gateways.spawn(serve_gateway(socket, to_tonic.clone(), stop.clone()));
@@ -168,18 +191,20 @@ async fn serve_gateway(socket: OwnedFd, to_tonic: mpsc::Sender<OwnedFd>, stop: C
             () = stop.cancelled() => return,
             frame = receiver.next() => frame,
         };
-        match frame {
-            Ok(Some(frame)) if frame.kind == FrameKind::IncomingConnection => match frame.descriptor {
-                Some(descriptor) => {
-                    if to_tonic.send(descriptor).await.is_err() {
-                        return;
-                    }
-                }
-                None => warn!("a gateway passed a connection without its descriptor"),
-            },
-            Ok(Some(frame)) => return warn!(kind = ?frame.kind, "closed a gateway that sent another frame than IncomingConnection"),
+        let frame = match frame {
+            Ok(Some(frame)) => frame,
             Ok(None) => return debug!("a gateway closed"),
             Err(error) => return warn!(%error, "a gateway broke"),
+        };
+        if frame.kind != FrameKind::IncomingConnection {
+            return warn!(kind = ?frame.kind, "closed a gateway that sent another frame than IncomingConnection");
+        }
+        let Some(descriptor) = frame.descriptor else {
+            warn!("a gateway passed a connection without its descriptor");
+            continue;
+        };
+        if to_tonic.send(descriptor).await.is_err() {
+            return;
         }
     }
 }

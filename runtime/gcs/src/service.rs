@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 use sparkray_common::NodeId;
 use sparkray_proto::head_message::Message;
 use sparkray_proto::head_server::Head;
-use sparkray_proto::{HeadMessage, HeadReply, HeadRequest, NodeMessage, RegisterNode, Registered, node_message};
+use sparkray_proto::{
+    HeadMessage, HeadReply, HeadRequest, NodeMessage, RegisterNode, Registered, node_message,
+};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -59,8 +61,15 @@ struct NodeStream {
 impl SharedHead {
     /// A head whose tasks end with `cancel`.
     pub(crate) fn new(state: HeadState, cancel: CancellationToken) -> Arc<Self> {
-        let core = Mutex::new(Core { state, streams: HashMap::new() });
-        Arc::new(Self { core, cancel, tasks: TaskTracker::new() })
+        let core = Mutex::new(Core {
+            state,
+            streams: HashMap::new(),
+        });
+        Arc::new(Self {
+            core,
+            cancel,
+            tasks: TaskTracker::new(),
+        })
     }
 
     /// Tells the state the time.
@@ -99,15 +108,24 @@ impl SharedHead {
         let attached = match outcome {
             Ok(node) => {
                 let cancel = self.cancel.child_token();
-                let stream = NodeStream { outgoing, cancel: cancel.clone(), dropped_logs: 0 };
+                let stream = NodeStream {
+                    outgoing,
+                    cancel: cancel.clone(),
+                    dropped_logs: 0,
+                };
                 core.streams.insert(node, stream);
                 Some((node, cancel))
             }
             Err(failure) => {
                 warn!(reason = failure.message, "refused a node");
-                let refusal = Registered { head_epoch: 0, failure: Some(failure) };
+                let refusal = Registered {
+                    head_epoch: 0,
+                    failure: Some(failure),
+                };
                 // The queue is new and empty; a receiver that is gone needs no answer.
-                let _ = outgoing.try_send(Ok(HeadMessage { message: Some(Message::Registered(refusal)) }));
+                let _ = outgoing.try_send(Ok(HeadMessage {
+                    message: Some(Message::Registered(refusal)),
+                }));
                 None
             }
         };
@@ -122,9 +140,13 @@ impl SharedHead {
             first = tokio::time::timeout(REGISTER_DEADLINE, incoming.message()) => first,
         };
         let register = match first {
-            Ok(Ok(Some(NodeMessage { message: Some(node_message::Message::Register(register)) }))) => register,
+            Ok(Ok(Some(NodeMessage {
+                message: Some(node_message::Message::Register(register)),
+            }))) => register,
             Ok(Ok(_)) => {
-                let _ = outgoing.try_send(Err(Status::invalid_argument("a node's first message is Register")));
+                let _ = outgoing.try_send(Err(Status::invalid_argument(
+                    "a node's first message is Register",
+                )));
                 return;
             }
             Ok(Err(status)) => {
@@ -132,11 +154,15 @@ impl SharedHead {
                 return;
             }
             Err(_) => {
-                let _ = outgoing.try_send(Err(Status::deadline_exceeded("the node did not register in time")));
+                let _ = outgoing.try_send(Err(Status::deadline_exceeded(
+                    "the node did not register in time",
+                )));
                 return;
             }
         };
-        let Some((node, cancel)) = self.attach(register, outgoing) else { return };
+        let Some((node, cancel)) = self.attach(register, outgoing) else {
+            return;
+        };
         let cause = loop {
             let message = tokio::select! {
                 () = cancel.cancelled() => break "the head ended its stream".to_owned(),
@@ -167,7 +193,9 @@ impl Core {
             for effect in effects {
                 match effect {
                     Effect::Send { node, message } => {
-                        let Some(stream) = self.streams.get_mut(&node) else { continue };
+                        let Some(stream) = self.streams.get_mut(&node) else {
+                            continue;
+                        };
                         if let Err(cause) = stream.send(node, message) {
                             self.state.detach(now, node, cause);
                         }
@@ -193,10 +221,14 @@ impl NodeStream {
             warn!(node_id = %node, batches = self.dropped_logs, "dropped worker output: the driver's node does not read fast enough");
             self.dropped_logs = 0;
         }
-        self.outgoing.try_send(Ok(HeadMessage { message: Some(message) })).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => "it does not read the head's messages",
-            mpsc::error::TrySendError::Closed(_) => "its raylet closed its connection to the head",
-        })
+        self.outgoing
+            .try_send(Ok(HeadMessage {
+                message: Some(message),
+            }))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => "it does not read the head's messages",
+                mpsc::error::TrySendError::Closed(_) => "its raylet closed its connection to the head",
+            })
     }
 }
 
@@ -214,12 +246,16 @@ impl Head for HeadService {
     ) -> Result<Response<Self::AttachNodeStream>, Status> {
         let (outgoing, receiver) = mpsc::channel(QUEUE);
         let head = Arc::clone(&self.0);
-        self.0.tasks.spawn(async move { head.serve_node(request.into_inner(), outgoing).await });
+        self.0
+            .tasks
+            .spawn(async move { head.serve_node(request.into_inner(), outgoing).await });
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 
     async fn call(&self, request: Request<HeadRequest>) -> Result<Response<HeadReply>, Status> {
         let request = request.into_inner();
-        Ok(Response::new(self.0.with_state(|state, now| state.request(now, request))))
+        Ok(Response::new(
+            self.0.with_state(|state, now| state.request(now, request)),
+        ))
     }
 }

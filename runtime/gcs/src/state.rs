@@ -21,9 +21,9 @@ use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorList, ActorSpec, ClusterView, Empty, Failure, HeadReply, HeadRequest, JobFinished, LogBatch, LogLine,
-    MessageError, NodeDeathNotice, NodeList, NodeMessage, RegisterJob, RegisterNode, Registered, WorkerDeath,
-    WorkerDeathNotice,
+    ActorList, ActorSpec, ClusterView, Empty, Failure, HeadReply, HeadRequest, JobFinished, LogBatch,
+    LogLine, MessageError, NodeDeathNotice, NodeList, NodeMessage, RegisterJob, RegisterNode, Registered,
+    WorkerDeath, WorkerDeathNotice,
 };
 use tracing::{info, warn};
 
@@ -84,8 +84,19 @@ impl HeadState {
         let (address, hostname) = (request.address.clone(), request.hostname.clone());
         let node = self.nodes.register(now, self.head_epoch, request)?;
         info!(node_id = %node, address, hostname, "node joined");
-        self.effects.send(node, Message::Registered(Registered { head_epoch: self.head_epoch, failure: None }));
-        self.effects.send(node, Message::View(ClusterView { nodes: self.nodes.views() }));
+        self.effects.send(
+            node,
+            Message::Registered(Registered {
+                head_epoch: self.head_epoch,
+                failure: None,
+            }),
+        );
+        self.effects.send(
+            node,
+            Message::View(ClusterView {
+                nodes: self.nodes.views(),
+            }),
+        );
         let (actors, mut context) = self.actors_in(now);
         actors.place_pending(&mut context);
         Ok(node)
@@ -125,11 +136,17 @@ impl HeadState {
 
     /// A node's stream ended, or it was silent: it is dead, with all its processes.
     pub(crate) fn detach(&mut self, now: Instant, node: NodeId, cause: &str) {
-        let Some(hosted) = self.nodes.mark_dead(node) else { return };
+        let Some(hosted) = self.nodes.mark_dead(node) else {
+            return;
+        };
         info!(node_id = %node, cause, "node died");
         self.effects.detach(node);
-        let notice = NodeDeathNotice { node_id: node.to_vec().into(), cause: cause.to_owned() };
-        self.effects.send_all(&self.nodes.alive_ids(), &Message::NodeDeath(notice));
+        let notice = NodeDeathNotice {
+            node_id: node.to_vec().into(),
+            cause: cause.to_owned(),
+        };
+        self.effects
+            .send_all(&self.nodes.alive_ids(), &Message::NodeDeath(notice));
         for job in self.jobs.with_driver_on(node) {
             self.finish_job(now, job);
         }
@@ -140,21 +157,36 @@ impl HeadState {
     /// Answers a client's request.
     pub(crate) fn request(&mut self, now: Instant, request: HeadRequest) -> HeadReply {
         match self.answer(now, request) {
-            Ok(reply) => HeadReply { failure: None, reply: Some(reply) },
-            Err(failure) => HeadReply { failure: Some(failure), reply: None },
+            Ok(reply) => HeadReply {
+                failure: None,
+                reply: Some(reply),
+            },
+            Err(failure) => HeadReply {
+                failure: Some(failure),
+                reply: None,
+            },
         }
     }
 
     /// Time passes. Called every [`TICK`].
     pub(crate) fn tick(&mut self, now: Instant) {
-        let since_last = self.last_tick.map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
+        let since_last = self
+            .last_tick
+            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.last_tick = Some(now);
         if since_last > STALL {
-            warn!(seconds = since_last.as_secs_f64(), "the head did not run for a while");
+            warn!(
+                seconds = since_last.as_secs_f64(),
+                "the head did not run for a while"
+            );
             self.nodes.excuse(since_last);
         }
         for node in self.nodes.silent(now) {
-            self.detach(now, node, &format!("it was silent for {} s", NODE_SILENCE.as_secs()));
+            self.detach(
+                now,
+                node,
+                &format!("it was silent for {} s", NODE_SILENCE.as_secs()),
+            );
         }
         let (actors, mut context) = self.actors_in(now);
         for waiting in actors.tick(&mut context) {
@@ -162,12 +194,17 @@ impl HeadState {
         }
         let changed = self.nodes.take_changed();
         if !changed.is_empty() {
-            self.effects.send_all(&self.nodes.alive_ids(), &Message::View(ClusterView { nodes: changed }));
+            self.effects.send_all(
+                &self.nodes.alive_ids(),
+                &Message::View(ClusterView { nodes: changed }),
+            );
         }
     }
 
     fn answer(&mut self, now: Instant, request: HeadRequest) -> Result<Reply, Failure> {
-        let request = request.request.ok_or_else(|| malformed(MessageError::Missing("request")))?;
+        let request = request
+            .request
+            .ok_or_else(|| malformed(MessageError::Missing("request")))?;
         match request {
             Request::RegisterJob(request) => self.register_job(request)?,
             Request::FinishJob(request) => {
@@ -175,7 +212,9 @@ impl HeadState {
                 self.finish_job(now, job);
             }
             Request::RegisterActor(request) => {
-                let spec = request.spec.ok_or_else(|| malformed(MessageError::Missing("spec")))?;
+                let spec = request
+                    .spec
+                    .ok_or_else(|| malformed(MessageError::Missing("spec")))?;
                 self.register_actor(now, spec)?;
             }
             Request::GetActor(request) => return self.actors.get(&request).map(Reply::Actor),
@@ -183,8 +222,16 @@ impl HeadState {
                 let (actors, mut context) = self.actors_in(now);
                 actors.kill(&mut context, &request)?;
             }
-            Request::ListNodes(_) => return Ok(Reply::Nodes(NodeList { nodes: self.nodes.views() })),
-            Request::ListActors(_) => return Ok(Reply::Actors(ActorList { actors: self.actors.records() })),
+            Request::ListNodes(_) => {
+                return Ok(Reply::Nodes(NodeList {
+                    nodes: self.nodes.views(),
+                }));
+            }
+            Request::ListActors(_) => {
+                return Ok(Reply::Actors(ActorList {
+                    actors: self.actors.records(),
+                }));
+            }
             Request::KvPut(request) => return Ok(Reply::Value(self.kv.put(request))),
             Request::KvGet(request) => return Ok(Reply::Value(self.kv.get(&request))),
             Request::KvDelete(request) => return Ok(Reply::Value(self.kv.delete(&request))),
@@ -194,7 +241,10 @@ impl HeadState {
     }
 
     fn register_job(&mut self, request: RegisterJob) -> Result<(), Failure> {
-        let driver = request.driver.as_ref().ok_or_else(|| malformed(MessageError::Missing("driver")))?;
+        let driver = request
+            .driver
+            .as_ref()
+            .ok_or_else(|| malformed(MessageError::Missing("driver")))?;
         let driver = WorkerAddress::try_from(driver).map_err(malformed)?;
         self.check_lives(&driver, "driver")?;
         self.jobs.register(request)
@@ -203,7 +253,10 @@ impl HeadState {
     fn register_actor(&mut self, now: Instant, spec: ActorSpec) -> Result<(), Failure> {
         let job = JobId::from_slice(&spec.job_id).map_err(|error| malformed(error.into()))?;
         let namespace = self.jobs.running(job)?.to_owned();
-        let owner = spec.owner.as_ref().ok_or_else(|| malformed(MessageError::Missing("owner")))?;
+        let owner = spec
+            .owner
+            .as_ref()
+            .ok_or_else(|| malformed(MessageError::Missing("owner")))?;
         let owner = WorkerAddress::try_from(owner).map_err(malformed)?;
         self.check_lives(&owner, "owner")?;
         let (actors, mut context) = self.actors_in(now);
@@ -212,15 +265,22 @@ impl HeadState {
 
     /// A request and the news of its sender's death come by different ways, in any order.
     fn check_lives(&self, process: &WorkerAddress, role: &str) -> Result<(), Failure> {
-        let WorkerAddress { worker_id, node_id, .. } = process;
+        let WorkerAddress {
+            worker_id, node_id, ..
+        } = process;
         let dead = if self.dead_workers.contains(worker_id) {
             format!("{role} {worker_id} is dead")
         } else if !self.nodes.is_alive(*node_id) {
-            format!("node {node_id} of {role} {worker_id} is not part of the cluster: it died or has not joined")
+            format!(
+                "node {node_id} of {role} {worker_id} is not part of the cluster: it died or has not joined"
+            )
         } else {
             return Ok(());
         };
-        Err(Failure::new(ErrorCode::Stale, format!("{dead}; connect again from a new process")))
+        Err(Failure::new(
+            ErrorCode::Stale,
+            format!("{dead}; connect again from a new process"),
+        ))
     }
 
     fn worker_died(&mut self, now: Instant, node: NodeId, death: &WorkerDeath) -> Result<(), MessageError> {
@@ -239,7 +299,8 @@ impl HeadState {
             node_id: node.to_vec().into(),
             cause: death.cause.clone(),
         };
-        self.effects.send_all(&self.nodes.alive_ids(), &Message::WorkerDeath(notice));
+        self.effects
+            .send_all(&self.nodes.alive_ids(), &Message::WorkerDeath(notice));
         // The job of a driver, also when the raylet does not know which one it was.
         for job in self.jobs.with_driver(worker) {
             self.finish_job(now, job);
@@ -256,7 +317,9 @@ impl HeadState {
         info!(job_id = %job, "job is over");
         let (actors, mut context) = self.actors_in(now);
         actors.job_finished(&mut context, job);
-        let message = Message::JobFinished(JobFinished { job_id: job.to_vec().into() });
+        let message = Message::JobFinished(JobFinished {
+            job_id: job.to_vec().into(),
+        });
         self.effects.send_all(&self.nodes.alive_ids(), &message);
     }
 
@@ -270,13 +333,34 @@ impl HeadState {
 
     /// Adds a line to what the job's driver prints.
     fn tell_driver(&mut self, job: JobId, text: String) {
-        let Some(node) = self.jobs.driver_node(job) else { return };
-        let line = LogLine { name: "head".to_owned(), pid: self.pid, ip: String::new(), text, is_stderr: true };
-        self.effects.send(node, Message::Log(LogBatch { job_id: job.to_vec().into(), lines: vec![line] }));
+        let Some(node) = self.jobs.driver_node(job) else {
+            return;
+        };
+        let line = LogLine {
+            name: "head".to_owned(),
+            pid: self.pid,
+            ip: String::new(),
+            text,
+            is_stderr: true,
+        };
+        self.effects.send(
+            node,
+            Message::Log(LogBatch {
+                job_id: job.to_vec().into(),
+                lines: vec![line],
+            }),
+        );
     }
 
     fn actors_in(&mut self, now: Instant) -> (&mut ActorTable, Context<'_>) {
-        (&mut self.actors, Context { now, nodes: &mut self.nodes, effects: &mut self.effects })
+        (
+            &mut self.actors,
+            Context {
+                now,
+                nodes: &mut self.nodes,
+                effects: &mut self.effects,
+            },
+        )
     }
 }
 

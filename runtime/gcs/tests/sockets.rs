@@ -1,10 +1,12 @@
 //! The head over real sockets: one node on the head's own Unix socket, one through a gateway's TCP port.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
 use std::time::Duration;
 
 use sparkray_common::{
-    ActorId, ClusterId, ClusterToken, ErrorCode, HeadConfig, HeadReady, JobId, NodeId, VERSION, WorkerAddress, WorkerId,
+    ActorId, ClusterId, ClusterToken, ErrorCode, HeadConfig, HeadReady, JobId, NodeId, VERSION,
+    WorkerAddress, WorkerId,
 };
 use sparkray_gcs::HeadError;
 use sparkray_proto::actor_report::Outcome;
@@ -14,11 +16,12 @@ use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorReport, ActorSpec, ActorState, FrameKind, HeadMessage, HeadRequest, IncomingConnection, KvGet, KvPut,
-    NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources, WatchActorOnNode,
+    ActorReport, ActorSpec, ActorState, FrameKind, HeadMessage, HeadRequest, IncomingConnection, KvGet,
+    KvPut, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources, WatchActorOnNode,
 };
 use sparkray_rpc::{
-    Endpoint, Frame, Identity, Listener, Refusal, RpcError, Target, accept_loop, dial, frame_connection, tonic_channel,
+    Endpoint, Frame, Identity, Listener, Refusal, RpcError, Target, accept_loop, dial, frame_connection,
+    tonic_channel,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -30,7 +33,9 @@ use tonic::transport::Channel;
 const DEADLINE: Duration = Duration::from_secs(10);
 
 async fn in_time<T>(work: impl Future<Output = T>) -> T {
-    tokio::time::timeout(DEADLINE, work).await.expect("within the deadline")
+    tokio::time::timeout(DEADLINE, work)
+        .await
+        .expect("within the deadline")
 }
 
 struct RunningHead {
@@ -51,15 +56,27 @@ fn config(identity: &Identity) -> HeadConfig {
 }
 
 async fn start_head() -> RunningHead {
-    let identity = Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 2 };
+    let identity = Identity {
+        cluster_id: ClusterId::random(),
+        token: ClusterToken::random(),
+        head_epoch: 2,
+    };
     let cancel = CancellationToken::new();
     let (announce, announced) = oneshot::channel::<HeadReady>();
     let ready = move |ready| announce.send(ready).unwrap();
     let ended = tokio::spawn(sparkray_gcs::run(config(&identity), ready, cancel.clone()));
     let ready = in_time(announced).await.unwrap();
-    assert_eq!(ready.socket_name, format!("sparkray-{}-head-2", &identity.cluster_id.to_string()[..8]));
+    assert_eq!(
+        ready.socket_name,
+        format!("sparkray-{}-head-2", &identity.cluster_id.to_string()[..8])
+    );
     assert_eq!(ready.pid, std::process::id());
-    RunningHead { identity, endpoint: Endpoint::Abstract(ready.socket_name), cancel, ended }
+    RunningHead {
+        identity,
+        endpoint: Endpoint::Abstract(ready.socket_name),
+        cancel,
+        ended,
+    }
 }
 
 /// A raylet as the head sees it.
@@ -71,12 +88,15 @@ struct FakeNode {
 }
 
 fn cpus(amount: f64) -> Resources {
-    Resources { units: HashMap::from([("CPU".to_owned(), amount)]) }
+    Resources {
+        units: HashMap::from([("CPU".to_owned(), amount)]),
+    }
 }
 
 impl FakeNode {
     async fn attach(identity: &Identity, endpoint: &Endpoint, cpu: f64, version: &str) -> Self {
-        let mut client = HeadClient::new(tonic_channel(identity.clone(), endpoint.clone(), Target::Head));
+        let channel = tonic_channel(identity.clone(), endpoint.clone(), Target::Head);
+        let mut client = HeadClient::new(channel).max_decoding_message_size(1 << 30);
         let (say, said) = mpsc::channel(16);
         let id = NodeId::random();
         let register = RegisterNode {
@@ -87,14 +107,29 @@ impl FakeNode {
             head_epoch: identity.head_epoch,
             ..RegisterNode::default()
         };
-        say.send(NodeMessage { message: Some(FromNode::Register(register)) }).await.unwrap();
-        let hear = in_time(client.attach_node(ReceiverStream::new(said))).await.unwrap().into_inner();
-        Self { id, client, say, hear }
+        say.send(NodeMessage {
+            message: Some(FromNode::Register(register)),
+        })
+        .await
+        .unwrap();
+        let hear = in_time(client.attach_node(ReceiverStream::new(said)))
+            .await
+            .unwrap()
+            .into_inner();
+        Self {
+            id,
+            client,
+            say,
+            hear,
+        }
     }
 
     /// The next message; `None` at the stream's end.
     async fn next(&mut self) -> Option<Message> {
-        in_time(self.hear.message()).await.unwrap_or(None).map(|message| message.message.unwrap())
+        in_time(self.hear.message())
+            .await
+            .unwrap_or(None)
+            .map(|message| message.message.unwrap())
     }
 
     /// Reads until a message that `wanted` accepts.
@@ -117,17 +152,31 @@ impl FakeNode {
     }
 
     async fn tell(&self, message: FromNode) {
-        self.say.send(NodeMessage { message: Some(message) }).await.unwrap();
+        self.say
+            .send(NodeMessage {
+                message: Some(message),
+            })
+            .await
+            .unwrap();
     }
 
     async fn call(&mut self, request: Request) -> Reply {
-        let reply = in_time(self.client.call(HeadRequest { request: Some(request) })).await.unwrap().into_inner();
+        let reply = in_time(self.client.call(HeadRequest {
+            request: Some(request),
+        }))
+        .await
+        .unwrap()
+        .into_inner();
         assert_eq!(reply.failure, None);
         reply.reply.unwrap()
     }
 
     fn worker(&self) -> WorkerAddress {
-        WorkerAddress { node_id: self.id, worker_id: WorkerId::random(), node_address: "127.0.0.1:1".to_owned() }
+        WorkerAddress {
+            node_id: self.id,
+            worker_id: WorkerId::random(),
+            node_address: "127.0.0.1:1".to_owned(),
+        }
     }
 }
 
@@ -135,11 +184,25 @@ impl FakeNode {
 async fn start_gateway(head: &RunningHead) -> Endpoint {
     let listener = Listener::bind_tcp("127.0.0.1", 0).await.unwrap();
     let endpoint = Endpoint::Tcp(format!("127.0.0.1:{}", listener.local_port()));
-    let gateway = dial(&head.identity, &head.endpoint, Target::HeadGateway, DEADLINE).await.unwrap();
+    let gateway = dial(&head.identity, &head.endpoint, Target::HeadGateway, DEADLINE)
+        .await
+        .unwrap();
     let (sender, mut receiver) = frame_connection(gateway).unwrap();
     let (to_gateway, mut accepted) = mpsc::channel(4);
-    let admit = |target| if target == Target::Head { Ok(()) } else { Err(Refusal::NoSuchTarget) };
-    tokio::spawn(accept_loop(listener, head.identity.clone(), head.cancel.clone(), admit, to_gateway));
+    let admit = |target| {
+        if target == Target::Head {
+            Ok(())
+        } else {
+            Err(Refusal::NoSuchTarget)
+        }
+    };
+    tokio::spawn(accept_loop(
+        listener,
+        head.identity.clone(),
+        head.cancel.clone(),
+        admit,
+        to_gateway,
+    ));
     tokio::spawn(async move {
         while let Some(connection) = accepted.recv().await {
             let frame = Frame::new(FrameKind::IncomingConnection, 0, &IncomingConnection {});
@@ -171,7 +234,10 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
     let second_id = second.id.to_vec();
     first
         .wait_for(|message| match message {
-            Message::View(view) => view.nodes.into_iter().find(|node| node.node_id == second_id && node.alive),
+            Message::View(view) => view
+                .nodes
+                .into_iter()
+                .find(|node| node.node_id == second_id && node.alive),
             _ => None,
         })
         .await;
@@ -194,8 +260,14 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
         resources: Some(cpus(1.0)),
         ..ActorSpec::default()
     };
-    first.call(Request::RegisterActor(RegisterActor { spec: Some(spec) })).await;
-    first.tell(FromNode::WatchActor(WatchActorOnNode { actor_id: actor_id.to_vec().into() })).await;
+    first
+        .call(Request::RegisterActor(RegisterActor { spec: Some(spec) }))
+        .await;
+    first
+        .tell(FromNode::WatchActor(WatchActorOnNode {
+            actor_id: actor_id.to_vec().into(),
+        }))
+        .await;
     assert_eq!(first.wait_for(actor_update).await.state(), ActorState::Pending);
 
     let place = second
@@ -214,7 +286,10 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
     };
     second.tell(FromNode::Actor(report)).await;
     let update = first.wait_for(actor_update).await;
-    assert_eq!((update.state(), update.address), (ActorState::Alive, Some((&worker).into())));
+    assert_eq!(
+        (update.state(), update.address),
+        (ActorState::Alive, Some((&worker).into()))
+    );
 
     drop(second);
     let cause = first
@@ -235,14 +310,28 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
 #[tokio::test]
 async fn strangers_other_versions_and_other_targets_are_refused() {
     let head = start_head().await;
-    let stranger = Identity { token: ClusterToken::random(), ..head.identity.clone() };
+    let stranger = Identity {
+        token: ClusterToken::random(),
+        ..head.identity.clone()
+    };
     let outcome = dial(&stranger, &head.endpoint, Target::Head, DEADLINE).await;
     assert_eq!(outcome.unwrap_err().code(), ErrorCode::Unauthenticated);
     let outcome = dial(&head.identity, &head.endpoint, Target::Manager, DEADLINE).await;
-    assert!(matches!(outcome, Err(RpcError::Refused { refusal: Refusal::NoSuchTarget, .. })), "{outcome:?}");
+    assert!(
+        matches!(
+            outcome,
+            Err(RpcError::Refused {
+                refusal: Refusal::NoSuchTarget,
+                ..
+            })
+        ),
+        "{outcome:?}"
+    );
 
     let mut old = FakeNode::attach(&head.identity, &head.endpoint, 1.0, "0.0.1").await;
-    let Some(Message::Registered(answer)) = old.next().await else { panic!("no answer") };
+    let Some(Message::Registered(answer)) = old.next().await else {
+        panic!("no answer")
+    };
     assert_eq!(answer.failure.unwrap().error_code(), ErrorCode::VersionMismatch);
     assert!(old.next().await.is_none(), "the stream of a refused node ends");
     head.cancel.cancel();
@@ -254,20 +343,42 @@ async fn key_value_pairs_are_kept_and_a_second_head_of_the_epoch_is_refused() {
     let head = start_head().await;
     let mut node = FakeNode::attach(&head.identity, &head.endpoint, 1.0, VERSION).await;
     node.registered().await;
-    let put = KvPut { key: "k".into(), value: "v".into(), namespace: "n".to_owned(), overwrite: true };
+    let put = KvPut {
+        key: "k".into(),
+        value: "v".into(),
+        namespace: "n".to_owned(),
+        overwrite: true,
+    };
     node.call(Request::KvPut(put)).await;
-    let Reply::Value(value) = node.call(Request::KvGet(KvGet { key: "k".into(), namespace: "n".to_owned() })).await
+    let Reply::Value(value) = node
+        .call(Request::KvGet(KvGet {
+            key: "k".into(),
+            namespace: "n".to_owned(),
+        }))
+        .await
     else {
         panic!("not a value")
     };
     assert_eq!((value.found, &value.value[..]), (true, &b"v"[..]));
 
-    let second = sparkray_gcs::run(config(&head.identity), |_| panic!("it is not ready"), CancellationToken::new());
+    let second = sparkray_gcs::run(
+        config(&head.identity),
+        |_| panic!("it is not ready"),
+        CancellationToken::new(),
+    );
     let error = in_time(second).await.unwrap_err();
     assert!(matches!(error, HeadError::Listen { .. }), "{error}");
-    let broken = HeadConfig { token: "short".to_owned(), ..config(&head.identity) };
-    let error = in_time(sparkray_gcs::run(broken, |_| {}, CancellationToken::new())).await.unwrap_err();
-    assert_eq!(error.to_string(), "the head's configuration has no usable token: it must be 64 hexadecimal digits");
+    let broken = HeadConfig {
+        token: "short".to_owned(),
+        ..config(&head.identity)
+    };
+    let error = in_time(sparkray_gcs::run(broken, |_| {}, CancellationToken::new()))
+        .await
+        .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "the head's configuration has no usable token: it must be 64 hexadecimal digits"
+    );
     head.cancel.cancel();
     in_time(head.ended).await.unwrap().unwrap();
 }

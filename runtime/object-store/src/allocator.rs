@@ -43,7 +43,11 @@ pub(crate) fn pages_for(size: u64) -> u64 {
 }
 
 fn alignment_for(len: u64) -> u64 {
-    if len >= HUGE_PAGE_SIZE { HUGE_PAGE_SIZE } else { PAGE_SIZE }
+    if len >= HUGE_PAGE_SIZE {
+        HUGE_PAGE_SIZE
+    } else {
+        PAGE_SIZE
+    }
 }
 
 /// Disjoint ranges; neighbours are joined.
@@ -69,19 +73,34 @@ impl RangeSet {
 
     /// The range that begins at or before `offset`.
     fn at_or_before(&self, segment: SegmentId, offset: u64) -> Option<Range> {
-        let (place, len) = self.by_place.range((segment, 0)..=(segment, offset)).next_back()?;
-        Some(Range { segment, offset: place.1, len: *len })
+        let (place, len) = self
+            .by_place
+            .range((segment, 0)..=(segment, offset))
+            .next_back()?;
+        Some(Range {
+            segment,
+            offset: place.1,
+            len: *len,
+        })
     }
 
     fn insert(&mut self, mut range: Range) {
         if let Some(before) = self.at_or_before(range.segment, range.offset) {
             if before.end() == range.offset {
                 self.take(before);
-                range = Range { offset: before.offset, len: before.len + range.len, ..range };
+                range = Range {
+                    offset: before.offset,
+                    len: before.len + range.len,
+                    ..range
+                };
             }
         }
         if let Some(len) = self.by_place.get(&(range.segment, range.end())).copied() {
-            self.take(Range { offset: range.end(), len, ..range });
+            self.take(Range {
+                offset: range.end(),
+                len,
+                ..range
+            });
             range.len += len;
         }
         self.put(range);
@@ -90,12 +109,21 @@ impl RangeSet {
     /// Parts of this set that lie in `range`.
     fn parts_in(&self, range: Range) -> Vec<Range> {
         let mut parts = Vec::new();
-        let first = self.at_or_before(range.segment, range.offset).map_or(range.offset, |before| before.offset);
-        for (place, len) in self.by_place.range((range.segment, first)..(range.segment, range.end())) {
+        let first = self
+            .at_or_before(range.segment, range.offset)
+            .map_or(range.offset, |before| before.offset);
+        for (place, len) in self
+            .by_place
+            .range((range.segment, first)..(range.segment, range.end()))
+        {
             let offset = place.1.max(range.offset);
             let end = (place.1 + len).min(range.end());
             if offset < end {
-                parts.push(Range { segment: range.segment, offset, len: end - offset });
+                parts.push(Range {
+                    segment: range.segment,
+                    offset,
+                    len: end - offset,
+                });
             }
         }
         parts
@@ -109,10 +137,17 @@ impl RangeSet {
             .expect("a removed part lies inside one range of the set");
         self.take(whole);
         if whole.offset < part.offset {
-            self.put(Range { len: part.offset - whole.offset, ..whole });
+            self.put(Range {
+                len: part.offset - whole.offset,
+                ..whole
+            });
         }
         if part.end() < whole.end() {
-            self.put(Range { segment: whole.segment, offset: part.end(), len: whole.end() - part.end() });
+            self.put(Range {
+                segment: whole.segment,
+                offset: part.end(),
+                len: whole.end() - part.end(),
+            });
         }
     }
 
@@ -121,7 +156,11 @@ impl RangeSet {
         for (whole, segment, offset) in self.by_len.range((len, SegmentId(0), 0)..) {
             let aligned = offset.next_multiple_of(alignment);
             if aligned + len <= offset + whole {
-                return Some(Range { segment: *segment, offset: aligned, len });
+                return Some(Range {
+                    segment: *segment,
+                    offset: aligned,
+                    len,
+                });
             }
         }
         None
@@ -142,7 +181,11 @@ impl Allocator {
     pub(crate) fn add_segment(&mut self, segment: SegmentId, size: u64) {
         let len = size / PAGE_SIZE * PAGE_SIZE;
         self.segments.insert(segment, len);
-        self.free.insert(Range { segment, offset: 0, len });
+        self.free.insert(Range {
+            segment,
+            offset: 0,
+            len,
+        });
     }
 
     /// Forgets a segment of which nothing is allocated or busy; false when something is.
@@ -150,7 +193,11 @@ impl Allocator {
         let Some(size) = self.segments.get(&segment).copied() else {
             return false;
         };
-        let whole = Range { segment, offset: 0, len: size };
+        let whole = Range {
+            segment,
+            offset: 0,
+            len: size,
+        };
         if self.free.by_place.get(&(segment, 0)) != Some(&size) {
             return false;
         }
@@ -299,7 +346,10 @@ mod tests {
         let mut covered: HashMap<SegmentId, u64> = HashMap::new();
         for range in &all {
             let end = covered.entry(range.segment).or_default();
-            assert_eq!(range.offset, *end, "ranges follow each other without gap or overlap: {all:?}");
+            assert_eq!(
+                range.offset, *end,
+                "ranges follow each other without gap or overlap: {all:?}"
+            );
             assert_eq!(range.offset % PAGE_SIZE, 0);
             *end = range.end();
         }
@@ -307,12 +357,26 @@ mod tests {
             assert_eq!(covered.get(segment), Some(size));
         }
         for (place, len) in &allocator.warm.by_place {
-            let range = Range { segment: place.0, offset: place.1, len: *len };
+            let range = Range {
+                segment: place.0,
+                offset: place.1,
+                len: *len,
+            };
             let parts = allocator.free.parts_in(range);
-            assert_eq!(parts.iter().map(|part| part.len).sum::<u64>(), *len, "warm ranges are free");
+            assert_eq!(
+                parts.iter().map(|part| part.len).sum::<u64>(),
+                *len,
+                "warm ranges are free"
+            );
         }
-        assert_eq!(allocator.allocated, allocated.iter().map(|range| range.len).sum::<u64>());
-        assert_eq!(allocator.busy, busy.iter().map(|(range, _)| range.len).sum::<u64>());
+        assert_eq!(
+            allocator.allocated,
+            allocated.iter().map(|range| range.len).sum::<u64>()
+        );
+        assert_eq!(
+            allocator.busy,
+            busy.iter().map(|(range, _)| range.len).sum::<u64>()
+        );
         assert!(allocator.committed() <= LIMIT);
     }
 

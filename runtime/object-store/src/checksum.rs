@@ -6,7 +6,12 @@ const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// The checksum of `bytes`.
 pub(crate) fn checksum(bytes: &[u8]) -> u64 {
-    let mut lanes = [0x243f_6a88_85a3_08d3_u64, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
+    let mut lanes = [
+        0x243f_6a88_85a3_08d3_u64,
+        0x1319_8a2e_0370_7344,
+        0xa409_3822_299f_31d0,
+        0x082e_fa98_ec4e_6c89,
+    ];
     let mut blocks = bytes.chunks_exact(BLOCK);
     for block in &mut blocks {
         for (lane, word) in lanes.iter_mut().zip(block.chunks_exact(8)) {
@@ -30,7 +35,9 @@ pub(crate) fn checksum(bytes: &[u8]) -> u64 {
 fn mix(lane: u64, word: &[u8]) -> u64 {
     let mut bytes = [0; 8];
     bytes.copy_from_slice(word);
-    (lane ^ u64::from_le_bytes(bytes)).wrapping_mul(MULTIPLIER).rotate_left(29)
+    (lane ^ u64::from_le_bytes(bytes))
+        .wrapping_mul(MULTIPLIER)
+        .rotate_left(29)
 }
 
 #[cfg(test)]

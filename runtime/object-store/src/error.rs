@@ -64,7 +64,10 @@ impl StoreError {
     }
 
     pub(crate) fn os(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Os { action: action.into(), source: source.into() }
+        Self::Os {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 }
 
@@ -76,6 +79,9 @@ impl From<IdError> for StoreError {
 
 impl From<Failure> for StoreError {
     fn from(failure: Failure) -> Self {
-        Self::Refused { code: failure.error_code(), message: failure.message }
+        Self::Refused {
+            code: failure.error_code(),
+            message: failure.message,
+        }
     }
 }

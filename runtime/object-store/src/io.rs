@@ -28,9 +28,19 @@ pub struct IoOutcome(pub(crate) Outcome);
 #[derive(Debug)]
 pub(crate) enum Job {
     /// Write an object to disk.
-    Spill { slot: u64, segment: Arc<Segment>, offset: u64, size: u64 },
+    Spill {
+        slot: u64,
+        segment: Arc<Segment>,
+        offset: u64,
+        size: u64,
+    },
     /// Read it back.
-    Restore { slot: u64, segment: Arc<Segment>, offset: u64, file: SpillFile },
+    Restore {
+        slot: u64,
+        segment: Arc<Segment>,
+        offset: u64,
+        file: SpillFile,
+    },
     /// Free disk space. Has no outcome.
     Delete { file: SpillFile },
     /// Give free memory back to the kernel.
@@ -45,34 +55,64 @@ pub(crate) enum Job {
 
 #[derive(Debug)]
 pub(crate) enum Outcome {
-    Spilled { slot: u64, result: io::Result<SpillFile> },
-    Restored { slot: u64, result: io::Result<()> },
-    Discarded { range: Range, result: io::Result<()> },
-    Populated { range: Range },
-    Fallback { segment: SegmentId, result: io::Result<Segment> },
+    Spilled {
+        slot: u64,
+        result: io::Result<SpillFile>,
+    },
+    Restored {
+        slot: u64,
+        result: io::Result<()>,
+    },
+    Discarded {
+        range: Range,
+        result: io::Result<()>,
+    },
+    Populated {
+        range: Range,
+    },
+    Fallback {
+        segment: SegmentId,
+        result: io::Result<Segment>,
+    },
 }
 
 impl Job {
     fn is_disk_work(&self) -> bool {
-        matches!(self, Self::Spill { .. } | Self::Restore { .. } | Self::Fallback { .. })
+        matches!(
+            self,
+            Self::Spill { .. } | Self::Restore { .. } | Self::Fallback { .. }
+        )
     }
 
     /// Does the work. Blocks.
     pub(crate) fn run(self, directories: &SpillDirectories) -> Option<Outcome> {
         match self {
-            Self::Spill { slot, segment, offset, size } => {
-                Some(Outcome::Spilled { slot, result: directories.spill(&segment, offset, size) })
-            }
-            Self::Restore { slot, segment, offset, file } => {
-                Some(Outcome::Restored { slot, result: file.restore(&segment, offset) })
-            }
+            Self::Spill {
+                slot,
+                segment,
+                offset,
+                size,
+            } => Some(Outcome::Spilled {
+                slot,
+                result: directories.spill(&segment, offset, size),
+            }),
+            Self::Restore {
+                slot,
+                segment,
+                offset,
+                file,
+            } => Some(Outcome::Restored {
+                slot,
+                result: file.restore(&segment, offset),
+            }),
             Self::Delete { file } => {
                 drop(file);
                 None
             }
-            Self::Discard { segment, range } => {
-                Some(Outcome::Discarded { range, result: segment.discard(range.offset, range.len) })
-            }
+            Self::Discard { segment, range } => Some(Outcome::Discarded {
+                range,
+                result: segment.discard(range.offset, range.len),
+            }),
             Self::Populate { segment, range } => {
                 match segment.map(range.offset, range.len as usize, Access::Writable) {
                     Ok(mut mapping) => mapping.prepare_for_writing(),
@@ -80,9 +120,10 @@ impl Job {
                 }
                 Some(Outcome::Populated { range })
             }
-            Self::Fallback { segment, size } => {
-                Some(Outcome::Fallback { segment, result: directories.fallback_segment(segment, size) })
-            }
+            Self::Fallback { segment, size } => Some(Outcome::Fallback {
+                segment,
+                result: directories.fallback_segment(segment, size),
+            }),
             Self::Close { segment } => {
                 drop(segment);
                 None
@@ -120,7 +161,11 @@ impl IoExecutor {
     pub fn start(&mut self, job: IoJob) {
         while self.running.try_join_next().is_some() {}
         let directories = Arc::clone(&self.directories);
-        let permits = if job.0.is_disk_work() { &self.disk_permits } else { &self.memory_permits };
+        let permits = if job.0.is_disk_work() {
+            &self.disk_permits
+        } else {
+            &self.memory_permits
+        };
         let permits = Arc::clone(permits);
         let outcomes = self.outcomes.clone();
         self.running.spawn(async move {

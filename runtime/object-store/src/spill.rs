@@ -40,7 +40,8 @@ struct Extent {
 impl Drop for Extent {
     fn drop(&mut self) {
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        if let Err(error) = rustix::fs::fallocate(&self.volume.file, flags, self.offset, pages_for(self.len)) {
+        if let Err(error) = rustix::fs::fallocate(&self.volume.file, flags, self.offset, pages_for(self.len))
+        {
             // The blocks go with the volume.
             tracing::debug!(%error, directory = %self.volume.directory.display(), "no hole in a spill volume");
         }
@@ -63,7 +64,10 @@ impl SpillFile {
     fn read_block(&self, index: usize) -> io::Result<Vec<u8>> {
         let start = (index * BLOCK) as u64;
         let mut block = vec![0; (self.size() - start).min(BLOCK as u64) as usize];
-        self.extent.volume.file.read_exact_at(&mut block, self.extent.offset + start)?;
+        self.extent
+            .volume
+            .file
+            .read_exact_at(&mut block, self.extent.offset + start)?;
         if checksum(&block) != self.checksums[index] {
             let directory = self.extent.volume.directory.display();
             let reason = format!("bytes of a spilled object in {directory} have changed on disk");
@@ -147,8 +151,14 @@ impl SpillDirectories {
                 io::Error::new(error.kind(), reason)
             })?;
         }
-        let directories = directories.into_iter().map(|directory| (directory, Mutex::new(None))).collect();
-        Ok(Self { directories, next: AtomicUsize::new(0) })
+        let directories = directories
+            .into_iter()
+            .map(|directory| (directory, Mutex::new(None)))
+            .collect();
+        Ok(Self {
+            directories,
+            next: AtomicUsize::new(0),
+        })
     }
 
     /// Runs `action` on the directories in turn until it succeeds. The error names each one's reason.
@@ -183,11 +193,17 @@ impl SpillDirectories {
             while done < size {
                 let len = (size - done).min(BLOCK as u64) as usize;
                 read_exact_at(segment, &mut block[..len], offset + done)?;
-                extent.volume.file.write_all_at(&block[..len], extent.offset + done)?;
+                extent
+                    .volume
+                    .file
+                    .write_all_at(&block[..len], extent.offset + done)?;
                 checksums.push(checksum(&block[..len]));
                 done += len as u64;
             }
-            Ok(SpillFile { extent: Arc::new(extent), checksums: checksums.into() })
+            Ok(SpillFile {
+                extent: Arc::new(extent),
+                checksums: checksums.into(),
+            })
         })
     }
 
@@ -229,7 +245,12 @@ fn nameless_file(directory: &Path) -> io::Result<File> {
     static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let path = directory.join(format!("spill-{}-{number}", std::process::id()));
-    let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+    let file = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&path)?;
     std::fs::remove_file(&path)?;
     Ok(file)
 }
@@ -288,7 +309,10 @@ mod tests {
         let segment = filled_segment(1 << 20);
         let file = directories.spill(&segment, 0, 5000).unwrap();
         file.damage();
-        assert_eq!(file.read_at(0, 10).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            file.read_at(0, 10).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
         assert!(file.restore(&segment, 0).is_err());
     }
 
@@ -304,7 +328,12 @@ mod tests {
             directories.spill(&segment, 0, 1 << 20).unwrap();
         }
         let none = SpillDirectories::new(Vec::new()).unwrap();
-        assert!(none.spill(&segment, 0, 100).unwrap_err().to_string().contains("no directory"));
+        assert!(
+            none.spill(&segment, 0, 100)
+                .unwrap_err()
+                .to_string()
+                .contains("no directory")
+        );
     }
 
     #[test]
@@ -316,7 +345,11 @@ mod tests {
         let second = directories.spill(&segment, 0, 4096).unwrap();
         assert!(Arc::ptr_eq(&first.extent.volume, &second.extent.volume));
         let volume = Arc::clone(&first.extent.volume);
-        let blocks = || rustix::fs::fstat(std::os::fd::AsFd::as_fd(&volume.file)).unwrap().st_blocks;
+        let blocks = || {
+            rustix::fs::fstat(std::os::fd::AsFd::as_fd(&volume.file))
+                .unwrap()
+                .st_blocks
+        };
         let before = blocks();
         drop(first);
         assert!(blocks() < before / 2);

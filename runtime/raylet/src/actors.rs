@@ -86,7 +86,12 @@ fn larger(left: &ResourceSet, right: &ResourceSet) -> ResourceSet {
 
 impl Raylet {
     fn report_actor(&self, id: ActorId, incarnation: u64, outcome: Outcome, pid: u32) {
-        let report = ActorReport { actor_id: id.to_vec().into(), incarnation, outcome: Some(outcome), pid };
+        let report = ActorReport {
+            actor_id: id.to_vec().into(),
+            incarnation,
+            outcome: Some(outcome),
+            pid,
+        };
         self.head.send(node_message::Message::Actor(report));
     }
 
@@ -110,8 +115,14 @@ impl Raylet {
             return Ok(());
         }
         let lease_id = LeaseId::random();
-        let request =
-            LeaseRequest { lease_id, job_id: job, owner: LeaseOwner::Head, resources: needs, pinned: true, spilled: false };
+        let request = LeaseRequest {
+            lease_id,
+            job_id: job,
+            owner: LeaseOwner::Head,
+            resources: needs,
+            pinned: true,
+            spilled: false,
+        };
         self.leases.request(request);
         let actor = Actor {
             spec,
@@ -132,23 +143,36 @@ impl Raylet {
     pub(crate) fn create_actor(&mut self, id: ActorId, worker: WorkerId) {
         self.actors.last_correlation += 1;
         let correlation = self.actors.last_correlation;
-        let Some(actor) = self.actors.actors.get_mut(&id) else { return };
+        let Some(actor) = self.actors.actors.get_mut(&id) else {
+            return;
+        };
         actor.phase = Phase::Creating(worker);
         self.actors.creating.insert(correlation, id);
-        let Some(entry) = self.workers.pool.get_mut(worker) else { return };
+        let Some(entry) = self.workers.pool.get_mut(worker) else {
+            return;
+        };
         entry.actor = Some((id, actor.spec.detached));
-        let message = CreateActor { spec: Some(actor.spec.clone()), incarnation: actor.incarnation };
-        self.clients.send(entry.connection, FrameKind::CreateActor, correlation, &message);
-        self.workers.set_job(worker, actor.job);
+        let message = CreateActor {
+            spec: Some(actor.spec.clone()),
+            incarnation: actor.incarnation,
+        };
+        self.clients
+            .send(entry.connection, FrameKind::CreateActor, correlation, &message);
     }
 
     /// CreateActorReply.
     pub(crate) fn actor_created(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let reply: CreateActorReply = frame.decode()?;
-        let Some(id) = self.actors.creating.remove(&frame.correlation) else { return Ok(()) };
+        let Some(id) = self.actors.creating.remove(&frame.correlation) else {
+            return Ok(());
+        };
         let speaker = self.clients.client(connection).map(|client| client.worker_id);
-        let Some(actor) = self.actors.actors.get_mut(&id) else { return Ok(()) };
-        let Phase::Creating(worker) = actor.phase else { return Ok(()) };
+        let Some(actor) = self.actors.actors.get_mut(&id) else {
+            return Ok(());
+        };
+        let Phase::Creating(worker) = actor.phase else {
+            return Ok(());
+        };
         if speaker != Some(worker) {
             return Ok(());
         }
@@ -171,16 +195,25 @@ impl Raylet {
     }
 
     fn report_alive(&self, id: ActorId) {
-        let Some(actor) = self.actors.actors.get(&id) else { return };
+        let Some(actor) = self.actors.actors.get(&id) else {
+            return;
+        };
         let Phase::Alive(worker) = actor.phase else { return };
-        let pid = self.workers.pool.get(worker).and_then(|worker| worker.pid).unwrap_or(0);
+        let pid = self
+            .workers
+            .pool
+            .get(worker)
+            .and_then(|worker| worker.pid)
+            .unwrap_or(0);
         let outcome = Outcome::Alive((&self.address_of(worker)).into());
         self.report_actor(id, actor.incarnation, outcome, pid);
     }
 
     /// Forgets an actor and ends its worker in an orderly way, so that what it printed is not lost.
     fn dismiss_actor(&mut self, id: ActorId, reason: &str) {
-        let Some(actor) = self.actors.remove(id) else { return };
+        let Some(actor) = self.actors.remove(id) else {
+            return;
+        };
         self.leases.end(actor.lease_id);
         if let Phase::Creating(worker) | Phase::Alive(worker) = actor.phase {
             if let Some(entry) = self.workers.pool.get_mut(worker) {
@@ -193,7 +226,9 @@ impl Raylet {
 
     /// Forgets an actor and kills its worker.
     fn give_up_actor(&mut self, id: ActorId, reason: &str) {
-        let Some(actor) = self.actors.remove(id) else { return };
+        let Some(actor) = self.actors.remove(id) else {
+            return;
+        };
         debug!(actor_id = %id, incarnation = actor.incarnation, reason, "an actor ends");
         self.leases.end(actor.lease_id);
         if let Phase::Creating(worker) | Phase::Alive(worker) = actor.phase {
@@ -207,7 +242,9 @@ impl Raylet {
 
     /// No worker of this node can become the actor.
     pub(crate) fn actor_cannot_start(&mut self, id: ActorId, failure: Failure) {
-        let Some(actor) = self.actors.remove(id) else { return };
+        let Some(actor) = self.actors.remove(id) else {
+            return;
+        };
         self.leases.end(actor.lease_id);
         let outcome = if failure.error_code() == ErrorCode::VersionMismatch {
             // Another try would end the same.
@@ -226,19 +263,36 @@ impl Raylet {
         if known.is_some_and(|incarnation| incarnation <= message.incarnation) {
             self.give_up_actor(id, &message.cause);
         }
-        self.report_actor(id, message.incarnation, Outcome::WorkerDied(message.cause.clone()), 0);
+        self.report_actor(
+            id,
+            message.incarnation,
+            Outcome::WorkerDied(message.cause.clone()),
+            0,
+        );
         Ok(())
     }
 
     /// The worker that was an actor is gone.
-    pub(crate) fn actor_worker_over(&mut self, id: ActorId, worker: WorkerId, end: Option<ChildEnd>, cause: &str) {
-        let Some(actor) = self.actors.actors.get(&id) else { return };
-        let (Phase::Creating(own) | Phase::Alive(own)) = actor.phase else { return };
+    pub(crate) fn actor_worker_over(
+        &mut self,
+        id: ActorId,
+        worker: WorkerId,
+        end: Option<ChildEnd>,
+        cause: &str,
+    ) {
+        let Some(actor) = self.actors.actors.get(&id) else {
+            return;
+        };
+        let (Phase::Creating(own) | Phase::Alive(own)) = actor.phase else {
+            return;
+        };
         if own != worker {
             return;
         }
         let was_alive = matches!(actor.phase, Phase::Alive(_));
-        let Some(actor) = self.actors.remove(id) else { return };
+        let Some(actor) = self.actors.remove(id) else {
+            return;
+        };
         self.leases.end(actor.lease_id);
         let outcome = match end {
             // exit_actor, or sys.exit in a method: it wanted to end.
@@ -250,7 +304,11 @@ impl Raylet {
 
     /// Actors of a finished job go, but for detached ones.
     pub(crate) fn actors_of_finished_job(&mut self, job: JobId) {
-        let of_job = self.actors.actors.iter().filter(|(_, actor)| actor.job == job && !actor.spec.detached);
+        let of_job = self
+            .actors
+            .actors
+            .iter()
+            .filter(|(_, actor)| actor.job == job && !actor.spec.detached);
         let ids: Vec<ActorId> = of_job.map(|(id, _)| *id).collect();
         for id in ids {
             self.give_up_actor(id, "its job is over");
@@ -278,7 +336,9 @@ impl Raylet {
         });
         let ids: Vec<ActorId> = elsewhere.map(|(id, _)| *id).collect();
         for id in ids {
-            let Some(actor) = self.actors.remove(id) else { continue };
+            let Some(actor) = self.actors.remove(id) else {
+                continue;
+            };
             self.leases.end(actor.lease_id);
             let reason = format!("node {} has no room for it now", self.node.address);
             self.report_actor(id, actor.incarnation, Outcome::Rejected(reason), 0);
@@ -307,7 +367,11 @@ impl Raylet {
     pub(crate) fn watch_actor(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let message: sparkray_proto::WatchActor = frame.decode()?;
         let id = ActorId::from_slice(&message.actor_id).map_err(MessageError::from)?;
-        if let Some(client) = self.clients.get_mut(connection).and_then(|connection| connection.client.as_mut()) {
+        if let Some(client) = self
+            .clients
+            .get_mut(connection)
+            .and_then(|connection| connection.client.as_mut())
+        {
             client.watched.insert(id);
         }
         match self.head.actor_states.get(&id) {
@@ -319,14 +383,20 @@ impl Raylet {
 
     /// Asks the head for an actor's states. The head answers with the present one, each time.
     pub(crate) fn watch_at_head(&self, id: ActorId) {
-        let message = sparkray_proto::WatchActorOnNode { actor_id: id.to_vec().into() };
+        let message = sparkray_proto::WatchActorOnNode {
+            actor_id: id.to_vec().into(),
+        };
         self.head.send(node_message::Message::WatchActor(message));
     }
 
     /// A client that watched actors is gone: the head need not tell what nobody wants to know.
     pub(crate) fn unwatch(&mut self, watched: impl IntoIterator<Item = ActorId>) {
         for id in watched {
-            if self.clients.clients().all(|(_, client)| !client.watched.contains(&id)) {
+            if self
+                .clients
+                .clients()
+                .all(|(_, client)| !client.watched.contains(&id))
+            {
                 self.head.actor_states.remove(&id);
                 let id: Bytes = id.to_vec().into();
                 self.head.send(node_message::Message::UnwatchActor(id));

@@ -12,9 +12,7 @@ use prost::Message;
 use rustix::process::{Pid, PidfdFlags};
 use sparkray_common::{ActorId, JobId, NodeId, WorkerId};
 use sparkray_proto::{ClientKind, FrameKind};
-use sparkray_rpc::{Frame, FrameReceiver, FrameSender};
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use sparkray_rpc::{Frame, FrameReceiver, FrameSender, register};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -81,7 +79,16 @@ impl Clients {
         let id = self.last;
         let drain = CancellationToken::new();
         tokio::spawn(read_frames(id, receiver, events.clone(), drain.clone()));
-        self.connections.insert(id, Connection { sender, local, drain, client: None, expected });
+        self.connections.insert(
+            id,
+            Connection {
+                sender,
+                local,
+                drain,
+                client: None,
+                expected,
+            },
+        );
         id
     }
 
@@ -131,7 +138,9 @@ impl Clients {
 
     /// Sends a frame as it is.
     pub(crate) fn send_frame(&self, id: u64, frame: Frame) {
-        let Some(connection) = self.connections.get(&id) else { return };
+        let Some(connection) = self.connections.get(&id) else {
+            return;
+        };
         if let Err(error) = connection.sender.send(frame) {
             debug!(connection = id, %error, "cannot send to a client");
         }
@@ -154,19 +163,32 @@ impl Clients {
     /// Connections from another node.
     pub(crate) fn of_node(&self, node: NodeId) -> impl Iterator<Item = (u64, &Connection)> {
         let from = move |connection: &Connection| {
-            connection.client.as_ref().is_some_and(|client| !client.is_local() && client.node_id == Some(node))
+            connection
+                .client
+                .as_ref()
+                .is_some_and(|client| !client.is_local() && client.node_id == Some(node))
         };
-        self.connections.iter().filter(move |(_, connection)| from(connection)).map(|(id, connection)| (*id, connection))
+        self.connections
+            .iter()
+            .filter(move |(_, connection)| from(connection))
+            .map(|(id, connection)| (*id, connection))
     }
 
     /// Registered clients and their connections.
     pub(crate) fn clients(&self) -> impl Iterator<Item = (u64, &Client)> {
-        self.connections.iter().filter_map(|(id, connection)| Some((*id, connection.client.as_ref()?)))
+        self.connections
+            .iter()
+            .filter_map(|(id, connection)| Some((*id, connection.client.as_ref()?)))
     }
 }
 
 /// Reads frames until the socket ends, or is drained after the process is gone.
-async fn read_frames(id: u64, mut receiver: FrameReceiver, events: mpsc::Sender<Event>, drain: CancellationToken) {
+async fn read_frames(
+    id: u64,
+    mut receiver: FrameReceiver,
+    events: mpsc::Sender<Event>,
+    drain: CancellationToken,
+) {
     let cause = loop {
         let next = tokio::select! {
             next = receiver.next() => next,
@@ -174,7 +196,14 @@ async fn read_frames(id: u64, mut receiver: FrameReceiver, events: mpsc::Sender<
         };
         match next {
             Ok(Some(frame)) => {
-                if events.send(Event::Frame { connection: id, frame }).await.is_err() {
+                if events
+                    .send(Event::Frame {
+                        connection: id,
+                        frame,
+                    })
+                    .await
+                    .is_err()
+                {
                     return;
                 }
             }
@@ -183,12 +212,24 @@ async fn read_frames(id: u64, mut receiver: FrameReceiver, events: mpsc::Sender<
         }
     };
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::Closed { connection: id, cause }).await;
+    let _ = events
+        .send(Event::Closed {
+            connection: id,
+            cause,
+        })
+        .await;
 }
 
 async fn drain_frames(id: u64, receiver: &mut FrameReceiver, events: &mpsc::Sender<Event>) -> String {
     while let Ok(Ok(Some(frame))) = tokio::time::timeout(DRAIN_SILENCE, receiver.next()).await {
-        if events.send(Event::Frame { connection: id, frame }).await.is_err() {
+        if events
+            .send(Event::Frame {
+                connection: id,
+                frame,
+            })
+            .await
+            .is_err()
+        {
             break;
         }
     }
@@ -197,9 +238,12 @@ async fn drain_frames(id: u64, receiver: &mut FrameReceiver, events: &mpsc::Send
 
 /// Watches a process that is not a child of this one; when it is gone, its connection is drained.
 pub(crate) fn watch_process(pid: u32, drain: CancellationToken) -> std::io::Result<()> {
-    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(std::io::ErrorKind::InvalidInput)?;
+    let pid = i32::try_from(pid)
+        .ok()
+        .and_then(Pid::from_raw)
+        .ok_or(std::io::ErrorKind::InvalidInput)?;
     let pidfd: OwnedFd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    let pidfd = AsyncFd::with_interest(pidfd, Interest::READABLE)?;
+    let pidfd = register(pidfd)?;
     tokio::spawn(async move {
         tokio::select! {
             // Readable once the process has ended; a failure to watch leaves the socket as the only sign.

@@ -7,32 +7,35 @@ use sparkray_proto::{ClusterView as ViewMessage, MessageError, NodeView};
 
 /// Another node.
 #[derive(Debug, Clone, PartialEq)]
-pub struct NodeEntry {
+pub(crate) struct NodeEntry {
     /// `host:port` of its raylet.
-    pub address: String,
+    pub(crate) address: String,
     /// What it has.
-    pub total: ResourceSet,
+    pub(crate) total: ResourceSet,
     /// What it said to be free, less what was sent to it since.
-    pub available: ResourceSet,
+    pub(crate) available: ResourceSet,
     /// Leases that wait there.
-    pub queued: u32,
+    pub(crate) queued: u32,
 }
 
 /// The other nodes that are alive.
 #[derive(Debug)]
-pub struct ClusterView {
+pub(crate) struct ClusterView {
     own: NodeId,
     nodes: BTreeMap<NodeId, NodeEntry>,
 }
 
 impl ClusterView {
     /// A view of no other node, held by `own`.
-    pub fn new(own: NodeId) -> Self {
-        Self { own, nodes: BTreeMap::new() }
+    pub(crate) fn new(own: NodeId) -> Self {
+        Self {
+            own,
+            nodes: BTreeMap::new(),
+        }
     }
 
     /// Takes in the nodes that changed. A node that cannot be read changes nothing.
-    pub fn apply(&mut self, message: &ViewMessage) -> Result<(), MessageError> {
+    pub(crate) fn apply(&mut self, message: &ViewMessage) -> Result<(), MessageError> {
         for node in &message.nodes {
             self.apply_node(node)?;
         }
@@ -63,29 +66,39 @@ impl ClusterView {
     }
 
     /// Forgets a node that died.
-    pub fn remove(&mut self, node: NodeId) {
+    pub(crate) fn remove(&mut self, node: NodeId) {
         self.nodes.remove(&node);
     }
 
     /// One node.
-    pub fn get(&self, node: NodeId) -> Option<&NodeEntry> {
+    pub(crate) fn get(&self, node: NodeId) -> Option<&NodeEntry> {
         self.nodes.get(&node)
     }
 
     /// The least used node that seems to have room for `resources`.
-    pub fn node_with_room(&self, resources: &ResourceSet) -> Option<NodeId> {
-        let candidates = self.nodes.iter().filter(|(_, entry)| entry.available.covers(resources));
-        candidates.min_by(|(_, left), (_, right)| utilization(left).total_cmp(&utilization(right))).map(|(node, _)| *node)
+    pub(crate) fn node_with_room(&self, resources: &ResourceSet) -> Option<NodeId> {
+        let candidates = self
+            .nodes
+            .iter()
+            .filter(|(_, entry)| entry.available.covers(resources));
+        candidates
+            .min_by(|(_, left), (_, right)| utilization(left).total_cmp(&utilization(right)))
+            .map(|(node, _)| *node)
     }
 
     /// The node with the shortest queue among those that could ever run `resources`.
-    pub fn feasible_node(&self, resources: &ResourceSet) -> Option<NodeId> {
-        let candidates = self.nodes.iter().filter(|(_, entry)| entry.total.covers(resources));
-        candidates.min_by_key(|(_, entry)| entry.queued).map(|(node, _)| *node)
+    pub(crate) fn feasible_node(&self, resources: &ResourceSet) -> Option<NodeId> {
+        let candidates = self
+            .nodes
+            .iter()
+            .filter(|(_, entry)| entry.total.covers(resources));
+        candidates
+            .min_by_key(|(_, entry)| entry.queued)
+            .map(|(node, _)| *node)
     }
 
     /// Notes that a request for `resources` was sent to `node`, until its next report.
-    pub fn note_sent(&mut self, node: NodeId, resources: &ResourceSet) {
+    pub(crate) fn note_sent(&mut self, node: NodeId, resources: &ResourceSet) {
         if let Some(entry) = self.nodes.get_mut(&node) {
             if entry.available.covers(resources) {
                 entry.available.subtract(resources);
@@ -96,8 +109,11 @@ impl ClusterView {
     }
 
     /// The largest amount of one resource that any other node has.
-    pub fn largest(&self, name: &str) -> f64 {
-        self.nodes.values().map(|entry| entry.total.get(name)).fold(0.0, f64::max)
+    pub(crate) fn largest(&self, name: &str) -> f64 {
+        self.nodes
+            .values()
+            .map(|entry| entry.total.get(name))
+            .fold(0.0, f64::max)
     }
 }
 
@@ -126,7 +142,11 @@ mod tests {
         let own = NodeId::random();
         let (small, large) = (NodeId::random(), NodeId::random());
         let mut view = ClusterView::new(own);
-        let nodes = vec![message(own, 9.0, 9.0, true), message(small, 4.0, 1.0, true), message(large, 4.0, 4.0, true)];
+        let nodes = vec![
+            message(own, 9.0, 9.0, true),
+            message(small, 4.0, 1.0, true),
+            message(large, 4.0, 4.0, true),
+        ];
         view.apply(&ViewMessage { nodes }).unwrap();
         let request = resources(&[("CPU", 1.0)]);
         assert_eq!(view.node_with_room(&request), Some(large));
@@ -134,7 +154,10 @@ mod tests {
         assert_eq!(view.node_with_room(&request), Some(small));
         assert_eq!(view.node_with_room(&resources(&[("CPU", 2.0)])), None);
         assert!(view.feasible_node(&resources(&[("CPU", 4.0)])).is_some());
-        view.apply(&ViewMessage { nodes: vec![message(large, 0.0, 0.0, false)] }).unwrap();
+        view.apply(&ViewMessage {
+            nodes: vec![message(large, 0.0, 0.0, false)],
+        })
+        .unwrap();
         assert!(view.get(large).is_none());
         assert!((view.largest("CPU") - 4.0).abs() < f64::EPSILON);
     }

@@ -57,7 +57,9 @@ impl std::fmt::Display for ChildEnd {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Exited(code) => write!(formatter, "it exited with code {code}"),
-            Self::Killed(9) => formatter.write_str("it was killed by SIGKILL (by hand, or for using too much memory)"),
+            Self::Killed(9) => {
+                formatter.write_str("it was killed by SIGKILL (by hand, or for using too much memory)")
+            }
             Self::Killed(11) => formatter.write_str("it crashed with SIGSEGV"),
             Self::Killed(signal) => write!(formatter, "it was killed by signal {signal}"),
         }
@@ -66,10 +68,21 @@ impl std::fmt::Display for ChildEnd {
 
 fn descendants_of(root: Pid) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
-    let Ok(entries) = std::fs::read_dir("/proc") else { return Vec::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
     for entry in entries.flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
-        if let Some(parent) = std::fs::read_to_string(entry.path().join("stat")).ok().and_then(|stat| parent_of(&stat)) {
+        let Some(pid) = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok())
+        else {
+            continue;
+        };
+        if let Some(parent) = std::fs::read_to_string(entry.path().join("stat"))
+            .ok()
+            .and_then(|stat| parent_of(&stat))
+        {
             children.entry(parent).or_default().push(pid);
         }
     }
@@ -102,7 +115,10 @@ mod tests {
 
     #[test]
     fn children_and_their_children_are_found() {
-        let mut child = std::process::Command::new("sh").args(["-c", "sleep 60 & wait"]).spawn().unwrap();
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & wait"])
+            .spawn()
+            .unwrap();
         let root = rustix::process::getpid();
         let deadline = Instant::now() + Duration::from_secs(5);
         while descendants_of(root).len() < 2 {

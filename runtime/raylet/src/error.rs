@@ -60,7 +60,10 @@ impl RayletError {
     }
 
     pub(crate) fn os(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
-        Self::Os { action: action.into(), source: source.into() }
+        Self::Os {
+            action: action.into(),
+            source: source.into(),
+        }
     }
 }
 

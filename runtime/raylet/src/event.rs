@@ -20,7 +20,11 @@ pub(crate) enum Event {
     /// The zygote's news.
     Zygote(ZygoteEvent),
     /// Lines that a worker wrote.
-    Output { worker_id: WorkerId, is_stderr: bool, lines: Vec<String> },
+    Output {
+        worker_id: WorkerId,
+        is_stderr: bool,
+        lines: Vec<String>,
+    },
     /// One of a worker's two pipes ended.
     OutputEnded { worker_id: WorkerId },
     /// A worker had time enough to end by itself.
@@ -35,11 +39,13 @@ pub(crate) enum Event {
         room: oneshot::Sender<Result<MappedRange, Failure>>,
     },
     /// A fetch ended.
-    PullEnded { ticket: PullTicket, object: ObjectId, outcome: Result<MappedRange, Failure> },
+    PullEnded {
+        ticket: PullTicket,
+        object: ObjectId,
+        outcome: Result<MappedRange, Failure>,
+    },
     /// An object was sent to another node, or as much of it as that node took.
     PushEnded { ticket: PushTicket, bytes: u64 },
-    /// The zygote's stand-still or the head's refusal is over: look at the waiting leases again.
-    LookAgain,
 }
 
 /// What the link to the head reports.

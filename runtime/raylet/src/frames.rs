@@ -38,7 +38,11 @@ impl Raylet {
             }
             other => {
                 // The rest is for processes of this node, over the socket that carries descriptors.
-                if !self.clients.get(connection).is_some_and(|connection| connection.local) {
+                if !self
+                    .clients
+                    .get(connection)
+                    .is_some_and(|connection| connection.local)
+                {
                     return Err(FrameError::NotHere(other));
                 }
                 self.dispatch_local(connection, frame)?;
@@ -69,7 +73,12 @@ impl Raylet {
                 self.greet(connection);
             }
             Err(failure) => {
-                info!(connection, pid = message.pid, reason = failure.message, "refused a client");
+                info!(
+                    connection,
+                    pid = message.pid,
+                    reason = failure.message,
+                    "refused a client"
+                );
                 self.answer_registration(connection, frame.correlation, Some(failure));
                 if let Some(refused) = self.clients.get(connection) {
                     // Nothing that it says is heard any more; the answer still leaves.
@@ -80,7 +89,11 @@ impl Raylet {
         Ok(())
     }
 
-    fn check_client(&self, connection: u64, message: &RegisterClient) -> Result<Result<Client, Failure>, MessageError> {
+    fn check_client(
+        &self,
+        connection: u64,
+        message: &RegisterClient,
+    ) -> Result<Result<Client, Failure>, MessageError> {
         if message.sparkray_version != VERSION {
             let text = format!(
                 "this process runs sparkray {}, node {} runs {VERSION}: install the same version everywhere",
@@ -88,7 +101,9 @@ impl Raylet {
             );
             return Ok(Err(Failure::new(ErrorCode::VersionMismatch, text)));
         }
-        let Some(known) = self.clients.get(connection) else { return Err(MessageError::Missing("connection")) };
+        let Some(known) = self.clients.get(connection) else {
+            return Err(MessageError::Missing("connection"));
+        };
         let kind = message.kind();
         let worker_id = match kind {
             ClientKind::Remote => WorkerId::from_slice(&message.worker_id).unwrap_or(WorkerId::NIL),
@@ -100,7 +115,9 @@ impl Raylet {
             let text = format!("this connection is for worker {expected}, not for {worker_id}");
             return Ok(Err(Failure::new(ErrorCode::InvalidArgument, text)));
         }
-        if (kind != ClientKind::Remote) != known.local || (kind == ClientKind::Worker && known.expected.is_none()) {
+        if (kind != ClientKind::Remote) != known.local
+            || (kind == ClientKind::Worker && known.expected.is_none())
+        {
             let text = format!("a client of kind {kind:?} cannot register over this connection");
             return Ok(Err(Failure::new(ErrorCode::InvalidArgument, text)));
         }
@@ -108,7 +125,11 @@ impl Raylet {
             let text = format!("worker id {worker_id} is registered already; a process registers once");
             return Ok(Err(Failure::new(ErrorCode::AlreadyExists, text)));
         }
-        let job_id = if kind == ClientKind::Driver { Some(JobId::from_slice(&message.job_id)?) } else { None };
+        let job_id = if kind == ClientKind::Driver {
+            Some(JobId::from_slice(&message.job_id)?)
+        } else {
+            None
+        };
         Ok(Ok(Client {
             kind,
             worker_id,
@@ -148,12 +169,15 @@ impl Raylet {
             node_ip: self.node.host.clone(),
             log_dir: self.node.log_dir.clone(),
         };
-        self.clients.send(connection, FrameKind::RegisterClientReply, correlation, &reply);
+        self.clients
+            .send(connection, FrameKind::RegisterClientReply, correlation, &reply);
     }
 
     /// A connection ended and everything that came over it was handled.
     pub(crate) fn closed(&mut self, connection: u64, cause: &str) {
-        let Some(removed) = self.clients.remove(connection) else { return };
+        let Some(removed) = self.clients.remove(connection) else {
+            return;
+        };
         self.store.client_gone(ClientId(connection));
         self.end_leases_of(connection);
         if let Some(worker) = removed.expected {
@@ -168,8 +192,15 @@ impl Raylet {
         if client.kind == ClientKind::Remote {
             return;
         }
-        let kind = if client.kind == ClientKind::Driver { "driver" } else { "store client" };
-        let cause = format!("{kind} {} (pid {}) on {}: {cause}", client.worker_id, client.pid, self.node.host);
+        let kind = if client.kind == ClientKind::Driver {
+            "driver"
+        } else {
+            "store client"
+        };
+        let cause = format!(
+            "{kind} {} (pid {}) on {}: {cause}",
+            client.worker_id, client.pid, self.node.host
+        );
         self.unwatch(client.watched);
         if let Some(job) = client.job_id {
             info!(job_id = %job, pid = client.pid, "driver is gone");

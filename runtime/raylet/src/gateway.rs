@@ -27,7 +27,12 @@ pub(crate) struct Routes {
 impl Routes {
     /// Routes of `node`; `head`: the head runs on it.
     pub(crate) fn new(node: NodeId, head: bool) -> Self {
-        Self { node, head, closing: AtomicBool::new(false), workers: Mutex::new(HashSet::new()) }
+        Self {
+            node,
+            head,
+            closing: AtomicBool::new(false),
+            workers: Mutex::new(HashSet::new()),
+        }
     }
 
     fn workers(&self) -> std::sync::MutexGuard<'_, HashSet<WorkerId>> {
@@ -57,7 +62,11 @@ impl Routes {
         match target {
             Target::Raylet(node) if node == self.node => Ok(()),
             Target::Worker(node, worker) if node == self.node => {
-                if self.workers().contains(&worker) { Ok(()) } else { Err(Refusal::NoSuchTarget) }
+                if self.workers().contains(&worker) {
+                    Ok(())
+                } else {
+                    Err(Refusal::NoSuchTarget)
+                }
             }
             Target::Raylet(_) | Target::Worker(..) => Err(Refusal::OtherNode),
             Target::Head if self.head => Ok(()),
@@ -83,7 +92,13 @@ pub(crate) async fn open(
         let (accepted, arrivals) = mpsc::channel(ARRIVALS);
         let routes = Arc::clone(routes);
         let admit = move |target| routes.admit(target);
-        tokio::spawn(accept_loop(listener, identity.clone(), cancel.clone(), admit, accepted));
+        tokio::spawn(accept_loop(
+            listener,
+            identity.clone(),
+            cancel.clone(),
+            admit,
+            accepted,
+        ));
         tokio::spawn(forward(arrivals, local, events.clone()));
     }
     Ok(port)
@@ -108,10 +123,16 @@ mod tests {
         let routes = Routes::new(node, false);
         assert_eq!(routes.admit(Target::Raylet(node)), Ok(()));
         assert_eq!(routes.admit(Target::Raylet(other)), Err(Refusal::OtherNode));
-        assert_eq!(routes.admit(Target::Worker(node, worker)), Err(Refusal::NoSuchTarget));
+        assert_eq!(
+            routes.admit(Target::Worker(node, worker)),
+            Err(Refusal::NoSuchTarget)
+        );
         routes.add(worker);
         assert_eq!(routes.admit(Target::Worker(node, worker)), Ok(()));
-        assert_eq!(routes.admit(Target::Worker(other, worker)), Err(Refusal::OtherNode));
+        assert_eq!(
+            routes.admit(Target::Worker(other, worker)),
+            Err(Refusal::OtherNode)
+        );
         assert_eq!(routes.admit(Target::Head), Err(Refusal::NoSuchTarget));
         assert_eq!(Routes::new(node, true).admit(Target::Head), Ok(()));
         routes.close();

@@ -58,9 +58,10 @@ fn client(channel: &Channel) -> HeadClient<Channel> {
 pub(crate) async fn attach_first(attachment: &Attachment) -> Result<Attached, RayletError> {
     match attach_within(attachment, START_DEADLINE).await {
         Ok(attached) => Ok(attached),
-        Err(AttachError::Refused(failure)) => {
-            Err(RayletError::Refused { code: failure.error_code(), message: failure.message })
-        }
+        Err(AttachError::Refused(failure)) => Err(RayletError::Refused {
+            code: failure.error_code(),
+            message: failure.message,
+        }),
         Err(AttachError::Unreachable(cause)) => Err(RayletError::HeadUnreachable {
             head: attachment.head.clone(),
             seconds: START_DEADLINE.as_secs(),
@@ -90,18 +91,32 @@ async fn attach_within(attachment: &Attachment, deadline: Duration) -> Result<At
 async fn attach_once(attachment: &Attachment) -> Result<Attached, AttachError> {
     let unreachable = |status: Status| AttachError::Unreachable(describe(&status));
     let (to_head, outgoing) = mpsc::channel(64);
-    let register = NodeMessage { message: Some(node_message::Message::Register(attachment.register.clone())) };
+    let register = NodeMessage {
+        message: Some(node_message::Message::Register(attachment.register.clone())),
+    };
     if to_head.send(register).await.is_err() {
-        return Err(AttachError::Unreachable("the stream closed before it was used".to_owned()));
+        return Err(AttachError::Unreachable(
+            "the stream closed before it was used".to_owned(),
+        ));
     }
-    let response = client(&attachment.channel).attach_node(ReceiverStream::new(outgoing)).await.map_err(unreachable)?;
+    let response = client(&attachment.channel)
+        .attach_node(ReceiverStream::new(outgoing))
+        .await
+        .map_err(unreachable)?;
     let mut from_head = response.into_inner();
-    match from_head.message().await.map_err(unreachable)?.and_then(|message| message.message) {
+    match from_head
+        .message()
+        .await
+        .map_err(unreachable)?
+        .and_then(|message| message.message)
+    {
         Some(head_message::Message::Registered(registered)) => match registered.failure {
             None => Ok(Attached { to_head, from_head }),
             Some(failure) => Err(AttachError::Refused(failure)),
         },
-        Some(_) => Err(AttachError::Unreachable("the head's first message was not Registered".to_owned())),
+        Some(_) => Err(AttachError::Unreachable(
+            "the head's first message was not Registered".to_owned(),
+        )),
         None => Err(AttachError::Unreachable("the head closed the stream".to_owned())),
     }
 }
@@ -171,8 +186,14 @@ async fn carry(
     let receive = async {
         loop {
             match from_head.message().await {
-                Ok(Some(HeadMessage { message: Some(message) })) => {
-                    if events.send(Event::Head(HeadEvent::Message(Box::new(message)))).await.is_err() {
+                Ok(Some(HeadMessage {
+                    message: Some(message),
+                })) => {
+                    if events
+                        .send(Event::Head(HeadEvent::Message(Box::new(message))))
+                        .await
+                        .is_err()
+                    {
                         return "the raylet ends".to_owned();
                     }
                 }
@@ -195,11 +216,17 @@ pub(crate) async fn call(channel: Channel, request: HeadRequest, deadline: Durat
         Ok(Ok(reply)) => reply.into_inner(),
         Ok(Err(status)) => {
             let message = format!("the head cannot be reached: {}", describe(&status));
-            HeadReply { failure: Some(Failure::new(ErrorCode::Unavailable, message)), reply: None }
+            HeadReply {
+                failure: Some(Failure::new(ErrorCode::Unavailable, message)),
+                reply: None,
+            }
         }
         Err(_) => {
             let message = format!("the head gave no answer within {} s", deadline.as_secs());
-            HeadReply { failure: Some(Failure::new(ErrorCode::DeadlineExceeded, message)), reply: None }
+            HeadReply {
+                failure: Some(Failure::new(ErrorCode::DeadlineExceeded, message)),
+                reply: None,
+            }
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, WorkerId};
 use sparkray_proto::{
-    ActorUpdate, Failure, FrameKind, HeadLost, HeadReply, HeadRequest, IncomingConnection, LogBatch, MessageError,
-    NodeDeathNotice, NodeDied, NodeMessage, ResourceReport, WorkerDeathNotice, WorkerDied, head_message, node_message,
+    ActorUpdate, Failure, FrameKind, HeadLost, HeadReply, HeadRequest, IncomingConnection, LogBatch,
+    MessageError, NodeDeathNotice, NodeDied, NodeMessage, ResourceReport, WorkerDeathNotice, WorkerDied,
+    head_message, node_message,
 };
 use sparkray_rpc::{Frame, FrameSender, RpcError};
 use tokio::sync::mpsc;
@@ -41,7 +42,11 @@ pub(crate) struct HeadSide {
 }
 
 impl HeadSide {
-    pub(crate) fn new(channel: Channel, outgoing: mpsc::Sender<NodeMessage>, gateway: Option<FrameSender>) -> Self {
+    pub(crate) fn new(
+        channel: Channel,
+        outgoing: mpsc::Sender<NodeMessage>,
+        gateway: Option<FrameSender>,
+    ) -> Self {
         Self {
             channel,
             outgoing,
@@ -56,7 +61,9 @@ impl HeadSide {
     /// Tells the head. What cannot be told any more is lost with the head.
     pub(crate) fn send(&self, message: node_message::Message) {
         if self.lost.is_none()
-            && let Err(error) = self.outgoing.try_send(NodeMessage { message: Some(message) })
+            && let Err(error) = self.outgoing.try_send(NodeMessage {
+                message: Some(message),
+            })
         {
             warn!(%error, "a message to the head was lost");
         }
@@ -82,29 +89,40 @@ impl Raylet {
             HeadEvent::Attached => {
                 self.head.last_report = None;
                 self.report_all_actors();
-                let watched: Vec<ActorId> =
-                    self.clients.clients().flat_map(|(_, client)| client.watched.iter().copied()).collect();
+                let watched: Vec<ActorId> = self
+                    .clients
+                    .clients()
+                    .flat_map(|(_, client)| client.watched.iter().copied())
+                    .collect();
                 for id in watched {
                     self.watch_at_head(id);
                 }
             }
             HeadEvent::Refused(failure) => {
-                self.failure =
-                    Some(RayletError::Refused { code: failure.error_code(), message: failure.message });
+                self.failure = Some(RayletError::Refused {
+                    code: failure.error_code(),
+                    message: failure.message,
+                });
             }
             HeadEvent::Lost { cause } => self.head_lost(cause),
         }
     }
 
     fn head_lost(&mut self, cause: String) {
-        self.clients.broadcast(FrameKind::HeadLost, &HeadLost { cause: cause.clone() });
+        self.clients
+            .broadcast(FrameKind::HeadLost, &HeadLost { cause: cause.clone() });
         self.head.lost = Some(cause);
     }
 
     /// A client that just registered hears at once that the head is gone.
     pub(crate) fn greet(&self, connection: u64) {
         if let Some(cause) = &self.head.lost {
-            self.clients.send(connection, FrameKind::HeadLost, 0, &HeadLost { cause: cause.clone() });
+            self.clients.send(
+                connection,
+                FrameKind::HeadLost,
+                0,
+                &HeadLost { cause: cause.clone() },
+            );
         }
     }
 
@@ -137,7 +155,11 @@ impl Raylet {
             return Ok(());
         }
         self.store.owner_gone(worker);
-        let message = WorkerDied { worker_id: notice.worker_id, node_id: notice.node_id, cause: notice.cause };
+        let message = WorkerDied {
+            worker_id: notice.worker_id,
+            node_id: notice.node_id,
+            cause: notice.cause,
+        };
         self.clients.broadcast(FrameKind::WorkerDied, &message);
         Ok(())
     }
@@ -146,7 +168,10 @@ impl Raylet {
         let node = NodeId::from_slice(&notice.node_id)?;
         if node == self.node.node_id {
             let message = format!("it was declared dead: {}", notice.cause);
-            self.failure = Some(RayletError::Refused { code: ErrorCode::Stale, message });
+            self.failure = Some(RayletError::Refused {
+                code: ErrorCode::Stale,
+                message,
+            });
             return Ok(());
         }
         info!(node_id = %node, cause = notice.cause, "another node died");
@@ -154,7 +179,10 @@ impl Raylet {
         self.look = Look::ViewChanged;
         self.peers.forget(node);
         self.store.node_gone(node);
-        let message = NodeDied { node_id: notice.node_id, cause: notice.cause };
+        let message = NodeDied {
+            node_id: notice.node_id,
+            cause: notice.cause,
+        };
         self.clients.broadcast(FrameKind::NodeDied, &message);
         // Its owners may never close their connections by themselves.
         for (_, connection) in self.clients.of_node(node) {
@@ -181,12 +209,23 @@ impl Raylet {
         let request: HeadRequest = frame.decode()?;
         let correlation = frame.correlation;
         if let Some(cause) = &self.head.lost {
-            let failure = Failure::new(ErrorCode::Unavailable, format!("{cause}; call shutdown() and init() again"));
-            let reply = HeadReply { failure: Some(failure), reply: None };
-            self.clients.send(connection, FrameKind::HeadReply, correlation, &reply);
+            let failure = Failure::new(
+                ErrorCode::Unavailable,
+                format!("{cause}; call shutdown() and init() again"),
+            );
+            let reply = HeadReply {
+                failure: Some(failure),
+                reply: None,
+            };
+            self.clients
+                .send(connection, FrameKind::HeadReply, correlation, &reply);
             return Ok(());
         }
-        let Some(sender) = self.clients.get(connection).map(|connection| connection.sender.clone()) else {
+        let Some(sender) = self
+            .clients
+            .get(connection)
+            .map(|connection| connection.sender.clone())
+        else {
             return Ok(());
         };
         let channel = self.head.channel.clone();
@@ -206,7 +245,8 @@ impl Raylet {
     /// A connection from another node for the head.
     pub(crate) fn pass_to_head(&self, socket: std::os::fd::OwnedFd) {
         let Some(gateway) = &self.head.gateway else { return };
-        let frame = Frame::new(FrameKind::IncomingConnection, 0, &IncomingConnection {}).with_descriptor(socket);
+        let frame =
+            Frame::new(FrameKind::IncomingConnection, 0, &IncomingConnection {}).with_descriptor(socket);
         if let Err(error) = gateway.send(frame) {
             debug!(%error, "cannot pass a connection to the head");
         }

@@ -43,8 +43,18 @@ impl Raylet {
         if let Some(known) = self.leases.request_of(lease_id)
             && known.owner != request.owner
         {
-            let failure = Failure::new(ErrorCode::AlreadyExists, format!("lease {lease_id} belongs to another owner"));
-            self.answer_lease(connection, frame.correlation, RequestWorkerLeaseReply { failure: Some(failure), ..Default::default() });
+            let failure = Failure::new(
+                ErrorCode::AlreadyExists,
+                format!("lease {lease_id} belongs to another owner"),
+            );
+            self.answer_lease(
+                connection,
+                frame.correlation,
+                RequestWorkerLeaseReply {
+                    failure: Some(failure),
+                    ..Default::default()
+                },
+            );
             return Ok(());
         }
         match self.leases.request(request) {
@@ -59,7 +69,11 @@ impl Raylet {
             }
             None => {
                 let python_version = message.python_version;
-                let reply = LeaseReply { connection, correlations: vec![frame.correlation], python_version };
+                let reply = LeaseReply {
+                    connection,
+                    correlations: vec![frame.correlation],
+                    python_version,
+                };
                 self.lease_replies.insert(lease_id, reply);
                 self.look_again();
             }
@@ -93,9 +107,15 @@ impl Raylet {
     pub(crate) fn cancel_lease(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let message: CancelWorkerLease = frame.decode()?;
         let lease_id = LeaseId::from_slice(&message.lease_id).map_err(MessageError::from)?;
-        let waits = matches!(self.leases.state(lease_id), Some(LeaseState::Queued | LeaseState::Starting));
+        let waits = matches!(
+            self.leases.state(lease_id),
+            Some(LeaseState::Queued | LeaseState::Starting)
+        );
         if self.owns_lease(connection, lease_id) && waits {
-            let failure = Failure::new(ErrorCode::Cancelled, format!("lease {lease_id} was cancelled by its owner"));
+            let failure = Failure::new(
+                ErrorCode::Cancelled,
+                format!("lease {lease_id} was cancelled by its owner"),
+            );
             self.refuse_lease(lease_id, failure);
             self.look_again();
         }
@@ -104,7 +124,9 @@ impl Raylet {
 
     fn owns_lease(&self, connection: u64, lease_id: LeaseId) -> bool {
         let owner = LeaseOwner::Connection(connection);
-        self.leases.request_of(lease_id).is_some_and(|request| request.owner == owner)
+        self.leases
+            .request_of(lease_id)
+            .is_some_and(|request| request.owner == owner)
     }
 
     /// WorkerBlocked.
@@ -118,7 +140,12 @@ impl Raylet {
     }
 
     fn answer_lease(&self, connection: u64, correlation: u64, reply: RequestWorkerLeaseReply) {
-        self.clients.send(connection, FrameKind::RequestWorkerLeaseReply, correlation, &reply);
+        self.clients.send(
+            connection,
+            FrameKind::RequestWorkerLeaseReply,
+            correlation,
+            &reply,
+        );
     }
 
     fn grant_message(&self, worker: WorkerId) -> RequestWorkerLeaseReply {
@@ -126,12 +153,19 @@ impl Raylet {
             failure: None,
             worker: Some((&self.address_of(worker)).into()),
             spillback: None,
-            worker_pid: self.workers.pool.get(worker).and_then(|worker| worker.pid).unwrap_or(0),
+            worker_pid: self
+                .workers
+                .pool
+                .get(worker)
+                .and_then(|worker| worker.pid)
+                .unwrap_or(0),
         }
     }
 
     fn answer_all(&mut self, lease_id: LeaseId, reply: &RequestWorkerLeaseReply) {
-        let Some(waiting) = self.lease_replies.remove(&lease_id) else { return };
+        let Some(waiting) = self.lease_replies.remove(&lease_id) else {
+            return;
+        };
         for correlation in waiting.correlations {
             self.answer_lease(waiting.connection, correlation, reply.clone());
         }
@@ -140,13 +174,22 @@ impl Raylet {
     /// Ends a request with a failure.
     pub(crate) fn refuse_lease(&mut self, lease_id: LeaseId, failure: Failure) {
         self.leases.end(lease_id);
-        self.answer_all(lease_id, &RequestWorkerLeaseReply { failure: Some(failure), ..Default::default() });
+        self.answer_all(
+            lease_id,
+            &RequestWorkerLeaseReply {
+                failure: Some(failure),
+                ..Default::default()
+            },
+        );
     }
 
     /// Tells the owner that the worker of its lease died. The lease has ended.
     pub(crate) fn break_lease(&self, request: &LeaseRequest, cause: &str) {
         if let LeaseOwner::Connection(connection) = request.owner {
-            let message = LeaseBroken { lease_id: request.lease_id.to_vec().into(), cause: cause.to_owned() };
+            let message = LeaseBroken {
+                lease_id: request.lease_id.to_vec().into(),
+                cause: cause.to_owned(),
+            };
             self.clients.send(connection, FrameKind::LeaseBroken, 0, &message);
         }
     }
@@ -171,14 +214,26 @@ impl Raylet {
                 // Found below, together with those that waited for a worker before.
                 LeaseDecision::NeedsWorker(_) => {}
                 LeaseDecision::Spill(request, node) => {
-                    let address = self.view.get(node).map(|entry| entry.address.clone()).unwrap_or_default();
+                    let address = self
+                        .view
+                        .get(node)
+                        .map(|entry| entry.address.clone())
+                        .unwrap_or_default();
                     debug!(lease_id = %request.lease_id, node_id = %node, "passing a lease request on");
                     let spillback = Some(location_of(node, &address));
-                    self.answer_all(request.lease_id, &RequestWorkerLeaseReply { spillback, ..Default::default() });
+                    self.answer_all(
+                        request.lease_id,
+                        &RequestWorkerLeaseReply {
+                            spillback,
+                            ..Default::default()
+                        },
+                    );
                 }
                 LeaseDecision::Wanted(lease_id, owner) => {
                     if let LeaseOwner::Connection(connection) = owner {
-                        let message = LeaseWanted { lease_id: lease_id.to_vec().into() };
+                        let message = LeaseWanted {
+                            lease_id: lease_id.to_vec().into(),
+                        };
                         self.clients.send(connection, FrameKind::LeaseWanted, 0, &message);
                     }
                 }
@@ -190,7 +245,9 @@ impl Raylet {
     fn find_workers(&mut self) {
         let mut waiting = 0;
         for lease_id in self.leases.starting() {
-            let Some(request) = self.leases.request_of(lease_id) else { continue };
+            let Some(request) = self.leases.request_of(lease_id) else {
+                continue;
+            };
             let job = request.job_id;
             if let Some(failure) = self.why_not_here(lease_id, job) {
                 self.fail_starting(lease_id, failure);
@@ -242,6 +299,9 @@ impl Raylet {
 
     fn give_worker(&mut self, lease_id: LeaseId, worker: WorkerId) {
         self.leases.assign_worker(lease_id, worker);
+        if let Some(request) = self.leases.request_of(lease_id) {
+            self.workers.set_job(worker, request.job_id);
+        }
         if let Some(actor) = self.actors.by_lease(lease_id) {
             self.create_actor(actor, worker);
             return;

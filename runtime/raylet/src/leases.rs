@@ -15,7 +15,7 @@ use crate::cluster_view::ClusterView;
 
 /// Who asked: the connection over which the request came, or the head for actors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum LeaseOwner {
+pub(crate) enum LeaseOwner {
     /// A client's connection.
     Connection(u64),
     /// The head, which placed an actor here.
@@ -24,24 +24,24 @@ pub enum LeaseOwner {
 
 /// A request for a worker.
 #[derive(Debug, Clone, PartialEq)]
-pub struct LeaseRequest {
+pub(crate) struct LeaseRequest {
     /// Chosen by the requester.
-    pub lease_id: LeaseId,
+    pub(crate) lease_id: LeaseId,
     /// The worker will belong to this job.
-    pub job_id: JobId,
+    pub(crate) job_id: JobId,
     /// Who asked.
-    pub owner: LeaseOwner,
+    pub(crate) owner: LeaseOwner,
     /// What it takes while it is held.
-    pub resources: ResourceSet,
+    pub(crate) resources: ResourceSet,
     /// Must not leave this node.
-    pub pinned: bool,
+    pub(crate) pinned: bool,
     /// Came from another node: it queues before it is passed on again.
-    pub spilled: bool,
+    pub(crate) spilled: bool,
 }
 
 /// How far a lease is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LeaseState {
+pub(crate) enum LeaseState {
     /// Waits for resources.
     Queued,
     /// Holds resources and waits for a worker.
@@ -67,7 +67,7 @@ struct Lease {
 
 /// What is to be done now.
 #[derive(Debug, Clone, PartialEq)]
-pub enum LeaseDecision {
+pub(crate) enum LeaseDecision {
     /// The resources are reserved: find a worker and call [`LeaseManager::assign_worker`].
     NeedsWorker(LeaseId),
     /// Answer that the owner is to ask this node; the request is forgotten here.
@@ -78,18 +78,18 @@ pub enum LeaseDecision {
 
 /// A lease that ended.
 #[derive(Debug, Clone, PartialEq)]
-pub struct EndedLease {
+pub(crate) struct EndedLease {
     /// What was asked for.
-    pub request: LeaseRequest,
+    pub(crate) request: LeaseRequest,
     /// How far it had come.
-    pub state: LeaseState,
+    pub(crate) state: LeaseState,
 }
 
 type Class = (LeaseOwner, ResourceSet);
 
 /// The resources of this node and everyone who wants them.
 #[derive(Debug)]
-pub struct LeaseManager {
+pub(crate) struct LeaseManager {
     runs_workers: bool,
     total: ResourceSet,
     available: ResourceSet,
@@ -104,7 +104,7 @@ pub struct LeaseManager {
 
 impl LeaseManager {
     /// All of `total` is free. `runs_workers`: false on a node without Python, where nothing is ever granted.
-    pub fn new(total: ResourceSet, runs_workers: bool) -> Self {
+    pub(crate) fn new(total: ResourceSet, runs_workers: bool) -> Self {
         Self {
             runs_workers,
             available: total.clone(),
@@ -118,44 +118,42 @@ impl LeaseManager {
         }
     }
 
-    /// What this node has.
-    pub fn total(&self) -> &ResourceSet {
-        &self.total
-    }
-
     /// What is free; below zero while a worker that lent its CPUs runs again.
-    pub fn available(&self) -> &ResourceSet {
+    pub(crate) fn available(&self) -> &ResourceSet {
         &self.available
     }
 
     /// Whether this node can never meet a request.
-    pub fn is_infeasible(&self, resources: &ResourceSet) -> bool {
+    pub(crate) fn is_infeasible(&self, resources: &ResourceSet) -> bool {
         !self.runs_workers || !self.total.covers(resources)
     }
 
     /// How far a lease is, when it is known.
-    pub fn state(&self, lease_id: LeaseId) -> Option<LeaseState> {
+    pub(crate) fn state(&self, lease_id: LeaseId) -> Option<LeaseState> {
         self.leases.get(&lease_id).map(|lease| lease.state)
     }
 
     /// What was asked for, when the lease is known.
-    pub fn request_of(&self, lease_id: LeaseId) -> Option<&LeaseRequest> {
+    pub(crate) fn request_of(&self, lease_id: LeaseId) -> Option<&LeaseRequest> {
         self.leases.get(&lease_id).map(|lease| &lease.request)
     }
 
     /// The lease that a worker serves.
-    pub fn lease_of_worker(&self, worker: WorkerId) -> Option<LeaseId> {
+    pub(crate) fn lease_of_worker(&self, worker: WorkerId) -> Option<LeaseId> {
         self.by_worker.get(&worker).copied()
     }
 
     /// Queues a request; [`LeaseManager::schedule`] decides. A known id changes nothing but the owner's
     /// connection, and its state is returned.
-    pub fn request(&mut self, request: LeaseRequest) -> Option<LeaseState> {
+    pub(crate) fn request(&mut self, request: LeaseRequest) -> Option<LeaseState> {
         if let Some(lease) = self.leases.get(&request.lease_id) {
             return Some(lease.state);
         }
         let lease_id = request.lease_id;
-        self.queues.entry((request.owner, request.resources.clone())).or_default().push_back(lease_id);
+        self.queues
+            .entry((request.owner, request.resources.clone()))
+            .or_default()
+            .push_back(lease_id);
         let lease = Lease {
             request,
             state: LeaseState::Queued,
@@ -172,7 +170,7 @@ impl LeaseManager {
 
     /// Grants what fits, passes on what fits elsewhere and asks for idle leases when requests still wait.
     /// `view_changed`: requests that were looked at before may be passed on too.
-    pub fn schedule(&mut self, view: &mut ClusterView, view_changed: bool) -> Vec<LeaseDecision> {
+    pub(crate) fn schedule(&mut self, view: &mut ClusterView, view_changed: bool) -> Vec<LeaseDecision> {
         let mut decisions = Vec::new();
         self.grant_what_fits(&mut decisions);
         self.pass_on(view, view_changed, &mut decisions);
@@ -183,9 +181,15 @@ impl LeaseManager {
     fn grant_what_fits(&mut self, decisions: &mut Vec<LeaseDecision>) {
         let mut full: HashSet<ResourceSet> = HashSet::new();
         loop {
-            let candidates = self.queues.iter().filter(|((_, resources), _)| !full.contains(resources));
+            let candidates = self
+                .queues
+                .iter()
+                .filter(|((_, resources), _)| !full.contains(resources));
             let next = candidates.min_by_key(|((owner, _), queue)| {
-                let sequence = queue.front().and_then(|lease| self.leases.get(lease)).map_or(0, |lease| lease.sequence);
+                let sequence = queue
+                    .front()
+                    .and_then(|lease| self.leases.get(lease))
+                    .map_or(0, |lease| lease.sequence);
                 (self.held.get(owner).copied().unwrap_or(0), sequence)
             });
             let Some((class, _)) = next else { return };
@@ -194,7 +198,9 @@ impl LeaseManager {
                 full.insert(class.1);
                 continue;
             }
-            let Some(lease_id) = self.pop_queued(&class) else { continue };
+            let Some(lease_id) = self.pop_queued(&class) else {
+                continue;
+            };
             if let Some(lease) = self.leases.get_mut(&lease_id) {
                 lease.state = LeaseState::Starting;
                 self.available.subtract(&class.1);
@@ -218,14 +224,20 @@ impl LeaseManager {
         for ((_, resources), queue) in &self.queues {
             let feasible_here = !self.is_infeasible(resources);
             for lease_id in queue {
-                let Some(lease) = self.leases.get_mut(lease_id) else { continue };
+                let Some(lease) = self.leases.get_mut(lease_id) else {
+                    continue;
+                };
                 let first_look = !lease.seen;
                 lease.seen = true;
                 if lease.request.pinned || !(view_changed || (first_look && !lease.request.spilled)) {
                     continue;
                 }
                 let target = view.node_with_room(resources);
-                let target = if feasible_here { target } else { target.or_else(|| view.feasible_node(resources)) };
+                let target = if feasible_here {
+                    target
+                } else {
+                    target.or_else(|| view.feasible_node(resources))
+                };
                 let Some(node) = target else { continue };
                 view.note_sent(node, resources);
                 leaving.push((*lease_id, node));
@@ -240,7 +252,10 @@ impl LeaseManager {
 
     /// Requests wait: every held lease of another class is asked for once, until no request waits.
     fn ask_for_leases(&mut self, decisions: &mut Vec<LeaseDecision>) {
-        let mut waiting = self.queues.keys().filter(|(_, resources)| !self.is_infeasible(resources));
+        let mut waiting = self
+            .queues
+            .keys()
+            .filter(|(_, resources)| !self.is_infeasible(resources));
         let Some(first) = waiting.next().cloned() else {
             if std::mem::take(&mut self.any_wanted) {
                 for lease in self.leases.values_mut() {
@@ -263,7 +278,7 @@ impl LeaseManager {
     }
 
     /// A worker was found for a lease that waits for one. False: the lease is not there any more.
-    pub fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId) -> bool {
+    pub(crate) fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId) -> bool {
         match self.leases.get_mut(&lease_id) {
             Some(lease) if lease.state == LeaseState::Starting => {
                 lease.state = LeaseState::Granted(worker);
@@ -275,7 +290,7 @@ impl LeaseManager {
     }
 
     /// The lease ends: returned, cancelled, or its worker died. Its resources are free again.
-    pub fn end(&mut self, lease_id: LeaseId) -> Option<EndedLease> {
+    pub(crate) fn end(&mut self, lease_id: LeaseId) -> Option<EndedLease> {
         let lease = self.leases.remove(&lease_id)?;
         let class = (lease.request.owner, lease.request.resources.clone());
         if lease.state == LeaseState::Queued {
@@ -300,29 +315,43 @@ impl LeaseManager {
         if let LeaseState::Granted(worker) = lease.state {
             self.by_worker.remove(&worker);
         }
-        Some(EndedLease { request: lease.request, state: lease.state })
+        Some(EndedLease {
+            request: lease.request,
+            state: lease.state,
+        })
     }
 
     /// All leases and requests of an owner that is gone.
-    pub fn end_owner(&mut self, owner: LeaseOwner) -> Vec<EndedLease> {
-        let of_owner = self.leases.iter().filter(|(_, lease)| lease.request.owner == owner);
+    pub(crate) fn end_owner(&mut self, owner: LeaseOwner) -> Vec<EndedLease> {
+        let of_owner = self
+            .leases
+            .iter()
+            .filter(|(_, lease)| lease.request.owner == owner);
         let ids: Vec<LeaseId> = of_owner.map(|(lease_id, _)| *lease_id).collect();
-        ids.into_iter().filter_map(|lease_id| self.end(lease_id)).collect()
+        ids.into_iter()
+            .filter_map(|lease_id| self.end(lease_id))
+            .collect()
     }
 
     /// All leases and requests of a finished job that came over connections.
-    pub fn end_job(&mut self, job: JobId) -> Vec<EndedLease> {
+    pub(crate) fn end_job(&mut self, job: JobId) -> Vec<EndedLease> {
         let of_job = self.leases.iter().filter(|(_, lease)| {
             lease.request.job_id == job && matches!(lease.request.owner, LeaseOwner::Connection(_))
         });
         let ids: Vec<LeaseId> = of_job.map(|(lease_id, _)| *lease_id).collect();
-        ids.into_iter().filter_map(|lease_id| self.end(lease_id)).collect()
+        ids.into_iter()
+            .filter_map(|lease_id| self.end(lease_id))
+            .collect()
     }
 
     /// The worker of a lease waits in `get` and lends its CPUs, or runs again and takes them back at once,
     /// even when that leaves less than nothing.
-    pub fn set_blocked(&mut self, worker: WorkerId, blocked: bool) {
-        let Some(lease) = self.by_worker.get(&worker).and_then(|lease_id| self.leases.get_mut(lease_id)) else {
+    pub(crate) fn set_blocked(&mut self, worker: WorkerId, blocked: bool) {
+        let Some(lease) = self
+            .by_worker
+            .get(&worker)
+            .and_then(|lease_id| self.leases.get_mut(lease_id))
+        else {
             return;
         };
         if blocked && lease.lent.is_none() {
@@ -336,8 +365,10 @@ impl LeaseManager {
 
     /// What a lease that holds resources takes from now on: an actor runs with other resources than it
     /// needs to be placed.
-    pub fn resize(&mut self, lease_id: LeaseId, resources: ResourceSet) {
-        let Some(lease) = self.leases.get_mut(&lease_id) else { return };
+    pub(crate) fn resize(&mut self, lease_id: LeaseId, resources: ResourceSet) {
+        let Some(lease) = self.leases.get_mut(&lease_id) else {
+            return;
+        };
         if lease.state == LeaseState::Queued {
             return;
         }
@@ -350,18 +381,21 @@ impl LeaseManager {
     }
 
     /// Requests that wait for resources.
-    pub fn queued_count(&self) -> usize {
+    pub(crate) fn queued_count(&self) -> usize {
         self.queues.values().map(VecDeque::len).sum()
     }
 
     /// Resources of waiting requests, at most `limit` of them.
-    pub fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
-        let shapes = self.queues.iter().flat_map(|((_, resources), queue)| queue.iter().map(move |_| resources.clone()));
+    pub(crate) fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
+        let shapes = self
+            .queues
+            .iter()
+            .flat_map(|((_, resources), queue)| queue.iter().map(move |_| resources.clone()));
         shapes.take(limit).collect()
     }
 
     /// Leases that hold resources and wait for a worker, oldest first.
-    pub fn starting(&self) -> Vec<LeaseId> {
+    pub(crate) fn starting(&self) -> Vec<LeaseId> {
         let mut starting: Vec<(u64, LeaseId)> = self
             .leases
             .iter()
@@ -374,7 +408,7 @@ impl LeaseManager {
 
     /// Requests that no node can ever meet, each named once, when it has been so for two looks:
     /// the request and a sentence about what is missing.
-    pub fn newly_infeasible(&mut self, view: &ClusterView) -> Vec<(LeaseRequest, String)> {
+    pub(crate) fn newly_infeasible(&mut self, view: &ClusterView) -> Vec<(LeaseRequest, String)> {
         const LOOKS: u32 = 2;
         let mut found = Vec::new();
         for ((_, resources), queue) in &self.queues {
@@ -382,7 +416,9 @@ impl LeaseManager {
                 continue;
             }
             for lease_id in queue {
-                let Some(lease) = self.leases.get_mut(lease_id) else { continue };
+                let Some(lease) = self.leases.get_mut(lease_id) else {
+                    continue;
+                };
                 lease.infeasible_looks = lease.infeasible_looks.saturating_add(1);
                 if lease.infeasible_looks == LOOKS {
                     found.push((lease.request.clone(), missing(&self.total, view, resources)));
@@ -398,7 +434,9 @@ fn missing(total: &ResourceSet, view: &ClusterView, request: &ResourceSet) -> St
     for (name, amount) in request.to_units() {
         let largest = total.get(&name).max(view.largest(&name));
         if amount > largest {
-            parts.push(format!("{name}: {amount} asked for, no node has more than {largest}"));
+            parts.push(format!(
+                "{name}: {amount} asked for, no node has more than {largest}"
+            ));
         }
     }
     if parts.is_empty() {

@@ -54,14 +54,23 @@ fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
         assert_eq!(manager.request(request.clone()), None);
     }
     let decisions = manager.schedule(&mut view, false);
-    assert_eq!(granted(&decisions), vec![requests[0].lease_id, requests[1].lease_id]);
+    assert_eq!(
+        granted(&decisions),
+        vec![requests[0].lease_id, requests[1].lease_id]
+    );
     assert_eq!(manager.queued_count(), 1);
     let worker = WorkerId::from_array([1; 16]);
     assert!(manager.assign_worker(requests[0].lease_id, worker));
-    assert_eq!(manager.request(requests[0].clone()), Some(LeaseState::Granted(worker)));
+    assert_eq!(
+        manager.request(requests[0].clone()),
+        Some(LeaseState::Granted(worker))
+    );
     assert_eq!(manager.request(requests[2].clone()), Some(LeaseState::Queued));
     manager.end(requests[0].lease_id).unwrap();
-    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![requests[2].lease_id]);
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false)),
+        vec![requests[2].lease_id]
+    );
 }
 
 #[test]
@@ -71,15 +80,24 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
     let mut view = view_with(&[(other, 4.0, 2.0)]);
     let first = request(1, 1.0);
     let second = request(1, 1.0);
-    let pinned = LeaseRequest { pinned: true, ..request(1, 1.0) };
-    let spilled = LeaseRequest { spilled: true, ..request(1, 1.0) };
+    let pinned = LeaseRequest {
+        pinned: true,
+        ..request(1, 1.0)
+    };
+    let spilled = LeaseRequest {
+        spilled: true,
+        ..request(1, 1.0)
+    };
     for request in [&first, &second, &pinned, &spilled] {
         manager.request(request.clone());
     }
     let decisions = manager.schedule(&mut view, false);
     assert_eq!(
         decisions,
-        vec![LeaseDecision::NeedsWorker(first.lease_id), LeaseDecision::Spill(second.clone(), other)]
+        vec![
+            LeaseDecision::NeedsWorker(first.lease_id),
+            LeaseDecision::Spill(second.clone(), other)
+        ]
     );
     assert_eq!(manager.queued_count(), 2);
     let decisions = manager.schedule(&mut view, true);
@@ -96,7 +114,10 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
     let never = request(1, 8.0);
     manager.request(fits.clone());
     manager.request(never.clone());
-    assert_eq!(manager.schedule(&mut view, false), vec![LeaseDecision::Spill(fits, other)]);
+    assert_eq!(
+        manager.schedule(&mut view, false),
+        vec![LeaseDecision::Spill(fits, other)]
+    );
     assert!(manager.newly_infeasible(&view).is_empty());
     let named = manager.newly_infeasible(&view);
     assert_eq!(named.len(), 1);
@@ -120,10 +141,17 @@ fn owners_take_turns_and_idle_leases_are_asked_for_once() {
     manager.request(modest.clone());
     let wanted = manager.schedule(&mut view, false);
     assert_eq!(wanted.len(), 2);
-    assert!(wanted.iter().all(|decision| matches!(decision, LeaseDecision::Wanted(_, LeaseOwner::Connection(1)))));
+    assert!(
+        wanted
+            .iter()
+            .all(|decision| matches!(decision, LeaseDecision::Wanted(_, LeaseOwner::Connection(1))))
+    );
     assert!(manager.schedule(&mut view, false).is_empty());
     manager.end(greedy[0].lease_id).unwrap();
-    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![modest.lease_id]);
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false)),
+        vec![modest.lease_id]
+    );
 }
 
 #[test]
@@ -163,7 +191,12 @@ fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    Request { owner: u64, half_cpus: u8, pinned: bool, spilled: bool },
+    Request {
+        owner: u64,
+        half_cpus: u8,
+        pinned: bool,
+        spilled: bool,
+    },
     Repeat(usize),
     End(usize),
     EndOwner(u64),

@@ -47,7 +47,11 @@ impl Lines {
         if self.rest.len() <= MAX_LINE {
             out.push(String::from_utf8_lossy(&self.rest).into_owned());
         } else {
-            out.extend(self.rest.chunks(MAX_LINE).map(|piece| String::from_utf8_lossy(piece).into_owned()));
+            out.extend(
+                self.rest
+                    .chunks(MAX_LINE)
+                    .map(|piece| String::from_utf8_lossy(piece).into_owned()),
+            );
         }
         self.rest.clear();
     }
@@ -69,7 +73,11 @@ struct Allowance {
 
 impl Allowance {
     fn new(now: Instant) -> Self {
-        Self { bytes: BURST, at: now, dropped: 0 }
+        Self {
+            bytes: BURST,
+            at: now,
+            dropped: 0,
+        }
     }
 
     /// Keeps what may be sent; says so when lines were left out.
@@ -84,7 +92,10 @@ impl Allowance {
                 continue;
             }
             if self.dropped > 0 {
-                kept.push(format!("[sparkray: {} lines left out; all of them are in {file}]", self.dropped));
+                kept.push(format!(
+                    "[sparkray: {} lines left out; all of them are in {file}]",
+                    self.dropped
+                ));
                 self.dropped = 0;
             }
             self.bytes -= cost;
@@ -114,7 +125,12 @@ pub(crate) async fn follow(output: Output, events: mpsc::Sender<Event>, cancel: 
 }
 
 async fn copy(output: Output, events: &mpsc::Sender<Event>) {
-    let Output { worker_id, is_stderr, pipe, file: path } = output;
+    let Output {
+        worker_id,
+        is_stderr,
+        pipe,
+        file: path,
+    } = output;
     let mut pipe = match pipe::Receiver::from_owned_fd(pipe) {
         Ok(pipe) => pipe,
         Err(error) => {
@@ -155,10 +171,25 @@ async fn copy(output: Output, events: &mpsc::Sender<Event>) {
             }
             None => false,
         };
-        if !batch.is_empty() && (ended || batch_bytes >= BATCH_BYTES || tokio::time::Instant::now() >= flush_at) {
-            let kept = allowance.limit(std::mem::take(&mut batch), Instant::now(), &path.display().to_string());
+        if !batch.is_empty()
+            && (ended || batch_bytes >= BATCH_BYTES || tokio::time::Instant::now() >= flush_at)
+        {
+            let kept = allowance.limit(
+                std::mem::take(&mut batch),
+                Instant::now(),
+                &path.display().to_string(),
+            );
             batch_bytes = 0;
-            if !kept.is_empty() && events.send(Event::Output { worker_id, is_stderr, lines: kept }).await.is_err() {
+            if !kept.is_empty()
+                && events
+                    .send(Event::Output {
+                        worker_id,
+                        is_stderr,
+                        lines: kept,
+                    })
+                    .await
+                    .is_err()
+            {
                 return;
             }
         }
@@ -169,7 +200,12 @@ async fn copy(output: Output, events: &mpsc::Sender<Event>) {
 }
 
 async fn open_log(path: &PathBuf) -> Option<tokio::fs::File> {
-    match tokio::fs::OpenOptions::new().create(true).append(true).open(path).await {
+    match tokio::fs::OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(path)
+        .await
+    {
         Ok(file) => Some(file),
         Err(error) => {
             warn!(path = %path.display(), %error, "cannot write a worker's log; its output still reaches the driver");
@@ -230,7 +266,12 @@ mod tests {
         let (events, mut receiver) = mpsc::channel(16);
         let file = directory.path().join("worker.out");
         let worker_id = WorkerId::random();
-        let output = Output { worker_id, is_stderr: false, pipe: read, file: file.clone() };
+        let output = Output {
+            worker_id,
+            is_stderr: false,
+            pipe: read,
+            file: file.clone(),
+        };
         let task = tokio::spawn(follow(output, events, CancellationToken::new()));
         rustix::io::write(&write, b"first\nsecond\nno end").unwrap();
         drop(write);

@@ -9,7 +9,9 @@ use std::time::Duration;
 
 use sparkray_common::{NodeId, VERSION};
 use sparkray_proto::{ClientKind, FrameKind, RegisterClient, RegisterClientReply};
-use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, RpcError, Target, dial, frame_connection};
+use sparkray_rpc::{
+    Endpoint, Frame, FrameReceiver, FrameSender, Identity, RpcError, Target, dial, frame_connection,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Exchanges with one node at a time.
@@ -43,7 +45,11 @@ pub(crate) struct PeerConnection {
 
 impl Peers {
     pub(crate) fn new(own: NodeId, identity: Identity) -> Self {
-        Self { own, identity, peers: Arc::new(Mutex::new(HashMap::new())) }
+        Self {
+            own,
+            identity,
+            peers: Arc::new(Mutex::new(HashMap::new())),
+        }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Peer>> {
@@ -54,19 +60,30 @@ impl Peers {
     pub(crate) async fn connect(&self, node: NodeId, address: &str) -> Result<PeerConnection, RpcError> {
         let permits = {
             let mut peers = self.lock();
-            let peer = peers
-                .entry(node)
-                .or_insert_with(|| Peer { permits: Arc::new(Semaphore::new(PER_NODE)), idle: Vec::new() });
+            let peer = peers.entry(node).or_insert_with(|| Peer {
+                permits: Arc::new(Semaphore::new(PER_NODE)),
+                idle: Vec::new(),
+            });
             Arc::clone(&peer.permits)
         };
         let permit = permits.acquire_owned().await.map_err(|_| RpcError::Closed)?;
         while let Some((sender, receiver)) = self.take_idle(node) {
             if !sender.is_closed() {
-                return Ok(PeerConnection { node, sender, receiver, _permit: permit });
+                return Ok(PeerConnection {
+                    node,
+                    sender,
+                    receiver,
+                    _permit: permit,
+                });
             }
         }
         let (sender, receiver) = self.dial(node, address).await?;
-        Ok(PeerConnection { node, sender, receiver, _permit: permit })
+        Ok(PeerConnection {
+            node,
+            sender,
+            receiver,
+            _permit: permit,
+        })
     }
 
     fn take_idle(&self, node: NodeId) -> Option<(FrameSender, FrameReceiver)> {
@@ -76,8 +93,11 @@ impl Peers {
     async fn dial(&self, node: NodeId, address: &str) -> Result<(FrameSender, FrameReceiver), RpcError> {
         let endpoint = Endpoint::Tcp(address.to_owned());
         let socket = dial(&self.identity, &endpoint, Target::Raylet(node), DIAL_DEADLINE).await?;
-        let failed =
-            |source| RpcError::Io { action: "use the connection to", peer: address.to_owned(), source };
+        let failed = |source| RpcError::Io {
+            action: "use the connection to",
+            peer: address.to_owned(),
+            source,
+        };
         let (sender, mut receiver) = frame_connection(socket).map_err(failed)?;
         let register = RegisterClient {
             kind: ClientKind::Remote.into(),
@@ -154,6 +174,9 @@ pub(crate) async fn next_frame(
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(RpcError::Closed),
         Ok(Err(error)) => Err(error),
-        Err(_) => Err(RpcError::Deadline { peer: peer.to_owned(), seconds: deadline.as_secs_f64() }),
+        Err(_) => Err(RpcError::Deadline {
+            peer: peer.to_owned(),
+            seconds: deadline.as_secs_f64(),
+        }),
     }
 }

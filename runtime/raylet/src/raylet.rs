@@ -135,14 +135,26 @@ impl Raylet {
             Event::Frame { connection, frame } => self.frame(connection, frame),
             Event::Closed { connection, cause } => self.closed(connection, &cause),
             Event::Zygote(event) => self.zygote_event(event),
-            Event::Output { worker_id, is_stderr, lines } => self.worker_output(worker_id, is_stderr, lines),
+            Event::Output {
+                worker_id,
+                is_stderr,
+                lines,
+            } => self.worker_output(worker_id, is_stderr, lines),
             Event::OutputEnded { worker_id } => self.workers.output_ended(worker_id),
             Event::KillWorker { worker_id } => self.kill_worker(worker_id),
             Event::Head(event) => self.head_event(event),
-            Event::PullNeedsRoom { ticket, size, owner, room } => self.pull_needs_room(ticket, size, owner, room),
-            Event::PullEnded { ticket, object, outcome } => self.pull_ended(ticket, object, outcome),
+            Event::PullNeedsRoom {
+                ticket,
+                size,
+                owner,
+                room,
+            } => self.pull_needs_room(ticket, size, owner, room),
+            Event::PullEnded {
+                ticket,
+                object,
+                outcome,
+            } => self.pull_ended(ticket, object, outcome),
             Event::PushEnded { ticket, bytes } => self.store.push_finished(ticket, bytes),
-            Event::LookAgain => self.look_again(),
         }
     }
 
@@ -160,7 +172,9 @@ impl Raylet {
                 None => debug!(%worker, "a caller came for a worker that is gone"),
             },
             Target::Head => self.pass_to_head(accepted.socket),
-            Target::HeadGateway | Target::Manager => debug!(peer = accepted.peer, "a caller came to the wrong door"),
+            Target::HeadGateway | Target::Manager => {
+                debug!(peer = accepted.peer, "a caller came to the wrong door")
+            }
         }
     }
 
@@ -175,7 +189,11 @@ impl Raylet {
 
     /// The address of a worker of this node.
     pub(crate) fn address_of(&self, worker: WorkerId) -> WorkerAddress {
-        WorkerAddress { node_id: self.node.node_id, worker_id: worker, node_address: self.node.address.clone() }
+        WorkerAddress {
+            node_id: self.node.node_id,
+            worker_id: worker,
+            node_address: self.node.address.clone(),
+        }
     }
 
     /// A job is over: its leases, workers and objects go. Actors that outlive it stay.

@@ -61,6 +61,7 @@ pub async fn run(
     routes.close();
     stop.cancel();
     info!("raylet stops");
+    settings.remove_made_directories();
     if !kill_all(KILL_DEADLINE) {
         warn!("some processes of this node could not be killed in time");
     }
@@ -74,6 +75,8 @@ struct Settings {
     resources: ResourceSet,
     cores: usize,
     head: Endpoint,
+    /// Spill directories that did not exist before.
+    made_directories: Vec<PathBuf>,
 }
 
 impl Settings {
@@ -86,16 +89,37 @@ impl Settings {
             (Some(name), _) => Endpoint::Abstract(name.clone()),
             (None, Some(address)) => Endpoint::Tcp(address.clone()),
             (None, None) => {
-                return Err(RayletError::Config("one of head_socket_name and head_address must be given".to_owned()));
+                return Err(RayletError::Config(
+                    "one of head_socket_name and head_address must be given".to_owned(),
+                ));
             }
         };
         Ok(Self {
             node_id: NodeId::from_hex(&config.node_id)?,
-            identity: Identity { cluster_id, token, head_epoch: config.head_epoch },
+            identity: Identity {
+                cluster_id,
+                token,
+                head_epoch: config.head_epoch,
+            },
             cores: resources.get("CPU").ceil() as usize,
             resources,
             head,
+            made_directories: config
+                .spill_dirs
+                .iter()
+                .map(PathBuf::from)
+                .filter(|path| !path.exists())
+                .collect(),
         })
+    }
+
+    /// Spilled objects have no names; what is left are the directories.
+    fn remove_made_directories(&self) {
+        for directory in &self.made_directories {
+            if let Err(error) = std::fs::remove_dir(directory) {
+                debug!(directory = %directory.display(), %error, "cannot remove a spill directory");
+            }
+        }
     }
 }
 
@@ -109,8 +133,8 @@ async fn serve(
     std::fs::create_dir_all(&config.log_dir)
         .map_err(|error| RayletError::os(format!("make the log directory {}", config.log_dir), error))?;
     let (events, inbox) = mpsc::channel(EVENTS);
-    let children =
-        signal(SignalKind::child()).map_err(|error| RayletError::os("watch for the end of children", error))?;
+    let children = signal(SignalKind::child())
+        .map_err(|error| RayletError::os("watch for the end of children", error))?;
     // First, because importing takes longest.
     let fork_requests = config.python.as_ref().map(|python| {
         let (requests, receiver) = mpsc::channel(FORK_REQUESTS);
@@ -121,7 +145,16 @@ async fn serve(
 
     let socket_name = format!("sparkray-{}-{}", &config.cluster_id[..8], &config.node_id[..12]);
     let identity = &settings.identity;
-    let port = gateway::open(&config.host, config.port, &socket_name, identity, routes, &events, stop).await?;
+    let port = gateway::open(
+        &config.host,
+        config.port,
+        &socket_name,
+        identity,
+        routes,
+        &events,
+        stop,
+    )
+    .await?;
     let address = format!("{}:{port}", config.host);
 
     let channel = tonic_channel(identity.clone(), settings.head.clone(), Target::Head);
@@ -130,23 +163,41 @@ async fn serve(
         address: address.clone(),
         total: Some((&settings.resources).into()),
         labels: config.labels.clone().into_iter().collect(),
-        hostname: config.labels.get("hostname").cloned().unwrap_or_else(|| config.host.clone()),
+        hostname: config
+            .labels
+            .get("hostname")
+            .cloned()
+            .unwrap_or_else(|| config.host.clone()),
         sparkray_version: VERSION.to_owned(),
         pid: std::process::id(),
         head_epoch: config.head_epoch,
     };
-    let attachment = Attachment { channel: channel.clone(), head: settings.head.to_string(), register };
+    let attachment = Attachment {
+        channel: channel.clone(),
+        head: settings.head.to_string(),
+        register,
+    };
     let attached = head_link::attach_first(&attachment).await?;
     let gateway = open_head_gateway(config, settings, stop).await?;
     let (outgoing, to_head) = mpsc::channel(head_link::OUTGOING);
-    tokio::spawn(head_link::run_head_link(attachment, attached, to_head, events.clone(), stop.clone()));
+    tokio::spawn(head_link::run_head_link(
+        attachment,
+        attached,
+        to_head,
+        events.clone(),
+        stop.clone(),
+    ));
 
     let spill_dirs: Vec<PathBuf> = config.spill_dirs.iter().map(PathBuf::from).collect();
     let can_spill = !spill_dirs.is_empty();
-    let (executor, store_io) =
-        IoExecutor::new(spill_dirs).map_err(|error| RayletError::os("prepare the spill directories", error))?;
-    let store_config =
-        StoreConfig::new(identity.cluster_id, settings.node_id, config.object_store_bytes, can_spill);
+    let (executor, store_io) = IoExecutor::new(spill_dirs)
+        .map_err(|error| RayletError::os("prepare the spill directories", error))?;
+    let store_config = StoreConfig::new(
+        identity.cluster_id,
+        settings.node_id,
+        config.object_store_bytes,
+        can_spill,
+    );
     let node = NodeInfo {
         node_id: settings.node_id,
         cluster_id: identity.cluster_id,
@@ -181,16 +232,32 @@ async fn serve(
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
 
     info!(node_id = %settings.node_id, address, socket_name, "raylet is ready");
-    ready(RayletReady { node_id: config.node_id.clone(), address, socket_name, pid: std::process::id() });
-    raylet.run(Inputs { events: inbox, store_io, children, ticks }).await
+    ready(RayletReady {
+        node_id: config.node_id.clone(),
+        address,
+        socket_name,
+        pid: std::process::id(),
+    });
+    raylet
+        .run(Inputs {
+            events: inbox,
+            store_io,
+            children,
+            ticks,
+        })
+        .await
 }
 
 fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
-    let mut environment: Vec<(String, String)> =
-        ["OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS"]
-            .into_iter()
-            .map(|name| (name.to_owned(), "1".to_owned()))
-            .collect();
+    let mut environment: Vec<(String, String)> = [
+        "OMP_NUM_THREADS",
+        "OPENBLAS_NUM_THREADS",
+        "MKL_NUM_THREADS",
+        "NUMEXPR_NUM_THREADS",
+    ]
+    .into_iter()
+    .map(|name| (name.to_owned(), "1".to_owned()))
+    .collect();
     environment.push(("SPARKRAY_CLUSTER_ID".to_owned(), config.cluster_id.clone()));
     environment.push(("SPARKRAY_NODE_ID".to_owned(), config.node_id.clone()));
     environment.extend(config.worker_env.clone());
@@ -226,7 +293,13 @@ async fn open_head_gateway(
     if config.head_socket_name.is_none() {
         return Ok(None);
     }
-    let socket = dial(&settings.identity, &settings.head, Target::HeadGateway, GATEWAY_DEADLINE).await?;
+    let socket = dial(
+        &settings.identity,
+        &settings.head,
+        Target::HeadGateway,
+        GATEWAY_DEADLINE,
+    )
+    .await?;
     let (sender, mut receiver) =
         frame_connection(socket).map_err(|error| RayletError::os("use the connection to the head", error))?;
     let stop = stop.clone();

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use prost::Message;
-use sparkray_common::{ErrorCode, NodeId, ObjectId, WorkerAddress};
+use sparkray_common::{NodeId, ObjectId, WorkerAddress};
 use sparkray_object_store::{ClientId, MappedRange, PullTicket, StoreError, StoreEvent};
 use sparkray_proto::{
     AdoptFeed, Empty, Failure, FrameKind, FreeEntry, FreeObjects, LocationLost, MessageError, ObjectLocation,
@@ -67,7 +67,8 @@ impl Raylet {
             FrameKind::AdoptFeed => self.adopt_feed(connection, frame.correlation, frame.decode()?)?,
             FrameKind::PullObject => {
                 let message: PullObject = frame.decode()?;
-                let object = ObjectId::from_slice(&message.object_id).map_err(|error| RpcError::Message(error.into()))?;
+                let object = ObjectId::from_slice(&message.object_id)
+                    .map_err(|error| RpcError::Message(error.into()))?;
                 self.store.push(client, frame.correlation, object);
             }
             other => return Err(FrameError::NotHere(other)),
@@ -76,19 +77,26 @@ impl Raylet {
     }
 
     fn other_node(&self, location: &ObjectLocation) -> Option<NodeId> {
-        NodeId::from_slice(&location.node_id).ok().filter(|node| *node != self.node.node_id)
+        NodeId::from_slice(&location.node_id)
+            .ok()
+            .filter(|node| *node != self.node.node_id)
     }
 
     fn note_frees(&mut self, message: &FreeObjects) {
         for entry in &message.objects {
             for location in &entry.locations {
-                let Some(node) = self.other_node(location) else { continue };
+                let Some(node) = self.other_node(location) else {
+                    continue;
+                };
                 let (_, entries) = self
                     .store_side
                     .frees
                     .entry(node)
                     .or_insert_with(|| (location.node_address.clone(), Vec::new()));
-                entries.push(FreeEntry { object_id: entry.object_id.clone(), locations: Vec::new() });
+                entries.push(FreeEntry {
+                    object_id: entry.object_id.clone(),
+                    locations: Vec::new(),
+                });
             }
         }
     }
@@ -116,17 +124,29 @@ impl Raylet {
     }
 
     /// Keeps the winners here and on the nodes listed; answers when all of them did.
-    fn adopt_feed(&mut self, connection: u64, correlation: u64, message: AdoptFeed) -> Result<(), FrameError> {
+    fn adopt_feed(
+        &mut self,
+        connection: u64,
+        correlation: u64,
+        message: AdoptFeed,
+    ) -> Result<(), FrameError> {
         self.store.adopt_feed(&message)?;
         let others: Vec<(NodeId, String)> = message
             .nodes
             .iter()
             .filter_map(|location| Some((self.other_node(location)?, location.node_address.clone())))
             .collect();
-        let Some(sender) = self.clients.get(connection).map(|connection| connection.sender.clone()) else {
+        let Some(sender) = self
+            .clients
+            .get(connection)
+            .map(|connection| connection.sender.clone())
+        else {
             return Ok(());
         };
-        let forwarded = AdoptFeed { nodes: Vec::new(), ..message };
+        let forwarded = AdoptFeed {
+            nodes: Vec::new(),
+            ..message
+        };
         let peers = self.peers.clone();
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
@@ -137,7 +157,9 @@ impl Raylet {
                         match peers.ask(node, &address, request, ADOPT_DEADLINE).await {
                             Ok(_) => break,
                             // A dead node has lost its blocks: their owner hears of its death.
-                            Err(error) => warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed"),
+                            Err(error) => {
+                                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed")
+                            }
                         }
                     }
                 }
@@ -164,14 +186,38 @@ impl Raylet {
 
     fn carry_out(&mut self, event: StoreEvent) {
         match event {
-            StoreEvent::Created { client, correlation, reply, descriptor } => {
-                self.reply_with(client, FrameKind::CreateObjectReply, correlation, &reply, descriptor);
+            StoreEvent::Created {
+                client,
+                correlation,
+                reply,
+                descriptor,
+            } => {
+                self.reply_with(
+                    client,
+                    FrameKind::CreateObjectReply,
+                    correlation,
+                    &reply,
+                    descriptor,
+                );
             }
-            StoreEvent::Ready { client, correlation, reply, descriptor } => {
+            StoreEvent::Ready {
+                client,
+                correlation,
+                reply,
+                descriptor,
+            } => {
                 self.reply_with(client, FrameKind::ObjectReady, correlation, &reply, descriptor);
             }
-            StoreEvent::PushReady { client, correlation, object, source } => {
-                let sender = self.clients.get(client.0).map(|connection| connection.sender.clone());
+            StoreEvent::PushReady {
+                client,
+                correlation,
+                object,
+                source,
+            } => {
+                let sender = self
+                    .clients
+                    .get(client.0)
+                    .map(|connection| connection.sender.clone());
                 match (source, sender) {
                     (Ok(source), Some(sender)) => {
                         tokio::spawn(push(sender, correlation, object, source, self.events.clone()));
@@ -181,9 +227,17 @@ impl Raylet {
                     (Err(_), None) => {}
                 }
             }
-            StoreEvent::StartPull { ticket, object, locations } => self.start_pull(ticket, object, locations),
+            StoreEvent::StartPull {
+                ticket,
+                object,
+                locations,
+            } => self.start_pull(ticket, object, locations),
             StoreEvent::PullRoom { ticket, room } => {
-                let waiting = self.store_side.pulls.get_mut(&ticket).and_then(|pull| pull.room.take());
+                let waiting = self
+                    .store_side
+                    .pulls
+                    .get_mut(&ticket)
+                    .and_then(|pull| pull.room.take());
                 match waiting {
                     // A fetch that was cancelled meanwhile drops its range.
                     Some(answer) => drop(answer.send(room)),
@@ -191,10 +245,10 @@ impl Raylet {
                 }
             }
             StoreEvent::CancelPull { ticket } => {
-                if let Some(pull) = self.store_side.pulls.remove(&ticket) {
+                // It reports its end once it does not touch its range any more.
+                if let Some(pull) = self.store_side.pulls.get(&ticket) {
                     pull.cancel.cancel();
                 }
-                self.store.pull_failed(ticket, Failure::new(ErrorCode::Cancelled, "nobody needs the object any more"));
             }
             StoreEvent::Io(job) => self.executor.start(job),
             StoreEvent::CopyGone { object, owner, lost } => {
@@ -219,14 +273,21 @@ impl Raylet {
 
     fn start_pull(&mut self, ticket: PullTicket, object: ObjectId, locations: Vec<ObjectLocation>) {
         let cancel = self.cancel.child_token();
-        self.store_side.pulls.insert(ticket, Pull { cancel: cancel.clone(), room: None });
-        let work = pull(self.peers.clone(), ticket, object, locations, self.events.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                () = cancel.cancelled() => {}
-                () = work => {}
-            }
-        });
+        self.store_side.pulls.insert(
+            ticket,
+            Pull {
+                cancel: cancel.clone(),
+                room: None,
+            },
+        );
+        tokio::spawn(pull(
+            self.peers.clone(),
+            ticket,
+            object,
+            locations,
+            self.events.clone(),
+            cancel,
+        ));
     }
 
     /// A fetch knows the size of its object.
@@ -243,39 +304,52 @@ impl Raylet {
         }
     }
 
-    /// A fetch is over, unless it was cancelled before.
-    pub(crate) fn pull_ended(&mut self, ticket: PullTicket, object: ObjectId, outcome: Result<MappedRange, Failure>) {
-        if self.store_side.pulls.remove(&ticket).is_none() {
-            return;
-        }
+    /// A fetch is over.
+    pub(crate) fn pull_ended(
+        &mut self,
+        ticket: PullTicket,
+        object: ObjectId,
+        outcome: Result<MappedRange, Failure>,
+    ) {
+        self.store_side.pulls.remove(&ticket);
         match outcome {
             Ok(range) => self.store.pull_finished(ticket, range),
             Err(failure) => {
                 debug!(object_id = %object, reason = failure.message, "cannot fetch an object");
-                self.store.pull_failed(ticket, failure);
+                self.store.pull_failed(ticket, &failure.message);
             }
         }
     }
 
     /// LocationLost, to a process of this node over its raylet connection, to another one directly.
     fn tell_owner(&self, object: ObjectId, owner: WorkerAddress) {
-        let message =
-            LocationLost { object_id: object.to_vec().into(), node_id: self.node.node_id.to_vec().into() };
+        let message = LocationLost {
+            object_id: object.to_vec().into(),
+            node_id: self.node.node_id.to_vec().into(),
+        };
         if owner.node_id == self.node.node_id {
             if let Some(connection) = self.clients.of_worker(owner.worker_id) {
-                self.clients.send(connection, FrameKind::LocationLost, 0, &message);
+                self.clients
+                    .send(connection, FrameKind::LocationLost, 0, &message);
             }
             return;
         }
         let identity = self.identity.clone();
-        let hello = WorkerHello { address: Some((&self.address_of(sparkray_common::WorkerId::NIL)).into()), ..WorkerHello::default() };
+        let hello = WorkerHello {
+            address: Some((&self.address_of(sparkray_common::WorkerId::NIL)).into()),
+            ..WorkerHello::default()
+        };
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
             let tell = async {
                 let endpoint = Endpoint::Tcp(owner.node_address.clone());
                 let target = Target::Worker(owner.node_id, owner.worker_id);
                 let socket = dial(&identity, &endpoint, target, TELL_DEADLINE).await?;
-                let failed = |source| RpcError::Io { action: "use the connection to", peer: owner.node_address.clone(), source };
+                let failed = |source| RpcError::Io {
+                    action: "use the connection to",
+                    peer: owner.node_address.clone(),
+                    source,
+                };
                 let (sender, _receiver) = frame_connection(socket).map_err(failed)?;
                 sender.send(Frame::new(FrameKind::WorkerHello, 0, &hello))?;
                 sender.send(Frame::new(FrameKind::LocationLost, 0, &message))

@@ -8,6 +8,7 @@ use sparkray_object_store::{MappedRange, PullTicket, PushBytes, PushSource};
 use sparkray_proto::{Failure, FrameKind, ObjectChunk, ObjectLocation, PullObject};
 use sparkray_rpc::{Frame, FrameSender, RpcError};
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::event::Event;
@@ -26,20 +27,31 @@ pub(crate) async fn push(
     source: PushSource,
     events: mpsc::Sender<Event>,
 ) {
-    let PushSource { ticket, size, owner, bytes } = source;
+    let PushSource {
+        ticket,
+        size,
+        owner,
+        bytes,
+    } = source;
     let mut sent = 0;
     loop {
         let chunk = match read_chunk(&bytes, sent).await {
             Ok(chunk) => chunk,
             Err(reason) => {
-                let failure = Failure::new(ErrorCode::ObjectLost, format!("object {object} cannot be read: {reason}"));
+                let failure = Failure::new(
+                    ErrorCode::ObjectLost,
+                    format!("object {object} cannot be read: {reason}"),
+                );
                 refuse_pull(&sender, correlation, object, failure);
                 break;
             }
         };
         let len = chunk.len() as u64;
         if len == 0 && sent < size {
-            let failure = Failure::new(ErrorCode::ObjectLost, format!("object {object} ends after {sent} of {size} bytes"));
+            let failure = Failure::new(
+                ErrorCode::ObjectLost,
+                format!("object {object} ends after {sent} of {size} bytes"),
+            );
             refuse_pull(&sender, correlation, object, failure);
             break;
         }
@@ -69,13 +81,18 @@ async fn read_chunk(bytes: &PushBytes, offset: u64) -> std::io::Result<Bytes> {
         return bytes.read(offset, CHUNK);
     }
     let bytes = bytes.clone();
-    tokio::task::spawn_blocking(move || bytes.read(offset, CHUNK)).await.map_err(std::io::Error::other)?
+    tokio::task::spawn_blocking(move || bytes.read(offset, CHUNK))
+        .await
+        .map_err(std::io::Error::other)?
 }
 
 /// Answers a pull that cannot be met.
 pub(crate) fn refuse_pull(sender: &FrameSender, correlation: u64, object: ObjectId, failure: Failure) {
-    let meta =
-        ObjectChunk { object_id: object.to_vec().into(), failure: Some(failure), ..ObjectChunk::default() };
+    let meta = ObjectChunk {
+        object_id: object.to_vec().into(),
+        failure: Some(failure),
+        ..ObjectChunk::default()
+    };
     // A connection that is closed needs no answer.
     let _ = sender.send(Frame::new(FrameKind::ObjectChunk, correlation, &meta));
 }
@@ -84,8 +101,8 @@ pub(crate) fn refuse_pull(sender: &FrameSender, correlation: u64, object: Object
 enum PullError {
     /// Another location may have it.
     Location(String),
-    /// There is no room here: other locations do not help.
-    NoRoom(Failure),
+    /// There is no room here, or nobody wants the object: other locations do not help.
+    Over(Failure),
 }
 
 /// Fetches an object from one of its locations, one after the other, and reports the outcome to the loop.
@@ -95,124 +112,195 @@ pub(crate) async fn pull(
     object: ObjectId,
     locations: Vec<ObjectLocation>,
     events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
 ) {
-    let mut room = None;
-    let outcome = pull_from_any(&peers, ticket, object, &locations, &events, &mut room).await;
-    let outcome = outcome.and_then(|()| {
-        room.ok_or_else(|| Failure::new(ErrorCode::Internal, format!("object {object} was fetched into no range")))
-    });
+    let mut fetch = Fetch {
+        peers,
+        ticket,
+        object,
+        events,
+        cancel,
+        room: None,
+    };
+    let outcome = match fetch.from_any(&locations).await {
+        Ok(()) => fetch.room.take().ok_or_else(|| {
+            Failure::new(
+                ErrorCode::Internal,
+                format!("object {object} was fetched into no range"),
+            )
+        }),
+        Err(failure) => Err(failure),
+    };
+    let Fetch { events, room, .. } = fetch;
+    // The store may use the memory for something else as soon as it hears of a failure.
+    drop(room);
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::PullEnded { ticket, object, outcome }).await;
+    let _ = events
+        .send(Event::PullEnded {
+            ticket,
+            object,
+            outcome,
+        })
+        .await;
 }
 
-async fn pull_from_any(
-    peers: &Peers,
+/// One fetch.
+struct Fetch {
+    peers: Peers,
     ticket: PullTicket,
     object: ObjectId,
-    locations: &[ObjectLocation],
-    events: &mpsc::Sender<Event>,
-    room: &mut Option<MappedRange>,
-) -> Result<(), Failure> {
-    let mut reasons = Vec::new();
-    for location in locations {
-        let address = &location.node_address;
-        let outcome = match NodeId::from_slice(&location.node_id) {
-            Ok(node) => pull_from(peers, node, address, ticket, object, events, room).await,
-            Err(error) => Err(PullError::Location(error.to_string())),
-        };
-        match outcome {
-            Ok(()) => return Ok(()),
-            Err(PullError::NoRoom(failure)) => return Err(failure),
-            Err(PullError::Location(reason)) => {
-                debug!(%object, node_address = address, reason, "cannot fetch an object from a node");
-                reasons.push(format!("{address}: {reason}"));
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+    /// Where the bytes go, once the size is known.
+    room: Option<MappedRange>,
+}
+
+impl Fetch {
+    async fn from_any(&mut self, locations: &[ObjectLocation]) -> Result<(), Failure> {
+        let object = self.object;
+        let mut reasons = Vec::new();
+        for location in locations {
+            let address = &location.node_address;
+            let outcome = match NodeId::from_slice(&location.node_id) {
+                Ok(node) => self.from_node(node, address).await,
+                Err(error) => Err(PullError::Location(error.to_string())),
+            };
+            match outcome {
+                Ok(()) => return Ok(()),
+                Err(PullError::Over(failure)) => return Err(failure),
+                Err(PullError::Location(reason)) => {
+                    debug!(%object, node_address = address, reason, "cannot fetch an object from a node");
+                    reasons.push(format!("{address}: {reason}"));
+                }
             }
         }
+        if reasons.is_empty() {
+            reasons.push("no node is known to have it".to_owned());
+        }
+        Err(Failure::new(ErrorCode::ObjectLost, reasons.join("; ")))
     }
-    let reasons = if reasons.is_empty() { "no node is known to have it".to_owned() } else { reasons.join("; ") };
-    Err(Failure::new(ErrorCode::ObjectLost, format!("object {object} is lost: no node that had a copy can give it ({reasons})")))
-}
 
-async fn pull_from(
-    peers: &Peers,
-    node: NodeId,
-    address: &str,
-    ticket: PullTicket,
-    object: ObjectId,
-    events: &mpsc::Sender<Event>,
-    room: &mut Option<MappedRange>,
-) -> Result<(), PullError> {
-    let from_rpc = |error: RpcError| PullError::Location(error.to_string());
-    let mut connection = peers.connect(node, address).await.map_err(from_rpc)?;
-    let first = match first_chunk(&mut connection, object, address).await {
-        // A kept connection may have been closed by the other side meanwhile.
-        Err(RpcError::Closed) => {
-            connection = peers.connect(node, address).await.map_err(from_rpc)?;
-            first_chunk(&mut connection, object, address).await
-        }
-        outcome => outcome,
-    };
-    let mut frame = first.map_err(from_rpc)?;
-    let mut filled = 0;
-    loop {
-        let chunk: ObjectChunk = frame.decode().map_err(from_rpc)?;
-        if let Some(failure) = chunk.failure {
-            peers.give_back(connection);
-            return Err(PullError::Location(failure.message));
-        }
-        if chunk.object_id != object.as_bytes()[..] || chunk.offset != filled {
-            return Err(PullError::Location("its chunks are out of order".to_owned()));
-        }
-        match room {
-            None => *room = Some(ask_for_room(ticket, &chunk, events).await?),
-            Some(range) if range.len() as u64 == chunk.size => {}
-            Some(_) => return Err(PullError::Location("its copy has another size".to_owned())),
-        }
-        let len = frame.payload.len() as u64;
-        let end = filled.checked_add(len).filter(|end| *end <= chunk.size);
-        let Some(end) = end else {
-            return Err(PullError::Location("it sent more bytes than the object has".to_owned()));
+    async fn from_node(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
+        let mut connection = self.unless_cancelled(self.peers.connect(node, address)).await?;
+        let first = self.first_chunk(&mut connection, address).await;
+        let mut frame = match first {
+            // A kept connection may have been closed by the other side meanwhile.
+            Err(PullError::Location(_)) if connection.sender.is_closed() => {
+                connection = self.unless_cancelled(self.peers.connect(node, address)).await?;
+                self.first_chunk(&mut connection, address).await?
+            }
+            outcome => outcome?,
         };
-        let range = room.take().ok_or_else(|| PullError::Location("the range was lost".to_owned()))?;
-        *room = Some(write_chunk(range, filled as usize, frame.payload).await?);
-        filled = end;
-        if filled == chunk.size {
-            peers.give_back(connection);
-            return Ok(());
+        let mut filled = 0;
+        loop {
+            let chunk: ObjectChunk = frame.decode().map_err(location_error)?;
+            if let Some(failure) = chunk.failure {
+                self.peers.give_back(connection);
+                return Err(PullError::Location(failure.message));
+            }
+            let payload = frame.payload;
+            let len = payload.len() as u64;
+            filled = self.take_chunk(chunk.clone(), payload, filled).await?;
+            if filled == chunk.size {
+                self.peers.give_back(connection);
+                return Ok(());
+            }
+            if len == 0 {
+                return Err(PullError::Location("it sent an empty chunk".to_owned()));
+            }
+            let next = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address);
+            frame = self.unless_cancelled(next).await?;
         }
-        if len == 0 {
-            return Err(PullError::Location("it sent an empty chunk".to_owned()));
+    }
+
+    async fn unless_cancelled<T>(
+        &self,
+        work: impl Future<Output = Result<T, RpcError>>,
+    ) -> Result<T, PullError> {
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(cancelled()),
+            outcome = work => outcome.map_err(location_error),
         }
-        frame = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address).await.map_err(from_rpc)?;
+    }
+
+    async fn first_chunk(&self, connection: &mut PeerConnection, address: &str) -> Result<Frame, PullError> {
+        let request = PullObject {
+            object_id: self.object.to_vec().into(),
+        };
+        let frame = Frame::new(FrameKind::PullObject, 2, &request);
+        connection.sender.send(frame).map_err(location_error)?;
+        let answer = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address);
+        let outcome = self.unless_cancelled(answer).await;
+        if matches!(outcome, Err(PullError::Location(_))) {
+            connection.sender.close();
+        }
+        outcome
+    }
+
+    /// Puts one chunk into its place; returns how many bytes are there now.
+    async fn take_chunk(
+        &mut self,
+        chunk: ObjectChunk,
+        payload: Bytes,
+        filled: u64,
+    ) -> Result<u64, PullError> {
+        let broken = |reason: &str| PullError::Location(reason.to_owned());
+        if chunk.object_id != self.object.as_bytes()[..] || chunk.offset != filled {
+            return Err(broken("its chunks are out of order"));
+        }
+        let end = filled
+            .checked_add(payload.len() as u64)
+            .filter(|end| *end <= chunk.size);
+        let end = end.ok_or_else(|| broken("it sent more bytes than the object has"))?;
+        let mut range = match self.room.take() {
+            Some(range) => range,
+            None => self.ask_for_room(&chunk).await?,
+        };
+        if range.len() as u64 != chunk.size {
+            self.room = Some(range);
+            return Err(broken("its copy has another size"));
+        }
+        // On a blocking thread: the first touch of the pages is slow.
+        let copy = tokio::task::spawn_blocking(move || {
+            let start = filled as usize;
+            range.as_mut_slice()[start..start + payload.len()].copy_from_slice(&payload);
+            range
+        });
+        self.room = Some(
+            copy.await
+                .map_err(|error| PullError::Location(format!("the copy failed: {error}")))?,
+        );
+        Ok(end)
+    }
+
+    async fn ask_for_room(&self, chunk: &ObjectChunk) -> Result<MappedRange, PullError> {
+        let owner = chunk
+            .owner
+            .as_ref()
+            .ok_or_else(|| PullError::Location("it did not name the owner".to_owned()))?;
+        let owner = WorkerAddress::try_from(owner).map_err(|error| PullError::Location(error.to_string()))?;
+        let (answer, room) = oneshot::channel();
+        let event = Event::PullNeedsRoom {
+            ticket: self.ticket,
+            size: chunk.size,
+            owner,
+            room: answer,
+        };
+        self.events.send(event).await.map_err(|_| cancelled())?;
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(cancelled()),
+            room = room => room.map_err(|_| cancelled())?.map_err(PullError::Over),
+        }
     }
 }
 
-async fn first_chunk(connection: &mut PeerConnection, object: ObjectId, address: &str) -> Result<Frame, RpcError> {
-    let request = PullObject { object_id: object.to_vec().into() };
-    connection.sender.send(Frame::new(FrameKind::PullObject, 2, &request))?;
-    next_frame(&mut connection.receiver, CHUNK_DEADLINE, address).await
+fn cancelled() -> PullError {
+    PullError::Over(Failure::new(
+        ErrorCode::Cancelled,
+        "nobody needs the object any more",
+    ))
 }
 
-async fn ask_for_room(
-    ticket: PullTicket,
-    chunk: &ObjectChunk,
-    events: &mpsc::Sender<Event>,
-) -> Result<MappedRange, PullError> {
-    let broken = |reason: &str| PullError::Location(reason.to_owned());
-    let owner = chunk.owner.as_ref().ok_or_else(|| broken("it did not name the object's owner"))?;
-    let owner = WorkerAddress::try_from(owner).map_err(|error| PullError::Location(error.to_string()))?;
-    let (answer, room) = oneshot::channel();
-    let event = Event::PullNeedsRoom { ticket, size: chunk.size, owner, room: answer };
-    let ends = || PullError::NoRoom(Failure::new(ErrorCode::Cancelled, "the raylet ends"));
-    events.send(event).await.map_err(|_| ends())?;
-    room.await.map_err(|_| ends())?.map_err(PullError::NoRoom)
-}
-
-/// Copies a chunk on a blocking thread: the first touch of the pages is slow.
-async fn write_chunk(mut range: MappedRange, offset: usize, payload: Bytes) -> Result<MappedRange, PullError> {
-    let copy = tokio::task::spawn_blocking(move || {
-        range.as_mut_slice()[offset..offset + payload.len()].copy_from_slice(&payload);
-        range
-    });
-    copy.await.map_err(|error| PullError::Location(format!("the copy failed: {error}")))
+fn location_error(error: RpcError) -> PullError {
+    PullError::Location(error.to_string())
 }

@@ -2,7 +2,7 @@
 //!
 //! Invariants:
 //! 1. A worker belongs to the job of its first lease and is never given to another job.
-//! 2. At most [`WorkerPool::max_coming`] workers are being forked or have not registered yet.
+//! 2. At most `max_coming` workers are being forked or have not registered yet.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use sparkray_common::{ActorId, JobId, LeaseId, WorkerId};
 
 /// An idle worker above the prestarted number is ended after this time.
-pub const IDLE_AFTER: Duration = Duration::from_secs(10);
+pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A forked worker that has not registered after this time is killed.
-pub const START_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum WorkerState {
+pub(crate) enum WorkerState {
     /// The zygote was asked for it, or it has not registered yet.
     Coming,
     /// Registered, without a lease.
@@ -29,24 +29,24 @@ pub enum WorkerState {
 
 /// One worker process.
 #[derive(Debug)]
-pub struct Worker {
+pub(crate) struct Worker {
     /// What it does.
-    pub state: WorkerState,
+    pub(crate) state: WorkerState,
     /// When it began to do that.
-    pub since: Instant,
+    pub(crate) since: Instant,
     /// Known once it was forked.
-    pub pid: Option<u32>,
+    pub(crate) pid: Option<u32>,
     /// Its raylet connection.
-    pub connection: u64,
+    pub(crate) connection: u64,
     /// Set at its first lease.
-    pub job: Option<JobId>,
+    pub(crate) job: Option<JobId>,
     /// The actor that it is, and whether that outlives its job.
-    pub actor: Option<(ActorId, bool)>,
+    pub(crate) actor: Option<(ActorId, bool)>,
 }
 
 /// All workers of this node.
 #[derive(Debug)]
-pub struct WorkerPool {
+pub(crate) struct WorkerPool {
     workers: BTreeMap<WorkerId, Worker>,
     prestart: usize,
     max_coming: usize,
@@ -54,60 +54,75 @@ pub struct WorkerPool {
 
 impl WorkerPool {
     /// A pool that keeps `prestart` workers, on a node with `cores`.
-    pub fn new(prestart: usize, cores: usize) -> Self {
-        Self { workers: BTreeMap::new(), prestart, max_coming: (2 * cores).max(prestart).max(4) }
-    }
-
-    /// Most workers that may be on their way at a time.
-    pub fn max_coming(&self) -> usize {
-        self.max_coming
+    pub(crate) fn new(prestart: usize, cores: usize) -> Self {
+        Self {
+            workers: BTreeMap::new(),
+            prestart,
+            max_coming: (2 * cores).max(prestart).max(4),
+        }
     }
 
     /// How many workers exist.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.workers.len()
     }
 
     /// One worker.
-    pub fn get(&self, worker: WorkerId) -> Option<&Worker> {
+    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Worker> {
         self.workers.get(&worker)
     }
 
     /// One worker, to change what does not decide.
-    pub fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Worker> {
+    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Worker> {
         self.workers.get_mut(&worker)
     }
 
     /// All workers.
-    pub fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.workers.iter().map(|(id, worker)| (*id, worker))
     }
 
     /// The worker with this pid.
-    pub fn by_pid(&self, pid: u32) -> Option<WorkerId> {
-        self.workers.iter().find(|(_, worker)| worker.pid == Some(pid)).map(|(id, _)| *id)
+    pub(crate) fn by_pid(&self, pid: u32) -> Option<WorkerId> {
+        self.workers
+            .iter()
+            .find(|(_, worker)| worker.pid == Some(pid))
+            .map(|(id, _)| *id)
     }
 
     /// How many workers to ask the zygote for when `waiting` leases need one.
-    pub fn to_fork(&self, waiting: usize) -> usize {
-        let count = |wanted: fn(&WorkerState) -> bool| self.workers.values().filter(|worker| wanted(&worker.state)).count();
+    pub(crate) fn to_fork(&self, waiting: usize) -> usize {
+        let count = |wanted: fn(&WorkerState) -> bool| {
+            self.workers
+                .values()
+                .filter(|worker| wanted(&worker.state))
+                .count()
+        };
         let coming = count(|state| *state == WorkerState::Coming);
         let ending = count(|state| *state == WorkerState::Ending);
         let living = self.workers.len() - ending;
         let for_leases = waiting.saturating_sub(coming);
         let for_prestart = self.prestart.saturating_sub(living);
-        for_leases.max(for_prestart).min(self.max_coming.saturating_sub(coming))
+        for_leases
+            .max(for_prestart)
+            .min(self.max_coming.saturating_sub(coming))
     }
 
     /// A worker was asked for; its connection exists already.
-    pub fn add(&mut self, worker: WorkerId, connection: u64, now: Instant) {
-        let entry =
-            Worker { state: WorkerState::Coming, since: now, pid: None, connection, job: None, actor: None };
+    pub(crate) fn add(&mut self, worker: WorkerId, connection: u64, now: Instant) {
+        let entry = Worker {
+            state: WorkerState::Coming,
+            since: now,
+            pid: None,
+            connection,
+            job: None,
+            actor: None,
+        };
         self.workers.insert(worker, entry);
     }
 
     /// A worker registered.
-    pub fn registered(&mut self, worker: WorkerId, now: Instant) {
+    pub(crate) fn registered(&mut self, worker: WorkerId, now: Instant) {
         self.set_state(worker, WorkerState::Idle, now);
     }
 
@@ -119,8 +134,11 @@ impl WorkerPool {
     }
 
     /// Gives an idle worker to a lease of `job`: one of that job, the last used first, else a fresh one.
-    pub fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
-        let idle = self.workers.iter().filter(|(_, worker)| worker.state == WorkerState::Idle);
+    pub(crate) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
+        let idle = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Idle);
         let usable = idle.filter(|(_, worker)| worker.job.is_none_or(|own| own == job));
         let (chosen, _) = usable.max_by_key(|(_, worker)| (worker.job.is_some(), worker.since))?;
         let chosen = *chosen;
@@ -132,32 +150,40 @@ impl WorkerPool {
     }
 
     /// The lease of a worker ended; it can serve another one.
-    pub fn give_back(&mut self, worker: WorkerId, now: Instant) {
+    pub(crate) fn give_back(&mut self, worker: WorkerId, now: Instant) {
         if matches!(self.get(worker), Some(entry) if matches!(entry.state, WorkerState::Busy(_))) {
             self.set_state(worker, WorkerState::Idle, now);
         }
     }
 
     /// A worker was told to end, or is about to be killed.
-    pub fn ending(&mut self, worker: WorkerId, now: Instant) {
+    pub(crate) fn ending(&mut self, worker: WorkerId, now: Instant) {
         self.set_state(worker, WorkerState::Ending, now);
     }
 
     /// A worker is gone.
-    pub fn remove(&mut self, worker: WorkerId) -> Option<Worker> {
+    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Worker> {
         self.workers.remove(&worker)
     }
 
     /// Workers of a finished job, but for actors that outlive it.
-    pub fn of_job(&self, job: JobId) -> Vec<WorkerId> {
+    pub(crate) fn of_job(&self, job: JobId) -> Vec<WorkerId> {
         let of_job = self.workers.iter().filter(|(_, worker)| worker.job == Some(job));
-        of_job.filter(|(_, worker)| !matches!(worker.actor, Some((_, true)))).map(|(id, _)| *id).collect()
+        of_job
+            .filter(|(_, worker)| !matches!(worker.actor, Some((_, true))))
+            .map(|(id, _)| *id)
+            .collect()
     }
 
-    /// Idle workers to end now: the longest idle ones above the prestarted number.
-    pub fn surplus(&self, now: Instant) -> Vec<WorkerId> {
-        let idle = self.workers.iter().filter(|(_, worker)| worker.state == WorkerState::Idle);
-        let mut idle: Vec<(Instant, WorkerId)> = idle.map(|(id, worker)| (worker.since, *id)).collect();
+    /// Idle workers to end now: the longest idle ones above the prestarted number. Only those that never had a
+    /// lease: others may own objects that somebody still needs.
+    pub(crate) fn surplus(&self, now: Instant) -> Vec<WorkerId> {
+        let fresh = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Idle && worker.job.is_none());
+        let mut idle: Vec<(Instant, WorkerId)> =
+            fresh.map(|(id, worker)| (worker.since, *id)).collect();
         let excess = idle.len().saturating_sub(self.prestart);
         idle.sort_unstable();
         idle.truncate(excess);
@@ -166,9 +192,15 @@ impl WorkerPool {
     }
 
     /// Workers that never registered.
-    pub fn overdue(&self, now: Instant) -> Vec<WorkerId> {
-        let coming = self.workers.iter().filter(|(_, worker)| worker.state == WorkerState::Coming);
-        coming.filter(|(_, worker)| now.duration_since(worker.since) >= START_DEADLINE).map(|(id, _)| *id).collect()
+    pub(crate) fn overdue(&self, now: Instant) -> Vec<WorkerId> {
+        let coming = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Coming);
+        coming
+            .filter(|(_, worker)| now.duration_since(worker.since) >= START_DEADLINE)
+            .map(|(id, _)| *id)
+            .collect()
     }
 }
 

@@ -45,7 +45,6 @@ struct OutputLabel {
 }
 
 /// The worker processes and what they come from.
-#[derive(Debug)]
 pub(crate) struct Workers {
     pub(crate) pool: WorkerPool,
     /// `None` on a node that runs no Python tasks.
@@ -68,7 +67,11 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    pub(crate) fn new(pool: WorkerPool, zygote: Option<mpsc::Sender<ForkRequest>>, config: WorkerConfig) -> Self {
+    pub(crate) fn new(
+        pool: WorkerPool,
+        zygote: Option<mpsc::Sender<ForkRequest>>,
+        config: WorkerConfig,
+    ) -> Self {
         Self {
             pool,
             zygote,
@@ -90,8 +93,12 @@ impl Workers {
         if let Some(cause) = &self.gave_up {
             return Some(cause.clone());
         }
-        (self.start_failures >= MAX_START_FAILURES)
-            .then(|| format!("{} workers in a row did not start ({})", self.start_failures, self.last_start_failure))
+        (self.start_failures >= MAX_START_FAILURES).then(|| {
+            format!(
+                "{} workers in a row did not start ({})",
+                self.start_failures, self.last_start_failure
+            )
+        })
     }
 
     fn start_failed(&mut self, cause: String) {
@@ -120,8 +127,15 @@ impl Workers {
 impl Raylet {
     /// Asks the zygote for as many workers as are missing when `waiting` leases need one.
     pub(crate) fn fork_workers(&mut self, waiting: usize) {
-        let Some(zygote) = self.workers.zygote.clone() else { return };
-        if self.workers.gave_up.is_some() || self.workers.paused_until.is_some_and(|until| Instant::now() < until) {
+        let Some(zygote) = self.workers.zygote.clone() else {
+            return;
+        };
+        if self.workers.gave_up.is_some()
+            || self
+                .workers
+                .paused_until
+                .is_some_and(|until| Instant::now() < until)
+        {
             return;
         }
         for _ in 0..self.workers.pool.to_fork(waiting) {
@@ -153,16 +167,36 @@ impl Raylet {
             let (read, write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
             let suffix = if is_stderr { "err" } else { "out" };
             let file = Path::new(&self.node.log_dir).join(format!("worker-{worker_id}.{suffix}"));
-            let output = Output { worker_id, is_stderr, pipe: read, file };
+            let output = Output {
+                worker_id,
+                is_stderr,
+                pipe: read,
+                file,
+            };
             tokio::spawn(follow(output, self.events.clone(), self.cancel.clone()));
             writers.push(write);
         }
         let [stdout, stderr] = <[OwnedFd; 2]>::try_from(writers).map_err(|_| std::io::ErrorKind::Other)?;
-        let connection = self.clients.add(sender, receiver, true, Some(worker_id), &self.events);
+        let connection = self
+            .clients
+            .add(sender, receiver, true, Some(worker_id), &self.events);
         self.workers.pool.add(worker_id, connection, Instant::now());
-        self.workers.labels.insert(worker_id, OutputLabel { open_pipes: 2, ..OutputLabel::default() });
-        let config = WorkerConfig { worker_id: worker_id.to_string(), ..self.workers.config.clone() };
-        Ok(ForkRequest { worker_id, config, descriptors: [theirs, stdout, stderr] })
+        self.workers.labels.insert(
+            worker_id,
+            OutputLabel {
+                open_pipes: 2,
+                ..OutputLabel::default()
+            },
+        );
+        let config = WorkerConfig {
+            worker_id: worker_id.to_string(),
+            ..self.workers.config.clone()
+        };
+        Ok(ForkRequest {
+            worker_id,
+            config,
+            descriptors: [theirs, stdout, stderr],
+        })
     }
 
     /// A worker that never came to be.
@@ -175,10 +209,15 @@ impl Raylet {
     /// The zygote's news.
     pub(crate) fn zygote_event(&mut self, event: ZygoteEvent) {
         match event {
-            ZygoteEvent::Ready { pid, python_version, sparkray_version } => {
+            ZygoteEvent::Ready {
+                pid,
+                python_version,
+                sparkray_version,
+            } => {
                 if sparkray_version != sparkray_common::VERSION {
                     let own = sparkray_common::VERSION;
-                    let cause = format!("their Python package is sparkray {sparkray_version}, this node runs {own}");
+                    let cause =
+                        format!("their Python package is sparkray {sparkray_version}, this node runs {own}");
                     warn!(cause, "no worker can be started");
                     self.workers.gave_up = Some(cause);
                 }
@@ -229,6 +268,9 @@ impl Raylet {
 
     /// SIGCHLD: some children ended.
     pub(crate) fn reap_children(&mut self) {
+        if self.workers.zygote.is_none() {
+            return;
+        }
         for (pid, end) in reap_all() {
             match self.workers.pool.by_pid(pid) {
                 Some(worker) => self.worker_collected(worker, end),
@@ -288,7 +330,9 @@ impl Raylet {
 
     /// Kills a worker at once. Its lease ends now; the rest follows when it was collected.
     pub(crate) fn kill_worker(&mut self, worker: WorkerId) {
-        let Some(entry) = self.workers.pool.get(worker) else { return };
+        let Some(entry) = self.workers.pool.get(worker) else {
+            return;
+        };
         let pid = entry.pid;
         self.workers.pool.ending(worker, Instant::now());
         if let Some(pid) = pid
@@ -300,16 +344,23 @@ impl Raylet {
 
     /// Asks a worker to end, and kills it if it does not.
     pub(crate) fn end_worker(&mut self, worker: WorkerId, reason: &str) {
-        let Some(entry) = self.workers.pool.get(worker) else { return };
-        let message = ExitWorker { reason: reason.to_owned() };
-        self.clients.send(entry.connection, FrameKind::ExitWorker, 0, &message);
+        let Some(entry) = self.workers.pool.get(worker) else {
+            return;
+        };
+        let message = ExitWorker {
+            reason: reason.to_owned(),
+        };
+        self.clients
+            .send(entry.connection, FrameKind::ExitWorker, 0, &message);
         self.workers.pool.ending(worker, Instant::now());
         self.kill_later(worker);
     }
 
     /// A worker is gone for good: everybody who depended on it hears why.
     fn worker_over(&mut self, worker: WorkerId, end: Option<ChildEnd>) {
-        let Some(entry) = self.workers.pool.remove(worker) else { return };
+        let Some(entry) = self.workers.pool.remove(worker) else {
+            return;
+        };
         let pid = entry.pid.unwrap_or(0);
         let how = end.map_or_else(|| "it ended".to_owned(), |end| end.to_string());
         let cause = format!("worker {worker} (pid {pid}) on {}: {how}", self.node.host);
@@ -319,7 +370,12 @@ impl Raylet {
         } else {
             info!(worker_id = %worker, pid, how, "worker ended");
         }
-        if self.workers.labels.get(&worker).is_some_and(|label| label.open_pipes == 0) {
+        if self
+            .workers
+            .labels
+            .get(&worker)
+            .is_some_and(|label| label.open_pipes == 0)
+        {
             self.workers.labels.remove(&worker);
         }
         if let Some(lease_id) = self.leases.lease_of_worker(worker)
@@ -352,7 +408,9 @@ impl Raylet {
 
     /// Lines that a worker wrote go to its job's driver.
     pub(crate) fn worker_output(&mut self, worker: WorkerId, is_stderr: bool, lines: Vec<String>) {
-        let Some(label) = self.workers.labels.get(&worker) else { return };
+        let Some(label) = self.workers.labels.get(&worker) else {
+            return;
+        };
         let Some(job) = label.job else { return };
         let line = |text| LogLine {
             name: label.name.clone(),
@@ -362,7 +420,10 @@ impl Raylet {
             is_stderr,
         };
         let lines = lines.into_iter().map(line).collect();
-        self.send_log(LogBatch { job_id: job.to_vec().into(), lines });
+        self.send_log(LogBatch {
+            job_id: job.to_vec().into(),
+            lines,
+        });
     }
 
     /// A line of the raylet itself for a job's driver.
@@ -374,11 +435,16 @@ impl Raylet {
             text,
             is_stderr: true,
         };
-        self.send_log(LogBatch { job_id: job.to_vec().into(), lines: vec![line] });
+        self.send_log(LogBatch {
+            job_id: job.to_vec().into(),
+            lines: vec![line],
+        });
     }
 
     fn send_log(&self, batch: LogBatch) {
-        let Ok(job) = JobId::from_slice(&batch.job_id) else { return };
+        let Ok(job) = JobId::from_slice(&batch.job_id) else {
+            return;
+        };
         match self.clients.driver_of(job) {
             Some((connection, driver)) if driver.log_to_driver => {
                 self.clients.send(connection, FrameKind::LogBatch, 0, &batch);
@@ -390,7 +456,9 @@ impl Raylet {
 
     /// Lines from other nodes for a driver of this one.
     pub(crate) fn log_from_head(&self, batch: &LogBatch) {
-        let Ok(job) = JobId::from_slice(&batch.job_id) else { return };
+        let Ok(job) = JobId::from_slice(&batch.job_id) else {
+            return;
+        };
         if let Some((connection, driver)) = self.clients.driver_of(job)
             && driver.log_to_driver
         {
@@ -406,12 +474,7 @@ impl Raylet {
             self.kill_worker(worker);
         }
         for worker in self.workers.pool.surplus(now) {
-            // It owns objects perhaps: then it stays until it owns none, without another lease.
-            if let Some(entry) = self.workers.pool.get(worker) {
-                let message = ExitWorker { reason: "idle".to_owned() };
-                self.clients.send(entry.connection, FrameKind::ExitWorker, 0, &message);
-            }
-            self.workers.pool.ending(worker, now);
+            self.end_worker(worker, "idle");
         }
         if self.workers.paused_until.is_some_and(|until| now >= until) {
             self.workers.paused_until = None;
@@ -431,7 +494,9 @@ impl Raylet {
 }
 
 fn kill(pid: u32) {
-    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else { return };
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
     // It may have ended, but it was not collected: the pid is still its own.
     if let Err(error) = rustix::process::kill_process(pid, Signal::KILL) {
         debug!(pid = pid.as_raw_nonzero().get(), %error, "cannot kill a worker");

@@ -57,7 +57,7 @@
 //! The worker's raylet connection is the only thing that it needs to live: when it breaks, the worker exits at once.
 
 /// Largest control message.
-pub const MAX_MESSAGE: usize = 64 * 1024;
+pub(crate) const MAX_MESSAGE: usize = 64 * 1024;
 
 use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
@@ -72,6 +72,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 use sparkray_common::WorkerId;
+use sparkray_rpc::register;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -125,7 +126,11 @@ pub(crate) struct ForkRequest {
 #[derive(Debug)]
 pub(crate) enum ZygoteEvent {
     /// It can fork now.
-    Ready { pid: u32, python_version: String, sparkray_version: String },
+    Ready {
+        pid: u32,
+        python_version: String,
+        sparkray_version: String,
+    },
     /// A worker runs.
     Forked { worker_id: WorkerId, pid: u32 },
     /// A worker could not be made.
@@ -144,9 +149,19 @@ struct ForkMessage<'a> {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 enum ZygoteMessage {
-    Ready { pid: u32, python_version: String, sparkray_version: String },
-    Forked { worker_id: String, pid: u32 },
-    Failed { worker_id: String, error: String },
+    Ready {
+        pid: u32,
+        python_version: String,
+        sparkray_version: String,
+    },
+    Forked {
+        worker_id: String,
+        pid: u32,
+    },
+    Failed {
+        worker_id: String,
+        error: String,
+    },
 }
 
 /// Keeps a zygote alive until `cancel`: starts it, hands it requests, starts another when it ends.
@@ -167,7 +182,14 @@ pub(crate) async fn run_zygote(
             cause = serve_one(&spec, &mut requests, &events, &mut pending) => cause,
         };
         for worker_id in pending {
-            report(&events, ZygoteEvent::Failed { worker_id, error: format!("the zygote ended: {cause}") }).await;
+            report(
+                &events,
+                ZygoteEvent::Failed {
+                    worker_id,
+                    error: format!("the zygote ended: {cause}"),
+                },
+            )
+            .await;
         }
         if started.elapsed() >= WELL_AFTER {
             failures = 0;
@@ -176,12 +198,20 @@ pub(crate) async fn run_zygote(
         failures += 1;
         if failures >= MAX_FAILURES {
             let log = spec.log_dir.join("zygote.log");
-            let cause = format!("{failures} zygotes in a row ended ({cause}); see {}", log.display());
+            let cause = format!(
+                "{failures} zygotes in a row ended ({cause}); see {}",
+                log.display()
+            );
             report(&events, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
             refuse_all(requests, &events, &cancel, cause).await;
             return;
         }
-        warn!(cause, failures, delay_ms = delay.as_millis() as u64, "the zygote ended and is started again");
+        warn!(
+            cause,
+            failures,
+            delay_ms = delay.as_millis() as u64,
+            "the zygote ended and is started again"
+        );
         tokio::select! {
             () = cancel.cancelled() => return,
             () = tokio::time::sleep(delay) => {}
@@ -207,7 +237,14 @@ async fn refuse_all(
             request = requests.recv() => request,
         };
         let Some(request) = request else { return };
-        report(events, ZygoteEvent::Failed { worker_id: request.worker_id, error: cause.clone() }).await;
+        report(
+            events,
+            ZygoteEvent::Failed {
+                worker_id: request.worker_id,
+                error: cause.clone(),
+            },
+        )
+        .await;
     }
 }
 
@@ -227,8 +264,20 @@ async fn serve_one(
     };
     let mut buffer = vec![0; MAX_MESSAGE];
     match tokio::time::timeout(READY_DEADLINE, receive(&control, &mut buffer)).await {
-        Ok(Ok(Some(ZygoteMessage::Ready { pid, python_version, sparkray_version }))) => {
-            report(events, ZygoteEvent::Ready { pid, python_version, sparkray_version }).await;
+        Ok(Ok(Some(ZygoteMessage::Ready {
+            pid,
+            python_version,
+            sparkray_version,
+        }))) => {
+            report(
+                events,
+                ZygoteEvent::Ready {
+                    pid,
+                    python_version,
+                    sparkray_version,
+                },
+            )
+            .await;
         }
         Ok(Ok(Some(_))) => return "it spoke before it was ready".to_owned(),
         Ok(Ok(None)) => return "it ended while it was starting".to_owned(),
@@ -277,7 +326,10 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
-    let log: File = OpenOptions::new().create(true).append(true).open(spec.log_dir.join("zygote.log"))?;
+    let log: File = OpenOptions::new()
+        .create(true)
+        .append(true)
+        .open(spec.log_dir.join("zygote.log"))?;
     let mut command = Command::new(&spec.python);
     command
         .args(["-m", "sparkray._private.zygote"])
@@ -289,12 +341,14 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
         .stderr(Stdio::from(log));
     // Reaped with all other children when SIGCHLD comes.
     let child = command.spawn()?;
-    Ok((child.id(), AsyncFd::with_interest(ours, Interest::READABLE | Interest::WRITABLE)?))
+    Ok((child.id(), register(ours)?))
 }
 
 async fn receive(control: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Result<Option<ZygoteMessage>, String> {
     let outcome = control
-        .async_io(Interest::READABLE, |fd| Ok(rustix::net::recv(fd, &mut *buffer, RecvFlags::empty())?.0))
+        .async_io(Interest::READABLE, |fd| {
+            Ok(rustix::net::recv(fd, &mut *buffer, RecvFlags::empty())?.0)
+        })
         .await;
     let len = match outcome {
         Ok(0) => return Ok(None),
@@ -302,12 +356,17 @@ async fn receive(control: &AsyncFd<OwnedFd>, buffer: &mut [u8]) -> Result<Option
         Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
         Err(error) => return Err(format!("cannot read from it: {error}")),
     };
-    serde_json::from_slice(&buffer[..len]).map(Some).map_err(|error| format!("it sent a message that is not understood: {error}"))
+    serde_json::from_slice(&buffer[..len])
+        .map(Some)
+        .map_err(|error| format!("it sent a message that is not understood: {error}"))
 }
 
 async fn send(control: &AsyncFd<OwnedFd>, request: &ForkRequest) -> std::io::Result<()> {
-    let message =
-        ForkMessage { kind: "fork", worker_id: request.worker_id.to_string(), config: &request.config };
+    let message = ForkMessage {
+        kind: "fork",
+        worker_id: request.worker_id.to_string(),
+        config: &request.config,
+    };
     let bytes = serde_json::to_vec(&message)?;
     let descriptors = request.descriptors.each_ref().map(AsFd::as_fd);
     control

@@ -29,7 +29,7 @@ pub use handshake::{
     Target,
 };
 pub use socket::{
-    Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors,
+    Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors, register,
     send_with_descriptor, take_socket_error,
 };
 pub use tonic_bridge::{TonicSocket, tonic_channel, tonic_incoming};

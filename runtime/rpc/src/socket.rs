@@ -65,9 +65,9 @@ pub fn connect_nonblocking(endpoint: &Endpoint) -> io::Result<OwnedFd> {
     }
 }
 
-/// Hands a non-blocking socket to tokio.
+/// Hands a non-blocking socket, or another descriptor that can be polled, to tokio.
 #[allow(unsafe_code)]
-pub(crate) fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn register(socket: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the `AsyncFd` owns the descriptor, and nothing of ours replaces an `OwnedFd`'s descriptor.
     unsafe { AsyncFd::register(socket) }.map_err(io::Error::from)
 }

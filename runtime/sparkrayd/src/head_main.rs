@@ -11,7 +11,9 @@ pub(crate) fn run() -> anyhow::Result<()> {
         |config: &HeadConfig| config.parent_pid,
         async |config, cancel| {
             let ready = process::announcer(&cancel);
-            sparkray_gcs::run(config, ready, cancel).await.context("the head failed")
+            sparkray_gcs::run(config, ready, cancel)
+                .await
+                .context("the head failed")
         },
     )
 }

@@ -20,8 +20,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
@@ -74,11 +74,13 @@ where
 pub(crate) fn announcer<R: Serialize>(cancel: &CancellationToken) -> impl FnOnce(R) + use<R> {
     let cancel = cancel.clone();
     move |ready| {
-        let written = serde_json::to_string(&ready).map_err(io::Error::from).and_then(|line| {
-            let mut stdout = io::stdout().lock();
-            writeln!(stdout, "{line}")?;
-            stdout.flush()
-        });
+        let written = serde_json::to_string(&ready)
+            .map_err(io::Error::from)
+            .and_then(|line| {
+                let mut stdout = io::stdout().lock();
+                writeln!(stdout, "{line}")?;
+                stdout.flush()
+            });
         if let Err(error) = written {
             tracing::error!(%error, "cannot tell the parent that this process is ready");
             cancel.cancel();
@@ -86,17 +88,23 @@ pub(crate) fn announcer<R: Serialize>(cancel: &CancellationToken) -> impl FnOnce
     }
 }
 
-#[allow(unsafe_code, reason = "closing a descriptor by its number has no safe interface")]
+#[allow(
+    unsafe_code,
+    reason = "closing a descriptor by its number has no safe interface"
+)]
 fn close_inherited_descriptors() -> io::Result<()> {
     let mut inherited = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
-        let number = entry?.file_name().to_str().and_then(|name| name.parse::<i32>().ok());
+        let number = entry?
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse::<i32>().ok());
         inherited.extend(number.filter(|number| *number > 2));
     }
     for number in inherited {
         // SAFETY: this is the process's only thread and nothing has been opened yet, so nobody owns the descriptor.
-        // The listing's own one is closed already, which is refused and changes nothing.
-        let _ = unsafe { rustix::io::try_close(number) };
+        // The listing's own one is closed already: the kernel refuses that and nothing changes.
+        unsafe { rustix::io::close(number) };
     }
     Ok(())
 }
@@ -146,13 +154,19 @@ fn read_line(input: BorrowedFd<'_>, deadline: Instant) -> anyhow::Result<Vec<u8>
             Err(Errno::INTR | Errno::AGAIN) => continue,
             Err(error) => return Err(error).context("cannot read the configuration from standard input"),
         };
-        ensure!(read > 0, "standard input was closed before the configuration's end: one line of JSON was expected");
+        ensure!(
+            read > 0,
+            "standard input was closed before the configuration's end: one line of JSON was expected"
+        );
         if let Some(end) = buffer[..read].iter().position(|byte| *byte == b'\n') {
             line.extend_from_slice(&buffer[..end]);
             return Ok(line);
         }
         line.extend_from_slice(&buffer[..read]);
-        ensure!(line.len() <= MAX_CONFIG_BYTES, "the configuration on standard input is longer than 1 MiB");
+        ensure!(
+            line.len() <= MAX_CONFIG_BYTES,
+            "the configuration on standard input is longer than 1 MiB"
+        );
     }
 }
 
@@ -174,22 +188,21 @@ impl Signals {
     }
 }
 
-fn watch_leash() -> anyhow::Result<AsyncFd<io::Stdin>> {
-    let stdin = io::stdin();
-    rustix::io::ioctl_fionbio(&stdin, true).context("cannot watch standard input")?;
-    AsyncFd::with_interest(stdin, Interest::READABLE)
-        .context("standard input must be a pipe that the parent holds open, not a file")
+fn watch_leash() -> anyhow::Result<pipe::Receiver> {
+    let stdin = io::stdin()
+        .as_fd()
+        .try_clone_to_owned()
+        .context("cannot watch standard input")?;
+    pipe::Receiver::from_owned_fd(stdin).context("standard input must be a pipe that the parent holds open")
 }
 
 /// Ends when the parent has closed the leash. What it writes after the configuration is not read by anybody.
-async fn leash_closed(leash: AsyncFd<io::Stdin>) {
+async fn leash_closed(mut leash: pipe::Receiver) {
     let mut ignored = [0; 256];
     loop {
-        let read = leash.async_io(Interest::READABLE, |stdin| Ok(rustix::io::read(stdin, &mut ignored)?)).await;
-        match read {
+        match leash.read(&mut ignored).await {
             Ok(0) => return,
             Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => {
                 tracing::error!(%error, "cannot read standard input: treated as closed");
                 return;
@@ -200,7 +213,7 @@ async fn leash_closed(leash: AsyncFd<io::Stdin>) {
 
 /// Waits for the order to end, passes it on, and gives up on what does not obey.
 async fn end_on_order(
-    leash: AsyncFd<io::Stdin>,
+    leash: pipe::Receiver,
     mut signals: Signals,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {

@@ -1,5 +1,6 @@
 //! `sparkrayd raylet`.
 
+use anyhow::Context;
 use sparkray_common::RayletConfig;
 
 use crate::process;
@@ -8,6 +9,11 @@ use crate::process;
 pub(crate) fn run() -> anyhow::Result<()> {
     process::run(
         |config: &RayletConfig| config.parent_pid,
-        async |_config, _cancel| anyhow::bail!("this build of sparkrayd has no raylet"),
+        async |config, cancel| {
+            let ready = process::announcer(&cancel);
+            sparkray_raylet::run(config, ready, cancel)
+                .await
+                .context("the raylet failed")
+        },
     )
 }

@@ -1,7 +1,10 @@
 //! What a native method may fail with; Java sees `org.sparkray.SparkRayException` with the code and the message.
 
 use sparkray_common::ErrorCode;
+use sparkray_object_store::StoreError;
 use sparkray_supervisor::SupervisorError;
+
+use crate::columns::ColumnError;
 
 /// A failure of a native method.
 #[derive(Debug, thiserror::Error)]
@@ -12,6 +15,9 @@ pub enum NativeError {
     /// A failure of the manager.
     #[error(transparent)]
     Supervisor(#[from] SupervisorError),
+    /// A failure of the object store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
     /// Text from Java that is not the JSON that was agreed on.
     #[error("cannot read JSON from Java: {0}")]
     Json(#[from] serde_json::Error),
@@ -39,8 +45,15 @@ impl NativeError {
         match self {
             Self::Jni(_) => ErrorCode::Internal,
             Self::Supervisor(error) => error.code(),
+            Self::Store(error) => error.code(),
             Self::Json(_) => ErrorCode::InvalidArgument,
             Self::Refused { code, .. } => *code,
         }
+    }
+}
+
+impl From<ColumnError> for NativeError {
+    fn from(error: ColumnError) -> Self {
+        Self::refused(error.code(), error.to_string())
     }
 }

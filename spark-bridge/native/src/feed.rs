@@ -98,6 +98,10 @@ impl PartitionFeed {
         if self.builder.rows() > 0 || (even_if_empty && self.blocks.is_empty()) {
             self.write_block()?;
         }
+        // Seals are one-way: the owner must not adopt blocks before the store has seen them.
+        if let Some(index) = self.blocks.len().checked_sub(1) {
+            self.store.confirm(ObjectId::for_result(self.task, index as u32))?;
+        }
         let report = FeedReport { partition: self.partition, attempt: self.attempt, blocks: &self.blocks };
         Ok(serde_json::to_string(&report)?)
     }
@@ -126,7 +130,7 @@ fn open(
 
 /// Begins the blocks of one partition; returns their key.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     request: JString<'local>,
@@ -144,7 +148,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>(
 
 /// Adds staged rows; writes blocks that are full.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_feedAppend<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedAppend<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
@@ -168,7 +172,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_feedAppend<'local>(
 
 /// Writes the last block and lists all blocks in JSON.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_feedFinish<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedFinish<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
@@ -182,7 +186,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_feedFinish<'local>(
 
 /// Frees what the feed holds; a second call does nothing.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_feedClose<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedClose<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,

@@ -4,7 +4,7 @@ use std::any::Any;
 use std::sync::OnceLock;
 
 use jni::errors::ErrorPolicy;
-use jni::objects::{JClass, JThrowable, JValue};
+use jni::objects::{JClass, JString, JThrowable, JValue};
 use jni::refs::Global;
 use jni::{Env, EnvUnowned, jni_sig, jni_str};
 use sparkray_common::ErrorCode;
@@ -30,6 +30,11 @@ pub fn guard<'local, T: Default>(
     body: impl FnOnce(&mut Env<'local>) -> Result<T, NativeError>,
 ) -> T {
     env.with_env(body).resolve::<Throw>()
+}
+
+/// A string argument.
+pub(crate) fn text(env: &Env<'_>, argument: &JString<'_>) -> Result<String, NativeError> {
+    Ok(argument.try_to_string(env)?)
 }
 
 struct Throw;

@@ -5,9 +5,12 @@
 
 mod columns;
 pub mod error;
+mod feed;
 pub mod guard;
 pub mod handles;
 mod manager;
+mod store_access;
+mod table;
 
 use std::ffi::c_void;
 

@@ -2,19 +2,14 @@
 
 use jni::objects::{JClass, JString};
 use jni::sys::{jboolean, jlong};
-use jni::{Env, EnvUnowned};
+use jni::EnvUnowned;
 use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager, InitRequest};
 
-use crate::error::NativeError;
-use crate::guard::guard;
+use crate::guard::{guard, text};
 use crate::handles::Handles;
 
 static DRIVERS: Handles<DriverManager> = Handles::new("driver manager");
 static EXECUTORS: Handles<ExecutorManager> = Handles::new("executor manager");
-
-fn text(env: &Env<'_>, argument: &JString<'_>) -> Result<String, NativeError> {
-    Ok(argument.try_to_string(env)?)
-}
 
 /// The version of this library.
 #[unsafe(no_mangle)]

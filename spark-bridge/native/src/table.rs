@@ -125,7 +125,7 @@ fn whole_value(object: ReadableObject) -> Result<Buffer, NativeError> {
 
 /// Gets a block into this node's store, maps it and returns its key.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     description: JString<'local>,
@@ -138,7 +138,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
 
 /// The schema of a block as `StructType.json()`.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_tableSchema<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableSchema<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
@@ -151,7 +151,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_tableSchema<'local>(
 
 /// Fixes which columns are read.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_tableProject<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableProject<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
@@ -167,7 +167,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_tableProject<'local>(
 
 /// Addresses of the next batch; null at the end.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_tableNext<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableNext<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
@@ -186,7 +186,7 @@ pub extern "system" fn Java_org_sparkray_data_DataNative_tableNext<'local>(
 
 /// Unmaps the block and frees what was cast; a second call does nothing.
 #[unsafe(no_mangle)]
-pub extern "system" fn Java_org_sparkray_data_DataNative_tableClose<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableClose<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,

@@ -316,6 +316,7 @@ class ActorHandle:
         return hash(self._ref.actor_id())
 
     def __reduce__(self) -> tuple[Callable[..., ActorHandle], tuple[bytes, bytes]]:
+        self._ref.escape()
         return _handle_from_pickle, (self._ref.actor_id(), self._metadata)
 
 

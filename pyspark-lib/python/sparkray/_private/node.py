@@ -8,10 +8,11 @@ import secrets
 import sys
 import sysconfig
 import threading
+import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparkray._private import units
+from sparkray._private import process, units
 from sparkray._private.session import Session
 from sparkray._private.worker import Connection
 
@@ -41,6 +42,7 @@ class LocalCluster:
         self.head_epoch = 1
         self._binary = daemon_path()
         self._processes = _native.LocalProcesses()
+        _clusters.add(self)
         self._lock = threading.Lock()
         self.nodes: list[LocalNode] = []
         self._stopped = False
@@ -171,6 +173,19 @@ class LocalCluster:
             self.session.remove()
 
 
+_clusters: weakref.WeakSet[LocalCluster] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    """The processes belong to the parent: the end of this child must not end them."""
+    for cluster in list(_clusters):
+        process.never_free(cluster._processes)
+        cluster._stopped = True
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def machine_cpus() -> int:
     """CPUs that this process may run on."""
     return len(os.sched_getaffinity(0))
@@ -197,6 +212,4 @@ def worker_environment() -> dict[str, str]:
         if path in standard or path.endswith(".zip") or path in search or not os.path.isdir(path):
             continue
         search.append(path)
-    environment = {"PYTHONPATH": os.pathsep.join(search)} if search else {}
-    environment["PYTHONUNBUFFERED"] = "1"
-    return environment
+    return {"PYTHONPATH": os.pathsep.join(search)} if search else {}

@@ -16,6 +16,11 @@ def set_parent_death_signal(signal_number: int) -> None:
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
 
 
+def never_free(thing: object) -> None:
+    """Keeps an object beyond the end of the interpreter: for a forked child, to which it does not belong."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
 def pidfd_of_self() -> int | None:
     """A descriptor that becomes readable when this process ends; None where the kernel has no such thing."""
     opener = getattr(os, "pidfd_open", None)

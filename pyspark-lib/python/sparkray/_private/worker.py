@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparkray import exceptions
+from sparkray._private import process
 
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker, ObjectRef
@@ -44,8 +45,6 @@ class _State:
         self.why_not = _NEVER_STARTED
         # Called once at shutdown, after the core worker is closed: ends what `init` started.
         self.on_shutdown: Callable[[], None] | None = None
-        # Connections of a parent process; never touched, never freed.
-        self.left_to_parent: list[Any] = []
 
 
 state = _State()
@@ -53,7 +52,7 @@ state = _State()
 
 def _after_fork_in_child() -> None:
     if state.core is not None:
-        state.left_to_parent.append((state.core, state.on_shutdown))
+        process.never_free(state.core)
         state.core = None
         state.on_shutdown = None
         state.why_not = _FORKED

@@ -28,16 +28,16 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
 
     reseed_generators()
     _native.after_fork_in_child()
-    # Tasks import what they like: from now on threads are allowed. Modules of the driver's directory come first, as
-    # in a script.
-    if "" not in sys.path:
-        sys.path.insert(0, "")
     core = _native.CoreWorker.connect_worker(connection, raylet_pid, {**config, "python_version": python_version()})
     state.core = core
     state.is_driver = False
     state.why_not = "this worker is about to end"
     core.run_worker(Hooks(core))
     return 0
+
+
+# What the runtime context tells about an actor.
+_ACTOR_FACTS = ("actor_id", "name", "namespace", "incarnation", "resources", "handle_metadata")
 
 
 class _ConstructorFailed(Exception):
@@ -75,7 +75,7 @@ class Hooks:
         plain_class = serialization.load_definition(spec["class_blob"])
         actor_class = _with_runtime_methods(plain_class)
         actor_info.clear()
-        actor_info.update({key: spec[key] for key in ("actor_id", "name", "namespace", "incarnation") if key in spec})
+        actor_info.update({key: spec[key] for key in _ACTOR_FACTS if key in spec})
         state.namespace = spec.get("namespace") or state.namespace
         try:
             instance: object = actor_class(*spec.get("args", ()), **spec.get("kwargs", {}))

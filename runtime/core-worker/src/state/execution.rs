@@ -54,6 +54,13 @@ pub struct IncomingTask {
     pub(crate) started: u64,
 }
 
+impl IncomingTask {
+    /// Whether arguments were given as references.
+    pub fn has_references(&self) -> bool {
+        !self.references.is_empty()
+    }
+}
+
 /// An actor to become.
 #[derive(Debug)]
 pub struct CreateActorWork {
@@ -93,6 +100,8 @@ pub(crate) struct ExecutionState {
     running_since: Option<u64>,
     /// This process is to end.
     pub(crate) exit: bool,
+    /// Somebody wants to hear of each arrival.
+    pub(super) announce: bool,
 }
 
 impl ExecutionState {
@@ -243,6 +252,10 @@ impl State {
             correlation,
         };
         self.execution.ready.push_back(Work::CreateActor(Box::new(work)));
+    }
+
+    pub(crate) fn announce_work(&mut self) {
+        self.execution.announce = true;
     }
 
     /// The next call to run.

@@ -70,6 +70,8 @@ pub enum Notice {
     Log(Vec<proto::LogLine>),
     /// Objects whose resolution was watched.
     Resolved(Vec<u64>),
+    /// Calls arrived, or this worker is to end; only after `announce_work`.
+    Work,
 }
 
 /// Result of a request that one thread waits for.
@@ -410,6 +412,9 @@ impl State {
 
     /// Moves finished watches to the outbox.
     pub(crate) fn collect_notices(&mut self) {
+        if self.execution.announce && (self.execution.has_work() || self.execution.exit) {
+            self.outbox.push(Effect::Notify(Notice::Work));
+        }
         if !self.resolved_watchers.is_empty() {
             let resolved = std::mem::take(&mut self.resolved_watchers);
             self.outbox.push(Effect::Notify(Notice::Resolved(resolved)));

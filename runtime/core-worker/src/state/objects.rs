@@ -4,7 +4,7 @@ use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, ValueFormat, ValueHeader, WorkerAddress};
+use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, Failure, FrameKind, location_of};
 use sparkray_rpc::Frame;
 use tracing::debug;
@@ -92,11 +92,6 @@ impl Object {
     pub(crate) fn refs(&self) -> u32 {
         self.refs
     }
-}
-
-/// Whether a whole value is an error.
-pub(crate) fn is_error_value(value: &[u8]) -> bool {
-    ValueHeader::read(value).is_ok_and(|header| header.format == ValueFormat::Error)
 }
 
 impl State {

@@ -34,7 +34,10 @@ fn an_actor_is_placed_comes_alive_and_its_watchers_are_told() {
     assert_eq!(alive[0].pid, 42);
     assert_eq!(cluster.record(1).handle_metadata, "metadata");
 
-    cluster.say(cluster.driver_node, FromNode::UnwatchActor(actor_id(1).to_vec().into()));
+    cluster.say(
+        cluster.driver_node,
+        FromNode::UnwatchActor(actor_id(1).to_vec().into()),
+    );
     cluster.kill(1, true).unwrap();
     assert!(updates(&cluster.inbox(cluster.driver_node)).is_empty());
 }
@@ -46,7 +49,9 @@ fn registering_twice_changes_nothing() {
     assert!(cluster.placement(1).is_some());
     cluster.register(cluster.spec(1, 1.0)).unwrap();
     assert!(cluster.placement(1).is_none());
-    let Ok(Reply::Actors(list)) = cluster.request(Request::ListActors(ListActors {})) else { panic!("no list") };
+    let Ok(Reply::Actors(list)) = cluster.request(Request::ListActors(ListActors {})) else {
+        panic!("no list")
+    };
     assert_eq!(list.actors.len(), 1);
 }
 
@@ -62,16 +67,29 @@ fn a_name_is_unique_in_its_namespace_and_free_again_after_death() {
     cluster.register(named(&cluster, 1, "")).unwrap();
     let failure = cluster.register(named(&cluster, 2, "space")).unwrap_err();
     assert_eq!(failure.error_code(), ErrorCode::AlreadyExists);
-    assert!(failure.message.contains("'server'") && failure.message.contains("'space'"), "{}", failure.message);
+    assert!(
+        failure.message.contains("'server'") && failure.message.contains("'space'"),
+        "{}",
+        failure.message
+    );
     cluster.register(named(&cluster, 3, "elsewhere")).unwrap();
 
     let by_name = |namespace: &str| {
-        let request = GetActor { name: "server".to_owned(), namespace: namespace.to_owned(), ..GetActor::default() };
+        let request = GetActor {
+            name: "server".to_owned(),
+            namespace: namespace.to_owned(),
+            ..GetActor::default()
+        };
         Request::GetActor(request)
     };
-    let Ok(Reply::Actor(record)) = cluster.request(by_name("space")) else { panic!("not found") };
+    let Ok(Reply::Actor(record)) = cluster.request(by_name("space")) else {
+        panic!("not found")
+    };
     assert_eq!(record.state.unwrap().actor_id, actor_id(1).to_vec());
-    assert_eq!((record.name.as_str(), record.namespace.as_str()), ("server", "space"));
+    assert_eq!(
+        (record.name.as_str(), record.namespace.as_str()),
+        ("server", "space")
+    );
 
     cluster.kill(1, true).unwrap();
     assert_eq!(code(cluster.request(by_name("space"))), ErrorCode::NotFound);
@@ -100,7 +118,10 @@ fn bad_specifications_are_refused_with_nothing_left_behind() {
     let mut spec = cluster.spec(1, 1.0);
     spec.name = "n".to_owned();
     cluster.register(spec).unwrap();
-    assert_eq!(code(cluster.request(Request::GetActor(GetActor::default()))), ErrorCode::NotFound);
+    assert_eq!(
+        code(cluster.request(Request::GetActor(GetActor::default()))),
+        ErrorCode::NotFound
+    );
     assert_eq!(code(cluster.kill(77, true)), ErrorCode::NotFound);
 }
 
@@ -123,7 +144,11 @@ fn two_placements_in_a_row_do_not_pick_the_same_node_blindly() {
     cluster.tell(node_id(2), 2, 0, Outcome::Alive((&worker(node_id(2), 5)).into()));
     cluster.tell(node_id(2), 4, 0, Outcome::Alive((&worker(node_id(2), 6)).into()));
     cluster.report_resources(node_id(2), 2.0);
-    assert_eq!(cluster.state.nodes.candidates()[1].available.get("CPU"), 2.0, "they gave their resources back");
+    assert_eq!(
+        cluster.state.nodes.candidates()[1].available.get("CPU"),
+        2.0,
+        "they gave their resources back"
+    );
 }
 
 #[test]
@@ -145,7 +170,11 @@ fn a_refused_actor_is_placed_elsewhere_at_once_and_does_not_spin() {
     cluster.register(cluster.spec(1, 1.0)).unwrap();
     assert_eq!(cluster.placement(1), Some((node_id(1), 0)));
     cluster.tell(node_id(1), 1, 0, Outcome::Rejected("full".to_owned()));
-    assert_eq!(cluster.placement(1), Some((node_id(2), 0)), "the other one has room");
+    assert_eq!(
+        cluster.placement(1),
+        Some((node_id(2), 0)),
+        "the other one has room"
+    );
     cluster.tell(node_id(2), 1, 0, Outcome::Rejected("full".to_owned()));
     assert_eq!(cluster.placement(1), None, "both have just refused");
     assert_eq!(cluster.actor_state(1), ActorState::Pending);
@@ -168,12 +197,19 @@ fn a_busy_cluster_gets_a_few_actors_to_ask_for_idle_leases_and_the_rest_wait() {
     for number in 1..=20 {
         cluster.register(cluster.spec(number, 1.0)).unwrap();
     }
-    let sent = cluster.inbox(node_id(1)).into_iter().filter(|message| matches!(message, Message::PlaceActor(_)));
+    let sent = cluster
+        .inbox(node_id(1))
+        .into_iter()
+        .filter(|message| matches!(message, Message::PlaceActor(_)));
     assert_eq!(sent.count(), 8);
     for number in 1..=8 {
         cluster.tell(node_id(1), number, 0, Outcome::Rejected("full".to_owned()));
     }
-    assert_eq!(cluster.inbox(node_id(1)).len(), 8, "others take the places of those that were refused");
+    assert_eq!(
+        cluster.inbox(node_id(1)).len(),
+        8,
+        "others take the places of those that were refused"
+    );
     cluster.now += Duration::from_secs(1);
     cluster.report_resources(node_id(1), 1.0);
     assert_eq!(cluster.inbox(node_id(1)).len(), 1, "there is room for one");
@@ -195,7 +231,11 @@ fn an_infeasible_actor_is_reported_to_its_driver_and_placed_when_a_node_joins() 
         })
         .collect();
     assert_eq!(lines.len(), 1, "once");
-    assert!(lines[0].contains("CPU: needs 8, the largest node has 2"), "{}", lines[0]);
+    assert!(
+        lines[0].contains("CPU: needs 8, the largest node has 2"),
+        "{}",
+        lines[0]
+    );
     cluster.attach(node_id(2), 8.0).unwrap();
     assert_eq!(cluster.placement(1), Some((node_id(2), 0)));
 }
@@ -230,7 +270,10 @@ fn watching_an_unknown_actor_says_dead_and_a_late_registration_is_told() {
     assert_eq!(update.state(), ActorState::Dead);
     assert!(update.cause.contains("not known"), "{}", update.cause);
     cluster.register(cluster.spec(1, 1.0)).unwrap();
-    assert_eq!(updates(&cluster.inbox(node_id(1)))[0].state(), ActorState::Pending);
+    assert_eq!(
+        updates(&cluster.inbox(node_id(1)))[0].state(),
+        ActorState::Pending
+    );
     cluster.say(node_id(1), FromNode::UnwatchActor(actor_id(9).to_vec().into()));
 }
 
@@ -241,7 +284,12 @@ fn a_dead_actor_keeps_its_cause_but_not_its_class() {
     cluster.kill(1, true).unwrap();
     assert_eq!(kills(&cluster.inbox(node)), [(actor_id(1), 0)]);
     assert!(cluster.update(1).cause.contains("kill()"));
-    assert!(cluster.state.actors.actors[&actor_id(1)].spec.class_blob.is_empty());
+    assert!(
+        cluster.state.actors.actors[&actor_id(1)]
+            .spec
+            .class_blob
+            .is_empty()
+    );
     cluster.kill(1, true).unwrap();
     assert!(cluster.inbox(node).is_empty(), "once");
 }

@@ -11,7 +11,10 @@ use sparkray_proto::{ActorSpec, ActorState, FinishJob};
 use super::{Cluster, actor_id, code, kills, node_id, updates, worker};
 
 fn restartable(cluster: &Cluster, number: u8, max_restarts: i32) -> ActorSpec {
-    ActorSpec { max_restarts, ..cluster.spec(number, 1.0) }
+    ActorSpec {
+        max_restarts,
+        ..cluster.spec(number, 1.0)
+    }
 }
 
 fn died() -> Outcome {
@@ -31,7 +34,10 @@ fn an_actor_is_restarted_as_often_as_it_may_and_then_dead() {
     for incarnation in 0..2 {
         cluster.tell(node, 1, incarnation, died());
         let update = updates(&cluster.inbox(cluster.driver_node)).pop().unwrap();
-        assert_eq!((update.state(), update.incarnation), (ActorState::Restarting, incarnation + 1));
+        assert_eq!(
+            (update.state(), update.incarnation),
+            (ActorState::Restarting, incarnation + 1)
+        );
         assert_eq!(cluster.placement(1), Some((node, incarnation + 1)));
         cluster.tell(node, 1, incarnation + 1, alive_on(node, 10 + incarnation as u8));
         cluster.inboxes.clear();
@@ -39,7 +45,11 @@ fn an_actor_is_restarted_as_often_as_it_may_and_then_dead() {
     cluster.tell(node, 1, 2, died());
     let update = cluster.update(1);
     assert_eq!(update.state(), ActorState::Dead);
-    assert!(update.cause.contains("signal 9") && update.cause.contains("2 times"), "{}", update.cause);
+    assert!(
+        update.cause.contains("signal 9") && update.cause.contains("2 times"),
+        "{}",
+        update.cause
+    );
 }
 
 #[test]
@@ -62,7 +72,10 @@ fn a_constructor_that_raised_and_an_exit_are_final() {
     cluster.register(restartable(&cluster, 1, -1)).unwrap();
     cluster.tell(node_id(1), 1, 0, Outcome::ConstructorError("pickled".into()));
     let update = cluster.update(1);
-    assert_eq!((update.state(), &update.constructor_error[..]), (ActorState::Dead, &b"pickled"[..]));
+    assert_eq!(
+        (update.state(), &update.constructor_error[..]),
+        (ActorState::Dead, &b"pickled"[..])
+    );
 
     let node = cluster.alive(restartable(&cluster, 2, -1), 5);
     cluster.tell(node, 2, 0, Outcome::Exited("it called exit_actor()".to_owned()));
@@ -89,7 +102,10 @@ fn a_report_of_an_old_incarnation_is_ignored_and_its_worker_killed() {
     cluster.inboxes.clear();
     cluster.tell(node_id(2), 1, 1, alive_on(node_id(2), 7));
     cluster.tell(node_id(2), 99, 0, alive_on(node_id(2), 8));
-    assert_eq!(kills(&cluster.inbox(node_id(2))), [(actor_id(1), 1), (actor_id(99), 0)]);
+    assert_eq!(
+        kills(&cluster.inbox(node_id(2))),
+        [(actor_id(1), 1), (actor_id(99), 0)]
+    );
 }
 
 #[test]
@@ -114,7 +130,11 @@ fn a_nodes_death_restarts_its_actors_elsewhere() {
     cluster.collect();
     assert_eq!(cluster.placement(1), Some((node_id(2), 1)));
     let update = cluster.update(2);
-    assert_eq!(update.state(), ActorState::Dead, "it may not be restarted, and may have run");
+    assert_eq!(
+        update.state(),
+        ActorState::Dead,
+        "it may not be restarted, and may have run"
+    );
     assert!(update.cause.contains("connection broke"), "{}", update.cause);
     cluster.state.detach(cluster.now, node_id(1), "again");
     assert!(cluster.state.take_effects().is_empty());
@@ -133,7 +153,11 @@ fn killing_with_restart_waits_for_the_end_of_the_old_process() {
     cluster.pass_alive(Duration::from_millis(500), &[node_id(1), node_id(2)]);
     assert_eq!(cluster.placement(1), None, "the old process may still run");
     cluster.kill(1, false).unwrap();
-    assert_eq!(cluster.update(1).incarnation, 1, "the second kill changes nothing");
+    assert_eq!(
+        cluster.update(1).incarnation,
+        1,
+        "the second kill changes nothing"
+    );
     cluster.tell(node, 1, 0, died());
     assert_eq!(cluster.placement(1).unwrap().1, 1);
     cluster.kill(1, false).unwrap();
@@ -149,7 +173,11 @@ fn a_kill_that_nobody_confirms_is_repeated_and_then_believed() {
     cluster.pass_alive(Duration::from_millis(5100), &[node]);
     let inbox = cluster.inbox(node);
     assert_eq!(kills(&inbox), [(actor_id(1), 0)]);
-    assert!(inbox.iter().any(|message| matches!(message, Message::PlaceActor(place) if place.incarnation == 1)));
+    assert!(
+        inbox
+            .iter()
+            .any(|message| matches!(message, Message::PlaceActor(place) if place.incarnation == 1))
+    );
 }
 
 #[test]
@@ -218,7 +246,9 @@ fn a_job_ends_with_its_driver_or_when_it_says_so_and_takes_its_actors_along() {
     let ends: [fn(&mut Cluster); 3] = [
         |cluster| cluster.worker_dies(&cluster.driver.clone()),
         |cluster| {
-            let finish = FinishJob { job_id: cluster.job.to_vec().into() };
+            let finish = FinishJob {
+                job_id: cluster.job.to_vec().into(),
+            };
             cluster.request(Request::FinishJob(finish)).unwrap();
         },
         |cluster| {
@@ -240,7 +270,10 @@ fn a_job_ends_with_its_driver_or_when_it_says_so_and_takes_its_actors_along() {
         assert_eq!(inbox.iter().filter(finished).count(), 1);
         assert_eq!(cluster.actor_state(1), ActorState::Dead);
         assert_eq!(cluster.actor_state(2), ActorState::Alive);
-        assert_eq!(code(cluster.register(cluster.spec(3, 1.0))), ErrorCode::NotRunning);
+        assert_eq!(
+            code(cluster.register(cluster.spec(3, 1.0))),
+            ErrorCode::NotRunning
+        );
     }
 }
 
@@ -249,11 +282,31 @@ fn a_job_is_registered_once_and_only_by_a_driver_that_lives() {
     let mut cluster = Cluster::with_nodes(&[1.0]);
     let driver = cluster.driver.clone();
     cluster.register_job(cluster.job, &driver).unwrap();
-    assert_eq!(code(cluster.register_job(cluster.job, &worker(node_id(1), 9))), ErrorCode::AlreadyExists);
-    assert_eq!(code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(9), 9))), ErrorCode::Stale);
+    assert_eq!(
+        code(cluster.register_job(cluster.job, &worker(node_id(1), 9))),
+        ErrorCode::AlreadyExists
+    );
+    assert_eq!(
+        code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(9), 9))),
+        ErrorCode::Stale
+    );
     cluster.worker_dies(&worker(node_id(1), 9));
-    assert_eq!(code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(1), 9))), ErrorCode::Stale);
-    cluster.request(Request::FinishJob(FinishJob { job_id: cluster.job.to_vec().into() })).unwrap();
-    cluster.request(Request::FinishJob(FinishJob { job_id: cluster.job.to_vec().into() })).unwrap();
-    assert_eq!(code(cluster.register_job(cluster.job, &driver)), ErrorCode::NotRunning);
+    assert_eq!(
+        code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(1), 9))),
+        ErrorCode::Stale
+    );
+    cluster
+        .request(Request::FinishJob(FinishJob {
+            job_id: cluster.job.to_vec().into(),
+        }))
+        .unwrap();
+    cluster
+        .request(Request::FinishJob(FinishJob {
+            job_id: cluster.job.to_vec().into(),
+        }))
+        .unwrap();
+    assert_eq!(
+        code(cluster.register_job(cluster.job, &driver)),
+        ErrorCode::NotRunning
+    );
 }

@@ -1,4 +1,5 @@
 //! Tests of the state: events in, replies and effects out.
+#![allow(clippy::float_cmp, reason = "amounts are whole numbers of CPUs")]
 
 mod actors;
 mod lifetimes;
@@ -15,8 +16,9 @@ use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor, HeadReply, HeadRequest, KillActor,
-    NodeMessage, RegisterActor, RegisterJob, RegisterNode, ResourceReport, Resources, WatchActorOnNode, WorkerDeath,
+    ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor, HeadReply, HeadRequest,
+    KillActor, NodeMessage, RegisterActor, RegisterJob, RegisterNode, ResourceReport, Resources,
+    WatchActorOnNode, WorkerDeath,
 };
 
 use crate::effects::Effect;
@@ -45,11 +47,17 @@ fn actor_id(number: u8) -> ActorId {
 }
 
 fn worker(node: NodeId, number: u8) -> WorkerAddress {
-    WorkerAddress { node_id: node, worker_id: WorkerId::from_array([number; 16]), node_address: "host:1".to_owned() }
+    WorkerAddress {
+        node_id: node,
+        worker_id: WorkerId::from_array([number; 16]),
+        node_address: "host:1".to_owned(),
+    }
 }
 
 fn cpus(amount: f64) -> Resources {
-    Resources { units: HashMap::from([("CPU".to_owned(), amount)]) }
+    Resources {
+        units: HashMap::from([("CPU".to_owned(), amount)]),
+    }
 }
 
 fn register_node(id: NodeId, cpu: f64) -> RegisterNode {
@@ -79,7 +87,9 @@ impl Cluster {
             driver: worker(driver_node, 100),
         };
         cluster.attach(driver_node, 0.0).unwrap();
-        cluster.register_job(cluster.job, &cluster.driver.clone()).unwrap();
+        cluster
+            .register_job(cluster.job, &cluster.driver.clone())
+            .unwrap();
         cluster.inbox(driver_node);
         cluster
     }
@@ -126,12 +136,25 @@ impl Cluster {
     }
 
     fn say(&mut self, node: NodeId, message: FromNode) {
-        self.state.node_message(self.now, node, NodeMessage { message: Some(message) }).unwrap();
+        self.state
+            .node_message(
+                self.now,
+                node,
+                NodeMessage {
+                    message: Some(message),
+                },
+            )
+            .unwrap();
         self.collect();
     }
 
     fn request(&mut self, request: Request) -> Result<Reply, Failure> {
-        let HeadReply { failure, reply } = self.state.request(self.now, HeadRequest { request: Some(request) });
+        let HeadReply { failure, reply } = self.state.request(
+            self.now,
+            HeadRequest {
+                request: Some(request),
+            },
+        );
         self.collect();
         failure.map_or_else(|| Ok(reply.unwrap()), Err)
     }
@@ -156,7 +179,13 @@ impl Cluster {
     }
 
     fn report_resources(&mut self, node: NodeId, cpu: f64) {
-        self.say(node, FromNode::Report(ResourceReport { available: Some(cpus(cpu)), ..ResourceReport::default() }));
+        self.say(
+            node,
+            FromNode::Report(ResourceReport {
+                available: Some(cpus(cpu)),
+                ..ResourceReport::default()
+            }),
+        );
     }
 
     fn spec(&self, number: u8, cpu: f64) -> ActorSpec {
@@ -179,7 +208,15 @@ impl Cluster {
 
     fn tell(&mut self, node: NodeId, number: u8, incarnation: u64, outcome: Outcome) {
         let actor_id = actor_id(number).to_vec().into();
-        self.say(node, FromNode::Actor(ActorReport { actor_id, incarnation, outcome: Some(outcome), pid: 42 }));
+        self.say(
+            node,
+            FromNode::Actor(ActorReport {
+                actor_id,
+                incarnation,
+                outcome: Some(outcome),
+                pid: 42,
+            }),
+        );
     }
 
     /// Node and incarnation to which the actor was sent last, and forgets all other messages.
@@ -202,7 +239,12 @@ impl Cluster {
         let number = spec.actor_id[0];
         self.register(spec).unwrap();
         let (node, incarnation) = self.placement(number).unwrap();
-        self.tell(node, number, incarnation, Outcome::Alive((&worker(node, worker_number)).into()));
+        self.tell(
+            node,
+            number,
+            incarnation,
+            Outcome::Alive((&worker(node, worker_number)).into()),
+        );
         node
     }
 
@@ -216,16 +258,28 @@ impl Cluster {
     }
 
     fn watch(&mut self, node: NodeId, number: u8) {
-        self.say(node, FromNode::WatchActor(WatchActorOnNode { actor_id: actor_id(number).to_vec().into() }));
+        self.say(
+            node,
+            FromNode::WatchActor(WatchActorOnNode {
+                actor_id: actor_id(number).to_vec().into(),
+            }),
+        );
     }
 
     fn kill(&mut self, number: u8, no_restart: bool) -> Result<Reply, Failure> {
         let actor_id = actor_id(number).to_vec().into();
-        self.request(Request::KillActor(KillActor { actor_id, no_restart, cause: String::new() }))
+        self.request(Request::KillActor(KillActor {
+            actor_id,
+            no_restart,
+            cause: String::new(),
+        }))
     }
 
     fn record(&mut self, number: u8) -> ActorRecord {
-        let request = GetActor { actor_id: actor_id(number).to_vec().into(), ..GetActor::default() };
+        let request = GetActor {
+            actor_id: actor_id(number).to_vec().into(),
+            ..GetActor::default()
+        };
         match self.request(Request::GetActor(request)) {
             Ok(Reply::Actor(record)) => record,
             other => panic!("no actor but {other:?}"),

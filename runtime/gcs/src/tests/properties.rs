@@ -11,21 +11,46 @@ use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{ActorReport, ActorSpec, ActorState, ResourceReport, WorkerDeath};
 
 use super::{Cluster, actor_id, cpus};
-use crate::actors::Phase;
+use crate::actor::Phase;
 
 #[derive(Debug, Clone)]
 enum Event {
-    Attach { cpu: u8 },
-    Detach { node: u8 },
-    Register { cpu: u8, max_restarts: i32, name: Option<u8>, detached: bool, owner: Option<u8> },
-    Kill { actor: u8, no_restart: bool },
+    Attach {
+        cpu: u8,
+    },
+    Detach {
+        node: u8,
+    },
+    Register {
+        cpu: u8,
+        max_restarts: i32,
+        name: Option<u8>,
+        detached: bool,
+        owner: Option<u8>,
+    },
+    Kill {
+        actor: u8,
+        no_restart: bool,
+    },
     /// A node acts on the oldest message from the head.
-    NodeReads { node: u8 },
+    NodeReads {
+        node: u8,
+    },
     /// The head hears the oldest message of a node.
-    HeadReads { node: u8 },
-    Construct { node: u8, raises: bool },
-    ProcessEnds { node: u8, exits: bool },
-    Report { node: u8 },
+    HeadReads {
+        node: u8,
+    },
+    Construct {
+        node: u8,
+        raises: bool,
+    },
+    ProcessEnds {
+        node: u8,
+        exits: bool,
+    },
+    Report {
+        node: u8,
+    },
     Tick,
 }
 
@@ -69,15 +94,25 @@ impl FakeNode {
 
     fn tell(&mut self, actor: ActorId, incarnation: u64, outcome: Outcome) {
         let actor_id = actor.to_vec().into();
-        self.to_head.push_back(FromNode::Actor(ActorReport { actor_id, incarnation, outcome: Some(outcome), pid: 1 }));
+        self.to_head.push_back(FromNode::Actor(ActorReport {
+            actor_id,
+            incarnation,
+            outcome: Some(outcome),
+            pid: 1,
+        }));
     }
 
     fn end(&mut self, actor: ActorId, outcome: Outcome) {
-        let Some(process) = self.processes.remove(&actor) else { return };
+        let Some(process) = self.processes.remove(&actor) else {
+            return;
+        };
         self.tell(actor, process.incarnation, outcome);
         if let Some(worker) = process.worker {
             let worker_id = worker.worker_id.to_vec().into();
-            self.to_head.push_back(FromNode::WorkerDeath(WorkerDeath { worker_id, ..WorkerDeath::default() }));
+            self.to_head.push_back(FromNode::WorkerDeath(WorkerDeath {
+                worker_id,
+                ..WorkerDeath::default()
+            }));
         }
     }
 
@@ -90,12 +125,23 @@ impl FakeNode {
                 if cpu > self.available() {
                     return self.tell(actor, place.incarnation, Outcome::Rejected("full".to_owned()));
                 }
-                let process = Process { incarnation: place.incarnation, cpu, worker: None };
-                assert!(self.processes.insert(actor, process).is_none(), "the actor is here twice");
+                let process = Process {
+                    incarnation: place.incarnation,
+                    cpu,
+                    worker: None,
+                };
+                assert!(
+                    self.processes.insert(actor, process).is_none(),
+                    "the actor is here twice"
+                );
             }
             Some(Message::KillActor(kill)) => {
                 let actor = ActorId::from_slice(&kill.actor_id).unwrap();
-                if self.processes.get(&actor).is_some_and(|process| process.incarnation == kill.incarnation) {
+                if self
+                    .processes
+                    .get(&actor)
+                    .is_some_and(|process| process.incarnation == kill.incarnation)
+                {
                     self.end(actor, Outcome::WorkerDied("killed".to_owned()));
                 }
             }
@@ -128,14 +174,26 @@ impl World {
             Event::Attach { cpu } => {
                 let id = NodeId::from_array([self.next(); 16]);
                 self.cluster.attach(id, f64::from(cpu)).unwrap();
-                self.nodes.insert(id, FakeNode { cpu: f64::from(cpu), ..FakeNode::default() });
+                self.nodes.insert(
+                    id,
+                    FakeNode {
+                        cpu: f64::from(cpu),
+                        ..FakeNode::default()
+                    },
+                );
             }
             Event::Detach { node } => {
                 let Some(id) = self.pick(node) else { return };
                 self.nodes.remove(&id);
                 self.cluster.state.detach(self.cluster.now, id, "gone");
             }
-            Event::Register { cpu, max_restarts, name, detached, owner } => {
+            Event::Register {
+                cpu,
+                max_restarts,
+                name,
+                detached,
+                owner,
+            } => {
                 let number = self.next();
                 let mut spec: ActorSpec = self.cluster.spec(number, f64::from(cpu));
                 // Without CPUs the map would lack the key that the fake node reads.
@@ -167,7 +225,10 @@ impl World {
                 let Some(id) = self.pick(node) else { return };
                 let worker = super::worker(id, self.next());
                 let node = self.nodes.get_mut(&id).unwrap();
-                let starting = node.processes.iter_mut().find(|(_, process)| process.worker.is_none());
+                let starting = node
+                    .processes
+                    .iter_mut()
+                    .find(|(_, process)| process.worker.is_none());
                 let Some((actor, process)) = starting else { return };
                 let (actor, incarnation) = (*actor, process.incarnation);
                 if raises {
@@ -179,14 +240,26 @@ impl World {
             Event::ProcessEnds { node, exits } => {
                 let Some(id) = self.pick(node) else { return };
                 let node = self.nodes.get_mut(&id).unwrap();
-                let Some(actor) = node.processes.keys().next().copied() else { return };
+                let Some(actor) = node.processes.keys().next().copied() else {
+                    return;
+                };
                 let cause = "ended".to_owned();
-                node.end(actor, if exits { Outcome::Exited(cause) } else { Outcome::WorkerDied(cause) });
+                node.end(
+                    actor,
+                    if exits {
+                        Outcome::Exited(cause)
+                    } else {
+                        Outcome::WorkerDied(cause)
+                    },
+                );
             }
             Event::Report { node } => {
                 let Some(id) = self.pick(node) else { return };
                 let node = self.nodes.get_mut(&id).unwrap();
-                let report = ResourceReport { available: Some(cpus(node.available())), ..ResourceReport::default() };
+                let report = ResourceReport {
+                    available: Some(cpus(node.available())),
+                    ..ResourceReport::default()
+                };
                 node.to_head.push_back(FromNode::Report(report));
             }
             Event::Tick => {
@@ -223,7 +296,10 @@ impl World {
         let mut living = BTreeSet::new();
         for (id, actor) in &table.actors {
             let is_dead = matches!(actor.phase, Phase::Dead { .. });
-            let (incarnation, was_dead) = self.seen.insert(*id, (actor.incarnation, is_dead)).unwrap_or_default();
+            let (incarnation, was_dead) = self
+                .seen
+                .insert(*id, (actor.incarnation, is_dead))
+                .unwrap_or_default();
             assert!(actor.incarnation >= incarnation, "incarnation fell");
             assert!(is_dead || !was_dead, "a dead actor came back");
             if is_dead {
@@ -231,7 +307,10 @@ impl World {
             }
             living.insert(*id);
             let name = (&actor.spec.namespace, &actor.spec.name);
-            assert!(actor.spec.name.is_empty() || names.insert(name), "two living actors have the name {name:?}");
+            assert!(
+                actor.spec.name.is_empty() || names.insert(name),
+                "two living actors have the name {name:?}"
+            );
             match actor.node() {
                 Some(node) => {
                     assert!(self.nodes.contains_key(&node), "an actor is on a dead node");
@@ -244,17 +323,25 @@ impl World {
         assert_eq!(table.pending.iter().copied().collect::<BTreeSet<_>>(), pending);
         assert_eq!(table.pending.len(), pending.len(), "an actor is queued twice");
         for node in self.nodes.keys() {
-            assert_eq!(self.cluster.state.nodes.hosted(*node), on_nodes.remove(node).unwrap_or_default());
+            assert_eq!(
+                self.cluster.state.nodes.hosted(*node),
+                on_nodes.remove(node).unwrap_or_default()
+            );
         }
         for candidate in self.cluster.state.nodes.candidates() {
             for id in &pending {
                 let actor = &table.actors[id];
-                let waits_for_no_reason = actor.refusals.is_empty() && candidate.available.covers(&actor.needs);
+                let waits_for_no_reason =
+                    actor.refusals.is_empty() && candidate.available.covers(&actor.needs);
                 assert!(!waits_for_no_reason, "{id} waits and {} has room", candidate.node);
             }
         }
         for id in table.actors.keys() {
-            let processes = self.nodes.values().filter(|node| node.processes.contains_key(id)).count();
+            let processes = self
+                .nodes
+                .values()
+                .filter(|node| node.processes.contains_key(id))
+                .count();
             assert!(processes <= 1, "{id} has {processes} processes");
         }
     }
@@ -268,10 +355,16 @@ impl World {
                 }
                 for _ in 0..self.nodes[&id].processes.len() {
                     let index = self.nodes.keys().position(|other| *other == id).unwrap() as u8;
-                    self.apply(Event::Construct { node: index, raises: false });
+                    self.apply(Event::Construct {
+                        node: index,
+                        raises: false,
+                    });
                 }
                 let available = Some(cpus(self.nodes[&id].available()));
-                let report = FromNode::Report(ResourceReport { available, ..ResourceReport::default() });
+                let report = FromNode::Report(ResourceReport {
+                    available,
+                    ..ResourceReport::default()
+                });
                 self.nodes.get_mut(&id).unwrap().to_head.push_back(report);
                 while let Some(message) = self.nodes.get_mut(&id).unwrap().to_head.pop_front() {
                     self.cluster.say(id, message);
@@ -293,20 +386,31 @@ impl World {
             assert_eq!(id, actor_id(number));
             let update = self.cluster.update(number);
             let actor = &self.cluster.state.actors.actors[&id];
-            let found = self.nodes.iter().find(|(_, node)| node.processes.contains_key(&id));
+            let found = self
+                .nodes
+                .iter()
+                .find(|(_, node)| node.processes.contains_key(&id));
             match update.state() {
                 ActorState::Dead => assert!(found.is_none(), "a dead actor has a process"),
                 ActorState::Alive => {
-                    let (node, process) = found.map(|(id, node)| (*id, node)).expect("an alive actor has a process");
+                    let (node, process) = found
+                        .map(|(id, node)| (*id, node))
+                        .expect("an alive actor has a process");
                     let process = &process.processes[&id];
-                    assert_eq!((Some(node), process.incarnation), (actor.node(), update.incarnation));
+                    assert_eq!(
+                        (Some(node), process.incarnation),
+                        (actor.node(), update.incarnation)
+                    );
                     let told = WorkerId::from_slice(&update.address.unwrap().worker_id).unwrap();
                     assert_eq!(process.worker.as_ref().map(|worker| worker.worker_id), Some(told));
                 }
                 ActorState::Pending | ActorState::Restarting => {
                     assert!(found.is_none(), "a waiting actor has a process");
                     let needs = actor.needs.get("CPU");
-                    let roomy = self.nodes.values().find(|node| node.available() >= needs && node.cpu >= needs);
+                    let roomy = self
+                        .nodes
+                        .values()
+                        .find(|node| node.available() >= needs && node.cpu >= needs);
                     assert!(roomy.is_none(), "an actor was forgotten though there is room");
                 }
             }

@@ -15,8 +15,9 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{FeedId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_proto::{
-    AbortObject, ClientKind, CreateObject, CreateObjectReply, FrameKind, FreeEntry, FreeObjects, GetObjectEntry,
-    GetObjects, ObjectLocation, ObjectReady, RegisterClient, RegisterClientReply, ReleaseObjects, SealObject,
+    AbortObject, ClientKind, CreateObject, CreateObjectReply, FrameKind, FreeEntry, FreeObjects,
+    GetObjectEntry, GetObjects, ObjectLocation, ObjectReady, RegisterClient, RegisterClientReply,
+    ReleaseObjects, SealObject,
 };
 use sparkray_rpc::{BlockingConnection, BlockingSender, Endpoint, Frame, Identity, RpcError, Target};
 
@@ -59,8 +60,14 @@ struct State {
 }
 
 enum Pending {
-    Create { object: ObjectId, answer: Option<Result<Option<MappedRange>, StoreError>> },
-    Get { missing: usize, answers: Vec<(ObjectId, Result<MappedRange, StoreError>)> },
+    Create {
+        object: ObjectId,
+        answer: Option<Result<Option<MappedRange>, StoreError>>,
+    },
+    Get {
+        missing: usize,
+        answers: Vec<(ObjectId, Result<MappedRange, StoreError>)>,
+    },
 }
 
 impl Pending {
@@ -93,7 +100,10 @@ impl BlockingStoreClient {
         let deadline = Instant::now() + patience;
         let endpoint = Endpoint::Abstract(socket_name.to_owned());
         let mut connection = BlockingConnection::dial(identity, &endpoint, Target::Raylet(node_id), patience)
-            .map_err(|error| StoreError::Refused { code: error.code(), message: error.to_string() })?;
+            .map_err(|error| StoreError::Refused {
+                code: error.code(),
+                message: error.to_string(),
+            })?;
         let register = RegisterClient {
             worker_id: worker_id.to_vec().into(),
             kind: ClientKind::Store.into(),
@@ -102,21 +112,28 @@ impl BlockingStoreClient {
             node_id: node_id.to_vec().into(),
             ..RegisterClient::default()
         };
-        connection.send(&Frame::new(FrameKind::RegisterClient, 1, &register)).map_err(|error| broken(&error))?;
+        connection
+            .send(&Frame::new(FrameKind::RegisterClient, 1, &register))
+            .map_err(|error| broken(&error))?;
         let reply: RegisterClientReply = loop {
             match connection.receive(deadline).map_err(|error| broken(&error))? {
                 Some(frame) if frame.kind == FrameKind::RegisterClientReply => {
                     break frame.decode().map_err(|error| broken(&error))?;
                 }
                 Some(_) => {}
-                None => return Err(StoreError::Connection("the raylet closed it during registration".to_owned())),
+                None => {
+                    return Err(StoreError::Connection(
+                        "the raylet closed it during registration".to_owned(),
+                    ));
+                }
             }
         };
         if let Some(failure) = reply.failure {
             return Err(failure.into());
         }
-        let sender =
-            connection.sender().map_err(|error| StoreError::os("duplicate the socket to the raylet", error))?;
+        let sender = connection
+            .sender()
+            .map_err(|error| StoreError::os("duplicate the socket to the raylet", error))?;
         let state = State {
             connection: Some(connection),
             pending: HashMap::new(),
@@ -131,7 +148,9 @@ impl BlockingStoreClient {
             node_id,
             node_address: reply.node_address,
         };
-        Ok(Self { shared: Arc::new(shared) })
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// The node whose store this is.
@@ -166,16 +185,29 @@ impl BlockingStoreClient {
             feed_id: feed.map(FeedId::to_vec).unwrap_or_default().into(),
         };
         let correlation = self.shared.register(Pending::Create { object, answer: None })?;
-        let sent = self.shared.send(&Frame::new(FrameKind::CreateObject, correlation, &message));
+        let sent = self
+            .shared
+            .send(&Frame::new(FrameKind::CreateObject, correlation, &message));
         let pending = self.shared.wait(correlation, sent, deadline)?;
-        let Pending::Create { answer: Some(answer), .. } = pending else {
-            return Err(StoreError::Deadline { what: format!("room for object {object} of {size} bytes") });
+        let Pending::Create {
+            answer: Some(answer), ..
+        } = pending
+        else {
+            // Takes the request back, or the room if the answer is on its way.
+            self.shared.send(&abort_frame(object))?;
+            return Err(StoreError::Deadline {
+                what: format!("room for object {object} of {size} bytes"),
+            });
         };
         let Some(mut range) = answer? else {
             return Ok(None);
         };
         range.prepare_for_writing();
-        Ok(Some(WritableObject { shared: Arc::clone(&self.shared), object, range: Some(range) }))
+        Ok(Some(WritableObject {
+            shared: Arc::clone(&self.shared),
+            object,
+            range: Some(range),
+        }))
     }
 
     /// Objects to read, in the order of the entries; waits until each is here, lost, or the deadline has passed.
@@ -187,16 +219,29 @@ impl BlockingStoreClient {
                 locations: entry.locations.clone(),
             })
             .collect();
-        let all_failed = |reason: &StoreError| {
-            let reason = reason.to_string();
-            entries.iter().map(|_| Err(StoreError::Connection(reason.clone()))).collect()
+        let all_failed = |error: StoreError| {
+            let reason = match error {
+                StoreError::Connection(reason) => reason,
+                other => other.to_string(),
+            };
+            entries
+                .iter()
+                .map(|_| Err(StoreError::Connection(reason.clone())))
+                .collect()
         };
-        let pending = Pending::Get { missing: entries.len(), answers: Vec::with_capacity(entries.len()) };
+        let pending = Pending::Get {
+            missing: entries.len(),
+            answers: Vec::with_capacity(entries.len()),
+        };
         let correlation = match self.shared.register(pending) {
             Ok(correlation) => correlation,
-            Err(error) => return all_failed(&error),
+            Err(error) => return all_failed(error),
         };
-        let sent = self.shared.send(&Frame::new(FrameKind::GetObjects, correlation, &GetObjects { objects }));
+        let sent = self.shared.send(&Frame::new(
+            FrameKind::GetObjects,
+            correlation,
+            &GetObjects { objects },
+        ));
         let mut answers: HashMap<ObjectId, Vec<Result<MappedRange, StoreError>>> = HashMap::new();
         match self.shared.wait(correlation, sent, deadline) {
             Ok(Pending::Get { answers: arrived, .. }) => {
@@ -205,18 +250,22 @@ impl BlockingStoreClient {
                 }
             }
             Ok(Pending::Create { .. }) => {}
-            Err(error) => return all_failed(&error),
+            Err(error) => return all_failed(error),
         }
         let mut results = Vec::with_capacity(entries.len());
         for entry in entries {
             let object = entry.object;
             let answer = answers.get_mut(&object).and_then(Vec::pop);
             results.push(match answer {
-                Some(Ok(range)) => {
-                    Ok(ReadableObject { shared: Arc::clone(&self.shared), object, range: Some(range) })
-                }
+                Some(Ok(range)) => Ok(ReadableObject {
+                    shared: Arc::clone(&self.shared),
+                    object,
+                    range: Some(range),
+                }),
                 Some(Err(error)) => Err(error),
-                None => Err(StoreError::Deadline { what: format!("object {object}") }),
+                None => Err(StoreError::Deadline {
+                    what: format!("object {object}"),
+                }),
             });
         }
         results
@@ -226,9 +275,13 @@ impl BlockingStoreClient {
     pub fn free(&self, objects: &[GetEntry]) -> Result<(), StoreError> {
         let objects = objects
             .iter()
-            .map(|entry| FreeEntry { object_id: entry.object.to_vec().into(), locations: entry.locations.clone() })
+            .map(|entry| FreeEntry {
+                object_id: entry.object.to_vec().into(),
+                locations: entry.locations.clone(),
+            })
             .collect();
-        self.shared.send(&Frame::new(FrameKind::FreeObjects, 0, &FreeObjects { objects }))
+        self.shared
+            .send(&Frame::new(FrameKind::FreeObjects, 0, &FreeObjects { objects }))
     }
 }
 
@@ -236,10 +289,9 @@ impl Shared {
     fn send(&self, frame: &Frame) -> Result<(), StoreError> {
         let sent = lock(&self.sender).send(frame);
         sent.map_err(|error| {
-            let error = broken(&error);
             lock(&self.state).broken.get_or_insert_with(|| error.to_string());
             self.changed.notify_all();
-            error
+            broken(&error)
         })
     }
 
@@ -256,7 +308,12 @@ impl Shared {
 
     /// Waits until the request is answered or the deadline has passed, and takes it off the table. Receives for
     /// everybody while nobody else does.
-    fn wait(&self, correlation: u64, sent: Result<(), StoreError>, deadline: Instant) -> Result<Pending, StoreError> {
+    fn wait(
+        &self,
+        correlation: u64,
+        sent: Result<(), StoreError>,
+        deadline: Instant,
+    ) -> Result<Pending, StoreError> {
         let mut state = lock(&self.state);
         if let Err(error) = sent {
             state.pending.remove(&correlation);
@@ -271,11 +328,16 @@ impl Shared {
                 let reason = state.broken.clone();
                 return match state.pending.remove(&correlation) {
                     Some(pending) if complete || reason.is_none() => Ok(pending),
-                    _ => Err(StoreError::Connection(reason.unwrap_or_else(|| "the request was forgotten".to_owned()))),
+                    _ => Err(StoreError::Connection(
+                        reason.unwrap_or_else(|| "the request was forgotten".to_owned()),
+                    )),
                 };
             }
             let Some(mut connection) = state.connection.take() else {
-                let (guard, _) = self.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner);
+                let (guard, _) = self
+                    .changed
+                    .wait_timeout(state, left)
+                    .unwrap_or_else(PoisonError::into_inner);
                 state = guard;
                 continue;
             };
@@ -286,7 +348,9 @@ impl Shared {
             let surplus = match received {
                 Ok(Some(frame)) => state.dispatch(frame),
                 Ok(None) => {
-                    state.broken.get_or_insert_with(|| "the raylet of this node has ended".to_owned());
+                    state
+                        .broken
+                        .get_or_insert_with(|| "the raylet of this node has ended".to_owned());
                     None
                 }
                 Err(RpcError::Deadline { .. }) => None,
@@ -321,13 +385,20 @@ impl State {
                 Ok(reply) => return self.ready(frame.correlation, reply, frame.descriptor),
                 Err(error) => self.broken = Some(error.to_string()),
             },
-            FrameKind::ExitWorker => self.broken = Some("the raylet of this node told its clients to end".to_owned()),
+            FrameKind::ExitWorker => {
+                self.broken = Some("the raylet of this node told its clients to end".to_owned())
+            }
             other => tracing::debug!(?other, "a store client ignores this frame"),
         }
         None
     }
 
-    fn created(&mut self, correlation: u64, reply: CreateObjectReply, descriptor: Option<OwnedFd>) -> Option<Frame> {
+    fn created(
+        &mut self,
+        correlation: u64,
+        reply: CreateObjectReply,
+        descriptor: Option<OwnedFd>,
+    ) -> Option<Frame> {
         let Some(Pending::Create { object, answer }) = self.pending.get_mut(&correlation) else {
             // The request's deadline has passed. Its object cannot be named without it: the range says nothing of
             // it, so the descriptor is kept, and the room is given up by the abort that the deadline sent.
@@ -377,7 +448,10 @@ impl State {
                 return surplus;
             }
             (None, None) => {
-                let error = StoreError::BadRange { object, reason: "the answer names none".to_owned() };
+                let error = StoreError::BadRange {
+                    object,
+                    reason: "the answer names none".to_owned(),
+                };
                 answers.push((object, Err(error)));
             }
         }
@@ -386,16 +460,31 @@ impl State {
 }
 
 fn release_frame(object: ObjectId) -> Frame {
-    Frame::new(FrameKind::ReleaseObjects, 0, &ReleaseObjects { object_ids: vec![object.to_vec().into()] })
+    Frame::new(
+        FrameKind::ReleaseObjects,
+        0,
+        &ReleaseObjects {
+            object_ids: vec![object.to_vec().into()],
+        },
+    )
 }
 
 fn abort_frame(object: ObjectId) -> Frame {
-    Frame::new(FrameKind::AbortObject, 0, &AbortObject { object_id: object.to_vec().into() })
+    Frame::new(
+        FrameKind::AbortObject,
+        0,
+        &AbortObject {
+            object_id: object.to_vec().into(),
+        },
+    )
 }
 
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Shared").field("node_id", &self.node_id).finish_non_exhaustive()
+        formatter
+            .debug_struct("Shared")
+            .field("node_id", &self.node_id)
+            .finish_non_exhaustive()
     }
 }
 
@@ -415,13 +504,18 @@ impl WritableObject {
 
     /// Its bytes; their first content is arbitrary.
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.range.as_mut().map(MappedRange::as_mut_slice).unwrap_or_default()
+        self.range
+            .as_mut()
+            .map(MappedRange::as_mut_slice)
+            .unwrap_or_default()
     }
 
     /// The object is complete: it is immutable from now on. Does not wait.
     pub fn seal(mut self) -> Result<(), StoreError> {
         self.range = None;
-        let message = SealObject { object_id: self.object.to_vec().into() };
+        let message = SealObject {
+            object_id: self.object.to_vec().into(),
+        };
         self.shared.send(&Frame::new(FrameKind::SealObject, 0, &message))
     }
 }

@@ -31,7 +31,12 @@ impl SegmentTable {
     }
 
     /// Keeps the descriptor that came with a reply whose range is not mapped.
-    pub fn learn(&mut self, object: ObjectId, range: &ObjectRange, descriptor: OwnedFd) -> Result<(), StoreError> {
+    pub fn learn(
+        &mut self,
+        object: ObjectId,
+        range: &ObjectRange,
+        descriptor: OwnedFd,
+    ) -> Result<(), StoreError> {
         let segment = SegmentId(range.segment_id);
         if segment.is_on_disk() {
             return Ok(());
@@ -56,7 +61,8 @@ impl SegmentTable {
     ) -> Result<MappedRange, StoreError> {
         let segment = SegmentId(range.segment_id);
         if segment.is_on_disk() {
-            let descriptor = descriptor.ok_or_else(|| bad_range(object, "its segment on disk came without a descriptor"))?;
+            let descriptor = descriptor
+                .ok_or_else(|| bad_range(object, "its segment on disk came without a descriptor"))?;
             return map(object, range, &check(object, range, descriptor)?, access);
         }
         if let Some(descriptor) = descriptor {
@@ -71,26 +77,48 @@ impl SegmentTable {
 }
 
 fn bad_range(object: ObjectId, reason: impl Into<String>) -> StoreError {
-    StoreError::BadRange { object, reason: reason.into() }
+    StoreError::BadRange {
+        object,
+        reason: reason.into(),
+    }
 }
 
 /// A descriptor must be of a file with the size that the range names: then no access to a mapping of it fails.
 fn check(object: ObjectId, range: &ObjectRange, descriptor: OwnedFd) -> Result<KnownSegment, StoreError> {
-    let status = rustix::fs::fstat(&descriptor).map_err(|error| StoreError::os("inspect a segment", error))?;
+    let status =
+        rustix::fs::fstat(&descriptor).map_err(|error| StoreError::os("inspect a segment", error))?;
     let size = u64::try_from(status.st_size).unwrap_or(0);
     if size != range.segment_size {
-        return Err(bad_range(object, format!("its segment has {size} bytes, not {}", range.segment_size)));
+        return Err(bad_range(
+            object,
+            format!("its segment has {size} bytes, not {}", range.segment_size),
+        ));
     }
-    let flags = rustix::fs::fcntl_getfl(&descriptor).map_err(|error| StoreError::os("inspect a segment", error))?;
-    let access = if flags & OFlags::RWMODE == OFlags::RDWR { Access::Writable } else { Access::ReadOnly };
-    Ok(KnownSegment { descriptor, access, size })
+    let flags =
+        rustix::fs::fcntl_getfl(&descriptor).map_err(|error| StoreError::os("inspect a segment", error))?;
+    let access = if flags & OFlags::RWMODE == OFlags::RDWR {
+        Access::Writable
+    } else {
+        Access::ReadOnly
+    };
+    Ok(KnownSegment {
+        descriptor,
+        access,
+        size,
+    })
 }
 
-fn map(object: ObjectId, range: &ObjectRange, known: &KnownSegment, access: Access) -> Result<MappedRange, StoreError> {
+fn map(
+    object: ObjectId,
+    range: &ObjectRange,
+    known: &KnownSegment,
+    access: Access,
+) -> Result<MappedRange, StoreError> {
     if access > known.access {
         return Err(bad_range(object, "its segment was received for reading only"));
     }
-    let len = usize::try_from(range.size).map_err(|_| bad_range(object, "it is larger than the address space"))?;
+    let len =
+        usize::try_from(range.size).map_err(|_| bad_range(object, "it is larger than the address space"))?;
     MappedRange::new(known.descriptor.as_fd(), known.size, range.offset, len, access)
         .map_err(|error| StoreError::os(format!("map {len} bytes of object {object}"), error))
 }
@@ -105,16 +133,31 @@ mod tests {
     fn a_segment_is_received_once_and_again_for_writing() {
         let object = ObjectId::for_result(TaskId::next(), 0);
         let segment = Segment::in_memory(SegmentId::memory(1), "sparkray-test", 1 << 20).unwrap();
-        let range = ObjectRange { segment_id: 1, segment_size: 1 << 20, offset: 4096, size: 10 };
+        let range = ObjectRange {
+            segment_id: 1,
+            segment_size: 1 << 20,
+            offset: 4096,
+            size: 10,
+        };
         let mut table = SegmentTable::new();
         assert!(table.attach(object, &range, None, Access::ReadOnly).is_err());
         let reader = segment.descriptor(Access::ReadOnly).unwrap();
-        table.attach(object, &range, Some(reader), Access::ReadOnly).unwrap();
+        table
+            .attach(object, &range, Some(reader), Access::ReadOnly)
+            .unwrap();
         assert!(table.attach(object, &range, None, Access::Writable).is_err());
         let writer = segment.descriptor(Access::Writable).unwrap();
-        let mut mapped = table.attach(object, &range, Some(writer), Access::Writable).unwrap();
+        let mut mapped = table
+            .attach(object, &range, Some(writer), Access::Writable)
+            .unwrap();
         mapped.as_mut_slice().copy_from_slice(b"0123456789");
-        assert_eq!(table.attach(object, &range, None, Access::ReadOnly).unwrap().as_slice(), b"0123456789");
+        assert_eq!(
+            table
+                .attach(object, &range, None, Access::ReadOnly)
+                .unwrap()
+                .as_slice(),
+            b"0123456789"
+        );
     }
 
     #[test]
@@ -122,8 +165,17 @@ mod tests {
         let object = ObjectId::for_result(TaskId::next(), 0);
         let segment = Segment::in_memory(SegmentId::memory(1), "sparkray-test", 1 << 20).unwrap();
         let mut table = SegmentTable::new();
-        let range = ObjectRange { segment_id: 1, segment_size: 2 << 20, offset: 0, size: 10 };
+        let range = ObjectRange {
+            segment_id: 1,
+            segment_size: 2 << 20,
+            offset: 0,
+            size: 10,
+        };
         let reader = segment.descriptor(Access::ReadOnly).unwrap();
-        assert!(table.attach(object, &range, Some(reader), Access::ReadOnly).is_err());
+        assert!(
+            table
+                .attach(object, &range, Some(reader), Access::ReadOnly)
+                .is_err()
+        );
     }
 }

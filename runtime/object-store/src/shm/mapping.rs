@@ -46,8 +46,13 @@ impl MappedRange {
             return refuse(format!("offset {offset} is not a multiple of {PAGE_SIZE}"));
         }
         let mapped_len = (len.max(1) as u64).next_multiple_of(PAGE_SIZE);
-        if offset.checked_add(mapped_len).is_none_or(|end| end > segment_size) {
-            return refuse(format!("{len} bytes from {offset} do not lie in a segment of {segment_size} bytes"));
+        if offset
+            .checked_add(mapped_len)
+            .is_none_or(|end| end > segment_size)
+        {
+            return refuse(format!(
+                "{len} bytes from {offset} do not lie in a segment of {segment_size} bytes"
+            ));
         }
         let mapped_len = mapped_len as usize;
         let protection = match access {
@@ -56,14 +61,28 @@ impl MappedRange {
         };
         let start = if (mapped_len as u64) < HUGE_PAGE_SIZE {
             // SAFETY: a new mapping at an address that the kernel chooses replaces nothing.
-            unsafe { rustix::mm::mmap(std::ptr::null_mut(), mapped_len, protection, MapFlags::SHARED, descriptor, offset)? }
+            unsafe {
+                rustix::mm::mmap(
+                    std::ptr::null_mut(),
+                    mapped_len,
+                    protection,
+                    MapFlags::SHARED,
+                    descriptor,
+                    offset,
+                )?
+            }
         } else {
             map_for_huge_pages(descriptor, offset, mapped_len, protection)?
         };
         let Some(start) = NonNull::new(start.cast()) else {
             return Err(io::Error::other("the kernel mapped the range at address 0"));
         };
-        Ok(Self { start, len, mapped_len, access })
+        Ok(Self {
+            start,
+            len,
+            mapped_len,
+            access,
+        })
     }
 
     /// Bytes in the object.
@@ -151,16 +170,22 @@ impl MappedRange {
     /// Brings the pages of an object that is about to be read in, in one call. Best effort.
     pub fn prepare_for_reading(&self) {
         // SAFETY: the range is this mapping; populating keeps every byte.
-        let _best_effort =
-            unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.mapped_len, Advice::LinuxPopulateRead) };
+        let _best_effort = unsafe {
+            rustix::mm::madvise(
+                self.start.as_ptr().cast(),
+                self.mapped_len,
+                Advice::LinuxPopulateRead,
+            )
+        };
     }
 
     /// Takes the range out of this process's resident memory. The bytes stay: the next access faults them in.
     pub fn give_back(&self) {
         // SAFETY: the mapping is shared and file-backed, so dropping its pages from the page table keeps every
         // byte in the segment.
-        let _best_effort =
-            unsafe { rustix::mm::madvise(self.start.as_ptr().cast(), self.mapped_len, Advice::LinuxDontNeed) };
+        let _best_effort = unsafe {
+            rustix::mm::madvise(self.start.as_ptr().cast(), self.mapped_len, Advice::LinuxDontNeed)
+        };
     }
 }
 
@@ -200,16 +225,22 @@ fn map_for_huge_pages(
     let reserved_len = len + huge_page;
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
     // SAFETY: a new reservation at an address that the kernel chooses replaces nothing.
-    let reserved = unsafe {
-        rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserved_len, ProtFlags::empty(), flags)?
-    };
+    let reserved =
+        unsafe { rustix::mm::mmap_anonymous(std::ptr::null_mut(), reserved_len, ProtFlags::empty(), flags)? };
     let wanted = (offset % HUGE_PAGE_SIZE) as usize;
     let skip = (wanted + huge_page - reserved.addr() % huge_page) % huge_page;
     // SAFETY: [reserved + skip, + len) lies inside the reservation just made, which belongs to this function;
     // the parts before and after it are given up. On failure the whole reservation is given up.
     unsafe {
         let start = reserved.byte_add(skip);
-        let mapped = rustix::mm::mmap(start, len, protection, MapFlags::SHARED | MapFlags::FIXED, descriptor, offset);
+        let mapped = rustix::mm::mmap(
+            start,
+            len,
+            protection,
+            MapFlags::SHARED | MapFlags::FIXED,
+            descriptor,
+            offset,
+        );
         if let Err(error) = mapped {
             rustix::mm::munmap(reserved, reserved_len)?;
             return Err(error.into());

@@ -51,19 +51,34 @@ impl Segment {
         rustix::fs::ftruncate(&writable, size)?;
         rustix::fs::fcntl_add_seals(&writable, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW)?;
         let read_only = reopen_read_only(&writable)?;
-        Ok(Self { id, size, writable, read_only })
+        Ok(Self {
+            id,
+            size,
+            writable,
+            read_only,
+        })
     }
 
     /// An unlinked file in `directory` whose blocks are all allocated, so that writing to its mapping cannot
     /// meet a full disk.
     pub(crate) fn on_disk(id: SegmentId, directory: &Path, size: u64) -> io::Result<Self> {
         let path = directory.join(format!("fallback-{:016x}", id.0));
-        let file = OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&path)?;
         let opened = OpenOptions::new().read(true).open(&path);
         std::fs::remove_file(&path)?;
         let read_only = opened?;
         allocate_blocks(&file, size)?;
-        Ok(Self { id, size, writable: file.into(), read_only: read_only.into() })
+        Ok(Self {
+            id,
+            size,
+            writable: file.into(),
+            read_only: read_only.into(),
+        })
     }
 
     /// Its name.
@@ -95,7 +110,12 @@ impl Segment {
 
     /// Gives the pages of a range back to the kernel, whoever holds the segment's descriptor.
     pub(crate) fn discard(&self, offset: u64, len: u64) -> io::Result<()> {
-        rustix::fs::fallocate(&self.writable, FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE, offset, len)?;
+        rustix::fs::fallocate(
+            &self.writable,
+            FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE,
+            offset,
+            len,
+        )?;
         Ok(())
     }
 
@@ -107,7 +127,11 @@ impl Segment {
 
 fn reopen_read_only(descriptor: &OwnedFd) -> io::Result<OwnedFd> {
     let path = format!("/proc/self/fd/{}", descriptor.as_raw_fd());
-    Ok(rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?)
+    Ok(rustix::fs::open(
+        path,
+        OFlags::RDONLY | OFlags::CLOEXEC,
+        Mode::empty(),
+    )?)
 }
 
 /// Allocates all blocks of a file: at once where the file system can, else by writing zeros.
@@ -164,8 +188,15 @@ mod tests {
         let segment = Segment::on_disk(SegmentId::disk(3), directory.path(), 1 << 20).unwrap();
         assert!(segment.id().is_on_disk());
         assert_eq!(std::fs::read_dir(directory.path()).unwrap().count(), 0);
-        segment.map(4096, 100, Access::Writable).unwrap().as_mut_slice().fill(9);
-        assert_eq!(segment.map(4096, 100, Access::ReadOnly).unwrap().as_slice(), [9; 100]);
+        segment
+            .map(4096, 100, Access::Writable)
+            .unwrap()
+            .as_mut_slice()
+            .fill(9);
+        assert_eq!(
+            segment.map(4096, 100, Access::ReadOnly).unwrap().as_slice(),
+            [9; 100]
+        );
     }
 
     #[test]

@@ -55,13 +55,23 @@ impl ObjectStore {
         locations: &[ObjectLocation],
     ) {
         let own_id = self.config.node_id;
-        let elsewhere: Vec<ObjectLocation> =
-            locations.iter().filter(|location| location.node_id[..] != own_id.as_bytes()[..]).cloned().collect();
+        let elsewhere: Vec<ObjectLocation> = locations
+            .iter()
+            .filter(|location| location.node_id[..] != own_id.as_bytes()[..])
+            .cloned()
+            .collect();
         let slot = match self.index.get(&object).copied() {
             Some(slot) => slot,
             None if !locations.is_empty() && elsewhere.is_empty() => {
-                let message = format!("object {object} is lost: node {own_id}, which made it, does not have it any more");
-                self.answer_get(client, correlation, object, Failure::new(ErrorCode::ObjectLost, message));
+                let message = format!(
+                    "object {object} is lost: node {own_id}, which made it, does not have it any more"
+                );
+                self.answer_get(
+                    client,
+                    correlation,
+                    object,
+                    Failure::new(ErrorCode::ObjectLost, message),
+                );
                 return;
             }
             None => self.new_slot(object, Stage::Awaited),
@@ -70,14 +80,20 @@ impl ObjectStore {
             self.answer_ready(slot, client, correlation);
             return;
         }
-        let waiter = Waiter { client, correlation, named_locations: !locations.is_empty() };
+        let waiter = Waiter {
+            client,
+            correlation,
+            named_locations: !locations.is_empty(),
+        };
         self.slot(slot).waiters.push(waiter);
         self.client(client).waiting.insert(slot);
         match self.slots[&slot].stage {
             Stage::Sealed => self.begin_restore(slot),
             Stage::Awaited if !elsewhere.is_empty() => self.start_pull(slot, elsewhere),
             Stage::Awaited if waiter.named_locations => {
-                let message = format!("object {object} is lost: node {own_id}, which made it, does not have it any more");
+                let message = format!(
+                    "object {object} is lost: node {own_id}, which made it, does not have it any more"
+                );
                 self.fail_waiters_with_locations(slot, &Failure::new(ErrorCode::ObjectLost, message));
             }
             Stage::Pulling => self.add_pull_locations(slot, elsewhere),
@@ -86,8 +102,17 @@ impl ObjectStore {
     }
 
     fn answer_get(&mut self, client: ClientId, correlation: u64, object: ObjectId, failure: Failure) {
-        let reply = ObjectReady { object_id: object.to_vec().into(), failure: Some(failure), range: None };
-        self.events.push(StoreEvent::Ready { client, correlation, reply, descriptor: None });
+        let reply = ObjectReady {
+            object_id: object.to_vec().into(),
+            failure: Some(failure),
+            range: None,
+        };
+        self.events.push(StoreEvent::Ready {
+            client,
+            correlation,
+            reply,
+            descriptor: None,
+        });
     }
 
     /// Gives the client a use of a readable slot.
@@ -102,9 +127,23 @@ impl ObjectStore {
             }
         };
         let message = self.range_message(slot, range);
-        let reply = ObjectReady { object_id: object.to_vec().into(), failure: None, range: Some(message) };
-        self.events.push(StoreEvent::Ready { client, correlation, reply, descriptor });
-        self.client(client).uses.entry(object).or_default().held.push(slot);
+        let reply = ObjectReady {
+            object_id: object.to_vec().into(),
+            failure: None,
+            range: Some(message),
+        };
+        self.events.push(StoreEvent::Ready {
+            client,
+            correlation,
+            reply,
+            descriptor,
+        });
+        self.client(client)
+            .uses
+            .entry(object)
+            .or_default()
+            .held
+            .push(slot);
         self.slot(slot).uses += 1;
         self.refresh_evictable(slot);
     }
@@ -128,7 +167,8 @@ impl ObjectStore {
     /// Fails the gets that named locations. The others go on waiting, if there are any; else the slot goes.
     pub(super) fn fail_waiters_with_locations(&mut self, slot: SlotId, failure: &Failure) {
         let waiters = std::mem::take(&mut self.slot(slot).waiters);
-        let (failed, waiting): (Vec<_>, Vec<_>) = waiters.into_iter().partition(|waiter| waiter.named_locations);
+        let (failed, waiting): (Vec<_>, Vec<_>) =
+            waiters.into_iter().partition(|waiter| waiter.named_locations);
         let object = self.slots[&slot].object;
         for waiter in &failed {
             if !waiting.iter().any(|other| other.client == waiter.client) {
@@ -143,7 +183,11 @@ impl ObjectStore {
     /// An awaited slot for which nobody waits is of no use.
     pub(super) fn forget_if_unwanted(&mut self, slot: SlotId) {
         let entry = &self.slots[&slot];
-        if entry.stage == Stage::Awaited && entry.waiters.is_empty() && entry.next_writers.is_empty() && !entry.detached {
+        if entry.stage == Stage::Awaited
+            && entry.waiters.is_empty()
+            && entry.next_writers.is_empty()
+            && !entry.detached
+        {
             let failure = Failure::new(ErrorCode::ObjectLost, "nobody waits for the object");
             self.detach(slot, &failure);
         }
@@ -211,7 +255,9 @@ impl ObjectStore {
             self.forget_if_unwanted(slot);
         }
         for slot in record.queued_behind {
-            self.slot(slot).next_writers.retain(|writer| writer.client != client);
+            self.slot(slot)
+                .next_writers
+                .retain(|writer| writer.client != client);
         }
         let mut pushes: Vec<_> = record.pushes.into_iter().collect();
         pushes.sort_unstable();
@@ -230,6 +276,9 @@ impl ObjectStore {
 
     #[cfg(test)]
     pub(super) fn used_slots(&self) -> impl Iterator<Item = SlotId> + '_ {
-        self.clients.values().flat_map(|record| record.uses.values()).flat_map(|uses| uses.held.iter().copied())
+        self.clients
+            .values()
+            .flat_map(|record| record.uses.values())
+            .flat_map(|uses| uses.held.iter().copied())
     }
 }

@@ -53,7 +53,8 @@ impl ObjectStore {
             self.leave_feed(slot);
             return;
         }
-        let reason = format!("object {object} is a block of a Spark task attempt that did not win and was dropped");
+        let reason =
+            format!("object {object} is a block of a Spark task attempt that did not win and was dropped");
         self.detach(slot, &Failure::new(ErrorCode::ObjectLost, reason));
     }
 

@@ -18,8 +18,14 @@ impl ObjectStore {
         let client = writer.client;
         let own = self.client(client).writing.get(&object).copied();
         if own.is_some_and(|slot| self.slots[&slot].detached) {
-            let message = format!("object {object} was freed while this process writes it: seal or abort it first");
-            self.answer_create(client, writer.correlation, refused(Failure::new(ErrorCode::AlreadyExists, message)), None);
+            let message =
+                format!("object {object} was freed while this process writes it: seal or abort it first");
+            self.answer_create(
+                client,
+                writer.correlation,
+                refused(Failure::new(ErrorCode::AlreadyExists, message)),
+                None,
+            );
             return;
         }
         let slot = match self.index.get(&object).copied() {
@@ -29,7 +35,10 @@ impl ObjectStore {
         match self.slots[&slot].stage {
             Stage::Awaited => self.queue_create(slot, writer),
             Stage::Sealed => {
-                let reply = CreateObjectReply { already_sealed: true, ..CreateObjectReply::default() };
+                let reply = CreateObjectReply {
+                    already_sealed: true,
+                    ..CreateObjectReply::default()
+                };
                 self.answer_create(client, writer.correlation, reply, None);
             }
             Stage::Writing { client: current } if current == client => {
@@ -38,7 +47,9 @@ impl ObjectStore {
                     return;
                 }
                 let size = self.slots[&slot].size;
-                let message = format!("this process writes object {object} already, with {size} bytes: seal or abort it first");
+                let message = format!(
+                    "this process writes object {object} already, with {size} bytes: seal or abort it first"
+                );
                 let failure = Failure::new(ErrorCode::AlreadyExists, message);
                 self.answer_create(client, writer.correlation, refused(failure), None);
             }
@@ -58,7 +69,13 @@ impl ObjectStore {
 
     /// The writer waits for room.
     fn queue_create(&mut self, slot: SlotId, writer: NextWriter) {
-        let NextWriter { client, correlation, size, owner, feed } = writer;
+        let NextWriter {
+            client,
+            correlation,
+            size,
+            owner,
+            feed,
+        } = writer;
         self.owners.entry(owner.worker_id).or_default().insert(slot);
         if let Some(feed) = feed {
             self.feeds.entry(feed).or_default().insert(slot);
@@ -76,12 +93,16 @@ impl ObjectStore {
 
     /// Tells a writer where its range is.
     pub(super) fn grant_create(&mut self, slot: SlotId, client: ClientId, correlation: u64) {
-        let range = self.slots[&slot].memory.expect("a slot that is written has a range");
+        let range = self.slots[&slot]
+            .memory
+            .expect("a slot that is written has a range");
         match self.descriptor_for(client, range.segment, Access::Writable) {
             Ok(descriptor) => {
                 self.slot(slot).stage = Stage::Writing { client };
-                let reply =
-                    CreateObjectReply { range: Some(self.range_message(slot, range)), ..CreateObjectReply::default() };
+                let reply = CreateObjectReply {
+                    range: Some(self.range_message(slot, range)),
+                    ..CreateObjectReply::default()
+                };
                 self.answer_create(client, correlation, reply, descriptor);
             }
             Err(failure) => {
@@ -100,7 +121,12 @@ impl ObjectStore {
         reply: CreateObjectReply,
         descriptor: Option<std::os::fd::OwnedFd>,
     ) {
-        self.events.push(StoreEvent::Created { client, correlation, reply, descriptor });
+        self.events.push(StoreEvent::Created {
+            client,
+            correlation,
+            reply,
+            descriptor,
+        });
     }
 
     pub(super) fn range_message(&self, slot: SlotId, range: Range) -> ObjectRange {
@@ -139,7 +165,10 @@ impl ObjectStore {
         let next_writers = std::mem::take(&mut entry.next_writers);
         for writer in next_writers {
             self.client(writer.client).queued_behind.remove(&slot);
-            let reply = CreateObjectReply { already_sealed: true, ..CreateObjectReply::default() };
+            let reply = CreateObjectReply {
+                already_sealed: true,
+                ..CreateObjectReply::default()
+            };
             self.answer_create(writer.client, writer.correlation, reply, None);
         }
         self.answer_waiters(slot);
@@ -169,11 +198,17 @@ impl ObjectStore {
         }
         match next {
             Some(writer) => {
-                self.client(writer.client).queued_behind.remove(&slot);
+                let waits_again = self.slots[&slot].next_writers.iter().any(|other| other.client == writer.client);
+                if !waits_again {
+                    self.client(writer.client).queued_behind.remove(&slot);
+                }
                 self.queue_create(slot, writer);
             }
             None => {
-                let failure = Failure::new(ErrorCode::ObjectLost, format!("object {object} is lost: {reason}"));
+                let failure = Failure::new(
+                    ErrorCode::ObjectLost,
+                    format!("object {object} is lost: {reason}"),
+                );
                 self.detach(slot, &failure);
             }
         }
@@ -248,11 +283,21 @@ impl ObjectStore {
         let owner = entry.owner.clone();
         if !entry.detached {
             if let Some(owner) = owner {
-                self.events.push(StoreEvent::CopyGone { object, owner, lost: true });
+                self.events.push(StoreEvent::CopyGone {
+                    object,
+                    owner,
+                    lost: true,
+                });
             }
             tracing::warn!(%object, reason, "lost an object");
         }
-        self.detach(slot, &Failure::new(ErrorCode::ObjectLost, format!("object {object} is lost: {reason}")));
+        self.detach(
+            slot,
+            &Failure::new(
+                ErrorCode::ObjectLost,
+                format!("object {object} is lost: {reason}"),
+            ),
+        );
     }
 
     /// Asks for room to read a spilled object back.
@@ -267,5 +312,8 @@ impl ObjectStore {
 }
 
 pub(super) fn refused(failure: Failure) -> CreateObjectReply {
-    CreateObjectReply { failure: Some(failure), ..CreateObjectReply::default() }
+    CreateObjectReply {
+        failure: Some(failure),
+        ..CreateObjectReply::default()
+    }
 }

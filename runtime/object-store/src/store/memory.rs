@@ -42,7 +42,14 @@ pub(super) struct Pressure {
 
 impl Pressure {
     pub(super) fn new(now: Instant) -> Self {
-        Self { spills: 0, spilling_bytes: 0, last_progress: now, stalled: false, disk_failure: None, last_create: None }
+        Self {
+            spills: 0,
+            spilling_bytes: 0,
+            last_progress: now,
+            stalled: false,
+            disk_failure: None,
+            last_create: None,
+        }
     }
 }
 
@@ -76,11 +83,19 @@ impl ObjectStore {
         let entry = self.slot(slot);
         entry.demand = Some(number);
         let size = entry.size;
-        self.demands.push_back(Demand { number, slot, purpose, size, since });
+        self.demands.push_back(Demand {
+            number,
+            slot,
+            purpose,
+            size,
+            since,
+        });
     }
 
     fn is_wanted(&self, demand: &Demand) -> bool {
-        self.slots.get(&demand.slot).is_some_and(|slot| slot.demand == Some(demand.number))
+        self.slots
+            .get(&demand.slot)
+            .is_some_and(|slot| slot.demand == Some(demand.number))
     }
 
     /// Gives room to the demands at the front of the queue.
@@ -120,7 +135,9 @@ impl ObjectStore {
                 Ok(range) => return Reservation::Granted(range),
                 Err(NoRoom::Space) => match self.add_memory_segment(len) {
                     Ok(()) => continue,
-                    Err(error) => return Reservation::Failed(format!("the kernel gives no memory segment: {error}")),
+                    Err(error) => {
+                        return Reservation::Failed(format!("the kernel gives no memory segment: {error}"));
+                    }
                 },
                 Err(NoRoom::Memory { excess }) => excess,
             };
@@ -131,7 +148,11 @@ impl ObjectStore {
                 }
                 self.start_spills(shortfall);
                 let under_way = self.pressure.spills > 0;
-                return if under_way { Reservation::Waiting } else { Reservation::Stuck };
+                return if under_way {
+                    Reservation::Waiting
+                } else {
+                    Reservation::Stuck
+                };
             }
             // Free memory elsewhere must go back to the kernel before other offsets can take its place.
             while self.memory.busy() < excess {
@@ -146,8 +167,15 @@ impl ObjectStore {
 
     fn add_memory_segment(&mut self, len: u64) -> std::io::Result<()> {
         let id = SegmentId::memory(self.number());
-        let size = self.config.capacity_bytes.max(len).next_multiple_of(HUGE_PAGE_SIZE);
-        let name = format!("sparkray-{}-{}-{}", self.config.cluster_id, self.config.node_id, id.0);
+        let size = self
+            .config
+            .capacity_bytes
+            .max(len)
+            .next_multiple_of(HUGE_PAGE_SIZE);
+        let name = format!(
+            "sparkray-{}-{}-{}",
+            self.config.cluster_id, self.config.node_id, id.0
+        );
         let segment = Segment::in_memory(id, &name, size)?;
         self.segments.insert(id, Arc::new(segment));
         self.memory.add_segment(id, size);
@@ -156,7 +184,8 @@ impl ObjectStore {
 
     fn discard(&mut self, range: Range) {
         let segment = Arc::clone(&self.segments[&range.segment]);
-        self.events.push(StoreEvent::Io(IoJob(Job::Discard { segment, range })));
+        self.events
+            .push(StoreEvent::Io(IoJob(Job::Discard { segment, range })));
     }
 
     /// Evicts the least recently used slot that has another copy.
@@ -176,16 +205,27 @@ impl ObjectStore {
         }
         if !spilled {
             if let Some(owner) = owner {
-                self.events.push(StoreEvent::CopyGone { object, owner, lost: false });
+                self.events.push(StoreEvent::CopyGone {
+                    object,
+                    owner,
+                    lost: false,
+                });
             }
-            let failure = Failure::new(ErrorCode::ObjectLost, format!("the copy of object {object} was evicted"));
+            let failure = Failure::new(
+                ErrorCode::ObjectLost,
+                format!("the copy of object {object} was evicted"),
+            );
             self.detach(slot, &failure);
         }
         true
     }
 
     fn start_spills(&mut self, shortfall: u64) {
-        let disk_rests = self.pressure.disk_failure.as_ref().is_some_and(|(_, retry_at)| self.now < *retry_at);
+        let disk_rests = self
+            .pressure
+            .disk_failure
+            .as_ref()
+            .is_some_and(|(_, retry_at)| self.now < *retry_at);
         if !self.config.can_spill || disk_rests {
             return;
         }
@@ -202,7 +242,12 @@ impl ObjectStore {
             self.pressure.spills += 1;
             self.pressure.spilling_bytes += range.len;
             let segment = Arc::clone(&self.segments[&range.segment]);
-            let job = Job::Spill { slot: slot.0, segment, offset: range.offset, size };
+            let job = Job::Spill {
+                slot: slot.0,
+                segment,
+                offset: range.offset,
+                size,
+            };
             self.events.push(StoreEvent::Io(IoJob(job)));
         }
     }
@@ -219,7 +264,11 @@ impl ObjectStore {
         let key = self.number();
         let entry = self.slot(slot);
         entry.evictable_since = Some(key);
-        let set = if entry.has_other_copy() { &mut self.droppable } else { &mut self.spillable };
+        let set = if entry.has_other_copy() {
+            &mut self.droppable
+        } else {
+            &mut self.spillable
+        };
         set.insert(key, slot);
     }
 
@@ -253,19 +302,34 @@ impl ObjectStore {
             }
             (Purpose::Pull, Stage::Pulling) => self.grant_pull(demand, range),
             (Purpose::Restore, _) => {
-                let file = entry.file.clone().expect("a slot that is restored has a spill file");
+                let file = entry
+                    .file
+                    .clone()
+                    .expect("a slot that is restored has a spill file");
                 let segment = Arc::clone(&self.segments[&range.segment]);
-                let job = Job::Restore { slot: slot.0, segment, offset: range.offset, file };
+                let job = Job::Restore {
+                    slot: slot.0,
+                    segment,
+                    offset: range.offset,
+                    file,
+                };
                 self.events.push(StoreEvent::Io(IoJob(job)));
             }
-            (purpose, stage) => unreachable!("{purpose:?} of a slot that is {stage:?}: demands end with their stage"),
+            (purpose, stage) => {
+                unreachable!("{purpose:?} of a slot that is {stage:?}: demands end with their stage")
+            }
         }
     }
 
     fn grant_pull(&mut self, demand: Demand, range: Range) {
-        let ticket = self.slots[&demand.slot].pull.expect("a pull that asks for room is under way");
+        let ticket = self.slots[&demand.slot]
+            .pull
+            .expect("a pull that asks for room is under way");
         match self.segments[&range.segment].map(range.offset, demand.size as usize, Access::Writable) {
-            Ok(target) => self.events.push(StoreEvent::PullRoom { ticket, room: Ok(target) }),
+            Ok(target) => self.events.push(StoreEvent::PullRoom {
+                ticket,
+                room: Ok(target),
+            }),
             Err(error) => self.refuse(demand, &format!("its memory cannot be mapped: {error}")),
         }
     }
@@ -287,7 +351,8 @@ impl ObjectStore {
     fn make_fallback_segment(&mut self, demand: Demand, size: u64) {
         let segment = SegmentId::disk(self.number());
         self.fallbacks.insert(segment, (demand, size));
-        self.events.push(StoreEvent::Io(IoJob(Job::Fallback { segment, size })));
+        self.events
+            .push(StoreEvent::Io(IoJob(Job::Fallback { segment, size })));
     }
 
     fn fallback_made(&mut self, id: SegmentId, result: std::io::Result<Segment>) {
@@ -342,7 +407,10 @@ impl ObjectStore {
                 let ticket = self.slot(slot).pull.take();
                 if let Some(ticket) = ticket {
                     self.pulls.remove(&ticket);
-                    self.events.push(StoreEvent::PullRoom { ticket, room: Err(failure.clone()) });
+                    self.events.push(StoreEvent::PullRoom {
+                        ticket,
+                        room: Err(failure.clone()),
+                    });
                 }
                 self.slot(slot).untried.clear();
                 self.fail_waiters(slot, &failure);
@@ -429,16 +497,23 @@ impl ObjectStore {
             if warm + self.memory.busy() + POPULATE_STEP > wanted || !self.demands.is_empty() {
                 return;
             }
-            if let Some(range) = self.memory.begin_populate(POPULATE_STEP, self.config.capacity_bytes) {
+            if let Some(range) = self
+                .memory
+                .begin_populate(POPULATE_STEP, self.config.capacity_bytes)
+            {
                 let segment = Arc::clone(&self.segments[&range.segment]);
-                self.events.push(StoreEvent::Io(IoJob(Job::Populate { segment, range })));
+                self.events
+                    .push(StoreEvent::Io(IoJob(Job::Populate { segment, range })));
             }
             return;
         }
         if warm <= self.config.warm_bytes || self.memory.busy() > 0 {
             return;
         }
-        if let Some(range) = self.memory.begin_discard((warm - self.config.warm_bytes).min(DISCARD_STEP)) {
+        if let Some(range) = self
+            .memory
+            .begin_discard((warm - self.config.warm_bytes).min(DISCARD_STEP))
+        {
             self.discard(range);
         }
     }

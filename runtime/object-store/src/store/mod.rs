@@ -23,8 +23,8 @@ use std::time::Instant;
 
 use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{
-    AbortObject, AdoptFeed, CreateObject, Failure, FreeObjects, GetObjects, MessageError, ReleaseObjects, SealObject,
-    StoreStats,
+    AbortObject, AdoptFeed, CreateObject, Failure, FreeObjects, GetObjects, MessageError, ReleaseObjects,
+    SealObject, StoreStats,
 };
 
 use crate::allocator::Allocator;
@@ -71,7 +71,10 @@ pub struct ObjectStore {
 impl ObjectStore {
     /// An empty store. `now` is the time of the first tick.
     pub fn new(config: StoreConfig, now: Instant) -> Self {
-        let stats = StoreStats { capacity_bytes: config.capacity_bytes, ..StoreStats::default() };
+        let stats = StoreStats {
+            capacity_bytes: config.capacity_bytes,
+            ..StoreStats::default()
+        };
         Self {
             config,
             now,
@@ -109,19 +112,30 @@ impl ObjectStore {
 
     /// Whether the object is complete on this node, in memory or on disk.
     pub fn contains(&self, object: ObjectId) -> bool {
-        self.index.get(&object).is_some_and(|slot| self.slots[slot].stage == slot::Stage::Sealed)
+        self.index
+            .get(&object)
+            .is_some_and(|slot| self.slots[slot].stage == slot::Stage::Sealed)
     }
 
     /// What the store holds and did.
     pub fn stats(&self) -> StoreStats {
         let mut stats = self.stats;
         stats.used_bytes = self.memory.allocated();
-        stats.object_count = self.index.values().filter(|slot| self.slots[slot].stage == slot::Stage::Sealed).count() as u64;
+        stats.object_count = self
+            .index
+            .values()
+            .filter(|slot| self.slots[slot].stage == slot::Stage::Sealed)
+            .count() as u64;
         stats
     }
 
     /// A client asks for room. Answered by [`StoreEvent::Created`], when there is room.
-    pub fn create(&mut self, client: ClientId, correlation: u64, message: &CreateObject) -> Result<(), StoreError> {
+    pub fn create(
+        &mut self,
+        client: ClientId,
+        correlation: u64,
+        message: &CreateObject,
+    ) -> Result<(), StoreError> {
         let object = ObjectId::from_slice(&message.object_id)?;
         let owner = message.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
         let owner = WorkerAddress::try_from(owner)?;
@@ -129,7 +143,13 @@ impl ObjectStore {
             true => None,
             false => Some(FeedId::from_slice(&message.feed_id)?),
         };
-        let writer = NextWriter { client, correlation, size: message.size, owner, feed };
+        let writer = NextWriter {
+            client,
+            correlation,
+            size: message.size,
+            owner,
+            feed,
+        };
         self.begin_create(object, writer);
         self.pump();
         Ok(())
@@ -145,16 +165,32 @@ impl ObjectStore {
     /// The client gives up writing the object.
     pub fn abort(&mut self, client: ClientId, message: &AbortObject) -> Result<(), StoreError> {
         let object = ObjectId::from_slice(&message.object_id)?;
-        let writing = self.clients.get_mut(&client).and_then(|record| record.writing.remove(&object));
-        if let Some(slot) = writing {
-            self.writer_ended(slot, "its writer gave up before it was complete");
+        let writing = self
+            .clients
+            .get_mut(&client)
+            .and_then(|record| record.writing.remove(&object));
+        match (writing, self.index.get(&object).copied()) {
+            (Some(slot), _) => self.writer_ended(slot, "its writer gave up before it was complete"),
+            (None, Some(slot)) => {
+                self.client(client).queued_behind.remove(&slot);
+                self.slot(slot)
+                    .next_writers
+                    .retain(|writer| writer.client != client);
+                self.forget_if_unwanted(slot);
+            }
+            (None, None) => {}
         }
         self.pump();
         Ok(())
     }
 
     /// A client asks for objects. Each is answered by [`StoreEvent::Ready`], when it is here.
-    pub fn get(&mut self, client: ClientId, correlation: u64, message: &GetObjects) -> Result<(), StoreError> {
+    pub fn get(
+        &mut self,
+        client: ClientId,
+        correlation: u64,
+        message: &GetObjects,
+    ) -> Result<(), StoreError> {
         let mut wanted = Vec::with_capacity(message.objects.len());
         for entry in &message.objects {
             for location in &entry.locations {
@@ -192,7 +228,8 @@ impl ObjectStore {
     pub fn free_objects(&mut self, objects: impl IntoIterator<Item = ObjectId>) {
         for object in objects {
             if let Some(slot) = self.index.get(&object).copied() {
-                let reason = format!("object {object} was freed by its owner, which has no reference to it any more");
+                let reason =
+                    format!("object {object} was freed by its owner, which has no reference to it any more");
                 self.detach(slot, &Failure::new(ErrorCode::ObjectLost, reason));
             }
         }
@@ -234,7 +271,11 @@ impl ObjectStore {
     pub fn node_gone(&mut self, node: NodeId) {
         let mut workers = HashSet::new();
         for slot in self.index.values() {
-            if let Some(owner) = self.slots[slot].owner.as_ref().filter(|owner| owner.node_id == node) {
+            if let Some(owner) = self.slots[slot]
+                .owner
+                .as_ref()
+                .filter(|owner| owner.node_id == node)
+            {
                 workers.insert(owner.worker_id);
             }
         }
@@ -254,6 +295,8 @@ impl ObjectStore {
     }
 
     fn slot(&mut self, slot: SlotId) -> &mut Slot {
-        self.slots.get_mut(&slot).expect("ids of live slots are kept only while the slot lives")
+        self.slots
+            .get_mut(&slot)
+            .expect("ids of live slots are kept only while the slot lives")
     }
 }

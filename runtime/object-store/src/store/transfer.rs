@@ -19,14 +19,22 @@ impl ObjectStore {
         entry.pull = Some(ticket);
         entry.tried.extend(locations.iter().cloned());
         let object = entry.object;
-        self.events.push(StoreEvent::StartPull { ticket, object, locations });
+        self.events.push(StoreEvent::StartPull {
+            ticket,
+            object,
+            locations,
+        });
     }
 
     /// Another get names more nodes: they are asked when the first ones fail.
     pub(super) fn add_pull_locations(&mut self, slot: SlotId, locations: Vec<ObjectLocation>) {
         let entry = self.slot(slot);
         for location in locations {
-            let known = entry.tried.iter().chain(&entry.untried).any(|known| known.node_id == location.node_id);
+            let known = entry
+                .tried
+                .iter()
+                .chain(&entry.untried)
+                .any(|known| known.node_id == location.node_id);
             if !known {
                 entry.untried.push(location);
             }
@@ -125,7 +133,12 @@ impl ObjectStore {
             Some((_, Stage::Awaited | Stage::Pulling)) | None => {
                 let message = format!("node {} has no copy of object {object}", self.config.node_id);
                 let source = Err(Failure::new(ErrorCode::ObjectLost, message));
-                self.events.push(StoreEvent::PushReady { client, correlation, object, source });
+                self.events.push(StoreEvent::PushReady {
+                    client,
+                    correlation,
+                    object,
+                    source,
+                });
             }
         }
     }
@@ -133,21 +146,36 @@ impl ObjectStore {
     fn answer_push(&mut self, slot: SlotId, client: ClientId, correlation: u64) {
         let object = self.slots[&slot].object;
         let source = self.push_source(slot, client).map_err(|error| {
-            let message = format!("node {} cannot read object {object}: {error}", self.config.node_id);
+            let message = format!(
+                "node {} cannot read object {object}: {error}",
+                self.config.node_id
+            );
             Failure::new(ErrorCode::Internal, message)
         });
-        self.events.push(StoreEvent::PushReady { client, correlation, object, source });
+        self.events.push(StoreEvent::PushReady {
+            client,
+            correlation,
+            object,
+            source,
+        });
     }
 
     fn push_source(&mut self, slot: SlotId, client: ClientId) -> std::io::Result<PushSource> {
         let entry = &self.slots[&slot];
-        let owner = entry.owner.clone().ok_or_else(|| std::io::Error::other("its owner is not known"))?;
+        let owner = entry
+            .owner
+            .clone()
+            .ok_or_else(|| std::io::Error::other("its owner is not known"))?;
         let size = entry.size;
         let restoring = entry.disk_work == Some(DiskWork::Restoring);
         let bytes = match (entry.memory.filter(|_| !restoring), &entry.file) {
             (Some(range), _) => {
                 let segment = &self.segments[&range.segment];
-                PushBytes::Memory(Arc::new(segment.map(range.offset, size as usize, Access::ReadOnly)?))
+                PushBytes::Memory(Arc::new(segment.map(
+                    range.offset,
+                    size as usize,
+                    Access::ReadOnly,
+                )?))
             }
             (None, Some(file)) => PushBytes::File(file.clone()),
             (None, None) => return Err(std::io::Error::other("it is neither in memory nor on disk")),
@@ -157,7 +185,12 @@ impl ObjectStore {
         self.client(client).pushes.insert(ticket);
         self.slot(slot).pushes += 1;
         self.refresh_evictable(slot);
-        Ok(PushSource { ticket, size, owner, bytes })
+        Ok(PushSource {
+            ticket,
+            size,
+            owner,
+            bytes,
+        })
     }
 
     pub(super) fn answer_push_waiters(&mut self, slot: SlotId) {
@@ -170,7 +203,12 @@ impl ObjectStore {
         let object = self.slots[&slot].object;
         for (client, correlation) in std::mem::take(&mut self.slot(slot).push_waiters) {
             let source = Err(failure.clone());
-            self.events.push(StoreEvent::PushReady { client, correlation, object, source });
+            self.events.push(StoreEvent::PushReady {
+                client,
+                correlation,
+                object,
+                source,
+            });
         }
     }
 

@@ -7,13 +7,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sparkray_common::{ClusterId, ErrorCode};
 use sparkray_proto::{
-    ChildEnded, Failure, HeadStarted, ManagerCommand, ManagerHello, RayletStarted, Refused, Resources,
-    StartHead, StartRaylet, StopCluster, manager_command::Command,
+    ChildEnded, Failure, HeadStarted, ManagerCommand, ManagerHello, RayletStarted, StopCluster,
+    manager_command::Command,
 };
 
 use super::checks;
+use super::cluster::{Cluster, Head};
 use crate::SupervisorError;
-use crate::request::{ClusterNames, InitRequest, InitResult, NodeInfo, Status};
+use crate::request::{ClusterNames, InitRequest, InitResult};
 
 /// One connection of an executor's RayManager, in the order in which they joined.
 pub(crate) type MemberKey = u64;
@@ -49,48 +50,27 @@ pub(crate) enum Progress {
 
 /// A member's node in the current cluster.
 #[derive(Debug, Clone, Default)]
-struct Node {
-    up: Option<RayletStarted>,
+pub(super) struct Node {
+    pub(super) up: Option<RayletStarted>,
     asked: bool,
-    refused: Option<SupervisorError>,
+    pub(super) refused: Option<SupervisorError>,
     /// What was heard last, for messages.
-    last: String,
-    restarting: bool,
+    pub(super) last: String,
+    pub(super) restarting: bool,
 }
 
 #[derive(Debug)]
-struct Member {
-    hello: ManagerHello,
-    node: Node,
-}
-
-#[derive(Debug)]
-struct Head {
-    member: MemberKey,
-    executor_id: String,
-    host: String,
-    serving: Option<HeadStarted>,
-}
-
-#[derive(Debug)]
-struct Cluster {
-    names: ClusterNames,
-    request: InitRequest,
-    head: Option<Head>,
-    /// Of the raylet beside the head.
-    head_address: String,
-    driver_raylet: Option<RayletStarted>,
-    driver_store_bytes: u64,
-    ready_once: bool,
-    failure: Option<SupervisorError>,
+pub(super) struct Member {
+    pub(super) hello: ManagerHello,
+    pub(super) node: Node,
 }
 
 /// The driver's view of all executors.
 #[derive(Debug, Default)]
 pub(crate) struct Membership {
-    members: BTreeMap<MemberKey, Member>,
+    pub(super) members: BTreeMap<MemberKey, Member>,
     next_key: MemberKey,
-    cluster: Option<Cluster>,
+    pub(super) cluster: Option<Cluster>,
     stopping: BTreeSet<MemberKey>,
 }
 
@@ -353,36 +333,6 @@ impl Membership {
         self.cluster.as_ref().and_then(|cluster| cluster.failure.clone())
     }
 
-    /// Everything that is known.
-    pub(crate) fn status(&self) -> Status {
-        let nodes = self
-            .members
-            .values()
-            .map(|member| self.node_info(member))
-            .collect();
-        let Some(cluster) = &self.cluster else {
-            return Status {
-                state: "idle".to_owned(),
-                failure: None,
-                cluster_id: String::new(),
-                nodes,
-                driver_node: None,
-            };
-        };
-        let state = match (&cluster.failure, cluster.ready_once) {
-            (Some(_), _) => "failed",
-            (None, true) => "running",
-            (None, false) => "starting",
-        };
-        Status {
-            state: state.to_owned(),
-            failure: cluster.failure.as_ref().map(ToString::to_string),
-            cluster_id: cluster.names.id.to_string(),
-            nodes,
-            driver_node: self.driver_node(cluster),
-        }
-    }
-
     /// Elects the head, starts its raylet, then all others: whatever is possible now and was not done before.
     fn advance(&mut self) -> Vec<Effect> {
         let Some(cluster) = self.cluster.as_mut().filter(|cluster| cluster.failure.is_none()) else {
@@ -449,197 +399,6 @@ impl Membership {
             |member| checks::name(&member.hello),
         )
     }
-
-    fn result(&self, cluster: &Cluster) -> Option<InitResult> {
-        let head = cluster.head.as_ref()?;
-        let serving = head.serving.as_ref()?;
-        let up = self
-            .members
-            .values()
-            .filter(|member| member.node.up.is_some())
-            .count();
-        // A member that joined in time is waited for, even when fewer would do.
-        let pending = self
-            .members
-            .values()
-            .any(|member| member.node.up.is_none() && member.node.refused.is_none());
-        if up < cluster.request.expected_nodes as usize || pending {
-            return None;
-        }
-        let driver_node = self.driver_node(cluster)?;
-        Some(InitResult {
-            cluster_id: cluster.names.id.to_string(),
-            token: cluster.names.token.expose_hex(),
-            head_epoch: cluster.names.head_epoch,
-            socket_name: driver_node.socket_name.clone(),
-            head_address: cluster.head_address.clone(),
-            head_executor_id: head.executor_id.clone(),
-            head_pid: serving.pid,
-            nodes: self
-                .members
-                .values()
-                .map(|member| self.node_info(member))
-                .collect(),
-            driver_node,
-        })
-    }
-
-    fn driver_node(&self, cluster: &Cluster) -> Option<NodeInfo> {
-        if cluster.request.local {
-            let member = self.members.values().find(|member| member.node.up.is_some())?;
-            return Some(self.node_info(member));
-        }
-        let raylet = cluster
-            .driver_raylet
-            .as_ref()
-            .filter(|raylet| !raylet.node_id.is_empty())?;
-        let hello = ManagerHello {
-            executor_id: "driver".to_owned(),
-            pid: std::process::id(),
-            ..ManagerHello::default()
-        };
-        Some(describe(
-            &hello,
-            Some(raylet),
-            cluster.request.driver_cpus,
-            cluster.driver_store_bytes,
-        ))
-    }
-
-    fn node_info(&self, member: &Member) -> NodeInfo {
-        let (cpus, store) = self.cluster.as_ref().map_or((0.0, 0), |cluster| {
-            let budget = member.hello.memory_budget_bytes;
-            (
-                cluster.request.node_cpus,
-                checks::store_bytes(cluster.request.object_store_bytes, budget),
-            )
-        });
-        let mut info = describe(&member.hello, member.node.up.as_ref(), cpus, store);
-        info.message.clone_from(&member.node.last);
-        if member.node.refused.is_some() {
-            "down".clone_into(&mut info.state);
-        } else if member.node.restarting {
-            "restarting".clone_into(&mut info.state);
-        }
-        info
-    }
-
-    fn what_is_missing(&self, cluster: &Cluster) -> String {
-        let mut sentences = Vec::new();
-        let joined = self.members.len();
-        let expected = cluster.request.expected_nodes as usize;
-        if joined < expected {
-            let names: Vec<String> = self
-                .members
-                .values()
-                .map(|member| checks::name(&member.hello))
-                .collect();
-            let who = if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            };
-            sentences.push(format!(
-                "{joined} of {expected} executors have joined ({who}); the others were not started by the cluster manager \
-                 (is there room in the queue?) or cannot reach the driver"
-            ));
-        }
-        match &cluster.head {
-            Some(head) if head.serving.is_none() => {
-                sentences.push(format!(
-                    "the head on executor {} ({}) does not answer",
-                    head.executor_id, head.host
-                ));
-            }
-            _ => {}
-        }
-        for member in self.members.values().filter(|member| member.node.up.is_none()) {
-            let last = if member.node.last.is_empty() {
-                "nothing"
-            } else {
-                &member.node.last
-            };
-            sentences.push(format!(
-                "the raylet of {} has not registered, it last said: {last}",
-                checks::name(&member.hello)
-            ));
-        }
-        if sentences.is_empty() {
-            sentences.push("the driver's own raylet has not registered".to_owned());
-        }
-        sentences.join("; ")
-    }
-}
-
-impl Cluster {
-    fn fail(&mut self, code: ErrorCode, message: String) {
-        // The first cause is the one to report.
-        if self.failure.is_none() {
-            self.failure = Some(SupervisorError::refused(code, message));
-        }
-    }
-
-    fn fail_with(&mut self, failure: &Failure, who: &str, what: &str) {
-        self.fail(failure.error_code(), format!("{who} {what}: {}", failure.message));
-    }
-
-    fn driver_asked(&self) -> bool {
-        self.driver_raylet.is_some()
-    }
-
-    fn start_head(&self) -> StartHead {
-        StartHead {
-            cluster_id: bytes(self.names.id),
-            token: self.names.token.expose_bytes().to_vec().into(),
-            head_epoch: self.names.head_epoch,
-        }
-    }
-
-    fn start_raylet(&self, hello: &ManagerHello, beside_head: bool) -> StartRaylet {
-        let store = checks::store_bytes(self.request.object_store_bytes, hello.memory_budget_bytes);
-        let mut units: BTreeMap<String, f64> = self.request.node_resources.clone();
-        units.insert("CPU".to_owned(), self.request.node_cpus);
-        if hello.memory_budget_bytes > store {
-            units.insert("memory".to_owned(), (hello.memory_budget_bytes - store) as f64);
-        }
-        let labels = [
-            ("executor_id", &hello.executor_id),
-            ("container_id", &hello.container_id),
-            ("hostname", &hello.hostname),
-        ];
-        StartRaylet {
-            cluster_id: bytes(self.names.id),
-            token: self.names.token.expose_bytes().to_vec().into(),
-            head_epoch: self.names.head_epoch,
-            head_address: if beside_head {
-                String::new()
-            } else {
-                self.head_address.clone()
-            },
-            resources: Some(Resources {
-                units: units.into_iter().collect(),
-            }),
-            object_store_bytes: store,
-            worker_env: self.request.worker_env.clone().into_iter().collect(),
-            labels: labels
-                .into_iter()
-                .map(|(name, value)| (name.to_owned(), value.clone()))
-                .collect(),
-            prestart_workers: self.request.prestart_workers,
-            python: self.request.python.clone(),
-            python_version: self.request.python_version.clone(),
-            sparkray_version: self.request.sparkray_version.clone(),
-        }
-    }
-}
-
-/// A refusal for a manager that must not try again.
-pub(crate) fn refusal(failure: Failure) -> ManagerCommand {
-    ManagerCommand {
-        command: Some(Command::Refused(Refused {
-            failure: Some(failure),
-        })),
-    }
 }
 
 fn prefixed(failure: &Failure, name: &str) -> SupervisorError {
@@ -648,32 +407,6 @@ fn prefixed(failure: &Failure, name: &str) -> SupervisorError {
 
 fn bytes(id: ClusterId) -> bytes::Bytes {
     id.to_vec().into()
-}
-
-fn hex(id: &[u8]) -> String {
-    sparkray_common::NodeId::from_slice(id)
-        .map(|id| id.to_string())
-        .unwrap_or_default()
-}
-
-fn describe(hello: &ManagerHello, raylet: Option<&RayletStarted>, cpus: f64, store: u64) -> NodeInfo {
-    let up = raylet.cloned().unwrap_or_default();
-    NodeInfo {
-        executor_id: hello.executor_id.clone(),
-        node_id: hex(&up.node_id),
-        address: up.address,
-        socket_name: up.socket_name,
-        hostname: hello.hostname.clone(),
-        container_id: hello.container_id.clone(),
-        pid: up.pid,
-        executor_pid: hello.pid,
-        cpus,
-        memory_budget_bytes: hello.memory_budget_bytes,
-        object_store_bytes: store,
-        start_count: up.start_count,
-        state: if raylet.is_some() { "up" } else { "starting" }.to_owned(),
-        message: String::new(),
-    }
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The RayManager of the driver: executors join it, and it starts and stops clusters on them.
 
 mod checks;
+mod cluster;
 mod local_raylet;
 mod membership;
 mod service;
 mod state;
+mod view;
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
 //! The RayManager of an executor: it connects to the driver's, obeys, and ends its children when that connection ends.
 
+mod current_raylet;
 mod raylet_keeper;
 mod session;
 mod workers_python;
@@ -25,6 +26,7 @@ use crate::children::ChildStarter;
 use crate::container::{NodeDirs, hostname};
 use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
+pub use current_raylet::{RayletHandle, current_raylet};
 use session::Session;
 use workers_python::WorkersPython;
 

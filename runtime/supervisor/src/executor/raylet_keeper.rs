@@ -3,13 +3,15 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig};
+use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig, RayletReady};
 use sparkray_proto::{ChildEnded, RayletStarted, StartRaylet, manager_event::Event};
+use sparkray_rpc::Identity;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Reporter;
+use super::current_raylet::{RayletHandle, publish};
 use crate::SupervisorError;
 use crate::children::{ChildStarter, Running, blocking, stop};
 use crate::container::NodeDirs;
@@ -31,6 +33,19 @@ pub(super) struct RayletPlan {
 }
 
 impl RayletPlan {
+    fn handle(&self, node_id: NodeId, ready: &RayletReady) -> RayletHandle {
+        RayletHandle {
+            identity: Identity {
+                cluster_id: self.cluster_id,
+                token: self.token.clone(),
+                head_epoch: self.head_epoch,
+            },
+            socket_name: ready.socket_name.clone(),
+            node_id,
+            node_address: ready.address.clone(),
+        }
+    }
+
     fn config(&self, node_id: NodeId, port: u16, spill_dirs: &[PathBuf]) -> RayletConfig {
         let command = self.command.borrow().clone();
         let head_address = if self.head_socket_name.is_some() {
@@ -97,7 +112,9 @@ pub(super) async fn keep(
                     start_count,
                     socket_name: running.ready.socket_name.clone(),
                 }));
+                let published = publish(plan.handle(node_id, &running.ready));
                 let cause = watch_over(running, &cancel).await;
+                drop(published);
                 remove_all(spill_dirs).await;
                 match cause {
                     Some(cause) => cause,
@@ -149,7 +166,7 @@ async fn start(
     port: u16,
     spill_dirs: &[PathBuf],
     cancel: &CancellationToken,
-) -> Result<Running<sparkray_common::RayletReady>, SupervisorError> {
+) -> Result<Running<RayletReady>, SupervisorError> {
     let log_path = plan
         .dirs
         .logs

@@ -58,6 +58,8 @@ impl ColumnError {
     pub(crate) fn code(&self) -> ErrorCode {
         match self {
             Self::BadRow { .. } | Self::Encode(_) => ErrorCode::Internal,
+            // There is no table: callers tell it from a table that cannot be read.
+            Self::NotATable(_) => ErrorCode::NotFound,
             _ => ErrorCode::InvalidArgument,
         }
     }

@@ -17,7 +17,7 @@ mod spark_columns;
 mod spark_schema;
 mod unsafe_row;
 
-pub(crate) use block_builder::{BlockBuilder, EncodedBlock};
+pub(crate) use block_builder::BlockBuilder;
 pub(crate) use error::ColumnError;
 pub(crate) use export::ExportedBatch;
 pub(crate) use ipc_read::StreamBatches;

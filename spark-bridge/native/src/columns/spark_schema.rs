@@ -71,6 +71,7 @@ impl SparkType {
             "date" => Self::Date,
             "timestamp" => Self::Timestamp,
             "timestamp_ntz" => Self::TimestampNtz,
+            "void" => Self::Void,
             "decimal" => Self::Decimal {
                 precision: 10,
                 scale: 0,

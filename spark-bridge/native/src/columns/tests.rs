@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use sparkray_common::VALUE_HEADER_LEN;
 
 use super::unsafe_row::testing::{Cell, stage};
-use super::{BlockBuilder, EncodedBlock, ExportedBatch, SparkColumns, SparkField, SparkSchema, SparkType};
+use super::block_builder::EncodedBlock;
+use super::{BlockBuilder, ExportedBatch, SparkColumns, SparkField, SparkSchema, SparkType};
 use super::{StagedRows, StreamBatches};
 
 fn spark_types() -> impl Strategy<Value = SparkType> {

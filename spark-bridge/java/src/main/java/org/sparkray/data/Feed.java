@@ -1,5 +1,7 @@
 package org.sparkray.data;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collections;
@@ -68,8 +70,14 @@ public final class Feed {
     return inJobGroup("sparkray.from_spark", () -> toJson(blocks.collect()));
   }
 
-  /** Writes these partitions again. */
-  public String run(int[] partitions) {
+  /** Writes these partitions again: a JSON list of their indexes. */
+  public String runPartitions(String partitionsJson) {
+    int[] partitions;
+    try {
+      partitions = new ObjectMapper().readValue(partitionsJson, int[].class);
+    } catch (JsonProcessingException failure) {
+      throw new IllegalArgumentException("the partitions are not a list of numbers", failure);
+    }
     return inJobGroup(
         "sparkray.from_spark: partitions that were lost",
         () -> {

@@ -8,6 +8,7 @@ import org.apache.spark.sql.connector.read.PartitionReaderFactory;
 import org.apache.spark.sql.types.DataTypes;
 import org.apache.spark.sql.types.StructType;
 import org.apache.spark.unsafe.types.UTF8String;
+import org.sparkray.SparkRayException;
 
 /**
  * Reads the schema of each block where the block is. What is wrong with a block is a value, not a failure: the driver
@@ -53,8 +54,8 @@ final class SchemaReaderFactory implements PartitionReaderFactory {
     try {
       handle = DataNative.tableOpen(block.block);
       row[1] = UTF8String.fromString(DataNative.tableSchema(handle));
-    } catch (NativeException failure) {
-      row[2] = failure.code();
+    } catch (SparkRayException failure) {
+      row[2] = failure.getCode();
       row[3] = UTF8String.fromString(failure.getMessage());
     } finally {
       if (handle != 0) {

@@ -1,0 +1,214 @@
+"""DataFrames into the object stores and back."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from sparkray import exceptions
+from sparkray._private import worker
+from sparkray._private.units import MEBIBYTE, parse_memory
+from sparkray.spark import blocks, java_errors
+from sparkray.spark.ray_context import RayContext, RayContextError
+
+if TYPE_CHECKING:
+    from pyspark.sql import DataFrame, SparkSession
+
+    from sparkray._native import CoreWorker, ObjectRef
+
+__all__ = ["from_spark", "to_spark"]
+
+# A smaller block would be mostly headers; a larger one does not fit the 32-bit offsets of Arrow's strings.
+_SMALLEST_BLOCK = 64 * 1024
+_LARGEST_BLOCK = 1024 * MEBIBYTE
+# Partitions whose node died before the job ended are run again this often.
+_FEED_ATTEMPTS = 3
+_PROVIDER = "org.sparkray.data.RayTableProvider"
+
+
+def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[ObjectRef[Any]]:
+    """Puts a DataFrame into the executors' object stores, as pyarrow Tables.
+
+    One Spark job runs. Each of its tasks writes its partition into the store of its own executor's node; no data
+    passes through the driver, and no Python worker of pyspark runs. This program owns the objects.
+
+    Arguments:
+        df: a DataFrame of the SparkContext that the RayContext was made for. Its columns have flat types: boolean,
+            byte, short, int, long, float, double, decimal, string, binary, date, timestamp, timestamp_ntz.
+        max_block_bytes: a partition is cut into blocks of at most this size, in bytes or with a unit (``"64m"``);
+            between 64 KiB and 1 GiB. A single row that is larger is a block by itself.
+
+    Returns:
+        A reference for each block, in the order of the partitions and, inside a partition, of the rows. Empty
+        partitions have no block; a DataFrame without rows has one empty block, which has the columns.
+
+    Raises:
+        TypeError: ``df`` is no DataFrame, a column has another type (it is named), or max_block_bytes is no size.
+        ValueError: ``df`` is a stream or belongs to another SparkContext; max_block_bytes is out of range.
+        RayContextError: there is no cluster on a SparkContext.
+        ObjectStoreFullError: neither shared memory nor disk of a node has room.
+        RaySystemError: the job failed for another reason; the cause has Spark's own words.
+
+    Upstream name: ``ray.data.from_spark`` (which gives a Dataset).
+    """
+    core, context = _running()
+    limit = _block_limit(max_block_bytes)
+    _check_dataframe(df, context)
+    feed_id = os.urandom(16)
+    request = {
+        "cluster_id": core.cluster_id,
+        "feed_id": feed_id.hex(),
+        "owner": {"node_id": core.node_id, "worker_id": core.worker_id, "node_address": core.node_address},
+        "max_block_bytes": limit,
+    }
+    jvm: Any = context.sc._jvm
+    with java_errors.translated("from_spark failed"):
+        feed = jvm.org.sparkray.data.Feed(df._jdf, feed_id.hex(), json.dumps(request))
+    try:
+        found = _run_feed(core, feed)
+        return blocks.adopt(core, feed_id, found)
+    except BaseException:
+        # Also Ctrl-C: the job ends and what it wrote is dropped.
+        with contextlib.suppress(Exception):
+            feed.cancel()
+        with contextlib.suppress(Exception):
+            blocks.abort(core, feed_id)
+        raise
+
+
+def _run_feed(core: CoreWorker, feed: Any) -> list[blocks.Partition]:
+    """The blocks of every partition, all on nodes that live."""
+    with java_errors.translated("from_spark failed"):
+        partitions = blocks.read_report(feed.run())
+        for _ in range(_FEED_ATTEMPTS - 1):
+            lost = blocks.on_dead_nodes(core, partitions)
+            if not lost:
+                break
+            if feed.isDeterminate():
+                again = blocks.read_report(feed.runPartitions(json.dumps(lost)))
+                partitions = [partition for partition in partitions if partition.index not in lost] + again
+            else:
+                # Rows may be in other partitions when Spark computes some of them again: all or none.
+                partitions = blocks.read_report(feed.run())
+        if not any(partition.blocks for partition in partitions):
+            partitions = blocks.read_report(feed.runEmpty())
+    lost = blocks.on_dead_nodes(core, partitions)
+    if lost:
+        raise exceptions.ObjectLostError(
+            f"the blocks of {len(lost)} partitions were lost {_FEED_ATTEMPTS} times because nodes died while the "
+            "DataFrame was written: look into the executors' logs"
+        )
+    return partitions
+
+
+def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
+    """A DataFrame over pyarrow Tables in the object stores.
+
+    The tables stay where they are: Spark's tasks run on the executors whose stores hold them and read them in place;
+    columns that Spark cannot take as they are (unsigned integers, large strings, dictionaries, timestamps of other
+    units, ...) are cast by the tasks. Each table is one partition. No Python worker of pyspark runs.
+
+    The objects are kept until the RayContext stops: the DataFrame, and all that are derived from it, refer to them.
+
+    Arguments:
+        refs: references to pyarrow Tables with the same columns. Results of tasks that have not ended are waited for.
+        spark: a SparkSession of the SparkContext that the RayContext was made for.
+
+    Returns:
+        The DataFrame. Its rows are in the order of the references.
+
+    Raises:
+        TypeError: ``refs`` holds something else than references, or a reference to something else than a table.
+        ValueError: there is no reference; the columns of a table differ from the first one's, or Spark has no type for
+            one (it is named); ``spark`` belongs to another SparkContext.
+        RayContextError: there is no cluster on a SparkContext.
+        RayTaskError: the task that should have made a table raised.
+        ObjectLostError: a table was lost with its node.
+
+    Upstream name: ``ray.data.Dataset.to_spark``.
+    """
+    core, context = _running()
+    _check_session(spark, context)
+    references = _check_references(refs)
+    described = blocks.describe(core, references)
+    table_id = uuid.uuid4().hex
+    tables: Any = context.sc._jvm.org.sparkray.data.RayTables  # type: ignore[union-attr]
+    tables.register(table_id, json.dumps(described))
+    try:
+        with java_errors.translated("to_spark failed"):
+            rows = spark.read.format(_PROVIDER).option("table", table_id).option("content", "schemas").load().collect()
+            tables.setSchema(table_id, json.dumps(blocks.common_schema(rows, described)))
+            df = spark.read.format(_PROVIDER).option("table", table_id).load()
+    except BaseException:
+        with contextlib.suppress(Exception):
+            tables.unregister(table_id)
+        raise
+    context.keep_until_stop(references)
+    return df
+
+
+def _running() -> tuple[CoreWorker, RayContext]:
+    core = worker.core_worker()
+    context = RayContext._active
+    if context is None or not context.initialized:
+        raise RayContextError(
+            "sparkray runs without Spark in this program: DataFrames need a RayContext(sc) and its init() instead of "
+            "sparkray.init()"
+        )
+    return core, context
+
+
+def _block_limit(given: str | int) -> int:
+    if isinstance(given, bool) or not isinstance(given, (str, int)):
+        raise TypeError(f'max_block_bytes is a number of bytes or a string such as "64m", not {given!r}')
+    limit = parse_memory(given, "max_block_bytes") if isinstance(given, str) else given
+    if not _SMALLEST_BLOCK <= limit <= _LARGEST_BLOCK:
+        raise ValueError(f"max_block_bytes is between 64 KiB and 1 GiB, not {given!r}")
+    return limit
+
+
+def _check_dataframe(df: Any, context: RayContext) -> None:
+    from pyspark.sql import DataFrame
+
+    kind = type(df)
+    if kind.__module__.startswith("pyspark.sql.connect"):
+        raise TypeError("this is a DataFrame of Spark Connect: its SparkContext runs elsewhere; use a classic session")
+    if not isinstance(df, DataFrame):
+        raise TypeError(f"from_spark takes a Spark DataFrame, not a {kind.__module__}.{kind.__qualname__}")
+    _check_session(df.sparkSession, context)
+    if df.isStreaming:
+        raise ValueError(
+            "from_spark takes a DataFrame of rows that are there, and this one is a stream: write it somewhere first, "
+            "or call from_spark inside foreachBatch"
+        )
+
+
+def _check_session(spark: Any, context: RayContext) -> None:
+    from pyspark.sql import SparkSession
+
+    if not isinstance(spark, SparkSession):
+        raise TypeError(f"a SparkSession is needed, not a {type(spark).__qualname__}")
+    if spark.sparkContext is not context.sc:
+        raise ValueError(
+            "this SparkSession belongs to another SparkContext than the RayContext: stop() the RayContext and make one "
+            "for the SparkContext that runs now"
+        )
+
+
+def _check_references(refs: Any) -> list[ObjectRef[Any]]:
+    from sparkray._native import ObjectRef
+
+    if isinstance(refs, ObjectRef):
+        return [refs]
+    if not isinstance(refs, Sequence) or isinstance(refs, (str, bytes)):
+        raise TypeError(f"to_spark takes a list of ObjectRefs, not a {type(refs).__qualname__}")
+    for index, ref in enumerate(refs):
+        if not isinstance(ref, ObjectRef):
+            raise TypeError(f"to_spark takes a list of ObjectRefs, and element {index} is a {type(ref).__qualname__}")
+    if not refs:
+        raise ValueError("to_spark needs at least one reference: an empty list has no columns")
+    return list(refs)

@@ -1,0 +1,49 @@
+"""Failures of Spark and of sparkray's Java as Python exceptions."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+from sparkray import exceptions
+
+_NATIVE_FAILURE = "org.sparkray.SparkRayException"
+_INVALID_ARGUMENT = "java.lang.IllegalArgumentException"
+# Causes are at most so deep.
+_DEEPEST = 20
+
+
+@contextlib.contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Inside a with statement: a Java exception becomes the exception of its kind, with one sentence.
+
+    A failure of sparkray's native code keeps its kind wherever in Spark's chain of causes it is; a refused argument is
+    a TypeError; anything else is a RaySystemError with Spark's message. The Java exception is the cause.
+    """
+    from py4j.protocol import Py4JError
+
+    try:
+        yield
+    except Exception as error:
+        java_exception = getattr(error, "java_exception", None) or getattr(error, "_origin", None)
+        if java_exception is None:
+            if isinstance(error, Py4JError):
+                raise exceptions.RaySystemError(f"{what}: Spark's driver does not answer any more ({error})") from error
+            raise
+        raise _python_exception(what, java_exception) from error
+
+
+def _python_exception(what: str, java_exception: Any) -> Exception:
+    cause = java_exception
+    for _ in range(_DEEPEST):
+        if cause is None:
+            break
+        name = cause.getClass().getName()
+        if name == _NATIVE_FAILURE:
+            return exceptions.from_failure(cause.getCode(), f"{what}: {cause.getMessage()}")
+        if name == _INVALID_ARGUMENT and cause.equals(java_exception):
+            return TypeError(cause.getMessage())
+        cause = cause.getCause()
+    message = java_exception.getMessage() or java_exception.toString()
+    return exceptions.RaySystemError(f"{what}: {message.splitlines()[0]}")

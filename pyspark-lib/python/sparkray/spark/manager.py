@@ -1,0 +1,130 @@
+"""The managers inside Spark's JVMs, as Python calls them: org.sparkray.RayContext by py4j."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyspark import SparkContext
+
+_PLUGIN = "org.sparkray.RayPlugin"
+
+
+class RayContextError(RuntimeError):
+    """A Ray cluster cannot be started, is not there, or was lost. The message says why and what to do."""
+
+
+def spark_context_of(given: Any) -> SparkContext:
+    """The SparkContext itself, or that of a SparkSession.
+
+    Raises:
+        RayContextError: it is stopped, or a Spark Connect session, which has none.
+        TypeError: it is something else.
+    """
+    from pyspark import SparkContext
+
+    if type(given).__module__.startswith("pyspark.sql.connect"):
+        raise RayContextError(
+            "this is a Spark Connect session: its driver runs elsewhere and Python has no SparkContext there, so no "
+            "cluster can be attached; start Spark with init_spark_on_yarn, or with a classic SparkSession"
+        )
+    context = given if isinstance(given, SparkContext) else getattr(given, "sparkContext", None)
+    if not isinstance(context, SparkContext):
+        raise TypeError(f"RayContext needs a SparkContext, not {type(given).__name__}")
+    check_alive(context)
+    return context
+
+
+def check_alive(context: SparkContext) -> None:
+    """Raises RayContextError when the SparkContext was stopped."""
+    java_context = getattr(context, "_jsc", None)
+    stopped = java_context is None
+    if not stopped:
+        try:
+            stopped = bool(java_context.sc().isStopped())
+        except Exception as error:
+            raise RayContextError(f"Spark's driver does not answer any more ({error}): start a new one") from error
+    if stopped:
+        raise RayContextError("the SparkContext was stopped: start a new one, and a RayContext for it")
+
+
+class Manager:
+    """The driver's manager."""
+
+    def __init__(self, context: SparkContext, java_context: Any) -> None:
+        self._spark = context
+        self._java = java_context
+
+    @classmethod
+    def find(cls, context: SparkContext) -> Manager:
+        """The manager of a SparkContext.
+
+        Raises:
+            RayContextError: the SparkContext was started without the plugin.
+        """
+        java_class = context._jvm.org.sparkray.RayContext
+        found = None
+        # Without the jar the name is a package, which has no methods.
+        if type(java_class).__name__ == "JavaClass":
+            found = java_class.current()
+        if found is None:
+            raise RayContextError(
+                "this SparkContext was started without sparkray's plugin: start it with init_spark_on_yarn, or with "
+                f"--conf spark.plugins={_PLUGIN} --jars {_jar()}; a SparkContext that runs cannot be given it yet"
+            )
+        return cls(context, found)
+
+    def init(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token."""
+        result: dict[str, Any] = json.loads(self._call(self._java.init, json.dumps(request)))
+        return result
+
+    def status(self) -> dict[str, Any]:
+        """Status of runtime/supervisor."""
+        result: dict[str, Any] = json.loads(self._call(self._java.status))
+        return result
+
+    def stop(self) -> None:
+        """Ends the cluster, also one that is starting. Does nothing when Spark's driver is gone: it took the cluster
+        with it."""
+        with contextlib.suppress(RayContextError):
+            self._call(self._java.stop)
+
+    def stop_before_spark(self, stop: Callable[[], None]) -> None:
+        """Has `stop` called by the SparkContext's own stop(), ahead of it."""
+        context: Any = self._spark
+        stop_spark = type(context).stop
+
+        def stop_both() -> None:
+            del context.stop
+            try:
+                stop()
+            finally:
+                stop_spark(context)
+
+        context.stop = stop_both
+
+    @staticmethod
+    def _call(method: Callable[..., Any], *arguments: Any) -> str:
+        from py4j.protocol import Py4JError, Py4JJavaError
+
+        try:
+            return str(method(*arguments))
+        except Py4JJavaError as error:
+            message = error.java_exception.getMessage() or str(error.java_exception)
+            raise RayContextError(message) from None
+        except (Py4JError, OSError) as error:
+            raise RayContextError(f"Spark's driver does not answer any more ({error}): start a new one") from error
+
+
+def _jar() -> str:
+    try:
+        from sparkray.spark import packaging
+
+        return packaging.jar_path() or "sparkray.jar"
+    except Exception:
+        # Only words for a message.
+        return "sparkray.jar"

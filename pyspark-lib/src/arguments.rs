@@ -1,0 +1,103 @@
+//! Arguments of calls, and templates of remote functions.
+
+use std::sync::Arc;
+
+use pyo3::prelude::*;
+use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use sparkray_common::{FunctionId, MAX_INLINE_BYTES, ResourceSet};
+use sparkray_core_worker::{CallArguments, TaskTemplate};
+
+use crate::convert::bad_id;
+use crate::core_worker::{PyCoreWorker, Runtime};
+use crate::object_ref::ObjectRef;
+use crate::values::serialize;
+
+/// What all calls of one remote function with the same options share.
+#[pyclass(frozen, name = "TaskTemplate", module = "sparkray._native")]
+pub(crate) struct PyTaskTemplate {
+    pub(crate) inner: Arc<TaskTemplate>,
+}
+
+#[pymethods]
+impl PyTaskTemplate {
+    #[new]
+    #[pyo3(signature = (core, function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions))]
+    fn new(
+        core: &PyCoreWorker,
+        function_id: &[u8],
+        function_blob: &[u8],
+        name: String,
+        num_returns: u32,
+        resources: std::collections::BTreeMap<String, f64>,
+        max_retries: i32,
+        retry_exceptions: bool,
+    ) -> PyResult<Self> {
+        let _ = core;
+        let inner = TaskTemplate {
+            function_id: FunctionId::from_slice(function_id).map_err(bad_id)?,
+            function_blob: function_blob.to_vec().into(),
+            name,
+            num_returns,
+            resources: resource_set(resources)?,
+            max_retries,
+            retry_exceptions,
+            node: None,
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+}
+
+pub(crate) fn resource_set(units: std::collections::BTreeMap<String, f64>) -> PyResult<ResourceSet> {
+    ResourceSet::from_units(units).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))
+}
+
+/// Encodes the arguments of a call: references at the top level become slots, the rest one value.
+pub(crate) fn encode(
+    runtime: &Runtime,
+    args: &Bound<'_, PyTuple>,
+    kwargs: &Bound<'_, PyDict>,
+) -> PyResult<CallArguments> {
+    let py = args.py();
+    let mut call = CallArguments::default();
+    if args.is_empty() && kwargs.is_empty() {
+        return Ok(call);
+    }
+    let flat = PyList::empty(py);
+    for (index, item) in args.iter().enumerate() {
+        flat.append(take_reference(index, item, &mut call)?)?;
+    }
+    for (index, (name, item)) in kwargs.iter().enumerate() {
+        call.keyword_names.push(name.cast::<PyString>()?.to_string());
+        flat.append(take_reference(args.len() + index, item, &mut call)?)?;
+    }
+    let mut value = serialize(flat.as_any())?;
+    if value.len(py) > MAX_INLINE_BYTES {
+        // Large arguments go to the store, so that they do not pass through the control connections.
+        for (index, item) in flat.iter().enumerate() {
+            if item.is_none() {
+                continue;
+            }
+            let part = serialize(&item)?;
+            if part.len(py) > MAX_INLINE_BYTES {
+                let reference = runtime.put_serialized(py, &part)?;
+                call.references.push((index as u32, reference));
+                flat.set_item(index, py.None())?;
+            }
+        }
+        value = serialize(flat.as_any())?;
+    }
+    call.value = value.to_bytes(py)?;
+    call.contained = value.contained;
+    Ok(call)
+}
+
+/// An argument that is a reference itself leaves `None` in its place.
+fn take_reference<'py>(
+    index: usize,
+    item: Bound<'py, PyAny>,
+    call: &mut CallArguments,
+) -> PyResult<Bound<'py, PyAny>> {
+    let Ok(reference) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+    call.references.push((index as u32, reference.get().id));
+    Ok(item.py().None().into_bound(item.py()))
+}

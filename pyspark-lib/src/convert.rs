@@ -1,0 +1,66 @@
+//! Errors and ids between Rust and Python.
+
+use std::time::{Duration, Instant};
+
+use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
+use sparkray_common::{ErrorCode, IdError};
+use sparkray_core_worker::{CoreError, WaitError};
+
+/// Looks a Python attribute up once.
+pub(crate) fn cached<'py>(
+    py: Python<'py>,
+    cell: &'static PyOnceLock<Py<PyAny>>,
+    module: &str,
+    name: &str,
+) -> PyResult<&'py Bound<'py, PyAny>> {
+    cell.get_or_try_init(py, || Ok(py.import(module)?.getattr(name)?.unbind())).map(|object| object.bind(py))
+}
+
+/// The exception for a failure of the runtime: `sparkray.exceptions.from_failure`.
+pub(crate) fn exception(py: Python<'_>, error: &CoreError) -> PyErr {
+    static FROM_FAILURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let made = cached(py, &FROM_FAILURE, "sparkray.exceptions", "from_failure")
+        .and_then(|from_failure| from_failure.call1((error.code.number(), error.message.as_str())));
+    match made {
+        Ok(exception) => PyErr::from_value(exception),
+        Err(problem) => {
+            let fallback = PyRuntimeError::new_err(error.message.clone());
+            fallback.set_cause(py, Some(problem));
+            fallback
+        }
+    }
+}
+
+/// The exception for a wait that ended early; `waited_for` says what was waited for.
+pub(crate) fn wait_exception(py: Python<'_>, error: WaitError<PyErr>, waited_for: &str) -> PyErr {
+    match error {
+        WaitError::Failed(error) => exception(py, &error),
+        WaitError::Interrupted(signal) => signal,
+        WaitError::Deadline => exception(
+            py,
+            &CoreError::new(ErrorCode::DeadlineExceeded, format!("{waited_for} before the deadline")),
+        ),
+    }
+}
+
+/// Lets a waiting thread notice signals, as Python's own waits do.
+pub(crate) fn check_signals() -> PyResult<()> {
+    Python::attach(|py| py.check_signals())
+}
+
+/// The time at which a timeout in seconds ends; `None`: never.
+pub(crate) fn deadline_after(timeout: Option<f64>) -> PyResult<Option<Instant>> {
+    let Some(seconds) = timeout else { return Ok(None) };
+    if seconds.is_nan() || seconds < 0.0 {
+        return Err(PyValueError::new_err(format!("timeout must be at least 0 seconds, not {seconds}")));
+    }
+    // A century is for ever, and an `Instant` can be that far away.
+    let wait = Duration::from_secs_f64(seconds.min(3.0e9));
+    Ok(Some(Instant::now() + wait))
+}
+
+pub(crate) fn bad_id(error: IdError) -> PyErr {
+    PyValueError::new_err(error.to_string())
+}

@@ -1,0 +1,106 @@
+//! A thread that tells Python what the core worker reports: output of workers, and objects that are ready. The core
+//! worker reports from whichever thread reads the sockets, which must not wait for the interpreter's lock.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Receiver;
+
+use parking_lot::Mutex;
+use pyo3::prelude::*;
+use sparkray_core_worker::{Notice, WaitError};
+
+use crate::convert::exception;
+use crate::core_worker::runtime_of_worker;
+use crate::object_ref::ObjectRef;
+use crate::values::{Loaded, load};
+
+/// Futures that wait for their objects.
+#[derive(Default)]
+pub(crate) struct Futures {
+    next: AtomicU64,
+    waiting: Mutex<HashMap<u64, (Py<PyAny>, Py<ObjectRef>)>>,
+}
+
+/// Runs until the core worker is gone.
+pub(crate) fn run(notices: &Receiver<Notice>, futures: &Futures, log_callback: Option<&Py<PyAny>>) {
+    while let Ok(notice) = notices.recv() {
+        // `None`: the interpreter ends.
+        let attached = Python::try_attach(|py| match notice {
+            Notice::Log(lines) => {
+                let Some(callback) = log_callback else { return };
+                let lines: Vec<_> =
+                    lines.into_iter().map(|line| (line.name, line.pid, line.ip, line.text, line.is_stderr)).collect();
+                if let Err(error) = callback.call1(py, (lines,)) {
+                    error.write_unraisable(py, None);
+                }
+            }
+            Notice::Resolved(keys) => {
+                for key in keys {
+                    complete(py, futures, key);
+                }
+            }
+            Notice::Work => {}
+        });
+        if attached.is_none() {
+            return;
+        }
+    }
+}
+
+/// Gives a future its object's value.
+fn complete(py: Python<'_>, futures: &Futures, key: u64) {
+    let Some((future, reference)) = futures.waiting.lock().remove(&key) else { return };
+    let outcome = read(py, reference.bind(py));
+    let told = match outcome {
+        Ok(value) => future.call_method1(py, "set_result", (value,)),
+        Err(error) => future.call_method1(py, "set_exception", (error.into_value(py),)),
+    };
+    if let Err(error) = told {
+        // A future that was cancelled takes no result.
+        let cancelled = future.call_method0(py, "cancelled").and_then(|answer| answer.extract::<bool>(py));
+        if !matches!(cancelled, Ok(true)) {
+            error.write_unraisable(py, Some(future.bind(py)));
+        }
+    }
+}
+
+fn read<'py>(py: Python<'py>, reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
+    let this = reference.get();
+    let worker = Arc::clone(&this.worker);
+    let id = this.id;
+    let fetched = py.detach(|| worker.get(&[id], None, &|| Ok::<(), std::convert::Infallible>(())));
+    let mut fetched = match fetched {
+        Ok(fetched) => fetched,
+        Err(WaitError::Failed(error)) => return Err(exception(py, &error)),
+        Err(WaitError::Deadline) => return Err(exception(py, &crate::values::internal("a wait without deadline ended"))),
+        Err(WaitError::Interrupted(never)) => match never {},
+    };
+    let value = match fetched.pop() {
+        Some(Ok(value)) => value,
+        Some(Err(error)) => return Err(exception(py, &error)),
+        None => return Err(exception(py, &crate::values::internal("no value for an object"))),
+    };
+    match load(py, &value)? {
+        Loaded::Value(object) => Ok(object),
+        Loaded::Raised(error) => Err(error),
+    }
+}
+
+/// A `concurrent.futures.Future` of an object.
+pub(crate) fn future_of<'py>(reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
+    let py = reference.py();
+    let future = py.import("concurrent.futures")?.getattr("Future")?.call0()?;
+    let runtime = runtime_of_worker(&reference.get().worker)?;
+    let futures = &runtime.futures;
+    let key = futures.next.fetch_add(1, Ordering::Relaxed);
+    futures.waiting.lock().insert(key, (future.clone().unbind(), reference.clone().unbind()));
+    let worker = Arc::clone(&runtime.core);
+    let id = reference.get().id;
+    let watched = py.detach(|| worker.watch(id, key));
+    if !watched {
+        // It is there already; still completed by the thread, because reading it may wait for the store.
+        runtime.notify(Notice::Resolved(vec![key]));
+    }
+    Ok(future)
+}

@@ -1,0 +1,402 @@
+//! A head and two raylets in this process, real sockets, and a stand-in zygote that forks real processes.
+//!
+//! One test: a raylet reaps and finally kills all children of its process.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use sparkray_common::{
+    ActorId, ClusterId, ClusterToken, ErrorCode, HeadConfig, JobId, LeaseId, NodeId, ObjectId, RayletConfig,
+    RayletReady, ResourceSet, TaskId, VERSION, WorkerAddress, WorkerId,
+};
+use sparkray_object_store::{BlockingStoreClient, GetEntry};
+use sparkray_proto::{
+    ActorSpec, ActorState, ActorUpdate, ClientKind, FrameKind, HeadReply, HeadRequest, LeaseBroken, LogBatch,
+    RegisterActor, RegisterClient, RegisterClientReply, RegisterJob, RequestWorkerLease, RequestWorkerLeaseReply,
+    ReturnWorkerLease, WatchActor, WorkerDied, head_request, location_of,
+};
+use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Node {
+    ready: RayletReady,
+    id: NodeId,
+    cancel: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+struct Cluster {
+    identity: Identity,
+    directory: tempfile::TempDir,
+    head_socket: String,
+}
+
+impl Cluster {
+    async fn start() -> Self {
+        let identity = Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 1 };
+        let directory = tempfile::tempdir().unwrap();
+        let config = HeadConfig {
+            cluster_id: identity.cluster_id.to_string(),
+            token: identity.token.expose_hex(),
+            head_epoch: 1,
+            parent_pid: std::process::id(),
+            log_dir: path(directory.path()),
+        };
+        let (sender, ready) = oneshot::channel();
+        tokio::spawn(async move {
+            let announce = |ready| sender.send(ready).unwrap();
+            sparkray_gcs::run(config, announce, CancellationToken::new()).await.unwrap();
+        });
+        let head_socket = ready.await.unwrap().socket_name;
+        Self { identity, directory, head_socket }
+    }
+
+    async fn raylet(&self, cpus: f64, python: bool, head_address: Option<&str>) -> Node {
+        let id = NodeId::random();
+        let environment = [
+            ("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in")),
+            ("STAND_IN_VERSION", VERSION),
+        ];
+        let config = RayletConfig {
+            cluster_id: self.identity.cluster_id.to_string(),
+            token: self.identity.token.expose_hex(),
+            node_id: id.to_string(),
+            head_epoch: 1,
+            parent_pid: std::process::id(),
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            head_socket_name: head_address.is_none().then(|| self.head_socket.clone()),
+            head_address: head_address.map(str::to_owned),
+            resources: BTreeMap::from([("CPU".to_owned(), cpus)]),
+            labels: BTreeMap::new(),
+            object_store_bytes: 64 << 20,
+            spill_dirs: vec![path(&self.directory.path().join(format!("spill-{id}")))],
+            log_dir: path(self.directory.path()),
+            python: python.then(|| "python3".to_owned()),
+            working_dir: path(self.directory.path()),
+            worker_env: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            prestart_workers: u32::from(python),
+        };
+        let (sender, ready) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let task = tokio::spawn(async move {
+            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), stop).await.unwrap();
+        });
+        Node { ready: ready.await.unwrap(), id, cancel, task }
+    }
+}
+
+fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+fn cpus(amount: f64) -> ResourceSet {
+    ResourceSet::from_units([("CPU".to_owned(), amount)]).unwrap()
+}
+
+/// A driver, as a test sees it.
+struct Driver {
+    sender: FrameSender,
+    receiver: FrameReceiver,
+    worker_id: WorkerId,
+    job: JobId,
+    correlation: u64,
+    seen: Vec<Frame>,
+}
+
+impl Driver {
+    async fn connect(cluster: &Cluster, node: &Node) -> Self {
+        let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
+        let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE).await.unwrap();
+        let (sender, receiver) = frame_connection(socket).unwrap();
+        let (worker_id, job) = (WorkerId::random(), JobId::random());
+        let mut driver = Self { sender, receiver, worker_id, job, correlation: 0, seen: Vec::new() };
+        let reply = driver.register(VERSION).await;
+        assert_eq!(reply.failure, None);
+        assert_eq!(reply.node_address, node.ready.address);
+        driver
+    }
+
+    async fn register(&mut self, version: &str) -> RegisterClientReply {
+        let register = RegisterClient {
+            worker_id: self.worker_id.to_vec().into(),
+            kind: ClientKind::Driver.into(),
+            pid: std::process::id(),
+            job_id: self.job.to_vec().into(),
+            sparkray_version: version.to_owned(),
+            python_version: "3.11".to_owned(),
+            log_to_driver: true,
+            ..RegisterClient::default()
+        };
+        let correlation = self.send(FrameKind::RegisterClient, &register);
+        self.reply(FrameKind::RegisterClientReply, correlation).await.decode().unwrap()
+    }
+
+    fn send<M: prost::Message>(&mut self, kind: FrameKind, message: &M) -> u64 {
+        self.correlation += 1;
+        self.sender.send(Frame::new(kind, self.correlation, message)).unwrap();
+        self.correlation
+    }
+
+    async fn reply(&mut self, kind: FrameKind, correlation: u64) -> Frame {
+        self.until(|frame| frame.kind == kind && frame.correlation == correlation).await
+    }
+
+    /// Waits for a frame; others are kept.
+    async fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        if let Some(index) = self.seen.iter().position(&wanted) {
+            return self.seen.remove(index);
+        }
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, self.receiver.next()).await;
+            let frame = frame.expect("the frame comes in time").unwrap().expect("the raylet keeps the connection");
+            if wanted(&frame) {
+                return frame;
+            }
+            self.seen.push(frame);
+        }
+    }
+
+    fn request_lease(&mut self, amount: f64) -> (LeaseId, u64) {
+        let lease = LeaseId::random();
+        (lease, self.repeat_lease(lease, amount, "3.11"))
+    }
+
+    fn repeat_lease(&mut self, lease: LeaseId, amount: f64, python_version: &str) -> u64 {
+        let request = RequestWorkerLease {
+            lease_id: lease.to_vec().into(),
+            job_id: self.job.to_vec().into(),
+            resources: Some((&cpus(amount)).into()),
+            python_version: python_version.to_owned(),
+            ..RequestWorkerLease::default()
+        };
+        self.send(FrameKind::RequestWorkerLease, &request)
+    }
+
+    async fn lease_reply(&mut self, correlation: u64) -> RequestWorkerLeaseReply {
+        self.reply(FrameKind::RequestWorkerLeaseReply, correlation).await.decode().unwrap()
+    }
+
+    async fn ask_head(&mut self, request: head_request::Request) -> HeadReply {
+        let correlation = self.send(FrameKind::HeadRequest, &HeadRequest { request: Some(request) });
+        self.reply(FrameKind::HeadReply, correlation).await.decode().unwrap()
+    }
+
+    fn give_back(&mut self, lease: LeaseId) {
+        let message = ReturnWorkerLease { lease_id: lease.to_vec().into(), worker_failed: false };
+        self.send(FrameKind::ReturnWorkerLease, &message);
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(Instant::now() < deadline, "{what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[tokio::test]
+async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
+    let cluster = Cluster::start().await;
+    let first = cluster.raylet(1.0, true, None).await;
+    let mut driver = Driver::connect(&cluster, &first).await;
+    let register = RegisterJob {
+        job_id: driver.job.to_vec().into(),
+        driver: Some(
+            (&WorkerAddress {
+                node_id: first.id,
+                worker_id: driver.worker_id,
+                node_address: first.ready.address.clone(),
+            })
+                .into(),
+        ),
+        namespace: "test".to_owned(),
+        python_version: "3.11".to_owned(),
+    };
+    assert_eq!(driver.ask_head(head_request::Request::RegisterJob(register)).await.failure, None);
+
+    another_version_is_refused(&cluster, &first).await;
+    another_python_gets_no_worker(&mut driver).await;
+    leases_are_granted_in_turn(&mut driver).await;
+    a_broken_lease_names_the_reason(&mut driver).await;
+    an_actor_lives_in_its_own_worker(&mut driver, &first).await;
+    worker_output_reaches_the_driver(&mut driver).await;
+
+    let second = cluster.raylet(4.0, false, Some(&first.ready.address)).await;
+    a_request_that_fits_only_elsewhere_is_passed_on(&mut driver, &second).await;
+    objects_are_pulled_from_where_they_are(&cluster, &first, &second).await;
+
+    second.cancel.cancel();
+    second.task.await.unwrap();
+    let died = driver.until(|frame| frame.kind == FrameKind::NodeDied).await;
+    let died: sparkray_proto::NodeDied = died.decode().unwrap();
+    assert_eq!(died.node_id[..], second.id.as_bytes()[..]);
+
+    first.cancel.cancel();
+    first.task.await.unwrap();
+    let children = std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
+    assert_eq!(children.trim(), "");
+    let left = std::fs::read_dir(cluster.directory.path()).unwrap();
+    let left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(!left.iter().any(|name| name.starts_with("spill")), "{left:?}");
+}
+
+async fn another_version_is_refused(cluster: &Cluster, node: &Node) {
+    let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
+    let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE).await.unwrap();
+    let (sender, receiver) = frame_connection(socket).unwrap();
+    let (worker_id, job) = (WorkerId::random(), JobId::random());
+    let mut stranger = Driver { sender, receiver, worker_id, job, correlation: 0, seen: Vec::new() };
+    let failure = stranger.register("0.0.1").await.failure.unwrap();
+    assert_eq!(failure.error_code(), ErrorCode::VersionMismatch);
+    assert!(failure.message.contains("0.0.1"), "{}", failure.message);
+    assert!(stranger.receiver.next().await.unwrap().is_none());
+}
+
+async fn another_python_gets_no_worker(driver: &mut Driver) {
+    let correlation = driver.repeat_lease(LeaseId::random(), 1.0, "3.7");
+    let failure = driver.lease_reply(correlation).await.failure.unwrap();
+    assert_eq!(failure.error_code(), ErrorCode::VersionMismatch);
+    assert!(failure.message.contains("3.7") && failure.message.contains("3.11"), "{}", failure.message);
+}
+
+async fn leases_are_granted_in_turn(driver: &mut Driver) {
+    let (one, correlation) = driver.request_lease(1.0);
+    let granted = driver.lease_reply(correlation).await;
+    let worker = granted.worker.clone().unwrap();
+    assert!(is_alive(granted.worker_pid));
+
+    let again = driver.repeat_lease(one, 1.0, "3.11");
+    assert_eq!(driver.lease_reply(again).await.worker, Some(worker.clone()));
+
+    let (two, waiting) = driver.request_lease(1.0);
+    let repeated = driver.repeat_lease(two, 1.0, "3.11");
+    driver.give_back(one);
+    // The worker is of this job and idle: it is used again.
+    assert_eq!(driver.lease_reply(waiting).await.worker, Some(worker.clone()));
+    assert_eq!(driver.lease_reply(repeated).await.worker, Some(worker));
+    driver.give_back(two);
+}
+
+async fn a_broken_lease_names_the_reason(driver: &mut Driver) {
+    let (lease, correlation) = driver.request_lease(1.0);
+    let granted = driver.lease_reply(correlation).await;
+    kill(granted.worker_pid);
+    let broken: LeaseBroken = driver.until(|frame| frame.kind == FrameKind::LeaseBroken).await.decode().unwrap();
+    assert_eq!(broken.lease_id[..], lease.as_bytes()[..]);
+    assert!(broken.cause.contains("SIGKILL"), "{}", broken.cause);
+    let died: WorkerDied = driver.until(|frame| frame.kind == FrameKind::WorkerDied).await.decode().unwrap();
+    assert_eq!(died.worker_id, granted.worker.unwrap().worker_id);
+}
+
+async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
+    let actor = ActorId::random();
+    let owner = WorkerAddress {
+        node_id: node.id,
+        worker_id: driver.worker_id,
+        node_address: node.ready.address.clone(),
+    };
+    let spec = ActorSpec {
+        actor_id: actor.to_vec().into(),
+        job_id: driver.job.to_vec().into(),
+        owner: Some((&owner).into()),
+        class_name: "Counter".to_owned(),
+        placement_resources: Some((&cpus(1.0)).into()),
+        python_version: "3.11".to_owned(),
+        ..ActorSpec::default()
+    };
+    let request = head_request::Request::RegisterActor(RegisterActor { spec: Some(spec) });
+    assert_eq!(driver.ask_head(request).await.failure, None);
+    driver.send(FrameKind::WatchActor, &WatchActor { actor_id: actor.to_vec().into() });
+    let alive = wait_for_state(driver, ActorState::Alive).await;
+    assert!(is_alive(alive.pid));
+    // It gave its placement CPU back.
+    let (lease, correlation) = driver.request_lease(1.0);
+    let granted = driver.lease_reply(correlation).await;
+    assert_ne!(granted.worker_pid, alive.pid);
+    driver.give_back(lease);
+    kill(alive.pid);
+    let dead = wait_for_state(driver, ActorState::Dead).await;
+    assert!(dead.cause.contains("SIGKILL"), "{}", dead.cause);
+}
+
+async fn wait_for_state(driver: &mut Driver, state: ActorState) -> ActorUpdate {
+    let wanted = move |frame: &Frame| {
+        frame.kind == FrameKind::ActorUpdate && frame.decode::<ActorUpdate>().unwrap().state() == state
+    };
+    driver.until(wanted).await.decode().unwrap()
+}
+
+async fn worker_output_reaches_the_driver(driver: &mut Driver) {
+    let batch: LogBatch = driver.until(|frame| frame.kind == FrameKind::LogBatch).await.decode().unwrap();
+    assert_eq!(batch.lines[0].text, "hello from a worker");
+    assert_eq!(batch.lines[0].ip, "127.0.0.1");
+}
+
+async fn a_request_that_fits_only_elsewhere_is_passed_on(driver: &mut Driver, other: &Node) {
+    let (_, correlation) = driver.request_lease(3.0);
+    let spillback = driver.lease_reply(correlation).await.spillback.unwrap();
+    assert_eq!(spillback.node_id[..], other.id.as_bytes()[..]);
+    assert_eq!(spillback.node_address, other.ready.address);
+}
+
+async fn objects_are_pulled_from_where_they_are(cluster: &Cluster, first: &Node, second: &Node) {
+    let client_of = |node: &Node| {
+        let (identity, socket, id) = (cluster.identity.clone(), node.ready.socket_name.clone(), node.id);
+        tokio::task::spawn_blocking(move || {
+            BlockingStoreClient::connect(&identity, &socket, id, WorkerId::random(), PATIENCE).unwrap()
+        })
+    };
+    let writer = client_of(second).await.unwrap();
+    let reader = client_of(first).await.unwrap();
+    let owner = WorkerAddress {
+        node_id: second.id,
+        worker_id: WorkerId::random(),
+        node_address: second.ready.address.clone(),
+    };
+    let location = location_of(second.id, &second.ready.address);
+    let sizes = [0_usize, 1, (1 << 20) - 1, 1 << 20, (5 << 20) + 17];
+    let moved = tokio::task::spawn_blocking(move || {
+        let deadline = Instant::now() + PATIENCE;
+        let mut entries = Vec::new();
+        for size in sizes {
+            let object = ObjectId::for_result(TaskId::next(), 0);
+            let mut value = writer.create(object, size as u64, &owner, None, deadline).unwrap().unwrap();
+            for (index, byte) in value.as_mut_slice().iter_mut().enumerate() {
+                *byte = (index * 7 % 251) as u8;
+            }
+            value.seal().unwrap();
+            // The first asks in vain at a node that is not there.
+            let nowhere = location_of(NodeId::random(), "127.0.0.1:1");
+            entries.push(GetEntry { object, locations: vec![nowhere, location.clone()] });
+        }
+        for (object, size) in reader.get(&entries, deadline).into_iter().zip(sizes) {
+            let object = object.unwrap();
+            assert_eq!(object.as_slice().len(), size);
+            assert!(object.as_slice().iter().enumerate().all(|(index, byte)| *byte == (index * 7 % 251) as u8));
+        }
+        let unknown = ObjectId::for_result(TaskId::next(), 0);
+        let lost = reader.get(&[GetEntry { object: unknown, locations: vec![location] }], deadline).remove(0);
+        let error = lost.unwrap_err();
+        assert_eq!(error.code(), ErrorCode::ObjectLost);
+        error.to_string()
+    });
+    let message = moved.await.unwrap();
+    assert!(message.contains(&second.ready.address), "{message}");
+}

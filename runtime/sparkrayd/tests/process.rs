@@ -1,0 +1,212 @@
+//! The built binary as a child: configuration, ready line, leash, signals, death with its parent.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady, VERSION};
+
+const DEADLINE: Duration = Duration::from_secs(10);
+
+fn sparkrayd(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_sparkrayd"));
+    command.args(arguments).env_remove("SPARKRAY_LOG");
+    command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    command
+}
+
+fn head_config(parent_pid: u32) -> HeadConfig {
+    HeadConfig {
+        cluster_id: ClusterId::random().to_string(),
+        token: ClusterToken::random().expose_hex(),
+        head_epoch: 1,
+        parent_pid,
+        log_dir: String::new(),
+    }
+}
+
+/// A head that is ready.
+struct Head {
+    child: Child,
+    leash: Option<ChildStdin>,
+    ready: HeadReady,
+    token: String,
+}
+
+fn start_head() -> Head {
+    let config = head_config(std::process::id());
+    let mut child = sparkrayd(&["head"]).spawn().unwrap();
+    let mut leash = child.stdin.take().unwrap();
+    writeln!(leash, "{}", serde_json::to_string(&config).unwrap()).unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.as_mut().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let ready: HeadReady = serde_json::from_str(&line).expect("one line of JSON");
+    assert_eq!(ready.pid, child.id());
+    Head {
+        child,
+        leash: Some(leash),
+        ready,
+        token: config.token,
+    }
+}
+
+/// Waits for the end; kills what does not end in time.
+fn wait(child: &mut Child) -> ExitStatus {
+    let end = Instant::now() + DEADLINE;
+    while Instant::now() < end {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    panic!("the process did not end within {DEADLINE:?}");
+}
+
+fn stderr(child: &mut Child) -> String {
+    let mut text = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut text).unwrap();
+    text
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed()).unwrap()
+}
+
+/// Whether somebody listens on an abstract Unix socket.
+fn listens(name: &str) -> bool {
+    std::fs::read_to_string("/proc/net/unix")
+        .unwrap()
+        .lines()
+        .any(|line| line.ends_with(&format!("@{name}")))
+}
+
+#[test]
+fn closing_the_leash_ends_the_head_in_an_orderly_way() {
+    let mut head = start_head();
+    assert!(listens(&head.ready.socket_name));
+    head.leash = None;
+    assert_eq!(wait(&mut head.child).code(), Some(0));
+    assert!(!listens(&head.ready.socket_name));
+    let log = stderr(&mut head.child);
+    assert!(
+        log.contains("head is ready") && log.contains("standard input"),
+        "{log}"
+    );
+    assert!(
+        !log.contains(&head.token) && !log.contains(" WARN ") && !log.contains(" ERROR "),
+        "{log}"
+    );
+}
+
+#[test]
+fn sigterm_ends_it_and_ctrl_c_does_not() {
+    let mut head = start_head();
+    kill_process(pid(&head.child), Signal::INT).unwrap();
+    kill_process(pid(&head.child), Signal::TERM).unwrap();
+    assert_eq!(wait(&mut head.child).code(), Some(0));
+    assert!(stderr(&mut head.child).contains("SIGTERM"));
+}
+
+#[test]
+fn it_dies_with_the_thread_that_started_it() {
+    let mut head = std::thread::spawn(start_head).join().unwrap();
+    // The leash is still held: only the kernel ends it.
+    assert_eq!(wait(&mut head.child).signal(), Some(Signal::KILL.as_raw()));
+}
+
+#[test]
+fn descriptors_of_the_parent_are_not_kept() {
+    // Without close-on-exec, as a careless parent makes them.
+    let (read, write): (OwnedFd, OwnedFd) = rustix::pipe::pipe().unwrap();
+    let mut head = start_head();
+    drop(write);
+    let mut read = File::from(read);
+    assert_eq!(
+        read.read(&mut [0; 1]).unwrap(),
+        0,
+        "the head holds the pipe's other end"
+    );
+    assert!(head.child.try_wait().unwrap().is_none());
+    head.leash = None;
+    assert_eq!(wait(&mut head.child).code(), Some(0));
+}
+
+#[test]
+fn bad_configurations_are_refused_with_one_sentence() {
+    let valid = serde_json::to_string(&head_config(std::process::id())).unwrap();
+    let stranger = serde_json::to_string(&head_config(1)).unwrap();
+    let broken_id = valid.replace("\"cluster_id\":\"", "\"cluster_id\":\"zz");
+    let cases = [
+        (String::new(), "closed before the configuration's end"),
+        ("{".to_owned(), "closed before the configuration's end"),
+        ("{}\n".to_owned(), "cannot be used: missing field"),
+        (
+            valid.replacen('{', "{\"colour\":1,", 1) + "\n",
+            "unknown field `colour`",
+        ),
+        (stranger + "\n", "its configuration names 1"),
+        (broken_id + "\n", "no usable cluster_id"),
+        ("x".repeat(2 << 20), "longer than 1 MiB"),
+    ];
+    for (input, expected) in cases {
+        let mut child = sparkrayd(&["head"]).spawn().unwrap();
+        // A child that has seen enough closes the pipe.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        let status = wait(&mut child);
+        let log = stderr(&mut child);
+        assert_eq!(status.code(), Some(1), "{log}");
+        assert!(log.contains(expected), "{expected}: {log}");
+        let mut output = String::new();
+        child.stdout.take().unwrap().read_to_string(&mut output).unwrap();
+        assert_eq!(output, "", "nothing but a ready line goes to standard output");
+    }
+}
+
+#[test]
+fn a_head_whose_place_is_taken_says_so() {
+    let config = serde_json::to_string(&head_config(std::process::id())).unwrap();
+    let mut children = Vec::new();
+    for _ in 0..2 {
+        let mut child = sparkrayd(&["head"]).spawn().unwrap();
+        let mut leash = child.stdin.take().unwrap();
+        writeln!(leash, "{config}").unwrap();
+        let mut line = String::new();
+        BufReader::new(child.stdout.as_mut().unwrap())
+            .read_line(&mut line)
+            .unwrap();
+        children.push((child, leash, line));
+    }
+    let (mut second, _leash, line) = children.pop().unwrap();
+    assert_eq!(line, "");
+    assert_eq!(wait(&mut second).code(), Some(1));
+    assert!(stderr(&mut second).contains("cannot listen on the abstract socket"));
+    let (mut first, leash, _) = children.pop().unwrap();
+    drop(leash);
+    assert_eq!(wait(&mut first).code(), Some(0));
+}
+
+#[test]
+fn version_and_help_are_told_without_a_configuration() {
+    let output = sparkrayd(&["--version"]).output().unwrap();
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("sparkrayd {VERSION}\n")
+    );
+    let output = sparkrayd(&["--help"]).output().unwrap();
+    let help = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        help.contains("head") && help.contains("raylet") && help.contains("standard input"),
+        "{help}"
+    );
+}

@@ -1,0 +1,40 @@
+package org.sparkray;
+
+/** The native library's exports for the managers. A manager is named by a key; a stale key is an error, not a crash. */
+final class Native {
+  static {
+    NativeLibrary.load();
+  }
+
+  private Native() {}
+
+  /** The version of the library. */
+  static native String version();
+
+  /** Sends warnings, or what {@code filter} asks for, to standard error. */
+  static native void initLogging(String filter);
+
+  /** Starts the driver's manager: {@code DriverConfig} in JSON. */
+  static native long driverStart(String config);
+
+  /** What executors need to join, in JSON. Holds a token: it goes nowhere but into Spark's RPC. */
+  static native String driverInvitation(long driver);
+
+  /** Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult} in JSON. */
+  static native String driverInit(long driver, String request);
+
+  /** Stops the cluster; false when an executor did not answer in time. */
+  static native boolean driverStopCluster(long driver);
+
+  /** {@code Status} in JSON. */
+  static native String driverStatus(long driver);
+
+  /** Ends the manager and its cluster. */
+  static native void driverClose(long driver);
+
+  /** Starts an executor's manager: {@code ExecutorConfig} in JSON. */
+  static native long executorStart(String config);
+
+  /** Ends the manager and its children. */
+  static native void executorClose(long executor);
+}

@@ -1,0 +1,195 @@
+package org.sparkray;
+
+import java.io.File;
+import java.io.IOException;
+import java.io.InputStream;
+import java.nio.file.FileVisitResult;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.nio.file.SimpleFileVisitor;
+import java.nio.file.StandardCopyOption;
+import java.nio.file.attribute.BasicFileAttributes;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.ArrayList;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Set;
+
+/**
+ * Loads {@code libsparkray_jni.so} and lays out {@code sparkrayd}, both from the jar, in a private directory of this
+ * process. In a YARN container that directory is inside the container, elsewhere in the temporary directory; a file
+ * system that refuses to run programs is passed over. The directory is deleted when the JVM ends.
+ *
+ * <p>It is done once; a failure is remembered and repeated.
+ */
+public final class NativeLibrary {
+  /** A directory that has the two files already, instead of the jar's. */
+  static final String DIRECTORY_VARIABLE = "SPARKRAY_NATIVE_DIR";
+
+  private static final String LIBRARY = "libsparkray_jni.so";
+  private static final String PROGRAM = "sparkrayd";
+  private static final String RESOURCES = "/org/sparkray/native/linux-x86_64/";
+
+  private static Path workDirectory;
+  private static Path program;
+  private static SparkRayException failure;
+
+  private NativeLibrary() {}
+
+  /**
+   * Loads the library, unless that was done before.
+   *
+   * @throws SparkRayException when it cannot be loaded; the same at every later call
+   */
+  public static synchronized void load() {
+    if (failure != null) {
+      throw failure;
+    }
+    if (program != null) {
+      return;
+    }
+    try {
+      checkPlatform();
+      program = loadSomewhere();
+    } catch (SparkRayException e) {
+      failure = e;
+      throw e;
+    } catch (IOException | RuntimeException | LinkageError e) {
+      failure = new SparkRayException(1, "cannot load sparkray's native library: " + e.getMessage(), e);
+      throw failure;
+    }
+  }
+
+  /** Path of {@code sparkrayd}. */
+  static synchronized Path program() {
+    load();
+    return program;
+  }
+
+  /** A directory that only this user can read and that is deleted when the JVM ends. */
+  static synchronized Path workDirectory() {
+    load();
+    return workDirectory;
+  }
+
+  private static void checkPlatform() {
+    String system = System.getProperty("os.name", "");
+    String machine = System.getProperty("os.arch", "");
+    boolean isX86 = machine.equals("amd64") || machine.equals("x86_64");
+    if (!system.equals("Linux") || !isX86) {
+      throw new SparkRayException(1, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
+    }
+  }
+
+  private static Path loadSomewhere() throws IOException {
+    List<String> refusals = new ArrayList<>();
+    LinkageError last = null;
+    for (Path base : candidates()) {
+      Path directory;
+      try {
+        directory = Files.createTempDirectory(
+            base, "sparkray-", PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+      } catch (IOException e) {
+        refusals.add(base + ": " + e);
+        continue;
+      }
+      deleteAtExit(directory);
+      try {
+        Path loaded = loadFrom(directory);
+        workDirectory = directory;
+        return loaded;
+      } catch (IOException e) {
+        refusals.add(base + ": " + e);
+      } catch (UnsatisfiedLinkError e) {
+        // Mounted noexec, most likely.
+        refusals.add(base + ": " + e.getMessage());
+        last = e;
+      }
+      delete(directory);
+    }
+    throw new SparkRayException(
+        1, "sparkray's native library can be loaded from no directory of this host: " + String.join("; ", refusals), last);
+  }
+
+  private static Path loadFrom(Path directory) throws IOException {
+    String prepared = System.getenv(DIRECTORY_VARIABLE);
+    if (prepared != null && !prepared.isEmpty()) {
+      System.load(Paths.get(prepared, LIBRARY).toAbsolutePath().toString());
+      return Paths.get(prepared, PROGRAM).toAbsolutePath();
+    }
+    Path library = extract(LIBRARY, directory);
+    System.load(library.toString());
+    // It is mapped: the name is of no use any more.
+    Files.delete(library);
+    return extract(PROGRAM, directory);
+  }
+
+  private static Path extract(String name, Path directory) throws IOException {
+    Path target = directory.resolve(name);
+    try (InputStream content = NativeLibrary.class.getResourceAsStream(RESOURCES + name)) {
+      if (content == null) {
+        throw new SparkRayException(
+            1, "the jar has no " + name + ": use the sparkray.jar that the sparkray package brings");
+      }
+      Files.copy(content, target, StandardCopyOption.REPLACE_EXISTING);
+    }
+    Files.setPosixFilePermissions(target, PosixFilePermissions.fromString("rwx------"));
+    return target.toAbsolutePath();
+  }
+
+  /** The container's directory first, so that the files end with it; then the usual places. */
+  private static Set<Path> candidates() {
+    Set<Path> found = new LinkedHashSet<>();
+    if (System.getenv("CONTAINER_ID") != null) {
+      found.add(Paths.get("").toAbsolutePath());
+    }
+    found.add(Paths.get(System.getProperty("java.io.tmpdir", "/tmp")).toAbsolutePath());
+    String localDirectories = System.getenv("LOCAL_DIRS");
+    if (localDirectories != null) {
+      for (String directory : localDirectories.split(",")) {
+        found.add(Paths.get(directory).toAbsolutePath());
+      }
+    }
+    found.add(Paths.get("/var/tmp"));
+    found.add(Paths.get("/dev/shm"));
+    found.removeIf(path -> !path.toFile().isDirectory() || !path.toFile().canWrite());
+    return found;
+  }
+
+  private static void deleteAtExit(Path directory) {
+    Thread hook = new Thread(() -> delete(directory), "sparkray-delete");
+    try {
+      Runtime.getRuntime().addShutdownHook(hook);
+    } catch (IllegalStateException e) {
+      // The JVM ends already: whoever asked will not get far.
+      new File(directory.toString()).deleteOnExit();
+    }
+  }
+
+  private static void delete(Path directory) {
+    try {
+      Files.walkFileTree(directory, new SimpleFileVisitor<Path>() {
+        @Override
+        public FileVisitResult visitFile(Path file, BasicFileAttributes attributes) throws IOException {
+          Files.deleteIfExists(file);
+          return FileVisitResult.CONTINUE;
+        }
+
+        @Override
+        public FileVisitResult visitFileFailed(Path file, IOException error) {
+          return FileVisitResult.CONTINUE;
+        }
+
+        @Override
+        public FileVisitResult postVisitDirectory(Path visited, IOException error) throws IOException {
+          Files.deleteIfExists(visited);
+          return FileVisitResult.CONTINUE;
+        }
+      });
+    } catch (IOException e) {
+      // A file appeared meanwhile; the container's or host's own cleaning finds it.
+      return;
+    }
+  }
+}

@@ -1,0 +1,147 @@
+package org.sparkray;
+
+import java.util.ArrayList;
+import java.util.Collections;
+import java.util.List;
+import org.apache.spark.SparkConf;
+
+/** Every {@code spark.ray.*} key, once: with type, default and what it means. docs/configuration.md is made from it. */
+public final class RayConf {
+  private static final List<Entry> ENTRIES = new ArrayList<>();
+
+  static final Entry MEMORY_BUDGET = entry(
+      "spark.ray.memory.budget",
+      "bytes, for example 3g",
+      "the executor's memory overhead on YARN and Kubernetes; no limit elsewhere",
+      "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
+          + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
+  static final Entry INIT_TIMEOUT = entry(
+      "spark.ray.init.timeout",
+      "time, for example 120s",
+      "120s",
+      "How long `RayContext.init()` waits for the raylets of all executors before it names the missing ones.");
+  static final Entry MANAGER_PORT = entry(
+      "spark.ray.manager.port",
+      "port",
+      "0",
+      "TCP port on which the driver's RayManager listens for executors; 0 lets the kernel choose. "
+          + "Set it where a firewall stands between executors and driver.");
+  static final Entry WORKER_PRESTART = entry(
+      "spark.ray.worker.prestart",
+      "number",
+      "1",
+      "Python workers that each raylet forks ahead of demand.");
+  static final Entry LOG_FILTER = entry(
+      "spark.ray.log.filter",
+      "tracing filter, for example warn,sparkray_supervisor=info",
+      "warn",
+      "What the RayManagers inside Spark's JVMs write to standard error.");
+
+  private RayConf() {}
+
+  /** One key. */
+  public static final class Entry {
+    final String key;
+    final String type;
+    final String defaultText;
+    final String doc;
+
+    Entry(String key, String type, String defaultText, String doc) {
+      this.key = key;
+      this.type = type;
+      this.defaultText = defaultText;
+      this.doc = doc;
+    }
+
+    String text(SparkConf conf) {
+      return conf.get(key, defaultText);
+    }
+
+    int number(SparkConf conf) {
+      try {
+        int value = conf.getInt(key, Integer.parseInt(defaultText));
+        if (value >= 0) {
+          return value;
+        }
+      } catch (IllegalArgumentException e) {
+        // Refused below, with the key.
+      }
+      throw refuse(conf);
+    }
+
+    double seconds(SparkConf conf) {
+      try {
+        return conf.getTimeAsMs(key, defaultText) / 1000.0;
+      } catch (IllegalArgumentException e) {
+        throw refuse(conf);
+      }
+    }
+
+    long bytes(SparkConf conf) {
+      try {
+        return conf.getSizeAsBytes(key);
+      } catch (IllegalArgumentException e) {
+        throw refuse(conf);
+      }
+    }
+
+    private SparkRayException refuse(SparkConf conf) {
+      return new SparkRayException(2, key + " cannot be " + conf.get(key, defaultText) + ": it is a " + type);
+    }
+  }
+
+  private static Entry entry(String key, String type, String defaultText, String doc) {
+    Entry entry = new Entry(key, type, defaultText, doc);
+    ENTRIES.add(entry);
+    return entry;
+  }
+
+  /** All keys. */
+  public static List<Entry> entries() {
+    return Collections.unmodifiableList(ENTRIES);
+  }
+
+  /** Refuses {@code spark.ray.*} keys that do not exist: a misspelt one would do nothing. */
+  static void checkKeys(SparkConf conf) {
+    for (scala.Tuple2<String, String> pair : conf.getAll()) {
+      String key = pair._1();
+      if (key.startsWith("spark.ray.") && ENTRIES.stream().noneMatch(entry -> entry.key.equals(key))) {
+        throw new SparkRayException(2, "there is no setting " + key + ": see docs/configuration.md for those that exist");
+      }
+    }
+  }
+
+  /**
+   * Bytes that Spark has set aside for Ray in each executor's container; 0 where no container limits it.
+   *
+   * @param inContainer whether executors run in containers of limited memory
+   */
+  static long memoryBudget(SparkConf conf, boolean inContainer) {
+    if (conf.contains(MEMORY_BUDGET.key)) {
+      return MEMORY_BUDGET.bytes(conf);
+    }
+    if (!inContainer) {
+      return 0;
+    }
+    if (conf.contains("spark.executor.memoryOverhead")) {
+      return conf.getSizeAsMb("spark.executor.memoryOverhead") << 20;
+    }
+    double factor = conf.getDouble("spark.executor.memoryOverheadFactor", 0.1);
+    long share = (long) (conf.getSizeAsMb("spark.executor.memory", "1g") * factor);
+    return Math.max(384, share) << 20;
+  }
+
+  /** Prints docs/configuration.md. */
+  public static void main(String[] arguments) {
+    System.out.println("# Configuration");
+    System.out.println();
+    System.out.println("Made from `spark-bridge/java/src/main/java/org/sparkray/RayConf.java` by `java "
+        + "org.sparkray.RayConf`; set with `conf={…}` or `--conf` before the SparkContext starts.");
+    System.out.println();
+    System.out.println("| key | type | default | meaning |");
+    System.out.println("|---|---|---|---|");
+    for (Entry entry : entries()) {
+      System.out.println("| `" + entry.key + "` | " + entry.type + " | " + entry.defaultText + " | " + entry.doc + " |");
+    }
+  }
+}

@@ -1,0 +1,142 @@
+package org.sparkray;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.util.Collections;
+import java.util.Map;
+import java.util.concurrent.CompletableFuture;
+import java.util.concurrent.ExecutionException;
+import java.util.concurrent.TimeUnit;
+import java.util.concurrent.TimeoutException;
+import org.apache.spark.SparkConf;
+import org.apache.spark.SparkContext;
+import org.apache.spark.api.plugin.DriverPlugin;
+import org.apache.spark.api.plugin.PluginContext;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The driver's side of the plugin: starts the manager in the background and tells executors where it is. */
+final class RayDriverPlugin implements DriverPlugin {
+  /** What executors ask for. */
+  static final String ASK_INVITATION = "sparkray-invitation";
+  /** Begins an answer that says why there is no manager. */
+  static final String REFUSED = "refused:";
+
+  private static final Logger LOG = LoggerFactory.getLogger(RayDriverPlugin.class);
+  private static final long START_SECONDS = 30;
+
+  private static volatile RayDriverPlugin current;
+
+  private final CompletableFuture<Long> manager = new CompletableFuture<>();
+  private volatile String invitation = "";
+  private volatile SparkConf conf;
+  private volatile boolean local;
+  private boolean closed;
+
+  /** The plugin of the running SparkContext, or null. */
+  static RayDriverPlugin current() {
+    return current;
+  }
+
+  @Override
+  public Map<String, String> init(SparkContext context, PluginContext plugin) {
+    try {
+      conf = context.conf();
+      local = context.isLocal();
+      current = this;
+      Thread thread = new Thread(this::start, "sparkray-start-driver");
+      thread.setDaemon(true);
+      thread.start();
+    } catch (Throwable e) {
+      fail(e);
+    }
+    // What is returned here would reach SparkConf, the UI and the event log.
+    return Collections.emptyMap();
+  }
+
+  private void start() {
+    try {
+      RayConf.checkKeys(conf);
+      Native.initLogging(RayConf.LOG_FILTER.text(conf));
+      String host = conf.get("spark.driver.host");
+      ObjectNode config = new ObjectMapper().createObjectNode();
+      config.put("host", host);
+      config.put("bind_address", conf.get("spark.driver.bindAddress", host));
+      config.put("port", RayConf.MANAGER_PORT.number(conf));
+      config.put("binary", NativeLibrary.program().toString());
+      config.put("work_dir", NativeLibrary.workDirectory().toString());
+      long started = Native.driverStart(config.toString());
+      synchronized (this) {
+        if (closed) {
+          Native.driverClose(started);
+          throw new SparkRayException(18, "the SparkContext was stopped");
+        }
+        invitation = Native.driverInvitation(started);
+        manager.complete(started);
+      }
+    } catch (Throwable e) {
+      fail(e);
+    }
+  }
+
+  private void fail(Throwable cause) {
+    LOG.debug("Ray's manager did not start in the driver", cause);
+    String reason = cause.getMessage() == null ? cause.toString() : cause.getMessage();
+    invitation = REFUSED + reason;
+    manager.completeExceptionally(cause);
+  }
+
+  /** Answers from memory: Spark has one thread for the questions of all executors. */
+  @Override
+  public Object receive(Object message) {
+    if (ASK_INVITATION.equals(message)) {
+      return invitation;
+    }
+    return REFUSED + "this version does not know the question";
+  }
+
+  @Override
+  public void shutdown() {
+    try {
+      long started;
+      synchronized (this) {
+        closed = true;
+        if (current == this) {
+          current = null;
+        }
+        started = manager.isDone() && !manager.isCompletedExceptionally() ? manager.join() : 0;
+      }
+      if (started != 0) {
+        Native.driverClose(started);
+      }
+    } catch (Throwable e) {
+      LOG.warn("Ray's manager did not end properly", e);
+    }
+  }
+
+  /** The manager's key; waits for its start. */
+  long manager() {
+    try {
+      return manager.get(START_SECONDS, TimeUnit.SECONDS);
+    } catch (ExecutionException e) {
+      Throwable cause = e.getCause();
+      if (cause instanceof SparkRayException) {
+        throw (SparkRayException) cause;
+      }
+      throw new SparkRayException(1, "Ray's manager did not start in the driver: " + cause, cause);
+    } catch (TimeoutException e) {
+      throw new SparkRayException(8, "Ray's manager did not start in the driver within " + START_SECONDS + " s", e);
+    } catch (InterruptedException e) {
+      Thread.currentThread().interrupt();
+      throw new SparkRayException(16, "interrupted", e);
+    }
+  }
+
+  SparkConf conf() {
+    return conf;
+  }
+
+  boolean isLocal() {
+    return local;
+  }
+}

@@ -1,0 +1,123 @@
+package org.sparkray;
+
+import com.fasterxml.jackson.databind.ObjectMapper;
+import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.util.Map;
+import java.util.concurrent.CountDownLatch;
+import java.util.concurrent.TimeUnit;
+import org.apache.spark.SparkConf;
+import org.apache.spark.SparkEnv;
+import org.apache.spark.api.plugin.ExecutorPlugin;
+import org.apache.spark.api.plugin.PluginContext;
+import org.slf4j.Logger;
+import org.slf4j.LoggerFactory;
+
+/** The executor's side of the plugin: asks the driver where its manager is and starts this executor's, in the background. */
+final class RayExecutorPlugin implements ExecutorPlugin {
+  private static final Logger LOG = LoggerFactory.getLogger(RayExecutorPlugin.class);
+  private static final long ASK_SECONDS = 60;
+  private static final long ASK_PAUSE_MILLIS = 50;
+
+  private final CountDownLatch closing = new CountDownLatch(1);
+  private long manager;
+
+  @Override
+  public void init(PluginContext context, Map<String, String> extraConf) {
+    try {
+      Thread thread = new Thread(() -> start(context), "sparkray-start-executor");
+      thread.setDaemon(true);
+      thread.start();
+    } catch (Throwable e) {
+      // Thrown on, it would end the executor.
+      LOG.warn("Ray's manager was not started on this executor", e);
+    }
+  }
+
+  private void start(PluginContext context) {
+    try {
+      String invitation = askForInvitation(context);
+      if (invitation == null) {
+        return;
+      }
+      SparkConf conf = context.conf();
+      Native.initLogging(RayConf.LOG_FILTER.text(conf));
+      ObjectMapper mapper = new ObjectMapper();
+      ObjectNode config = mapper.createObjectNode();
+      config.set("invitation", mapper.readTree(invitation));
+      config.put("executor_id", context.executorID());
+      config.put("host", host(context));
+      config.put("cores", conf.getInt("spark.executor.cores", 1));
+      config.put("memory_budget_bytes", RayConf.memoryBudget(conf, inContainer(conf)));
+      config.put("java_version", System.getProperty("java.version", "unknown"));
+      config.put("python", python(conf));
+      config.put("binary", NativeLibrary.program().toString());
+      config.put("work_dir", NativeLibrary.workDirectory().toString());
+      long started = Native.executorStart(config.toString());
+      synchronized (this) {
+        if (closing.getCount() > 0) {
+          manager = started;
+          return;
+        }
+      }
+      Native.executorClose(started);
+    } catch (Throwable e) {
+      LOG.warn("Ray's manager was not started on this executor", e);
+    }
+  }
+
+  /** Null when the driver has no manager or this executor ends. */
+  private String askForInvitation(PluginContext context) throws Exception {
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(ASK_SECONDS);
+    while (System.nanoTime() < deadline) {
+      String answer = String.valueOf(context.ask(RayDriverPlugin.ASK_INVITATION));
+      if (answer.startsWith(RayDriverPlugin.REFUSED)) {
+        LOG.info("The driver has no Ray manager: {}", answer.substring(RayDriverPlugin.REFUSED.length()));
+        return null;
+      }
+      if (!answer.isEmpty()) {
+        return answer;
+      }
+      // The driver's manager is starting.
+      if (closing.await(ASK_PAUSE_MILLIS, TimeUnit.MILLISECONDS)) {
+        return null;
+      }
+    }
+    LOG.warn("The driver's Ray manager did not start within {} s", ASK_SECONDS);
+    return null;
+  }
+
+  /** The address that Spark gave this executor. {@code PluginContext.hostname} fails where no RPC server listens. */
+  private static String host(PluginContext context) {
+    SparkEnv env = SparkEnv.get();
+    if (env != null && env.blockManager() != null && env.blockManager().blockManagerId() != null) {
+      return env.blockManager().blockManagerId().host();
+    }
+    return context.hostname();
+  }
+
+  private static boolean inContainer(SparkConf conf) {
+    return System.getenv("CONTAINER_ID") != null || conf.get("spark.master", "").startsWith("k8s");
+  }
+
+  private static String python(SparkConf conf) {
+    String fallback = System.getenv("PYSPARK_PYTHON");
+    return conf.get("spark.pyspark.python", fallback == null || fallback.isEmpty() ? "python3" : fallback);
+  }
+
+  @Override
+  public void shutdown() {
+    try {
+      long started;
+      synchronized (this) {
+        closing.countDown();
+        started = manager;
+        manager = 0;
+      }
+      if (started != 0) {
+        Native.executorClose(started);
+      }
+    } catch (Throwable e) {
+      LOG.warn("Ray's manager did not end properly", e);
+    }
+  }
+}

@@ -1,0 +1,129 @@
+//! The object store of this executor's node, as tasks reach it.
+
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use sparkray_common::{ClusterId, ErrorCode, FeedId, IdError, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_object_store::{BlockingStoreClient, GetEntry, ReadableObject};
+use sparkray_proto::{ObjectLocation, location_of};
+use sparkray_supervisor::current_raylet;
+
+use crate::error::NativeError;
+use crate::feed::OwnerAddress;
+
+/// The raylet runs on this machine and answers at once.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
+/// A full store spills before it refuses, which takes as long as its disk; it gives up by itself when nothing moves.
+const CREATE_PATIENCE: Duration = Duration::from_secs(300);
+/// A block comes from another node or from disk at worst.
+const GET_PATIENCE: Duration = Duration::from_secs(300);
+
+/// One connection for all tasks of this process.
+static CONNECTION: Mutex<Option<BlockingStoreClient>> = Mutex::new(None);
+
+/// The store of this node.
+pub(crate) struct NodeStore {
+    client: BlockingStoreClient,
+}
+
+impl NodeStore {
+    /// Connects, or uses the connection that there is; refuses when this executor's node belongs to no or another
+    /// cluster.
+    pub(crate) fn connect(cluster_id: &str) -> Result<Self, NativeError> {
+        let cluster_id = id(ClusterId::from_hex(cluster_id))?;
+        let raylet = current_raylet().ok_or_else(|| {
+            let message = "no raylet runs on this executor at the moment: its cluster was stopped, or its raylet is \
+                           being restarted";
+            NativeError::refused(ErrorCode::Unavailable, message)
+        })?;
+        if raylet.identity.cluster_id != cluster_id {
+            let message = format!(
+                "the objects belong to cluster {cluster_id}, which was stopped; this executor is part of cluster {}",
+                raylet.identity.cluster_id
+            );
+            return Err(NativeError::refused(ErrorCode::Stale, message));
+        }
+        let mut connection = CONNECTION.lock();
+        if let Some(client) = connection.as_ref() {
+            if client.node_id() == raylet.node_id && client.failure().is_none() {
+                return Ok(Self { client: client.clone() });
+            }
+        }
+        let client = BlockingStoreClient::connect(
+            &raylet.identity,
+            &raylet.socket_name,
+            raylet.node_id,
+            WorkerId::random(),
+            CONNECT_PATIENCE,
+        )?;
+        *connection = Some(client.clone());
+        Ok(Self { client })
+    }
+
+    pub(crate) fn node_id(&self) -> NodeId {
+        self.client.node_id()
+    }
+
+    pub(crate) fn node_address(&self) -> &str {
+        self.client.node_address()
+    }
+
+    /// Writes a provisional object of a feed; waits while the store makes room.
+    pub(crate) fn write(
+        &self,
+        object: ObjectId,
+        size: usize,
+        owner: &WorkerAddress,
+        feed: FeedId,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Result<(), NativeError> {
+        let deadline = Instant::now() + CREATE_PATIENCE;
+        let room = self.client.create(object, size as u64, owner, Some(feed), deadline)?;
+        let Some(mut room) = room else {
+            let message = format!("object {object} exists already although its id was just made");
+            return Err(NativeError::refused(ErrorCode::Internal, message));
+        };
+        fill(room.as_mut_slice());
+        Ok(room.seal()?)
+    }
+
+    /// Waits until the store has seen the seal of this object, and of those that were sealed before it.
+    pub(crate) fn confirm(&self, object: ObjectId) -> Result<(), NativeError> {
+        drop(self.read(object, &[])?);
+        Ok(())
+    }
+
+    /// Maps an object; waits while it is pulled or restored.
+    pub(crate) fn read(&self, object: ObjectId, locations: &[ObjectLocation]) -> Result<ReadableObject, NativeError> {
+        let entry = GetEntry { object, locations: locations.to_vec() };
+        let answer = self.client.get(&[entry], Instant::now() + GET_PATIENCE).pop();
+        let answer = answer.ok_or_else(|| {
+            NativeError::refused(ErrorCode::Internal, format!("the store gave no answer about object {object}"))
+        })?;
+        Ok(answer?)
+    }
+}
+
+fn id<T>(parsed: Result<T, IdError>) -> Result<T, NativeError> {
+    parsed.map_err(|error| NativeError::refused(ErrorCode::InvalidArgument, error.to_string()))
+}
+
+pub(crate) fn parse_feed(hex: &str) -> Result<FeedId, NativeError> {
+    id(FeedId::from_hex(hex))
+}
+
+pub(crate) fn parse_object(hex: &str) -> Result<ObjectId, NativeError> {
+    id(ObjectId::from_hex(hex))
+}
+
+pub(crate) fn parse_address(owner: &OwnerAddress) -> Result<WorkerAddress, NativeError> {
+    Ok(WorkerAddress {
+        node_id: id(NodeId::from_hex(&owner.node_id))?,
+        worker_id: id(WorkerId::from_hex(&owner.worker_id))?,
+        node_address: owner.node_address.clone(),
+    })
+}
+
+pub(crate) fn parse_locations(locations: &[(String, String)]) -> Result<Vec<ObjectLocation>, NativeError> {
+    locations.iter().map(|(node, address)| Ok(location_of(id(NodeId::from_hex(node))?, address))).collect()
+}

@@ -1,0 +1,362 @@
+"""init and shutdown: what is refused, and that nothing is ever left."""
+
+# mypy: disable-error-code="attr-defined,union-attr"
+from __future__ import annotations
+
+import json
+import os
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import sparkray
+from process.helpers import (
+    alive,
+    assert_nothing_left,
+    children_of,
+    processes_of,
+    run_driver,
+    running_cluster,
+    sockets_of,
+    start_driver,
+    wait_until,
+    zygote_of,
+)
+from sparkray import exceptions
+
+
+@sparkray.remote
+def identity(value):
+    return value
+
+
+@sparkray.remote
+def sleep(seconds):
+    time.sleep(seconds)
+
+
+@sparkray.remote
+class Actor:
+    def ping(self):
+        return os.getpid()
+
+
+def test_init_says_what_it_started_and_shutdown_ends_it():
+    assert not sparkray.is_initialized()
+    info = sparkray.init(num_cpus=2, namespace="here", object_store_memory="32m", resources={"special": 3})
+    assert sparkray.is_initialized()
+    assert info["node_id"] == sparkray.get_runtime_context().get_node_id()
+    assert info["namespace"] == "here"
+    resources = sparkray.cluster_resources()
+    assert (resources["CPU"], resources["special"]) == (2.0, 3.0)
+    assert resources["object_store_memory"] == 32 << 20
+    cluster = running_cluster()
+    sparkray.shutdown()
+    sparkray.shutdown()
+    assert not sparkray.is_initialized()
+    assert_nothing_left(cluster.cluster_id, [cluster.head_pid])
+
+
+def test_what_is_used_before_init_gets_one_sentence():
+    for use in (
+        lambda: identity.remote(1),
+        lambda: Actor.remote(),
+        lambda: sparkray.put(1),
+        lambda: sparkray.get([]),
+        lambda: sparkray.get_actor("x"),
+        lambda: sparkray.nodes(),
+        lambda: sparkray.cluster_resources(),
+        lambda: sparkray.get_runtime_context().get_node_id(),
+    ):
+        with pytest.raises(exceptions.RaySystemError, match=r"sparkray\.init\(\)") as caught:
+            use()
+        assert "\n" not in str(caught.value)
+
+
+def test_references_and_handles_of_a_stopped_cluster_say_so():
+    sparkray.init(num_cpus=1)
+    reference, large = identity.remote(1), sparkray.put(bytes(1 << 20))
+    actor = Actor.remote()
+    sparkray.get(actor.ping.remote())
+    sparkray.shutdown()
+    with pytest.raises(exceptions.RayError, match="stopped"):
+        sparkray.get(reference)
+    with pytest.raises(exceptions.RayError, match="stopped"):
+        actor.ping.remote()
+    sparkray.init(num_cpus=1)
+    for old in (reference, large):
+        with pytest.raises(exceptions.RayError) as caught:
+            sparkray.get(old, timeout=20)
+        assert not isinstance(caught.value, exceptions.GetTimeoutError)
+        with pytest.raises(exceptions.RayError):
+            sparkray.get(identity.remote(old), timeout=20)
+    with pytest.raises(exceptions.RayError):
+        sparkray.get(actor.ping.remote(), timeout=20)
+    assert sparkray.get(identity.remote(2)) == 2
+
+
+def test_init_again_after_shutdown_runs_the_same_functions():
+    for n in range(3):
+        with sparkray.init(num_cpus=1):
+            assert sparkray.get(identity.remote(n)) == n
+
+
+def test_a_second_init_is_refused_or_ignored():
+    first = sparkray.init(num_cpus=1)
+    with pytest.raises(RuntimeError, match="already"):
+        sparkray.init(num_cpus=1)
+    with pytest.warns(UserWarning, match="again"):
+        assert sparkray.init(num_cpus=1, ignore_reinit_error=True)["node_id"] == first["node_id"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"num_cpu": 1}, TypeError, "did you mean 'num_cpus'"),
+        ({"num_cpus": -1}, ValueError, "num_cpus"),
+        ({"object_store_memory": "2"}, ValueError, "unit"),
+        ({"object_store_memory": "2x"}, ValueError, "unit"),
+        ({"object_store_memory": 10}, ValueError, "at least"),
+        ({"object_store_memory": [1]}, TypeError, "object_store_memory"),
+        ({"resources": {"CPU": 2}}, ValueError, "num_cpus"),
+        ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "not there yet"),
+        ({"local_mode": True}, NotImplementedError, "not there yet"),
+        ({"address": "10.0.0.1:6379"}, ConnectionError, "not a cluster of this process"),
+        ({"address": "ray://host:10001"}, ConnectionError, "not there yet"),
+        ({"namespace": ""}, ValueError, "namespace"),
+    ],
+    ids=str,
+)
+def test_arguments_that_cannot_be_used_leave_nothing_half_started(arguments, error, words):
+    before = children_of(os.getpid())
+    with pytest.raises(error, match=words) as caught:
+        sparkray.init(**arguments)
+    assert "\n" not in str(caught.value)
+    assert not sparkray.is_initialized()
+    assert children_of(os.getpid()) == before
+
+
+def test_a_missing_binary_is_named(monkeypatch):
+    monkeypatch.setenv("SPARKRAY_DAEMON", "/nowhere/sparkrayd")
+    with pytest.raises(RuntimeError, match="/nowhere/sparkrayd"):
+        sparkray.init(num_cpus=1)
+    assert not sparkray.is_initialized()
+
+
+def test_a_binary_that_fails_is_reported_with_what_it_said(monkeypatch, tmp_path):
+    broken = tmp_path / "sparkrayd"
+    broken.write_text("#!/bin/sh\necho 'out of order' >&2\nexit 7\n")
+    broken.chmod(0o755)
+    monkeypatch.setenv("SPARKRAY_DAEMON", str(broken))
+    with pytest.raises(RuntimeError, match="out of order"):
+        sparkray.init(num_cpus=1)
+    assert not sparkray.is_initialized()
+    assert children_of(os.getpid()) == []
+
+
+def test_the_session_directory_goes_when_nothing_was_wrong(monkeypatch):
+    monkeypatch.delenv("SPARKRAY_KEEP_LOGS")
+    with sparkray.init(num_cpus=1) as info:
+        directory = Path(info["session_dir"])
+        assert directory.stat().st_mode & 0o077 == 0
+        assert sparkray.get(identity.remote(1)) == 1
+    assert not directory.exists()
+
+
+def test_secrets_are_nowhere_to_be_seen(cluster):
+    token = running_cluster().token
+    sparkray.get(identity.remote(1))
+    for pid, _ in processes_of(cluster["cluster_id"]):
+        assert token.encode() not in Path(f"/proc/{pid}/cmdline").read_bytes()
+        assert token.encode() not in Path(f"/proc/{pid}/environ").read_bytes()
+    for path in running_cluster().session.path.rglob("*"):
+        if path.is_file():
+            assert token not in path.read_text(errors="replace"), path
+    assert token not in repr(cluster)
+    assert token not in repr(running_cluster().connection(running_cluster().nodes[0]))
+
+
+def test_get_can_be_interrupted(cluster):
+    reference = sleep.remote(20)
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        sparkray.get(reference)
+    timer.join()
+    assert time.monotonic() - started < 5
+    assert sparkray.get(identity.remote(1), timeout=30) == 1
+
+
+def test_a_fork_of_the_driver_must_not_use_the_cluster(cluster):
+    read_end, write_end = os.pipe()
+    child = os.fork()
+    if child == 0:
+        try:
+            sparkray.put(1)
+            answer = b"no error"
+        except exceptions.RaySystemError as error:
+            answer = str(error).encode()
+        os.write(write_end, answer)
+        os._exit(0)
+    os.close(write_end)
+    os.waitpid(child, 0)
+    assert b"forked" in os.read(read_end, 4096)
+    os.close(read_end)
+    assert sparkray.get(identity.remote(1)) == 1
+
+
+@pytest.mark.trouble
+def test_a_killed_worker_is_replaced(cluster):
+    pid = sparkray.get(Actor.remote().ping.remote())
+    for worker, _ in processes_of(cluster["cluster_id"]):
+        if worker != zygote_of(running_cluster().nodes[0].pid):
+            os.kill(worker, signal.SIGKILL)
+    assert sparkray.get([identity.remote(n) for n in range(20)], timeout=30) == list(range(20))
+    assert not alive(pid)
+
+
+@pytest.mark.trouble
+def test_a_killed_zygote_is_replaced(cluster):
+    assert sparkray.get(identity.remote(1)) == 1
+    zygote = zygote_of(running_cluster().nodes[0].pid)
+    os.kill(zygote, signal.SIGKILL)
+    actors = [Actor.remote() for _ in range(6)]
+    assert len(set(sparkray.get([actor.ping.remote() for actor in actors], timeout=30))) == 6
+    assert zygote_of(running_cluster().nodes[0].pid) != zygote
+
+
+@pytest.mark.trouble
+def test_a_killed_raylet_takes_its_workers_along_and_is_an_error(cluster):
+    sparkray.get([Actor.remote().ping.remote() for _ in range(2)])
+    raylet = running_cluster().nodes[0].pid
+    workers = [pid for pid, _ in processes_of(cluster["cluster_id"])]
+    pending = sleep.remote(60)
+    os.kill(raylet, signal.SIGKILL)
+    wait_until(lambda: not any(alive(pid) for pid in workers), 2, "the workers ended with their raylet")
+    with pytest.raises(exceptions.RayError) as caught:
+        sparkray.get(pending, timeout=20)
+    assert not isinstance(caught.value, exceptions.GetTimeoutError)
+    with pytest.raises(exceptions.RayError):
+        sparkray.get(identity.remote(1), timeout=20)
+    sparkray.shutdown()
+    assert_nothing_left(cluster["cluster_id"], [raylet, *workers])
+
+
+@pytest.mark.trouble
+def test_a_killed_head_is_an_error_and_not_a_hang(cluster):
+    sparkray.get(identity.remote(1))
+    os.kill(running_cluster().head_pid, signal.SIGKILL)
+
+    def lost():
+        try:
+            sparkray.get_actor("anybody")
+        except ValueError:
+            return False
+        except exceptions.RayError:
+            return True
+        return False
+
+    wait_until(lost, 10, "the loss of the head is an error")
+
+
+DRIVER = """
+import json, os, sys, time
+import sparkray
+from process.helpers import processes_of, running_cluster
+
+@sparkray.remote
+class Actor:
+    def ping(self):
+        return os.getpid()
+
+@sparkray.remote
+def sleep(seconds):
+    time.sleep(seconds)
+
+info = sparkray.init(num_cpus=2, object_store_memory=32 << 20)
+actor = Actor.options(name="detached", lifetime="detached").remote()
+sparkray.get(actor.ping.remote())
+kept = sparkray.put(bytes(1 << 20))
+pending = [sleep.remote(60) for _ in range(4)]
+time.sleep(0.2)
+cluster = running_cluster()
+pids = [cluster.head_pid, cluster.nodes[0].pid] + [pid for pid, _ in processes_of(cluster.cluster_id)]
+print(json.dumps({"cluster_id": cluster.cluster_id, "pids": pids, "session": info["session_dir"]}), flush=True)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "interrupt", "terminate", "return", "exception", "os._exit"])
+def test_however_a_driver_ends_nothing_is_left(end):
+    ways = {
+        "kill": "time.sleep(60)",
+        "interrupt": "sparkray.get(pending)",
+        "terminate": "time.sleep(60)",
+        "return": "",
+        "exception": "raise SystemExit('on purpose')",
+        "os._exit": "os._exit(3)",
+    }
+    with start_driver(DRIVER + ways[end]) as driver:
+        assert driver.stdout is not None and driver.stderr is not None
+        line = driver.stdout.readline()
+        if not line:
+            raise AssertionError(driver.stderr.read())
+        facts = json.loads(line)
+        assert len(facts["pids"]) >= 4
+        assert sockets_of(facts["cluster_id"])
+        numbers = {"kill": signal.SIGKILL, "interrupt": signal.SIGINT, "terminate": signal.SIGTERM}
+        if end in numbers:
+            driver.send_signal(numbers[end])
+        code = driver.wait(timeout=20)
+        assert_nothing_left(facts["cluster_id"], facts["pids"])
+    if end == "return":
+        assert code == 0
+    if end == "interrupt":
+        assert code in (-signal.SIGINT, 130, 1)
+
+
+def test_a_driver_that_uses_main_classes_and_prints():
+    done = run_driver(
+        """
+        import sparkray
+
+        class Point:
+            def __init__(self, x):
+                self.x = x
+            def __eq__(self, other):
+                return type(other) is Point and other.x == self.x
+
+        @sparkray.remote
+        def move(point, by):
+            return Point(point.x + by)
+
+        with sparkray.init(num_cpus=1):
+            assert sparkray.get(move.remote(Point(1), 2)) == Point(3)
+            print("fine")
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "fine"
+    assert done.stderr == ""
+
+
+def test_two_drivers_do_not_disturb_each_other():
+    script = """
+    import sparkray
+
+    @sparkray.remote
+    def square(n):
+        return n * n
+
+    with sparkray.init(num_cpus=1):
+        assert sparkray.get([square.remote(n) for n in range(100)]) == [n * n for n in range(100)]
+    """
+    import textwrap
+
+    drivers = [start_driver(textwrap.dedent(script)) for _ in range(2)]
+    for driver in drivers:
+        out, err = driver.communicate(timeout=60)
+        assert driver.returncode == 0, out + err

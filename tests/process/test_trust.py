@@ -1,0 +1,171 @@
+"""Every listener refuses who does not know the token, and goes on serving others."""
+
+# mypy: disable-error-code="attr-defined,union-attr"
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import socket
+import struct
+
+import pytest
+
+import sparkray
+from process.helpers import running_cluster, sockets_of
+
+HELLO = 104
+
+
+@sparkray.remote
+def echo(value):
+    return value
+
+
+def hello(cluster_id, epoch=1, kind=3, node_id=bytes(16), version=1):
+    return (
+        b"SPARKRAY"
+        + struct.pack("<HB5x", version, kind)
+        + cluster_id
+        + struct.pack("<Q", epoch)
+        + node_id
+        + bytes(16)
+        + os.urandom(32)
+    )
+
+
+def proof(token, role, greeting, nonce):
+    return hmac.new(token, role + greeting + nonce, hashlib.sha256).digest()
+
+
+@pytest.fixture
+def listeners(cluster):
+    """All listening sockets of the cluster: TCP of the raylet, abstract ones of head and raylet."""
+    local = running_cluster()
+    host, _, port = local.nodes[0].address.rpartition(":")
+    names = sorted(set(sockets_of(local.cluster_id)))
+    assert len(names) >= 2, names
+    addresses: list[tuple[int, object]] = [(socket.AF_INET, (host, int(port)))]
+    addresses += [(socket.AF_UNIX, "\0" + name.removeprefix("@")) for name in names]
+    yield addresses
+    assert sparkray.get(echo.remote(1), timeout=30) == 1
+
+
+def connect(listener):
+    family, address = listener
+    connection = socket.socket(family, socket.SOCK_STREAM)
+    connection.settimeout(10)
+    connection.connect(address)
+    return connection
+
+
+def read_all(connection):
+    data = b""
+    while chunk := connection.recv(4096):
+        data += chunk
+    return data
+
+
+def read_exactly(connection, length):
+    data = b""
+    while len(data) < length:
+        chunk = connection.recv(length - len(data))
+        assert chunk, f"closed after {len(data)} of {length} bytes"
+        data += chunk
+    return data
+
+
+def test_a_wrong_token_is_refused_by_every_listener(listeners):
+    local = running_cluster()
+    cluster_id, node_id = bytes.fromhex(local.cluster_id), bytes.fromhex(local.nodes[0].node_id)
+    for listener in listeners:
+        with connect(listener) as connection:
+            greeting = hello(cluster_id, node_id=node_id)
+            connection.sendall(greeting)
+            answer = read_exactly(connection, 64)
+            wrong = os.urandom(32)
+            assert proof(wrong, b"callee", greeting, answer[:32]) != answer[32:]
+            connection.sendall(proof(wrong, b"caller", greeting, answer[:32]))
+            verdict = read_all(connection)
+            assert verdict == b"\x01", (listener, verdict)
+
+
+def test_the_right_token_is_let_in(listeners):
+    local = running_cluster()
+    token = bytes.fromhex(local.token)
+    with connect(listeners[0]) as connection:
+        greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
+        connection.sendall(greeting)
+        answer = read_exactly(connection, 64)
+        assert hmac.compare_digest(proof(token, b"callee", greeting, answer[:32]), answer[32:])
+        connection.sendall(proof(token, b"caller", greeting, answer[:32]))
+        assert read_exactly(connection, 1) == b"\x00"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + b"x" * 200,
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes(200),
+        bytes(HELLO),
+        b"\xff" * 4096,
+        b"SPARKRAY" + b"\xff" * 96,
+    ],
+    ids=["http", "http2", "zeros", "ones", "bad-version"],
+)
+def test_anything_else_is_refused(listeners, data):
+    for listener in listeners:
+        with connect(listener) as connection:
+            try:
+                connection.sendall(data)
+                answer = read_all(connection)
+            except ConnectionError:
+                continue
+            assert len(answer) in (0, 64, 65), answer
+            if len(answer) == 65:
+                assert answer[64] != 0
+
+
+def test_a_recorded_proof_cannot_be_used_again(listeners):
+    local = running_cluster()
+    token = bytes.fromhex(local.token)
+    greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
+    with connect(listeners[0]) as first:
+        first.sendall(greeting)
+        answer = read_exactly(first, 64)
+        recorded = proof(token, b"caller", greeting, answer[:32])
+        first.sendall(recorded)
+        assert read_exactly(first, 1) == b"\x00"
+    with connect(listeners[0]) as second:
+        second.sendall(greeting)
+        assert read_exactly(second, 64)[:32] != answer[:32]
+        second.sendall(recorded)
+        assert read_all(second) == b"\x01"
+
+
+def test_garbage_after_the_handshake_ends_only_that_connection(listeners):
+    local = running_cluster()
+    token = bytes.fromhex(local.token)
+    with connect(listeners[0]) as connection:
+        greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
+        connection.sendall(greeting)
+        answer = read_exactly(connection, 64)
+        connection.sendall(proof(token, b"caller", greeting, answer[:32]))
+        assert read_exactly(connection, 1) == b"\x00"
+        try:
+            connection.sendall(b"\xff" * 65536)
+            read_all(connection)
+        except ConnectionError:
+            return
+
+
+def test_silent_and_many_callers_do_not_keep_others_out(listeners):
+    silent = [connect(listeners[0]) for _ in range(300)]
+    assert sparkray.get(echo.remote(2), timeout=30) == 2
+    for connection in silent:
+        connection.close()
+
+
+def test_only_loopback_is_listened_on(cluster):
+    raylet = running_cluster().nodes[0]
+    assert raylet.address.startswith("127.0.0.1:")
