@@ -249,6 +249,8 @@ impl<'py> Loop<'py> {
         entry.set_item("incarnation", work.incarnation)?;
         entry.set_item("max_concurrency", spec.max_concurrency)?;
         entry.set_item("is_async", spec.is_async)?;
+        entry.set_item("resources", spec.resources.clone().unwrap_or_default().units)?;
+        entry.set_item("handle_metadata", PyBytes::new(py, &spec.handle_metadata))?;
         entry.set_item("args", args)?;
         entry.set_item("kwargs", kwargs)?;
         Ok(entry)

@@ -88,7 +88,7 @@ class CoreWorker:
 
     @staticmethod
     def connect_driver(config: dict[str, Any]) -> CoreWorker:
-        """Keys: socket_name, cluster_id (hex), token (hex), head_epoch, namespace, log_to_driver, python_version
+        """Keys: node_id (hex) and socket_name of the raylet, cluster_id (hex), token (hex), head_epoch, namespace, log_to_driver, python_version
         ("3.11"), log_callback (called with list[(name, pid, ip, text, is_stderr)])."""
     @staticmethod
     def connect_worker(fd: int, raylet_pid: int, config: dict[str, Any]) -> CoreWorker:
@@ -116,7 +116,7 @@ class CoreWorker:
         None), detached, max_concurrency, is_async. Raises ActorAlreadyExistsError (a ValueError) for a taken name."""
     def get_actor(self, name: str, namespace: str | None) -> tuple[ActorRef, bytes]:
         """The actor and its handle_metadata. Raises ActorHandleNotFoundError (a ValueError)."""
-    def actor_from_id(self, actor_id: bytes) -> ActorRef: ...
+    def actor_from_id(self, actor_id: bytes, class_name: str = "") -> ActorRef: ...
     def submit_actor(
         self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> list[ObjectRef[Any]]: ...

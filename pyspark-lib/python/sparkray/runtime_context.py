@@ -47,8 +47,7 @@ class RuntimeContext:
     @property
     def namespace(self) -> str:
         """The namespace in which this job finds named actors."""
-        worker.core_worker()
-        return worker.state.namespace
+        return worker.job_namespace()
 
     @property
     def was_current_actor_reconstructed(self) -> bool:

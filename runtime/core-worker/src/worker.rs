@@ -159,7 +159,24 @@ impl CoreWorker {
             .spawn(move || crate::helper::run(&for_helper))
             .map_err(internal)?;
         *worker.helper.lock() = Some(helper);
+        if options.kind == ClientKind::Driver {
+            if let Err(error) = worker.register_job(&register) {
+                worker.shutdown();
+                return Err(error);
+            }
+        }
         Ok(worker)
+    }
+
+    /// Tells the head of this driver's job: actors and output belong to it, and end with it.
+    fn register_job(&self, client: &proto::RegisterClient) -> Result<(), CoreError> {
+        let job = proto::RegisterJob {
+            job_id: client.job_id.clone(),
+            driver: Some((&self.address()).into()),
+            namespace: client.namespace.clone(),
+            python_version: client.python_version.clone(),
+        };
+        self.ask_head_plainly(proto::head_request::Request::RegisterJob(job)).map(|_| ())
     }
 
     fn register(&self, message: &proto::RegisterClient) -> Result<(), CoreError> {

@@ -299,7 +299,7 @@ impl ActorTable {
                     continue;
                 }
                 format!(
-                    "actor {} waits since {} s: it needs {needs} and all nodes are busy; end other actors or tasks, ask \
+                    "actor {} has waited for {} s: it needs {needs} and all nodes are busy; end other actors or tasks, ask \
                      for less, or add nodes",
                     actor.title(),
                     waited.as_secs()
@@ -312,7 +312,8 @@ impl ActorTable {
                 )
             };
             actor.warned = true;
-            warn!(actor_id = %actor.id, "{text}");
+            // Trouble of the program, not of the head: the driver prints it.
+            info!(actor_id = %actor.id, "{text}");
             waiting.push(Waiting { job: actor.job, text });
         }
         waiting

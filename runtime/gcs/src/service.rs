@@ -178,6 +178,10 @@ impl SharedHead {
                 Err(status) => break format!("the connection to its raylet broke: {}", status.message()),
             }
         };
+        if self.cancel.is_cancelled() {
+            // The head ends, not the node: nobody is to hear of a death.
+            return;
+        }
         self.with_state(|state, now| state.detach(now, node, &cause));
     }
 }
@@ -257,5 +261,105 @@ impl Head for HeadService {
         Ok(Response::new(
             self.0.with_state(|state, now| state.request(now, request)),
         ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sparkray_common::VERSION;
+    use sparkray_proto::{LogBatch, RegisterJob, WorkerAddress, WorkerDeath, head_request};
+
+    fn register(id: NodeId) -> RegisterNode {
+        RegisterNode {
+            node_id: id.to_vec().into(),
+            sparkray_version: VERSION.to_owned(),
+            head_epoch: 1,
+            ..RegisterNode::default()
+        }
+    }
+
+    fn received(receiver: &mut mpsc::Receiver<Result<HeadMessage, Status>>) -> Vec<Message> {
+        let mut messages = Vec::new();
+        while let Ok(Ok(message)) = receiver.try_recv() {
+            messages.extend(message.message);
+        }
+        messages
+    }
+
+    fn say(head: &SharedHead, node: NodeId, message: node_message::Message) {
+        let message = NodeMessage {
+            message: Some(message),
+        };
+        head.with_state(|state, now| state.node_message(now, node, message))
+            .unwrap();
+    }
+
+    #[test]
+    fn a_node_that_does_not_read_dies_and_the_others_are_told() {
+        let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+        let (reader, idler) = (NodeId::random(), NodeId::random());
+        let (to_reader, mut reads) = mpsc::channel(QUEUE);
+        let (to_idler, mut idle) = mpsc::channel(3);
+        head.attach(register(reader), to_reader).unwrap();
+        let (_, idler_cancel) = head.attach(register(idler), to_idler).unwrap();
+        for number in 0..2 {
+            let death = WorkerDeath {
+                worker_id: vec![number; 16].into(),
+                ..WorkerDeath::default()
+            };
+            say(&head, reader, node_message::Message::WorkerDeath(death));
+        }
+        assert!(idler_cancel.is_cancelled());
+        let told = received(&mut reads);
+        let is_death = |message: &Message| matches!(message, Message::NodeDeath(notice) if notice.node_id == idler.to_vec());
+        assert!(told.iter().any(is_death), "{told:?}");
+        assert_eq!(received(&mut idle).len(), 3);
+        let end = idle.try_recv();
+        assert!(
+            matches!(end, Err(mpsc::error::TryRecvError::Disconnected)),
+            "its stream ends: {end:?}"
+        );
+    }
+
+    #[test]
+    fn output_of_workers_gives_way_to_everything_else() {
+        let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+        let node = NodeId::random();
+        let (outgoing, mut incoming) = mpsc::channel(QUEUE);
+        head.attach(register(node), outgoing).unwrap();
+        let driver = WorkerAddress {
+            node_id: node.to_vec().into(),
+            worker_id: vec![1; 16].into(),
+            node_address: String::new(),
+        };
+        let job_id = vec![1; 4];
+        let job = RegisterJob {
+            job_id: job_id.clone().into(),
+            driver: Some(driver),
+            ..RegisterJob::default()
+        };
+        let request = HeadRequest {
+            request: Some(head_request::Request::RegisterJob(job)),
+        };
+        assert_eq!(
+            head.with_state(|state, now| state.request(now, request)).failure,
+            None
+        );
+        for _ in 0..QUEUE {
+            let batch = LogBatch {
+                job_id: job_id.clone().into(),
+                lines: Vec::new(),
+            };
+            say(&head, node, node_message::Message::Log(batch));
+        }
+        let death = WorkerDeath {
+            worker_id: vec![9; 16].into(),
+            ..WorkerDeath::default()
+        };
+        say(&head, node, node_message::Message::WorkerDeath(death));
+        let told = received(&mut incoming);
+        assert!(told.len() < QUEUE - LOG_RESERVE + 4, "{} messages", told.len());
+        assert!(matches!(told.last(), Some(Message::WorkerDeath(_))));
     }
 }

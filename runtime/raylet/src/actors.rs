@@ -44,7 +44,7 @@ struct Actor {
 /// The actors of this node.
 #[derive(Debug, Default)]
 pub(crate) struct Actors {
-    actors: HashMap<ActorId, Actor>,
+    entries: HashMap<ActorId, Actor>,
     by_lease: HashMap<LeaseId, ActorId>,
     /// Creations under way, by the correlation id of CreateActor.
     creating: HashMap<u64, ActorId>,
@@ -59,12 +59,12 @@ impl Actors {
 
     /// The Python that the actor of a lease needs.
     pub(crate) fn python_version_of(&self, lease_id: LeaseId) -> Option<&str> {
-        let actor = self.actors.get(self.by_lease.get(&lease_id)?)?;
+        let actor = self.entries.get(self.by_lease.get(&lease_id)?)?;
         Some(actor.spec.python_version.as_str())
     }
 
     fn remove(&mut self, id: ActorId) -> Option<Actor> {
-        let actor = self.actors.remove(&id)?;
+        let actor = self.entries.remove(&id)?;
         self.by_lease.remove(&actor.lease_id);
         Some(actor)
     }
@@ -102,7 +102,7 @@ impl Raylet {
         let job = JobId::from_slice(&spec.job_id)?;
         let resources = read_resources(spec.resources.as_ref())?;
         let needs = larger(&read_resources(spec.placement_resources.as_ref())?, &resources);
-        if let Some(known) = self.actors.actors.get(&id) {
+        if let Some(known) = self.actors.entries.get(&id) {
             if known.incarnation >= message.incarnation {
                 debug!(actor_id = %id, incarnation = message.incarnation, "this actor was placed before");
                 return Ok(());
@@ -134,7 +134,7 @@ impl Raylet {
             phase: Phase::Placing,
         };
         self.actors.by_lease.insert(lease_id, id);
-        self.actors.actors.insert(id, actor);
+        self.actors.entries.insert(id, actor);
         self.look_again();
         Ok(())
     }
@@ -143,7 +143,7 @@ impl Raylet {
     pub(crate) fn create_actor(&mut self, id: ActorId, worker: WorkerId) {
         self.actors.last_correlation += 1;
         let correlation = self.actors.last_correlation;
-        let Some(actor) = self.actors.actors.get_mut(&id) else {
+        let Some(actor) = self.actors.entries.get_mut(&id) else {
             return;
         };
         actor.phase = Phase::Creating(worker);
@@ -167,7 +167,7 @@ impl Raylet {
             return Ok(());
         };
         let speaker = self.clients.client(connection).map(|client| client.worker_id);
-        let Some(actor) = self.actors.actors.get_mut(&id) else {
+        let Some(actor) = self.actors.entries.get_mut(&id) else {
             return Ok(());
         };
         let Phase::Creating(worker) = actor.phase else {
@@ -195,7 +195,7 @@ impl Raylet {
     }
 
     fn report_alive(&self, id: ActorId) {
-        let Some(actor) = self.actors.actors.get(&id) else {
+        let Some(actor) = self.actors.entries.get(&id) else {
             return;
         };
         let Phase::Alive(worker) = actor.phase else { return };
@@ -259,7 +259,7 @@ impl Raylet {
     /// KillActorOnNode. Answered also when the actor is not here, so that the head never waits in vain.
     pub(crate) fn kill_actor(&mut self, message: &KillActorOnNode) -> Result<(), MessageError> {
         let id = ActorId::from_slice(&message.actor_id)?;
-        let known = self.actors.actors.get(&id).map(|actor| actor.incarnation);
+        let known = self.actors.entries.get(&id).map(|actor| actor.incarnation);
         if known.is_some_and(|incarnation| incarnation <= message.incarnation) {
             self.give_up_actor(id, &message.cause);
         }
@@ -280,7 +280,7 @@ impl Raylet {
         end: Option<ChildEnd>,
         cause: &str,
     ) {
-        let Some(actor) = self.actors.actors.get(&id) else {
+        let Some(actor) = self.actors.entries.get(&id) else {
             return;
         };
         let (Phase::Creating(own) | Phase::Alive(own)) = actor.phase else {
@@ -306,7 +306,7 @@ impl Raylet {
     pub(crate) fn actors_of_finished_job(&mut self, job: JobId) {
         let of_job = self
             .actors
-            .actors
+            .entries
             .iter()
             .filter(|(_, actor)| actor.job == job && !actor.spec.detached);
         let ids: Vec<ActorId> = of_job.map(|(id, _)| *id).collect();
@@ -317,7 +317,7 @@ impl Raylet {
 
     /// The head knows nothing of what was said before: tell it again.
     pub(crate) fn report_all_actors(&self) {
-        for id in self.actors.actors.keys() {
+        for id in self.actors.entries.keys() {
             self.report_alive(*id);
         }
     }
@@ -325,7 +325,7 @@ impl Raylet {
     /// Several times a second: actors that wait here while another node has room go back to the head.
     pub(crate) fn tend_actors(&mut self) {
         let now = Instant::now();
-        let waiting = self.actors.actors.iter().filter(|(_, actor)| {
+        let waiting = self.actors.entries.iter().filter(|(_, actor)| {
             actor.phase == Phase::Placing
                 && now.duration_since(actor.since) >= PATIENCE
                 && self.leases.state(actor.lease_id) == Some(LeaseState::Queued)

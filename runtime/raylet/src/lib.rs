@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `gateway`, `clients`, `frames` | callers, their connections, what they may say |
 //! | `lease_service`, `actors` | leases and actors, by the decisions of `leases` |
-//! | `workers`, `zygote`, `logs` | worker processes, by the decisions of `worker_pool` |
+//! | `workers`, `zygote`, `logs`, `worker_output` | worker processes, by the decisions of `worker_pool` |
 //! | `store_service`, `transfer`, `peers` | objects of this node, from and to other nodes |
 //! | `head_link`, `head_service` | the stream to the head |
 
@@ -33,6 +33,7 @@ mod store_service;
 #[cfg(test)]
 mod test_support;
 mod transfer;
+mod worker_output;
 mod worker_pool;
 mod workers;
 mod zygote;

@@ -29,7 +29,7 @@ struct Peer {
 pub(crate) struct Peers {
     own: NodeId,
     identity: Identity,
-    peers: Arc<Mutex<HashMap<NodeId, Peer>>>,
+    nodes: Arc<Mutex<HashMap<NodeId, Peer>>>,
 }
 
 /// One connection, for one exchange.
@@ -48,12 +48,12 @@ impl Peers {
         Self {
             own,
             identity,
-            peers: Arc::new(Mutex::new(HashMap::new())),
+            nodes: Arc::new(Mutex::new(HashMap::new())),
         }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Peer>> {
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A connection to `node`: a kept one or a new one. Waits while many exchanges with it are under way.

@@ -166,14 +166,17 @@ impl Raylet {
                 }
                 Err(error) => warn!(peer = accepted.peer, %error, "cannot serve a connection"),
             },
-            Target::Worker(_, worker) => match self.clients.of_worker(worker) {
-                Some(connection) => self.pass_connection(connection, accepted.socket),
-                // It ended since the caller was let in: the caller sees its connection close.
-                None => debug!(%worker, "a caller came for a worker that is gone"),
-            },
+            Target::Worker(_, worker) => {
+                if let Some(connection) = self.clients.of_worker(worker) {
+                    self.pass_connection(connection, accepted.socket);
+                } else {
+                    // It ended since the caller was let in: the caller sees its connection close.
+                    debug!(%worker, "a caller came for a worker that is gone");
+                }
+            }
             Target::Head => self.pass_to_head(accepted.socket),
             Target::HeadGateway | Target::Manager => {
-                debug!(peer = accepted.peer, "a caller came to the wrong door")
+                debug!(peer = accepted.peer, "a caller came to the wrong door");
             }
         }
     }

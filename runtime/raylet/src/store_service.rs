@@ -158,7 +158,7 @@ impl Raylet {
                             Ok(_) => break,
                             // A dead node has lost its blocks: their owner hears of its death.
                             Err(error) => {
-                                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed")
+                                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed");
                             }
                         }
                     }
@@ -238,10 +238,11 @@ impl Raylet {
                     .pulls
                     .get_mut(&ticket)
                     .and_then(|pull| pull.room.take());
-                match waiting {
+                if let Some(answer) = waiting {
                     // A fetch that was cancelled meanwhile drops its range.
-                    Some(answer) => drop(answer.send(room)),
-                    None => debug!("room came for a fetch that is over"),
+                    drop(answer.send(room));
+                } else {
+                    debug!("room came for a fetch that is over");
                 }
             }
             StoreEvent::CancelPull { ticket } => {

@@ -122,7 +122,7 @@ pub(crate) async fn pull(
         cancel,
         room: None,
     };
-    let outcome = match fetch.from_any(&locations).await {
+    let outcome = match fetch.fetch_from_any(&locations).await {
         Ok(()) => fetch.room.take().ok_or_else(|| {
             Failure::new(
                 ErrorCode::Internal,
@@ -156,13 +156,13 @@ struct Fetch {
 }
 
 impl Fetch {
-    async fn from_any(&mut self, locations: &[ObjectLocation]) -> Result<(), Failure> {
+    async fn fetch_from_any(&mut self, locations: &[ObjectLocation]) -> Result<(), Failure> {
         let object = self.object;
         let mut reasons = Vec::new();
         for location in locations {
             let address = &location.node_address;
             let outcome = match NodeId::from_slice(&location.node_id) {
-                Ok(node) => self.from_node(node, address).await,
+                Ok(node) => self.fetch_from(node, address).await,
                 Err(error) => Err(PullError::Location(error.to_string())),
             };
             match outcome {
@@ -180,7 +180,7 @@ impl Fetch {
         Err(Failure::new(ErrorCode::ObjectLost, reasons.join("; ")))
     }
 
-    async fn from_node(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
+    async fn fetch_from(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
         let mut connection = self.unless_cancelled(self.peers.connect(node, address)).await?;
         let first = self.first_chunk(&mut connection, address).await;
         let mut frame = match first {

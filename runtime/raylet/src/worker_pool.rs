@@ -182,8 +182,7 @@ impl WorkerPool {
             .workers
             .iter()
             .filter(|(_, worker)| worker.state == WorkerState::Idle && worker.job.is_none());
-        let mut idle: Vec<(Instant, WorkerId)> =
-            fresh.map(|(id, worker)| (worker.since, *id)).collect();
+        let mut idle: Vec<(Instant, WorkerId)> = fresh.map(|(id, worker)| (worker.since, *id)).collect();
         let excess = idle.len().saturating_sub(self.prestart);
         idle.sort_unstable();
         idle.truncate(excess);

@@ -15,8 +15,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use sparkray_common::{JobId, WorkerId};
-use sparkray_proto::{ExitWorker, FrameKind, LogBatch, LogLine, WorkerLabel, node_message};
-use sparkray_rpc::{Frame, RpcError, frame_connection};
+use sparkray_proto::{ExitWorker, FrameKind, node_message};
+use sparkray_rpc::frame_connection;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
@@ -25,6 +25,7 @@ use crate::event::Event;
 use crate::leases::LeaseState;
 use crate::logs::{Output, follow};
 use crate::raylet::Raylet;
+use crate::worker_output::OutputLabel;
 use crate::worker_pool::{WorkerPool, WorkerState};
 use crate::zygote::{ForkRequest, WorkerConfig, ZygoteEvent};
 
@@ -34,15 +35,6 @@ const END_GRACE: Duration = Duration::from_millis(500);
 const START_PAUSE: Duration = Duration::from_millis(200);
 /// Workers that fail to start, one after the other, before those who wait are told.
 const MAX_START_FAILURES: u32 = 10;
-
-/// What is known about the source of output lines; outlives the worker until its pipes are empty.
-#[derive(Debug, Default)]
-struct OutputLabel {
-    name: String,
-    job: Option<JobId>,
-    pid: u32,
-    open_pipes: u8,
-}
 
 /// The worker processes and what they come from.
 pub(crate) struct Workers {
@@ -63,7 +55,7 @@ pub(crate) struct Workers {
     closed: HashSet<WorkerId>,
     /// Collected before the zygote told their pid.
     unclaimed: HashMap<u32, ChildEnd>,
-    labels: HashMap<WorkerId, OutputLabel>,
+    pub(crate) labels: HashMap<WorkerId, OutputLabel>,
 }
 
 impl Workers {
@@ -272,17 +264,15 @@ impl Raylet {
             return;
         }
         for (pid, end) in reap_all() {
-            match self.workers.pool.by_pid(pid) {
-                Some(worker) => self.worker_collected(worker, end),
-                // A worker whose pid is not known yet, the zygote, or a process that user code left behind.
-                None => {
-                    let unborn = self.workers.pool.iter().any(|(_, worker)| worker.pid.is_none());
-                    if unborn {
-                        self.workers.unclaimed.insert(pid, end);
-                    } else {
-                        self.workers.unclaimed.clear();
-                    }
-                }
+            if let Some(worker) = self.workers.pool.by_pid(pid) {
+                self.worker_collected(worker, end);
+                continue;
+            }
+            // A worker whose pid is not known yet, the zygote, or a process that user code left behind.
+            if self.workers.pool.iter().any(|(_, worker)| worker.pid.is_none()) {
+                self.workers.unclaimed.insert(pid, end);
+            } else {
+                self.workers.unclaimed.clear();
             }
         }
     }
@@ -390,80 +380,6 @@ impl Raylet {
         }
         self.process_over(worker, &cause, None);
         self.look_again();
-    }
-
-    /// WorkerLabel: what a worker runs, for its output.
-    pub(crate) fn worker_label(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
-        let message: WorkerLabel = frame.decode()?;
-        if let Some(client) = self.clients.client(connection)
-            && let Some(label) = self.workers.labels.get_mut(&client.worker_id)
-        {
-            label.name = message.name;
-            if let Ok(job) = JobId::from_slice(&message.job_id) {
-                label.job = Some(job);
-            }
-        }
-        Ok(())
-    }
-
-    /// Lines that a worker wrote go to its job's driver.
-    pub(crate) fn worker_output(&mut self, worker: WorkerId, is_stderr: bool, lines: Vec<String>) {
-        let Some(label) = self.workers.labels.get(&worker) else {
-            return;
-        };
-        let Some(job) = label.job else { return };
-        let line = |text| LogLine {
-            name: label.name.clone(),
-            pid: label.pid,
-            ip: self.node.host.clone(),
-            text,
-            is_stderr,
-        };
-        let lines = lines.into_iter().map(line).collect();
-        self.send_log(LogBatch {
-            job_id: job.to_vec().into(),
-            lines,
-        });
-    }
-
-    /// A line of the raylet itself for a job's driver.
-    pub(crate) fn tell_driver(&self, job: JobId, text: String) {
-        let line = LogLine {
-            name: "raylet".to_owned(),
-            pid: std::process::id(),
-            ip: self.node.host.clone(),
-            text,
-            is_stderr: true,
-        };
-        self.send_log(LogBatch {
-            job_id: job.to_vec().into(),
-            lines: vec![line],
-        });
-    }
-
-    fn send_log(&self, batch: LogBatch) {
-        let Ok(job) = JobId::from_slice(&batch.job_id) else {
-            return;
-        };
-        match self.clients.driver_of(job) {
-            Some((connection, driver)) if driver.log_to_driver => {
-                self.clients.send(connection, FrameKind::LogBatch, 0, &batch);
-            }
-            Some(_) => {}
-            None => self.head.send_log(batch),
-        }
-    }
-
-    /// Lines from other nodes for a driver of this one.
-    pub(crate) fn log_from_head(&self, batch: &LogBatch) {
-        let Ok(job) = JobId::from_slice(&batch.job_id) else {
-            return;
-        };
-        if let Some((connection, driver)) = self.clients.driver_of(job)
-            && driver.log_to_driver
-        {
-            self.clients.send(connection, FrameKind::LogBatch, 0, batch);
-        }
     }
 
     /// Several times a second: idle workers above the prestarted number are asked to end, late ones are killed.

@@ -88,7 +88,7 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 /// Zygotes that end sooner than that, one after the other, before the raylet gives up.
 const MAX_FAILURES: u32 = 8;
 /// A zygote that has not said "ready" after this time is ended.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+const READY_DEADLINE: Duration = Duration::from_mins(1);
 
 /// What the workers of this node share; sent to each at its birth.
 #[derive(Clone, Serialize)]

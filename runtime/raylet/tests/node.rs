@@ -13,8 +13,8 @@ use sparkray_common::{
 use sparkray_object_store::{BlockingStoreClient, GetEntry};
 use sparkray_proto::{
     ActorSpec, ActorState, ActorUpdate, ClientKind, FrameKind, HeadReply, HeadRequest, LeaseBroken, LogBatch,
-    RegisterActor, RegisterClient, RegisterClientReply, RegisterJob, RequestWorkerLease, RequestWorkerLeaseReply,
-    ReturnWorkerLease, WatchActor, WorkerDied, head_request, location_of,
+    RegisterActor, RegisterClient, RegisterClientReply, RegisterJob, RequestWorkerLease,
+    RequestWorkerLeaseReply, ReturnWorkerLease, WatchActor, WorkerDied, head_request, location_of,
 };
 use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
 use tokio::sync::oneshot;
@@ -38,7 +38,11 @@ struct Cluster {
 
 impl Cluster {
     async fn start() -> Self {
-        let identity = Identity { cluster_id: ClusterId::random(), token: ClusterToken::random(), head_epoch: 1 };
+        let identity = Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 1,
+        };
         let directory = tempfile::tempdir().unwrap();
         let config = HeadConfig {
             cluster_id: identity.cluster_id.to_string(),
@@ -50,16 +54,25 @@ impl Cluster {
         let (sender, ready) = oneshot::channel();
         tokio::spawn(async move {
             let announce = |ready| sender.send(ready).unwrap();
-            sparkray_gcs::run(config, announce, CancellationToken::new()).await.unwrap();
+            sparkray_gcs::run(config, announce, CancellationToken::new())
+                .await
+                .unwrap();
         });
         let head_socket = ready.await.unwrap().socket_name;
-        Self { identity, directory, head_socket }
+        Self {
+            identity,
+            directory,
+            head_socket,
+        }
     }
 
     async fn raylet(&self, cpus: f64, python: bool, head_address: Option<&str>) -> Node {
         let id = NodeId::random();
         let environment = [
-            ("PYTHONPATH", concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in")),
+            (
+                "PYTHONPATH",
+                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in"),
+            ),
             ("STAND_IN_VERSION", VERSION),
         ];
         let config = RayletConfig {
@@ -79,16 +92,25 @@ impl Cluster {
             log_dir: path(self.directory.path()),
             python: python.then(|| "python3".to_owned()),
             working_dir: path(self.directory.path()),
-            worker_env: environment.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+            worker_env: environment
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .into(),
             prestart_workers: u32::from(python),
         };
         let (sender, ready) = oneshot::channel();
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let task = tokio::spawn(async move {
-            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), stop).await.unwrap();
+            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), stop)
+                .await
+                .unwrap();
         });
-        Node { ready: ready.await.unwrap(), id, cancel, task }
+        Node {
+            ready: ready.await.unwrap(),
+            id,
+            cancel,
+            task,
+        }
     }
 }
 
@@ -113,10 +135,19 @@ struct Driver {
 impl Driver {
     async fn connect(cluster: &Cluster, node: &Node) -> Self {
         let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
-        let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE).await.unwrap();
+        let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
+            .await
+            .unwrap();
         let (sender, receiver) = frame_connection(socket).unwrap();
         let (worker_id, job) = (WorkerId::random(), JobId::random());
-        let mut driver = Self { sender, receiver, worker_id, job, correlation: 0, seen: Vec::new() };
+        let mut driver = Self {
+            sender,
+            receiver,
+            worker_id,
+            job,
+            correlation: 0,
+            seen: Vec::new(),
+        };
         let reply = driver.register(VERSION).await;
         assert_eq!(reply.failure, None);
         assert_eq!(reply.node_address, node.ready.address);
@@ -135,17 +166,23 @@ impl Driver {
             ..RegisterClient::default()
         };
         let correlation = self.send(FrameKind::RegisterClient, &register);
-        self.reply(FrameKind::RegisterClientReply, correlation).await.decode().unwrap()
+        self.reply(FrameKind::RegisterClientReply, correlation)
+            .await
+            .decode()
+            .unwrap()
     }
 
     fn send<M: prost::Message>(&mut self, kind: FrameKind, message: &M) -> u64 {
         self.correlation += 1;
-        self.sender.send(Frame::new(kind, self.correlation, message)).unwrap();
+        self.sender
+            .send(Frame::new(kind, self.correlation, message))
+            .unwrap();
         self.correlation
     }
 
     async fn reply(&mut self, kind: FrameKind, correlation: u64) -> Frame {
-        self.until(|frame| frame.kind == kind && frame.correlation == correlation).await
+        self.until(|frame| frame.kind == kind && frame.correlation == correlation)
+            .await
     }
 
     /// Waits for a frame; others are kept.
@@ -155,7 +192,10 @@ impl Driver {
         }
         loop {
             let frame = tokio::time::timeout(PATIENCE, self.receiver.next()).await;
-            let frame = frame.expect("the frame comes in time").unwrap().expect("the raylet keeps the connection");
+            let frame = frame
+                .expect("the frame comes in time")
+                .unwrap()
+                .expect("the raylet keeps the connection");
             if wanted(&frame) {
                 return frame;
             }
@@ -180,30 +220,36 @@ impl Driver {
     }
 
     async fn lease_reply(&mut self, correlation: u64) -> RequestWorkerLeaseReply {
-        self.reply(FrameKind::RequestWorkerLeaseReply, correlation).await.decode().unwrap()
+        self.reply(FrameKind::RequestWorkerLeaseReply, correlation)
+            .await
+            .decode()
+            .unwrap()
     }
 
     async fn ask_head(&mut self, request: head_request::Request) -> HeadReply {
-        let correlation = self.send(FrameKind::HeadRequest, &HeadRequest { request: Some(request) });
-        self.reply(FrameKind::HeadReply, correlation).await.decode().unwrap()
+        let correlation = self.send(
+            FrameKind::HeadRequest,
+            &HeadRequest {
+                request: Some(request),
+            },
+        );
+        self.reply(FrameKind::HeadReply, correlation)
+            .await
+            .decode()
+            .unwrap()
     }
 
     fn give_back(&mut self, lease: LeaseId) {
-        let message = ReturnWorkerLease { lease_id: lease.to_vec().into(), worker_failed: false };
+        let message = ReturnWorkerLease {
+            lease_id: lease.to_vec().into(),
+            worker_failed: false,
+        };
         self.send(FrameKind::ReturnWorkerLease, &message);
     }
 }
 
 fn is_alive(pid: u32) -> bool {
     PathBuf::from(format!("/proc/{pid}")).exists()
-}
-
-async fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !condition() {
-        assert!(Instant::now() < deadline, "{what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 fn kill(pid: u32) {
@@ -229,7 +275,13 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
         namespace: "test".to_owned(),
         python_version: "3.11".to_owned(),
     };
-    assert_eq!(driver.ask_head(head_request::Request::RegisterJob(register)).await.failure, None);
+    assert_eq!(
+        driver
+            .ask_head(head_request::Request::RegisterJob(register))
+            .await
+            .failure,
+        None
+    );
 
     another_version_is_refused(&cluster, &first).await;
     another_python_gets_no_worker(&mut driver).await;
@@ -250,19 +302,31 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
 
     first.cancel.cancel();
     first.task.await.unwrap();
-    let children = std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
+    let children =
+        std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
     assert_eq!(children.trim(), "");
     let left = std::fs::read_dir(cluster.directory.path()).unwrap();
-    let left: Vec<String> = left.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    let left: Vec<String> = left
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
     assert!(!left.iter().any(|name| name.starts_with("spill")), "{left:?}");
 }
 
 async fn another_version_is_refused(cluster: &Cluster, node: &Node) {
     let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
-    let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE).await.unwrap();
+    let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
+        .await
+        .unwrap();
     let (sender, receiver) = frame_connection(socket).unwrap();
     let (worker_id, job) = (WorkerId::random(), JobId::random());
-    let mut stranger = Driver { sender, receiver, worker_id, job, correlation: 0, seen: Vec::new() };
+    let mut stranger = Driver {
+        sender,
+        receiver,
+        worker_id,
+        job,
+        correlation: 0,
+        seen: Vec::new(),
+    };
     let failure = stranger.register("0.0.1").await.failure.unwrap();
     assert_eq!(failure.error_code(), ErrorCode::VersionMismatch);
     assert!(failure.message.contains("0.0.1"), "{}", failure.message);
@@ -273,7 +337,11 @@ async fn another_python_gets_no_worker(driver: &mut Driver) {
     let correlation = driver.repeat_lease(LeaseId::random(), 1.0, "3.7");
     let failure = driver.lease_reply(correlation).await.failure.unwrap();
     assert_eq!(failure.error_code(), ErrorCode::VersionMismatch);
-    assert!(failure.message.contains("3.7") && failure.message.contains("3.11"), "{}", failure.message);
+    assert!(
+        failure.message.contains("3.7") && failure.message.contains("3.11"),
+        "{}",
+        failure.message
+    );
 }
 
 async fn leases_are_granted_in_turn(driver: &mut Driver) {
@@ -298,10 +366,18 @@ async fn a_broken_lease_names_the_reason(driver: &mut Driver) {
     let (lease, correlation) = driver.request_lease(1.0);
     let granted = driver.lease_reply(correlation).await;
     kill(granted.worker_pid);
-    let broken: LeaseBroken = driver.until(|frame| frame.kind == FrameKind::LeaseBroken).await.decode().unwrap();
+    let broken: LeaseBroken = driver
+        .until(|frame| frame.kind == FrameKind::LeaseBroken)
+        .await
+        .decode()
+        .unwrap();
     assert_eq!(broken.lease_id[..], lease.as_bytes()[..]);
     assert!(broken.cause.contains("SIGKILL"), "{}", broken.cause);
-    let died: WorkerDied = driver.until(|frame| frame.kind == FrameKind::WorkerDied).await.decode().unwrap();
+    let died: WorkerDied = driver
+        .until(|frame| frame.kind == FrameKind::WorkerDied)
+        .await
+        .decode()
+        .unwrap();
     assert_eq!(died.worker_id, granted.worker.unwrap().worker_id);
 }
 
@@ -323,7 +399,12 @@ async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
     };
     let request = head_request::Request::RegisterActor(RegisterActor { spec: Some(spec) });
     assert_eq!(driver.ask_head(request).await.failure, None);
-    driver.send(FrameKind::WatchActor, &WatchActor { actor_id: actor.to_vec().into() });
+    driver.send(
+        FrameKind::WatchActor,
+        &WatchActor {
+            actor_id: actor.to_vec().into(),
+        },
+    );
     let alive = wait_for_state(driver, ActorState::Alive).await;
     assert!(is_alive(alive.pid));
     // It gave its placement CPU back.
@@ -344,7 +425,11 @@ async fn wait_for_state(driver: &mut Driver, state: ActorState) -> ActorUpdate {
 }
 
 async fn worker_output_reaches_the_driver(driver: &mut Driver) {
-    let batch: LogBatch = driver.until(|frame| frame.kind == FrameKind::LogBatch).await.decode().unwrap();
+    let batch: LogBatch = driver
+        .until(|frame| frame.kind == FrameKind::LogBatch)
+        .await
+        .decode()
+        .unwrap();
     assert_eq!(batch.lines[0].text, "hello from a worker");
     assert_eq!(batch.lines[0].ip, "127.0.0.1");
 }
@@ -377,22 +462,42 @@ async fn objects_are_pulled_from_where_they_are(cluster: &Cluster, first: &Node,
         let mut entries = Vec::new();
         for size in sizes {
             let object = ObjectId::for_result(TaskId::next(), 0);
-            let mut value = writer.create(object, size as u64, &owner, None, deadline).unwrap().unwrap();
+            let mut value = writer
+                .create(object, size as u64, &owner, None, deadline)
+                .unwrap()
+                .unwrap();
             for (index, byte) in value.as_mut_slice().iter_mut().enumerate() {
                 *byte = (index * 7 % 251) as u8;
             }
             value.seal().unwrap();
             // The first asks in vain at a node that is not there.
             let nowhere = location_of(NodeId::random(), "127.0.0.1:1");
-            entries.push(GetEntry { object, locations: vec![nowhere, location.clone()] });
+            entries.push(GetEntry {
+                object,
+                locations: vec![nowhere, location.clone()],
+            });
         }
         for (object, size) in reader.get(&entries, deadline).into_iter().zip(sizes) {
             let object = object.unwrap();
             assert_eq!(object.as_slice().len(), size);
-            assert!(object.as_slice().iter().enumerate().all(|(index, byte)| *byte == (index * 7 % 251) as u8));
+            assert!(
+                object
+                    .as_slice()
+                    .iter()
+                    .enumerate()
+                    .all(|(index, byte)| *byte == (index * 7 % 251) as u8)
+            );
         }
         let unknown = ObjectId::for_result(TaskId::next(), 0);
-        let lost = reader.get(&[GetEntry { object: unknown, locations: vec![location] }], deadline).remove(0);
+        let lost = reader
+            .get(
+                &[GetEntry {
+                    object: unknown,
+                    locations: vec![location],
+                }],
+                deadline,
+            )
+            .remove(0);
         let error = lost.unwrap_err();
         assert_eq!(error.code(), ErrorCode::ObjectLost);
         error.to_string()

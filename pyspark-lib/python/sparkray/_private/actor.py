@@ -12,7 +12,7 @@ from sparkray._private import options as option_checks
 from sparkray._private.remote_function import argument_error, definition_id, pickle_definition
 from sparkray._private.serialization import SerializationError
 from sparkray._private.signature import CallShape
-from sparkray._private.worker import core_worker, state
+from sparkray._private.worker import core_worker, job_namespace, state
 
 if TYPE_CHECKING:
     from sparkray._native import ActorRef, CoreWorker
@@ -197,7 +197,7 @@ class ActorClass:
             "placement_resources": {name: amount for name, amount in placement.items() if amount > 0},
             "max_restarts": options.get("max_restarts", 0),
             "name": options.get("name"),
-            "namespace": options.get("namespace"),
+            "namespace": options.get("namespace") or (job_namespace() if options.get("name") else None),
             "detached": options.get("lifetime") == "detached",
             "max_concurrency": concurrency,
             "is_async": self._info.is_async,
@@ -321,7 +321,8 @@ class ActorHandle:
 
 
 def _handle_from_pickle(actor_id: bytes, metadata: bytes) -> ActorHandle:
-    return ActorHandle(core_worker().actor_from_id(actor_id), pickle.loads(metadata), metadata)
+    info = pickle.loads(metadata)
+    return ActorHandle(core_worker().actor_from_id(actor_id, info.name), info, metadata)
 
 
 def handle_from_id(actor_id: bytes, metadata: bytes) -> ActorHandle:
@@ -335,7 +336,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         raise ValueError("the name of an actor is a string that is not empty")
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ValueError("namespace is a string that is not empty, or None for this driver's own")
-    ref, metadata = core_worker().get_actor(name, namespace)
+    ref, metadata = core_worker().get_actor(name, namespace or job_namespace())
     return ActorHandle(ref, pickle.loads(metadata), metadata)
 
 

@@ -146,7 +146,7 @@ class LocalCluster:
 
     def connection(self, node: LocalNode) -> Connection:
         """How a driver on this machine reaches `node`."""
-        return Connection(self.cluster_id, self._token, self.head_epoch, node.socket_name)
+        return Connection(self.cluster_id, self._token, self.head_epoch, node.node_id, node.socket_name)
 
     def remove_node(self, node: LocalNode, grace: float = STOP_GRACE_SECONDS) -> None:
         """Ends a raylet and its workers."""

@@ -31,7 +31,8 @@ class Connection:
     cluster_id: str
     token: str = field(repr=False)
     head_epoch: int
-    # Name of the raylet's abstract Unix socket.
+    # Hexadecimal id of the raylet's node, and the name of its abstract Unix socket.
+    node_id: str
     socket_name: str
 
 
@@ -97,6 +98,7 @@ def connect_driver(
     chosen = namespace if namespace is not None else _anonymous_namespace()
     core = _native.CoreWorker.connect_driver(
         {
+            "node_id": connection.node_id,
             "socket_name": connection.socket_name,
             "cluster_id": connection.cluster_id,
             "token": connection.token,
@@ -107,12 +109,34 @@ def connect_driver(
             "log_callback": log_output.print_lines,
         }
     )
+    # Workers of this job look it up: see `job_namespace`.
+    core.kv_put(_namespace_key(core), chosen.encode())
     state.namespace = chosen
     state.is_driver = True
     state.on_shutdown = on_shutdown
     log_output.set_local_ip(core.node_ip)
     state.core = core
     return core
+
+
+def _namespace_key(core: CoreWorker) -> bytes:
+    return b"sparkray/namespace/" + core.job_id.encode()
+
+
+_namespaces: dict[str, str] = {}
+
+
+def job_namespace() -> str:
+    """The namespace of the job that this process works for: the driver's."""
+    core = core_worker()
+    if state.is_driver:
+        return state.namespace
+    job = core.job_id
+    known = _namespaces.get(job)
+    if known is None:
+        known = (core.kv_get(_namespace_key(core)) or b"").decode()
+        _namespaces[job] = known
+    return known
 
 
 def _anonymous_namespace() -> str:

@@ -76,7 +76,6 @@ class Hooks:
         actor_class = _with_runtime_methods(plain_class)
         actor_info.clear()
         actor_info.update({key: spec[key] for key in _ACTOR_FACTS if key in spec})
-        state.namespace = spec.get("namespace") or state.namespace
         try:
             instance: object = actor_class(*spec.get("args", ()), **spec.get("kwargs", {}))
         except BaseException as error:

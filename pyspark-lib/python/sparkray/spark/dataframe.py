@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray import exceptions
 from sparkray._private import worker
-from sparkray._private.units import MEBIBYTE, parse_memory
+from sparkray._private.memory import MEBIBYTE
+from sparkray._private.units import parse_bytes
 from sparkray.spark import blocks, java_errors
 from sparkray.spark.ray_context import RayContext, RayContextError
 
@@ -163,9 +164,7 @@ def _running() -> tuple[CoreWorker, RayContext]:
 
 
 def _block_limit(given: str | int) -> int:
-    if isinstance(given, bool) or not isinstance(given, (str, int)):
-        raise TypeError(f'max_block_bytes is a number of bytes or a string such as "64m", not {given!r}')
-    limit = parse_memory(given, "max_block_bytes") if isinstance(given, str) else given
+    limit = parse_bytes("max_block_bytes", given)
     if not _SMALLEST_BLOCK <= limit <= _LARGEST_BLOCK:
         raise ValueError(f"max_block_bytes is between 64 KiB and 1 GiB, not {given!r}")
     return limit

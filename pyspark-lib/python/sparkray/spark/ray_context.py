@@ -140,6 +140,7 @@ class RayContext:
                     cluster_id=cluster["cluster_id"],
                     token=cluster.pop("token"),
                     head_epoch=cluster["head_epoch"],
+                    node_id=cluster["driver_node"]["node_id"],
                     socket_name=cluster["socket_name"],
                 ),
                 namespace=self._namespace,

@@ -76,4 +76,5 @@ def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     live = [actor for actor in worker.core_worker().actors() if actor["name"] and actor["state"] != "DEAD"]
     if all_namespaces:
         return [{"name": actor["name"], "namespace": actor["namespace"]} for actor in live]
-    return [actor["name"] for actor in live if actor["namespace"] == worker.state.namespace]
+    namespace = worker.job_namespace()
+    return [actor["name"] for actor in live if actor["namespace"] == namespace]

@@ -15,13 +15,13 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{FeedId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_proto::{
-    AbortObject, ClientKind, CreateObject, CreateObjectReply, FrameKind, FreeEntry, FreeObjects,
-    GetObjectEntry, GetObjects, ObjectLocation, ObjectReady, RegisterClient, RegisterClientReply,
-    ReleaseObjects, SealObject,
+    ClientKind, CreateObject, CreateObjectReply, FrameKind, FreeEntry, FreeObjects, GetObjectEntry,
+    GetObjects, ObjectLocation, ObjectReady, RegisterClient, RegisterClientReply,
 };
 use sparkray_rpc::{BlockingConnection, BlockingSender, Endpoint, Frame, Identity, RpcError, Target};
 
 use super::SegmentTable;
+use super::objects::{ReadableObject, WritableObject, abort_frame, release_frame};
 use crate::error::StoreError;
 use crate::shm::{Access, MappedRange};
 
@@ -40,7 +40,7 @@ pub struct BlockingStoreClient {
     shared: Arc<Shared>,
 }
 
-struct Shared {
+pub(super) struct Shared {
     sender: Mutex<BlockingSender>,
     state: Mutex<State>,
     /// Answers have arrived, or the connection waits for a leader.
@@ -286,7 +286,7 @@ impl BlockingStoreClient {
 }
 
 impl Shared {
-    fn send(&self, frame: &Frame) -> Result<(), StoreError> {
+    pub(super) fn send(&self, frame: &Frame) -> Result<(), StoreError> {
         let sent = lock(&self.sender).send(frame);
         sent.map_err(|error| {
             lock(&self.state).broken.get_or_insert_with(|| error.to_string());
@@ -459,114 +459,11 @@ impl State {
     }
 }
 
-fn release_frame(object: ObjectId) -> Frame {
-    Frame::new(
-        FrameKind::ReleaseObjects,
-        0,
-        &ReleaseObjects {
-            object_ids: vec![object.to_vec().into()],
-        },
-    )
-}
-
-fn abort_frame(object: ObjectId) -> Frame {
-    Frame::new(
-        FrameKind::AbortObject,
-        0,
-        &AbortObject {
-            object_id: object.to_vec().into(),
-        },
-    )
-}
-
 impl fmt::Debug for Shared {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter
             .debug_struct("Shared")
             .field("node_id", &self.node_id)
             .finish_non_exhaustive()
-    }
-}
-
-/// An object that is being written. Dropped without [`WritableObject::seal`] it is given up.
-#[derive(Debug)]
-pub struct WritableObject {
-    shared: Arc<Shared>,
-    object: ObjectId,
-    range: Option<MappedRange>,
-}
-
-impl WritableObject {
-    /// The object.
-    pub fn object_id(&self) -> ObjectId {
-        self.object
-    }
-
-    /// Its bytes; their first content is arbitrary.
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.range
-            .as_mut()
-            .map(MappedRange::as_mut_slice)
-            .unwrap_or_default()
-    }
-
-    /// The object is complete: it is immutable from now on. Does not wait.
-    pub fn seal(mut self) -> Result<(), StoreError> {
-        self.range = None;
-        let message = SealObject {
-            object_id: self.object.to_vec().into(),
-        };
-        self.shared.send(&Frame::new(FrameKind::SealObject, 0, &message))
-    }
-}
-
-impl Drop for WritableObject {
-    fn drop(&mut self) {
-        if self.range.take().is_some() {
-            // Without a connection the store has reclaimed it already.
-            self.shared.send(&abort_frame(self.object)).ok();
-        }
-    }
-}
-
-/// An object that is being read, in place. Its use is given up on drop.
-#[derive(Debug)]
-pub struct ReadableObject {
-    shared: Arc<Shared>,
-    object: ObjectId,
-    range: Option<MappedRange>,
-}
-
-impl ReadableObject {
-    /// The object.
-    pub fn object_id(&self) -> ObjectId {
-        self.object
-    }
-
-    /// Its bytes.
-    pub fn as_slice(&self) -> &[u8] {
-        self.range.as_ref().map(MappedRange::as_slice).unwrap_or_default()
-    }
-
-    /// Takes the bytes out of this process's resident memory; the next access brings them back.
-    pub fn give_back(&self) {
-        if let Some(range) = &self.range {
-            range.give_back();
-        }
-    }
-}
-
-impl AsRef<[u8]> for ReadableObject {
-    fn as_ref(&self) -> &[u8] {
-        self.as_slice()
-    }
-}
-
-impl Drop for ReadableObject {
-    fn drop(&mut self) {
-        if self.range.take().is_some() {
-            // Without a connection the store has taken the use back already.
-            self.shared.send(&release_frame(self.object)).ok();
-        }
     }
 }

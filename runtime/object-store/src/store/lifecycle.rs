@@ -198,7 +198,10 @@ impl ObjectStore {
         }
         match next {
             Some(writer) => {
-                let waits_again = self.slots[&slot].next_writers.iter().any(|other| other.client == writer.client);
+                let waits_again = self.slots[&slot]
+                    .next_writers
+                    .iter()
+                    .any(|other| other.client == writer.client);
                 if !waits_again {
                     self.client(writer.client).queued_behind.remove(&slot);
                 }

@@ -1,26 +1,19 @@
 //! Room: who gets it, what must go for it.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use sparkray_common::ErrorCode;
 use sparkray_proto::Failure;
 
 use super::ObjectStore;
 use super::lifecycle::refused;
-use super::slot::{Demand, DiskWork, Purpose, SlotId, Stage};
+use super::slot::{Demand, Purpose, SlotId, Stage};
 use crate::allocator::{NoRoom, Range, pages_for};
 use crate::event::StoreEvent;
-use crate::io::{IoJob, IoOutcome, Job, Outcome};
+use crate::io::{IoJob, Job};
 use crate::shm::{Access, HUGE_PAGE_SIZE, Segment, SegmentId};
-use crate::spill::SpillFile;
 
-/// Spills that are asked for at once.
-const MAX_SPILLS: u64 = 16;
-/// How long a full disk is left alone.
-const SPILL_RETRY: Duration = Duration::from_secs(1);
-/// Smallest segment on disk, so that many small objects share a few descriptors.
-const FALLBACK_SEGMENT: u64 = 64 << 20;
 /// Bytes that one discard job gives back.
 const DISCARD_STEP: u64 = 256 << 20;
 /// Bytes that one job populates ahead.
@@ -29,14 +22,14 @@ const POPULATE_STEP: u64 = 8 << 20;
 /// How the store fares with its memory.
 #[derive(Debug)]
 pub(super) struct Pressure {
-    spills: u64,
-    spilling_bytes: u64,
+    pub(super) spills: u64,
+    pub(super) spilling_bytes: u64,
     /// When memory last came free.
     last_progress: Instant,
     /// No memory came free for so long that room is given on disk, until some comes free.
     stalled: bool,
     /// The disks were full; why, and when to try again.
-    disk_failure: Option<(String, Instant)>,
+    pub(super) disk_failure: Option<(String, Instant)>,
     pub(super) last_create: Option<Instant>,
 }
 
@@ -66,6 +59,7 @@ impl ObjectStore {
     /// Time passes: waits that last too long get room on disk, unused memory goes back to the kernel.
     pub fn tick(&mut self, now: Instant) {
         self.now = now;
+        self.end_pushes();
         if let Some(front) = self.demands.front() {
             let waited = now.saturating_duration_since(self.pressure.last_progress.max(front.since));
             let nothing_under_way = self.pressure.spills == 0 && self.memory.busy() == 0;
@@ -92,7 +86,7 @@ impl ObjectStore {
         });
     }
 
-    fn is_wanted(&self, demand: &Demand) -> bool {
+    pub(super) fn is_wanted(&self, demand: &Demand) -> bool {
         self.slots
             .get(&demand.slot)
             .is_some_and(|slot| slot.demand == Some(demand.number))
@@ -220,38 +214,6 @@ impl ObjectStore {
         true
     }
 
-    fn start_spills(&mut self, shortfall: u64) {
-        let disk_rests = self
-            .pressure
-            .disk_failure
-            .as_ref()
-            .is_some_and(|(_, retry_at)| self.now < *retry_at);
-        if !self.config.can_spill || disk_rests {
-            return;
-        }
-        while self.pressure.spilling_bytes < shortfall && self.pressure.spills < MAX_SPILLS {
-            let Some((_, slot)) = self.spillable.first_key_value() else {
-                return;
-            };
-            let slot = *slot;
-            let entry = self.slot(slot);
-            entry.disk_work = Some(DiskWork::Spilling);
-            let size = entry.size;
-            let range = entry.memory.expect("an evictable slot is in memory");
-            self.refresh_evictable(slot);
-            self.pressure.spills += 1;
-            self.pressure.spilling_bytes += range.len;
-            let segment = Arc::clone(&self.segments[&range.segment]);
-            let job = Job::Spill {
-                slot: slot.0,
-                segment,
-                offset: range.offset,
-                size,
-            };
-            self.events.push(StoreEvent::Io(IoJob(job)));
-        }
-    }
-
     /// Puts a slot among the evictable ones, or takes it out.
     pub(super) fn refresh_evictable(&mut self, slot: SlotId) {
         if let Some(key) = self.slot(slot).evictable_since.take() {
@@ -283,15 +245,7 @@ impl ObjectStore {
         self.pressure.stalled = false;
     }
 
-    fn close_if_empty(&mut self, segment: SegmentId) {
-        if self.disk.remove_empty_segment(segment) {
-            if let Some(segment) = self.segments.remove(&segment) {
-                self.events.push(StoreEvent::Io(IoJob(Job::Close { segment })));
-            }
-        }
-    }
-
-    fn grant(&mut self, demand: Demand, range: Range) {
+    pub(super) fn grant(&mut self, demand: Demand, range: Range) {
         let slot = demand.slot;
         let entry = self.slot(slot);
         entry.demand = None;
@@ -334,52 +288,8 @@ impl ObjectStore {
         }
     }
 
-    /// Gives room on disk to a demand that was taken out of the queue.
-    fn start_fallback(&mut self, demand: Demand) {
-        if !self.config.can_spill {
-            self.refuse(demand, "there is no directory to spill to");
-            return;
-        }
-        let len = pages_for(demand.size);
-        if let Ok(range) = self.disk.allocate(len, u64::MAX) {
-            self.grant(demand, range);
-            return;
-        }
-        self.make_fallback_segment(demand, len.max(FALLBACK_SEGMENT));
-    }
-
-    fn make_fallback_segment(&mut self, demand: Demand, size: u64) {
-        let segment = SegmentId::disk(self.number());
-        self.fallbacks.insert(segment, (demand, size));
-        self.events
-            .push(StoreEvent::Io(IoJob(Job::Fallback { segment, size })));
-    }
-
-    fn fallback_made(&mut self, id: SegmentId, result: std::io::Result<Segment>) {
-        let Some((demand, size)) = self.fallbacks.remove(&id) else {
-            return;
-        };
-        let len = pages_for(demand.size);
-        match result {
-            Ok(segment) => {
-                self.disk.add_segment(id, segment.size());
-                self.segments.insert(id, Arc::new(segment));
-                if self.is_wanted(&demand) {
-                    match self.disk.allocate(len, u64::MAX) {
-                        Ok(range) => self.grant(demand, range),
-                        Err(_) => self.refuse(demand, "a segment on disk is smaller than asked for"),
-                    }
-                }
-                self.close_if_empty(id);
-            }
-            Err(_) if !self.is_wanted(&demand) => {}
-            Err(_) if size > len => self.make_fallback_segment(demand, len),
-            Err(error) => self.refuse(demand, &error.to_string()),
-        }
-    }
-
     /// There is nowhere any room for the demand.
-    fn refuse(&mut self, demand: Demand, reason: &str) {
+    pub(super) fn refuse(&mut self, demand: Demand, reason: &str) {
         let slot = demand.slot;
         let entry = self.slot(slot);
         entry.demand = None;
@@ -424,70 +334,9 @@ impl ObjectStore {
         }
     }
 
-    /// Work that [`StoreEvent::Io`] asked for is done.
-    pub fn io_done(&mut self, outcome: IoOutcome) {
-        match outcome.0 {
-            Outcome::Spilled { slot, result } => self.spilled(SlotId(slot), result),
-            Outcome::Restored { slot, result } => self.restored(SlotId(slot), result),
-            Outcome::Discarded { range, result } => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, bytes = range.len, "the kernel does not take free memory back");
-                }
-                self.memory.end_discard(range);
-            }
-            Outcome::Populated { range } => self.memory.end_populate(range),
-            Outcome::Fallback { segment, result } => self.fallback_made(segment, result),
-        }
-        self.pump();
-        self.balance_warm_memory();
-    }
-
-    fn spilled(&mut self, slot: SlotId, result: std::io::Result<SpillFile>) {
-        let entry = self.slot(slot);
-        entry.disk_work = None;
-        let object = entry.object;
-        let range = entry.memory.expect("a slot keeps its memory while it is spilled");
-        self.pressure.spills -= 1;
-        self.pressure.spilling_bytes -= range.len;
-        match result {
-            Ok(file) => {
-                self.stats.spilled_bytes += file.size();
-                self.slot(slot).file = Some(file);
-                self.pressure.disk_failure = None;
-            }
-            Err(error) => {
-                tracing::warn!(%object, %error, "cannot spill an object");
-                self.pressure.disk_failure = Some((error.to_string(), self.now + SPILL_RETRY));
-            }
-        }
-        self.refresh_evictable(slot);
-        self.remove_if_unneeded(slot);
-    }
-
-    fn restored(&mut self, slot: SlotId, result: std::io::Result<()>) {
-        let entry = self.slot(slot);
-        entry.disk_work = None;
-        match result {
-            Ok(()) => {
-                self.stats.restored_bytes += self.slots[&slot].size;
-                if !self.slots[&slot].detached {
-                    self.answer_waiters(slot);
-                    self.refresh_evictable(slot);
-                }
-                self.remove_if_unneeded(slot);
-            }
-            Err(error) => {
-                if let Some(range) = entry.memory.take() {
-                    self.free_range(range);
-                }
-                self.lose(slot, &format!("it cannot be read back from disk: {error}"));
-            }
-        }
-    }
-
     /// Gives free memory back to the kernel when nobody creates objects, and has a little of it ready when
     /// somebody does.
-    fn balance_warm_memory(&mut self) {
+    pub(super) fn balance_warm_memory(&mut self) {
         let Some(last_create) = self.pressure.last_create else {
             return;
         };

@@ -9,6 +9,7 @@
 //! 4. Memory that is allocated, kept warm or being discarded never exceeds the capacity.
 
 mod clients;
+mod disk;
 mod feeds;
 mod lifecycle;
 mod memory;
@@ -36,6 +37,7 @@ use clients::ClientRecord;
 use feeds::AdoptedFeeds;
 use memory::Pressure;
 use slot::{Demand, NextWriter, Slot, SlotId};
+use transfer::Push;
 
 /// The store of one node. Methods never block; what is to be done comes out of [`ObjectStore::drain_events`].
 #[derive(Debug)]
@@ -62,7 +64,7 @@ pub struct ObjectStore {
     spillable: BTreeMap<u64, SlotId>,
     pressure: Pressure,
     pulls: HashMap<PullTicket, SlotId>,
-    pushes: HashMap<PushTicket, (SlotId, ClientId)>,
+    pushes: HashMap<PushTicket, Push>,
     next_number: u64,
     stats: StoreStats,
     events: Vec<StoreEvent>,

@@ -1,6 +1,6 @@
 //! Objects that come from other nodes and go to them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use sparkray_common::{ErrorCode, ObjectId, WorkerAddress};
 use sparkray_proto::{Failure, ObjectLocation};
@@ -9,6 +9,26 @@ use super::ObjectStore;
 use super::slot::{DiskWork, Purpose, SlotId, Stage};
 use crate::event::{ClientId, PullTicket, PushBytes, PushSource, PushTicket, StoreEvent};
 use crate::shm::{Access, MappedRange};
+
+/// One sending of an object.
+#[derive(Debug)]
+pub(super) struct Push {
+    slot: SlotId,
+    client: ClientId,
+    /// Chunks that wait to be written to a socket keep the mapping alive, and so the pin.
+    mapping: Option<Weak<MappedRange>>,
+    finished: bool,
+}
+
+impl Push {
+    fn is_over(&self) -> bool {
+        self.finished
+            && self
+                .mapping
+                .as_ref()
+                .is_none_or(|mapping| mapping.strong_count() == 0)
+    }
+}
 
 impl ObjectStore {
     pub(super) fn start_pull(&mut self, slot: SlotId, locations: Vec<ObjectLocation>) {
@@ -180,8 +200,20 @@ impl ObjectStore {
             (None, Some(file)) => PushBytes::File(file.clone()),
             (None, None) => return Err(std::io::Error::other("it is neither in memory nor on disk")),
         };
+        let mapping = match &bytes {
+            PushBytes::Memory(mapping) => Some(Arc::downgrade(mapping)),
+            PushBytes::File(_) => None,
+        };
         let ticket = PushTicket(self.number());
-        self.pushes.insert(ticket, (slot, client));
+        self.pushes.insert(
+            ticket,
+            Push {
+                slot,
+                client,
+                mapping,
+                finished: false,
+            },
+        );
         self.client(client).pushes.insert(ticket);
         self.slot(slot).pushes += 1;
         self.refresh_evictable(slot);
@@ -212,10 +244,39 @@ impl ObjectStore {
         }
     }
 
-    /// The object was sent, or the sending was given up after `bytes_sent`. The bytes are not pinned any more.
+    /// The object was sent, or the sending was given up after `bytes_sent`. The bytes stay pinned as long as a chunk
+    /// of them exists, which may wait in a connection's queue.
     pub fn push_finished(&mut self, ticket: PushTicket, bytes_sent: u64) {
-        self.stats.pushed_bytes += bytes_sent;
-        let Some((slot, client)) = self.pushes.remove(&ticket) else {
+        let Some(push) = self.pushes.get_mut(&ticket) else {
+            return;
+        };
+        if !push.finished {
+            push.finished = true;
+            self.stats.pushed_bytes += bytes_sent;
+        }
+        self.end_push(ticket);
+        self.pump();
+    }
+
+    /// Unpins what was sent and has left this process.
+    pub(super) fn end_pushes(&mut self) {
+        let mut over: Vec<_> = self
+            .pushes
+            .iter()
+            .filter(|(_, push)| push.is_over())
+            .map(|(ticket, _)| *ticket)
+            .collect();
+        over.sort_unstable();
+        for ticket in over {
+            self.end_push(ticket);
+        }
+    }
+
+    fn end_push(&mut self, ticket: PushTicket) {
+        if !self.pushes.get(&ticket).is_some_and(Push::is_over) {
+            return;
+        }
+        let Some(Push { slot, client, .. }) = self.pushes.remove(&ticket) else {
             return;
         };
         if let Some(record) = self.clients.get_mut(&client) {
@@ -224,12 +285,11 @@ impl ObjectStore {
         self.slot(slot).pushes -= 1;
         self.refresh_evictable(slot);
         self.remove_if_unneeded(slot);
-        self.pump();
     }
 
     /// A push found the object's spill file damaged: this node has no copy.
     pub fn push_failed(&mut self, ticket: PushTicket, reason: &str) {
-        let slot = self.pushes.get(&ticket).map(|(slot, _)| *slot);
+        let slot = self.pushes.get(&ticket).map(|push| push.slot);
         if let Some(slot) = slot.filter(|slot| self.slots[slot].memory.is_none()) {
             self.lose(slot, reason);
         }

@@ -1,1 +1,231 @@
+//! Driver's and executors' managers over real sockets, with a shell script in the place of `sparkrayd`.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use super::*;
+use crate::executor::{ExecutorConfig, ExecutorManager};
+
+const SOON: Duration = Duration::from_secs(10);
+
+/// Answers as `sparkrayd` does, and lives until its leash is cut. `<dir>/fail-<role>` makes it fail.
+const FAKE: &str = r#"#!/bin/sh
+read config
+if [ -e "$(dirname "$0")/fail-$1" ]; then echo "no room for the $1" >&2; exit 3; fi
+node=$(echo "$config" | sed -n 's/.*"node_id":"\([0-9a-f]*\)".*/\1/p')
+port=$(echo "$config" | sed -n 's/.*"port":\([0-9]*\).*/\1/p')
+[ "$port" = 0 ] && port=4711
+if [ "$1" = head ]; then
+  echo "{\"socket_name\":\"head\",\"pid\":$$}"
+else
+  echo "{\"node_id\":\"$node\",\"address\":\"127.0.0.1:$port\",\"socket_name\":\"s-$node\",\"pid\":$$}"
+fi
+read leash
+"#;
+
+struct Spark {
+    directory: tempfile::TempDir,
+    driver: DriverManager,
+}
+
+impl Spark {
+    fn start() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let binary = directory.path().join("sparkrayd");
+        std::fs::write(&binary, FAKE).unwrap();
+        std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(0o700)).unwrap();
+        let driver = DriverManager::start(DriverConfig {
+            host: "127.0.0.1".to_owned(),
+            bind_address: "127.0.0.1".to_owned(),
+            port: 0,
+            binary,
+            work_dir: directory.path().join("driver"),
+        })
+        .unwrap();
+        Self { directory, driver }
+    }
+
+    fn executor(&self, id: &str) -> ExecutorManager {
+        ExecutorManager::start(ExecutorConfig {
+            invitation: self.driver.invitation().clone(),
+            executor_id: id.to_owned(),
+            host: "127.0.0.1".to_owned(),
+            cores: 1,
+            memory_budget_bytes: 0,
+            java_version: "17".to_owned(),
+            python: "/nowhere/python".to_owned(),
+            binary: self.directory.path().join("sparkrayd"),
+            work_dir: self.directory.path().join(id),
+        })
+        .unwrap()
+    }
+
+    fn request(expected: u32) -> InitRequest {
+        let text = format!(
+            r#"{{"expected_nodes": {expected}, "deadline_seconds": 10, "node_cpus": 1, "python": "",
+                "driver_python": "", "python_version": "3.11.7", "sparkray_version": "{}"}}"#,
+            sparkray_common::VERSION
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    fn until(&self, what: &str, done: impl Fn(&Status) -> bool) -> Status {
+        let deadline = Instant::now() + SOON;
+        loop {
+            let status = self.driver.status();
+            if done(&status) {
+                return status;
+            }
+            assert!(Instant::now() < deadline, "{what}: {status:?}");
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+fn is_alive(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+fn until_gone(pids: &[u32]) {
+    let deadline = Instant::now() + SOON;
+    while pids.iter().any(|pid| is_alive(*pid)) {
+        assert!(Instant::now() < deadline, "processes are left: {pids:?}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid as i32).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+#[test]
+fn a_cluster_starts_stops_and_starts_again_with_other_names() {
+    let spark = Spark::start();
+    let executors = [spark.executor("1"), spark.executor("2")];
+    let first = spark.driver.init(Spark::request(2)).unwrap();
+    assert_eq!(first.nodes.len(), 2);
+    let mut pids: Vec<u32> = first.nodes.iter().map(|node| node.pid).collect();
+    pids.extend([first.head_pid, first.driver_node.pid]);
+    assert!(pids.iter().all(|pid| is_alive(*pid)));
+    assert!(spark.driver.stop_cluster());
+    until_gone(&pids);
+    let second = spark.driver.init(Spark::request(2)).unwrap();
+    assert_ne!(first.cluster_id, second.cluster_id);
+    assert_ne!(first.token, second.token);
+    drop(executors);
+    spark.driver.close();
+    until_gone(&second.nodes.iter().map(|node| node.pid).collect::<Vec<_>>());
+}
+
+#[test]
+fn missing_executors_are_named_at_the_deadline_and_nothing_is_left() {
+    let spark = Spark::start();
+    let _executor = spark.executor("1");
+    let impatient = InitRequest {
+        deadline_seconds: 1.0,
+        ..Spark::request(2)
+    };
+    let error = spark.driver.init(impatient).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::DeadlineExceeded);
+    assert!(
+        error
+            .to_string()
+            .contains("1 of 2 executors have joined (executor 1 on 127.0.0.1)"),
+        "{error}"
+    );
+    assert_eq!(spark.driver.status().state, "idle");
+    let status = spark.driver.status();
+    assert!(
+        status
+            .nodes
+            .iter()
+            .all(|node| node.pid == 0 || !is_alive(node.pid))
+    );
+}
+
+#[test]
+fn a_head_that_cannot_start_is_an_error_with_its_log() {
+    let spark = Spark::start();
+    let _executor = spark.executor("1");
+    std::fs::write(spark.directory.path().join("fail-head"), "").unwrap();
+    let error = spark.driver.init(Spark::request(1)).unwrap_err().to_string();
+    assert!(
+        error.contains("executor 1 on 127.0.0.1 could not start the head") && error.contains("no room"),
+        "{error}"
+    );
+    std::fs::remove_file(spark.directory.path().join("fail-head")).unwrap();
+    spark.driver.init(Spark::request(1)).unwrap();
+}
+
+#[test]
+fn a_killed_raylet_comes_back_as_a_new_node_on_its_port() {
+    let spark = Spark::start();
+    let _executors = [spark.executor("1"), spark.executor("2")];
+    let result = spark.driver.init(Spark::request(2)).unwrap();
+    let before = result.nodes[1].clone();
+    kill(before.pid);
+    let status = spark.until("the raylet is back", |status| status.nodes[1].start_count == 2);
+    let after = &status.nodes[1];
+    assert_ne!(after.node_id, before.node_id);
+    assert_eq!(after.address, before.address);
+    assert_eq!(status.state, "running");
+}
+
+#[test]
+fn an_executor_that_joins_later_gets_a_raylet_and_one_that_left_is_forgotten() {
+    let spark = Spark::start();
+    let _first = spark.executor("1");
+    spark.driver.init(Spark::request(1)).unwrap();
+    let second = spark.executor("2");
+    let status = spark.until("it joins", |status| {
+        status.nodes.len() == 2 && status.nodes[1].state == "up"
+    });
+    let pid = status.nodes[1].pid;
+    second.close();
+    until_gone(&[pid]);
+    spark.until("it left", |status| {
+        status.nodes.len() == 1 && status.state == "running"
+    });
+}
+
+#[test]
+fn the_death_of_the_heads_executor_fails_the_cluster() {
+    let spark = Spark::start();
+    let first = spark.executor("1");
+    spark.driver.init(Spark::request(1)).unwrap();
+    first.close();
+    let status = spark.until("the cluster has failed", |status| status.state == "failed");
+    assert!(status.failure.unwrap().contains("which ran its head, died"));
+    assert!(spark.driver.failure().is_some());
+    spark.driver.stop_cluster();
+    let _other = spark.executor("2");
+    spark.driver.init(Spark::request(1)).unwrap();
+}
+
+#[test]
+fn a_start_can_be_cancelled_from_another_thread() {
+    let spark = Arc::new(Spark::start());
+    let waiting = Arc::clone(&spark);
+    let thread = std::thread::spawn(move || waiting.driver.init(Spark::request(1)).unwrap_err());
+    spark.until("it has begun", |status| status.state == "starting");
+    assert!(spark.driver.stop_cluster());
+    assert_eq!(thread.join().unwrap().code(), ErrorCode::Cancelled);
+}
+
+#[test]
+fn a_caller_without_the_token_is_not_let_in() {
+    let spark = Spark::start();
+    let mut invitation = spark.driver.invitation().clone();
+    invitation.token = ClusterToken::random().expose_hex();
+    let identity = invitation.identity().unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let endpoint = sparkray_rpc::Endpoint::Tcp(invitation.address);
+    let dial = sparkray_rpc::dial(&identity, &endpoint, sparkray_rpc::Target::Manager, SOON);
+    let error = runtime.block_on(dial).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::Unauthenticated);
+    assert!(spark.driver.status().nodes.is_empty());
+}

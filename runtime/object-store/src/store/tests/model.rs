@@ -365,7 +365,9 @@ impl Model {
             }
             Step::PushEnd { index } if !self.pushing.is_empty() => {
                 let (source, _) = self.pushing.swap_remove(index % self.pushing.len());
-                self.harness.store.push_finished(source.ticket, source.size);
+                let (ticket, size) = (source.ticket, source.size);
+                drop(source);
+                self.harness.store.push_finished(ticket, size);
                 self.harness.settle();
             }
             Step::Pass { seconds } => self.harness.pass(Duration::from_secs(seconds)),
@@ -392,7 +394,9 @@ impl Model {
                 self.listen();
             }
             while let Some((source, _)) = self.pushing.pop() {
-                self.harness.store.push_finished(source.ticket, source.size);
+                let (ticket, size) = (source.ticket, source.size);
+                drop(source);
+                self.harness.store.push_finished(ticket, size);
                 self.harness.settle();
                 self.listen();
             }

@@ -120,8 +120,17 @@ fn an_object_is_sent_from_memory_and_from_disk_and_is_pinned_meanwhile() {
     assert!(harness.jobs.is_empty(), "what is being sent is not spilled");
     assert_eq!(source.bytes.read(PAGE_SIZE, 10).unwrap(), [1; 10][..]);
     assert_eq!(source.bytes.read(3 * PAGE_SIZE - 1, 10).unwrap(), [1; 1][..]);
-    harness.store.push_finished(source.ticket, 3 * PAGE_SIZE);
+    let queued_chunk = source.bytes.read(0, 10).unwrap();
+    let ticket = source.ticket;
+    drop(source);
+    harness.store.push_finished(ticket, 3 * PAGE_SIZE);
     harness.settle();
+    assert!(
+        harness.jobs.is_empty(),
+        "a chunk in a connection's queue pins the object too"
+    );
+    drop(queued_chunk);
+    harness.pass(Duration::from_millis(100));
     harness.run_jobs();
     harness.room(create);
     let source = harness.push(1).unwrap();
