@@ -31,7 +31,7 @@ MAIN_CLASS = "org.sparkray.minicluster.MiniCluster"
 OPENED_PACKAGES = ("java.base/java.lang", "java.base/java.util", "java.base/java.io")
 LOG_TAIL_LINES = 40
 COMMAND_SECONDS = 30.0
-STOP_SECONDS = 15.0
+STOP_SECONDS = 20.0
 
 
 class MiniClusterError(RuntimeError):

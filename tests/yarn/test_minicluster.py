@@ -162,7 +162,7 @@ def test_killed_parent_leaves_nothing() -> None:
         parent.wait()
         _, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
         assert alive == []
-        assert not pathlib.Path(work_dir).exists()
+        wait_until(lambda: not pathlib.Path(work_dir).exists(), 30, "the cluster's files are deleted")
     finally:
         parent.kill()
         parent.wait()

@@ -2,6 +2,8 @@
 //!
 //! One test: a raylet reaps and finally kills all children of its process.
 
+#![allow(clippy::unwrap_used, reason = "a test says by it what it expects")]
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};

@@ -1,10 +1,12 @@
 package org.sparkray.minicluster;
 
 import java.io.BufferedReader;
+import java.io.File;
 import java.io.IOException;
 import java.io.InputStreamReader;
 import java.io.OutputStream;
 import java.io.PrintStream;
+import java.lang.ProcessBuilder.Redirect;
 import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
@@ -16,7 +18,6 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.TimeUnit;
 import org.apache.hadoop.conf.Configuration;
 import org.apache.hadoop.fs.FileSystem;
-import org.apache.hadoop.fs.FileUtil;
 import org.apache.hadoop.fs.permission.FsPermission;
 import org.apache.hadoop.hdfs.MiniDFSCluster;
 import org.apache.hadoop.yarn.conf.YarnConfiguration;
@@ -107,6 +108,9 @@ public final class MiniCluster {
     try {
       Files.createDirectories(confDir);
       logTo(logFile);
+      // Jetty leaves its directories there.
+      Path temporary = Files.createDirectories(options.workDir().resolve("tmp"));
+      System.setProperty("java.io.tmpdir", temporary.toString());
       start();
       writeClientConf();
     } catch (Exception e) {
@@ -283,9 +287,19 @@ public final class MiniCluster {
     return true;
   }
 
+  /** By a process that goes on when this one is gone: until then threads of Hadoop write new files. */
   private void deleteWorkDirIfAsked() {
-    if (options.deleteWorkDir()) {
-      FileUtil.fullyDelete(options.workDir().toFile());
+    if (!options.deleteWorkDir()) {
+      return;
+    }
+    try {
+      new ProcessBuilder("rm", "-rf", options.workDir().toString())
+          .redirectInput(Redirect.from(new File("/dev/null")))
+          .redirectOutput(Redirect.DISCARD)
+          .redirectError(Redirect.DISCARD)
+          .start();
+    } catch (IOException e) {
+      Logger.getRootLogger().error("cannot delete " + options.workDir(), e);
     }
   }
 }
