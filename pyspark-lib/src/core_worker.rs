@@ -8,8 +8,8 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use sparkray_common::{ActorId, ClusterId, ClusterToken, FunctionId, JobId, NodeId, ObjectId, WorkerId};
-use sparkray_core_worker::{ConnectOptions, CoreWorker, Fetched, Notice};
+use sparkray_common::{ActorId, ClusterId, ClusterToken, ErrorCode, FunctionId, JobId, NodeId, ObjectId, WorkerId};
+use sparkray_core_worker::{ConnectOptions, CoreError, CoreWorker, Fetched, Notice};
 use sparkray_proto::{self as proto, ClientKind, head_reply, head_request};
 use sparkray_rpc::Identity;
 
@@ -175,8 +175,8 @@ pub(crate) fn ids_of(runtime: &Runtime, refs: &Bound<'_, PyAny>) -> PyResult<Vec
         if !Arc::ptr_eq(&reference.get().worker, &runtime.core) {
             return Err(exception(
                 item.py(),
-                &sparkray_core_worker::CoreError::new(
-                    sparkray_common::ErrorCode::ObjectLost,
+                &CoreError::new(
+                    ErrorCode::ObjectLost,
                     format!(
                         "object {} belongs to a cluster that was stopped: its value went with it",
                         reference.get().id
@@ -301,7 +301,8 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyList>> {
         if !Arc::ptr_eq(&actor.worker, &self.runtime.core) {
-            return Err(PyRuntimeError::new_err(format!("actor {} belongs to a cluster that was stopped", actor.id)));
+            let message = format!("actor {} belongs to a cluster that was stopped, and ended with it", actor.id);
+            return Err(exception(py, &CoreError::new(ErrorCode::ActorDied, message)));
         }
         let arguments = encode(&self.runtime, args, kwargs)?;
         let name = if actor.class_name.is_empty() { method.to_owned() } else { format!("{}.{method}", actor.class_name) };

@@ -153,7 +153,12 @@ impl<'py> Loop<'py> {
             attempt: task.attempt,
         };
         CURRENT.set(Some(current));
-        let outcome = self.call(&task).and_then(|value| results_of(&self.runtime, &task, &value));
+        // Kept until the call is answered: its references must not go before the answer pins them.
+        let value = self.call(&task);
+        let outcome = value
+            .as_ref()
+            .map_err(|error| error.clone_ref(py))
+            .and_then(|value| results_of(&self.runtime, &task, value));
         let answer = match outcome {
             Ok(results) => Ok(results),
             Err(error) => {
@@ -164,6 +169,7 @@ impl<'py> Loop<'py> {
         let (results, pins) = answer?;
         let core = Arc::clone(&self.runtime.core);
         py.detach(move || core.finish_task(&task, results, pins));
+        drop(value);
         Ok(())
     }
 

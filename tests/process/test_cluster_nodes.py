@@ -143,13 +143,13 @@ def test_an_actor_of_a_dead_node_restarts_elsewhere_or_dies(three):
         def node(self):
             return sparkray.get_runtime_context().get_node_id()
 
-    three.add_node(num_cpus=1, resources={"special": 2})
+    three.add_node(num_cpus=2, resources={"special": 2})
     restartable = Actor.options(max_restarts=1, resources={"special": 1}).remote()
     mortal = Actor.options(resources={"special": 1}).remote()
     first = sparkray.get([restartable.node.remote(), mortal.node.remote()], timeout=60)[0]
     assert first == three.list_all_nodes()[3].node_id
     three.remove_node(three.list_all_nodes()[3], allow_graceful=False)
-    replacement = three.add_node(num_cpus=1, resources={"special": 2})
+    replacement = three.add_node(num_cpus=2, resources={"special": 2})
 
     def back():
         try:

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 import sparkray
-from process.helpers import wait_until
 from sparkray import exceptions
 
 pytestmark = pytest.mark.usefixtures("shared")
@@ -25,10 +24,6 @@ def total(array):
 def after(seconds, value=None):
     time.sleep(seconds)
     return value
-
-
-def used_bytes():
-    return sum(node["ObjectStore"].get("used_bytes", 0) for node in sparkray.nodes())
 
 
 def test_arrays_are_read_only_views_of_shared_memory():
@@ -87,24 +82,6 @@ def test_frames_of_pandas():
     pd = pytest.importorskip("pandas")
     frame = pd.DataFrame({"a": np.arange(100_000), "b": ["x"] * 100_000})
     pd.testing.assert_frame_equal(sparkray.get(sparkray.put(frame)), frame)
-
-
-def test_memory_is_freed_when_the_last_reference_goes():
-    gc.collect()
-    before = used_bytes()
-    reference = sparkray.put(np.zeros(2_000_000))
-    wait_until(lambda: used_bytes() >= before + 16_000_000, 5, "the store reports the object")
-    del reference
-    gc.collect()
-    wait_until(lambda: used_bytes() <= before + 100_000, 5, "the store reports that the object is gone")
-
-
-def test_more_than_fits_into_memory_is_spilled_and_restored():
-    references = [sparkray.put(np.full(1_000_000, n, dtype=np.float64)) for n in range(16)]  # 128 MB in 64 MiB
-    for n, reference in enumerate(references):
-        array = sparkray.get(reference, timeout=60)
-        assert float(array[0]) == n
-        assert float(array.sum()) == n * 1e6
 
 
 def test_a_reference_has_an_id_and_equality():

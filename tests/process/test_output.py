@@ -21,7 +21,8 @@ def speak(text):
 class Speaker:
     def say(self, text):
         print(text)
-        os.write(1, b"without newline")
+        os.write(1, b"in two ")
+        os.write(1, b"parts\\n")
         return os.getpid()
 
 sparkray.init(num_cpus=2 {options})
@@ -41,7 +42,7 @@ def test_lines_have_the_name_and_pid_of_the_worker():
     assert f"(speak pid={task}) hello" in lines
     assert f"(speak pid={task}) world" in lines
     assert f"(Speaker pid={actor}) hi ä" in lines
-    assert f"(Speaker pid={actor}) without newline" in lines
+    assert f"(Speaker pid={actor}) in two parts" in lines
     assert f"(speak pid={task}) to stderr" in done.stderr.splitlines()
     assert "\033[" not in done.stdout
 

@@ -115,7 +115,7 @@ class MiniCluster(contextlib.AbstractContextManager["MiniCluster"]):
         return self
 
     def stop(self) -> None:
-        """Ends the cluster and all of its containers; may be called twice."""
+        """Ends the cluster and all of its containers; may be called twice. Its files are deleted soon after."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -131,7 +131,8 @@ class MiniCluster(contextlib.AbstractContextManager["MiniCluster"]):
         for left in self.container_processes():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(left.pid, signal.SIGKILL)
-        if self._owns_work_dir:
+        # When the JVM ends well, it leaves the deletion of its files to a process that may go on for seconds.
+        if self._owns_work_dir and process.returncode != 0:
             shutil.rmtree(self.work_dir, ignore_errors=True)
 
     def __enter__(self) -> MiniCluster:

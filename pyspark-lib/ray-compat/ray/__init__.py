@@ -98,7 +98,8 @@ class _MissingModules(MetaPathFinder):
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
         if fullname.startswith("ray."):
-            raise ModuleNotFoundError(
+            # Not a ModuleNotFoundError, which `from ray import x` would replace by a sentence of its own.
+            raise ImportError(
                 f"{fullname} is not there: `ray` is sparkray {__version__} here (sparkray-ray-compat), "
                 "and it lacks that yet",
                 name=fullname,

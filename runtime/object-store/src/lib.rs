@@ -19,7 +19,7 @@
 //!       FreeObjects    -> store.free(&message)?      (the raylet forwards it to the other locations)
 //!       AdoptFeed      -> store.adopt_feed(&message)?          (the raylet forwards it and answers Empty)
 //!       PullObject     -> store.push(client, correlation, object)          reply: StoreEvent::PushReady,
-//!                         then store.push_finished(source.ticket, bytes_sent)
+//!                         then store.push_finished(source.ticket, bytes_sent), or push_failed when reading failed
 //! client's socket ended, after draining it -> store.client_gone(client); its worker died -> store.owner_gone(..)
 //! StoreEvent::Io(job)  -> executor.start(job);  outcome from the executor's channel -> store.io_done(outcome)
 //! StoreEvent::StartPull{ticket, object, locations} -> ask the locations in turn; at the first chunk

@@ -22,6 +22,8 @@ use crate::shm::Segment;
 /// Bytes that one checksum covers, and the unit of reading and writing.
 const BLOCK: usize = 1 << 20;
 const VOLUME_SIZE: u64 = 1 << 30;
+/// Makes the names unique that files have for a moment, where the file system knows no files without a name.
+static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 struct Volume {
@@ -135,26 +137,47 @@ fn retry(mut call: impl FnMut() -> rustix::io::Result<usize>) -> io::Result<usiz
     }
 }
 
-/// The directories to spill to, taken in turn.
+/// The directories to spill to, taken in turn. Those that it made are removed on drop.
 #[derive(Debug)]
 pub(crate) struct SpillDirectories {
-    directories: Vec<(PathBuf, Mutex<Option<Arc<Volume>>>)>,
+    directories: Vec<SpillDirectory>,
     next: AtomicUsize,
+}
+
+#[derive(Debug)]
+struct SpillDirectory {
+    path: PathBuf,
+    made_here: bool,
+    /// The volume that is being filled.
+    current: Mutex<Option<Arc<Volume>>>,
+}
+
+impl Drop for SpillDirectory {
+    fn drop(&mut self) {
+        if self.made_here
+            && let Err(error) = std::fs::remove_dir(&self.path)
+        {
+            tracing::debug!(%error, directory = %self.path.display(), "cannot remove a spill directory");
+        }
+    }
 }
 
 impl SpillDirectories {
     /// Makes the directories that do not exist.
-    pub(crate) fn new(directories: Vec<PathBuf>) -> io::Result<Self> {
-        for directory in &directories {
-            std::fs::create_dir_all(directory).map_err(|error| {
-                let reason = format!("spill directory {} cannot be made: {error}", directory.display());
+    pub(crate) fn new(paths: Vec<PathBuf>) -> io::Result<Self> {
+        let mut directories = Vec::with_capacity(paths.len());
+        for path in paths {
+            let made_here = !path.exists();
+            std::fs::create_dir_all(&path).map_err(|error| {
+                let reason = format!("spill directory {} cannot be made: {error}", path.display());
                 io::Error::new(error.kind(), reason)
             })?;
+            directories.push(SpillDirectory {
+                path,
+                made_here,
+                current: Mutex::new(None),
+            });
         }
-        let directories = directories
-            .into_iter()
-            .map(|directory| (directory, Mutex::new(None)))
-            .collect();
         Ok(Self {
             directories,
             next: AtomicUsize::new(0),
@@ -173,7 +196,7 @@ impl SpillDirectories {
                 Ok(done) => return Ok(done),
                 Err(error) => {
                     kind = error.kind();
-                    reasons.push(format!("{}: {error}", self.directories[index].0.display()));
+                    reasons.push(format!("{}: {error}", self.directories[index].path.display()));
                 }
             }
         }
@@ -209,11 +232,11 @@ impl SpillDirectories {
 
     /// A segment on disk, in the next directory that has room. Blocks.
     pub(crate) fn fallback_segment(&self, id: crate::shm::SegmentId, size: u64) -> io::Result<Segment> {
-        self.in_turn(|index| Segment::on_disk(id, &self.directories[index].0, size))
+        self.in_turn(|index| Segment::on_disk(id, &self.directories[index].path, size))
     }
 
     fn reserve(&self, index: usize, len: u64) -> io::Result<Extent> {
-        let (directory, current) = &self.directories[index];
+        let SpillDirectory { path, current, .. } = &self.directories[index];
         let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(volume) = current.as_ref() {
             // Nothing but the store's own reference: every object of it is gone.
@@ -224,8 +247,8 @@ impl SpillDirectories {
         let volume = match current.as_ref() {
             Some(volume) => Arc::clone(volume),
             None => Arc::clone(current.insert(Arc::new(Volume {
-                file: nameless_file(directory)?,
-                directory: directory.clone(),
+                file: nameless_file(path)?,
+                directory: path.clone(),
                 end: AtomicU64::new(0),
             }))),
         };
@@ -235,14 +258,13 @@ impl SpillDirectories {
 }
 
 /// A file without a name, readable and writable by its owner only.
-fn nameless_file(directory: &Path) -> io::Result<File> {
+pub(crate) fn nameless_file(directory: &Path) -> io::Result<File> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
     match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
         Ok(descriptor) => return Ok(descriptor.into()),
         Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {}
         Err(error) => return Err(error.into()),
     }
-    static COUNTER: AtomicU64 = AtomicU64::new(0);
     let number = COUNTER.fetch_add(1, Ordering::Relaxed);
     let path = directory.join(format!("spill-{}-{number}", std::process::id()));
     let file = OpenOptions::new()

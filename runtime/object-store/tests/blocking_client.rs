@@ -1,4 +1,5 @@
 //! The blocking client against a store that a small raylet serves over a real socket.
+#![allow(clippy::unwrap_used)] // In tests, also outside of test functions.
 
 use std::collections::HashMap;
 use std::thread::JoinHandle;
@@ -403,7 +404,8 @@ fn many_threads_share_a_client_of_a_store_that_is_too_small() {
 fn all_threads_hear_of_the_end_of_the_raylet() {
     let spill = tempfile::tempdir().unwrap();
     let mut raylet = SmallRaylet::start(1 << 20, &spill);
-    let client = raylet.connect();
+    let (client, idle) = (raylet.connect(), raylet.connect());
+    assert!(idle.failure().is_none());
     let threads: Vec<_> = (0..3)
         .map(|_| {
             let client = client.clone();
@@ -417,73 +419,10 @@ fn all_threads_hear_of_the_end_of_the_raylet() {
     for thread in threads {
         assert_eq!(thread.join().unwrap(), ErrorCode::Unavailable);
     }
-    assert!(client.failure().is_some());
+    assert!(client.failure().is_some() && idle.failure().is_some());
     assert!(
         client
             .create(new_object(), 1, &raylet.owner(), None, soon())
             .is_err()
     );
-}
-
-#[test]
-#[ignore = "measures"]
-fn measure() {
-    let spill = tempfile::tempdir().unwrap();
-    let raylet = SmallRaylet::start(3 << 30, &spill);
-    let client = raylet.connect();
-    let owner = raylet.owner();
-    let source = vec![1_u8; 800 << 20];
-    for round in 0..6 {
-        let object = new_object();
-        let begin = Instant::now();
-        let mut writable = client
-            .create(object, source.len() as u64, &owner, None, soon())
-            .unwrap()
-            .unwrap();
-        let created = begin.elapsed();
-        writable.as_mut_slice().copy_from_slice(&source);
-        let copied = begin.elapsed();
-        writable.seal().unwrap();
-        client.free(&[here(object)]).unwrap();
-        println!(
-            "round {round}: create {created:?} total {copied:?} sealed {:?} {:.1} GB/s",
-            begin.elapsed(),
-            source.len() as f64 / 1e9 / begin.elapsed().as_secs_f64()
-        );
-    }
-    let mut target = vec![0_u8; 800 << 20];
-    target.copy_from_slice(&source);
-    let begin = Instant::now();
-    target.copy_from_slice(&source);
-    println!(
-        "memcpy {:.1} GB/s",
-        source.len() as f64 / 1e9 / begin.elapsed().as_secs_f64()
-    );
-    for size in [1000_u64, 100_000, 1 << 20] {
-        let begin = Instant::now();
-        let mut objects = Vec::new();
-        for _ in 0..1000 {
-            let object = new_object();
-            let mut writable = client
-                .create(object, size, &owner, None, soon())
-                .unwrap()
-                .unwrap();
-            writable.as_mut_slice().fill(1);
-            writable.seal().unwrap();
-            objects.push(here(object));
-        }
-        println!("put {size}: {:?} each", begin.elapsed() / 1000);
-        let begin = Instant::now();
-        for object in &objects {
-            assert_eq!(
-                client.get(std::slice::from_ref(object), soon())[0]
-                    .as_ref()
-                    .unwrap()
-                    .as_slice()[0],
-                1
-            );
-        }
-        println!("get {size}: {:?} each", begin.elapsed() / 1000);
-        client.free(&objects).unwrap();
-    }
 }

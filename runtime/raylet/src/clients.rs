@@ -146,10 +146,12 @@ impl Clients {
         }
     }
 
-    /// Sends to every registered client of this node.
+    /// Sends to every registered client of this node that has a use for notices. Store clients have none and may not
+    /// read for a long time.
     pub(crate) fn broadcast<M: Message>(&self, kind: FrameKind, message: &M) {
         for (id, connection) in &self.connections {
-            if connection.client.as_ref().is_some_and(Client::is_local) {
+            let wants_notices = |client: &Client| client.is_local() && client.kind != ClientKind::Store;
+            if connection.client.as_ref().is_some_and(wants_notices) {
                 self.send(*id, kind, 0, message);
             }
         }

@@ -60,12 +60,17 @@ impl HeadSide {
 
     /// Tells the head. What cannot be told any more is lost with the head.
     pub(crate) fn send(&self, message: node_message::Message) {
-        if self.lost.is_none()
-            && let Err(error) = self.outgoing.try_send(NodeMessage {
-                message: Some(message),
-            })
-        {
-            warn!(%error, "a message to the head was lost");
+        if self.lost.is_some() {
+            return;
+        }
+        match self.outgoing.try_send(NodeMessage {
+            message: Some(message),
+        }) {
+            Ok(()) => {}
+            Err(mpsc::error::TrySendError::Closed(_)) => debug!("this raylet ends: the head is told no more"),
+            Err(mpsc::error::TrySendError::Full(_)) => {
+                warn!("a message to the head was lost: it does not read");
+            }
         }
     }
 

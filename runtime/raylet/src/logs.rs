@@ -16,7 +16,10 @@ use crate::event::Event;
 /// Longer lines are cut into pieces.
 const MAX_LINE: usize = 16 * 1024;
 const BATCH_BYTES: usize = 64 * 1024;
-const BATCH_TIME: Duration = Duration::from_millis(100);
+/// Short: a driver that ends waits for the last lines a few times as long.
+const BATCH_TIME: Duration = Duration::from_millis(20);
+/// A line without its end is sent after this time without more of it.
+const PARTIAL_TIME: Duration = Duration::from_millis(40);
 /// What one pipe may send to the driver: bytes per second, and bytes at once.
 const RATE: f64 = (1 << 20) as f64;
 const BURST: f64 = (4 << 20) as f64;
@@ -146,10 +149,16 @@ async fn copy(output: Output, events: &mpsc::Sender<Event>) {
     let mut allowance = Allowance::new(Instant::now());
     let mut buffer = vec![0; BATCH_BYTES];
     let mut flush_at = tokio::time::Instant::now();
+    let mut partial_at = flush_at;
     loop {
         let read = tokio::select! {
             read = pipe.read(&mut buffer) => Some(read),
             () = tokio::time::sleep_until(flush_at), if !batch.is_empty() => None,
+            () = tokio::time::sleep_until(partial_at), if !lines.rest.is_empty() => {
+                lines.finish(&mut batch);
+                flush_at = tokio::time::Instant::now();
+                None
+            }
         };
         let ended = match read {
             Some(Ok(0) | Err(_)) => {
@@ -162,18 +171,19 @@ async fn copy(output: Output, events: &mpsc::Sender<Event>) {
                     failed = file.is_none();
                 }
                 write_log(&mut file, &buffer[..count], &path).await;
+                let now = tokio::time::Instant::now();
                 if batch.is_empty() {
-                    flush_at = tokio::time::Instant::now() + BATCH_TIME;
+                    flush_at = now + BATCH_TIME;
                 }
+                partial_at = now + PARTIAL_TIME;
                 lines.push(&buffer[..count], &mut batch);
                 batch_bytes += count;
                 false
             }
             None => false,
         };
-        if !batch.is_empty()
-            && (ended || batch_bytes >= BATCH_BYTES || tokio::time::Instant::now() >= flush_at)
-        {
+        let due = ended || batch_bytes >= BATCH_BYTES || tokio::time::Instant::now() >= flush_at;
+        if due && !batch.is_empty() {
             let kept = allowance.limit(
                 std::mem::take(&mut batch),
                 Instant::now(),
@@ -274,11 +284,16 @@ mod tests {
         };
         let task = tokio::spawn(follow(output, events, CancellationToken::new()));
         rustix::io::write(&write, b"first\nsecond\nno end").unwrap();
-        drop(write);
+        let mut write = Some(write);
         let mut seen = Vec::new();
         while let Some(event) = receiver.recv().await {
             match event {
-                Event::Output { lines, .. } => seen.extend(lines),
+                Event::Output { lines, .. } => {
+                    seen.extend(lines);
+                    if seen.len() == 3 {
+                        drop(write.take());
+                    }
+                }
                 Event::OutputEnded { .. } => break,
                 other => panic!("unexpected {other:?}"),
             }

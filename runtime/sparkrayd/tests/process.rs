@@ -1,6 +1,7 @@
 //! The built binary as a child: configuration, ready line, leash, signals, death with its parent.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::fd::OwnedFd;
@@ -9,7 +10,10 @@ use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
-use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady, VERSION};
+use serde::Serialize;
+use sparkray_common::{
+    ClusterId, ClusterToken, HeadConfig, HeadReady, NodeId, RayletConfig, RayletReady, VERSION,
+};
 
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -38,25 +42,31 @@ struct Head {
     child: Child,
     leash: Option<ChildStdin>,
     ready: HeadReady,
-    token: String,
+    config: HeadConfig,
 }
 
-fn start_head() -> Head {
-    let config = head_config(std::process::id());
-    let mut child = sparkrayd(&["head"]).spawn().unwrap();
+/// Starts a process and hands it its configuration; the line that it answers with.
+fn start(role: &str, config: &impl Serialize) -> (Child, ChildStdin, String) {
+    let mut child = sparkrayd(&[role]).spawn().unwrap();
     let mut leash = child.stdin.take().unwrap();
-    writeln!(leash, "{}", serde_json::to_string(&config).unwrap()).unwrap();
+    writeln!(leash, "{}", serde_json::to_string(config).unwrap()).unwrap();
     let mut line = String::new();
     BufReader::new(child.stdout.as_mut().unwrap())
         .read_line(&mut line)
         .unwrap();
+    (child, leash, line)
+}
+
+fn start_head() -> Head {
+    let config = head_config(std::process::id());
+    let (child, leash, line) = start("head", &config);
     let ready: HeadReady = serde_json::from_str(&line).expect("one line of JSON");
     assert_eq!(ready.pid, child.id());
     Head {
         child,
         leash: Some(leash),
         ready,
-        token: config.token,
+        config,
     }
 }
 
@@ -104,7 +114,7 @@ fn closing_the_leash_ends_the_head_in_an_orderly_way() {
         "{log}"
     );
     assert!(
-        !log.contains(&head.token) && !log.contains(" WARN ") && !log.contains(" ERROR "),
+        !log.contains(&head.config.token) && !log.contains(" WARN ") && !log.contains(" ERROR "),
         "{log}"
     );
 }
@@ -175,25 +185,48 @@ fn bad_configurations_are_refused_with_one_sentence() {
 
 #[test]
 fn a_head_whose_place_is_taken_says_so() {
-    let config = serde_json::to_string(&head_config(std::process::id())).unwrap();
-    let mut children = Vec::new();
-    for _ in 0..2 {
-        let mut child = sparkrayd(&["head"]).spawn().unwrap();
-        let mut leash = child.stdin.take().unwrap();
-        writeln!(leash, "{config}").unwrap();
-        let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
-        children.push((child, leash, line));
-    }
-    let (mut second, _leash, line) = children.pop().unwrap();
+    let mut first = start_head();
+    let (mut second, _leash, line) = start("head", &first.config);
     assert_eq!(line, "");
     assert_eq!(wait(&mut second).code(), Some(1));
     assert!(stderr(&mut second).contains("cannot listen on the abstract socket"));
-    let (mut first, leash, _) = children.pop().unwrap();
+    first.leash = None;
+    assert_eq!(wait(&mut first.child).code(), Some(0));
+}
+
+#[test]
+fn a_raylet_joins_the_head_and_ends_with_its_leash_even_when_the_head_is_gone() {
+    let mut head = start_head();
+    let directory = std::env::temp_dir().to_string_lossy().into_owned();
+    let config = RayletConfig {
+        cluster_id: head.config.cluster_id.clone(),
+        token: head.config.token.clone(),
+        node_id: NodeId::random().to_string(),
+        head_epoch: head.config.head_epoch,
+        parent_pid: std::process::id(),
+        host: "127.0.0.1".to_owned(),
+        port: 0,
+        head_socket_name: Some(head.ready.socket_name.clone()),
+        head_address: None,
+        resources: BTreeMap::from([("CPU".to_owned(), 1.0)]),
+        labels: BTreeMap::new(),
+        object_store_bytes: 16 << 20,
+        spill_dirs: Vec::new(),
+        log_dir: directory.clone(),
+        python: None,
+        working_dir: directory,
+        worker_env: BTreeMap::new(),
+        prestart_workers: 0,
+    };
+    let (mut raylet, leash, line) = start("raylet", &config);
+    let ready: RayletReady = serde_json::from_str(&line).expect("one line of JSON");
+    assert_eq!((ready.node_id, ready.pid), (config.node_id, raylet.id()));
+
+    head.child.kill().unwrap();
+    wait(&mut head.child);
     drop(leash);
-    assert_eq!(wait(&mut first).code(), Some(0));
+    assert_eq!(wait(&mut raylet).code(), Some(0));
+    assert!(!listens(&ready.socket_name));
 }
 
 #[test]

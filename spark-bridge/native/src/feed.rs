@@ -83,7 +83,10 @@ impl PartitionFeed {
     fn write_block(&mut self) -> Result<(), NativeError> {
         let block = self.builder.finish()?;
         let object = ObjectId::for_result(self.task, self.blocks.len() as u32);
-        self.store.write(object, block.value_len(), &self.owner, self.feed, |value| block.write_value(value))?;
+        self.store
+            .write(object, block.value_len(), &self.owner, self.feed, |value| {
+                block.write_value(value);
+            })?;
         self.blocks.push(BlockReport {
             object_id: object.to_string(),
             node_id: self.store.node_id().to_string(),
@@ -100,9 +103,14 @@ impl PartitionFeed {
         }
         // Seals are one-way: the owner must not adopt blocks before the store has seen them.
         if let Some(index) = self.blocks.len().checked_sub(1) {
-            self.store.confirm(ObjectId::for_result(self.task, index as u32))?;
+            self.store
+                .confirm(ObjectId::for_result(self.task, index as u32))?;
         }
-        let report = FeedReport { partition: self.partition, attempt: self.attempt, blocks: &self.blocks };
+        let report = FeedReport {
+            partition: self.partition,
+            attempt: self.attempt,
+            blocks: &self.blocks,
+        };
         Ok(serde_json::to_string(&report)?)
     }
 }
@@ -141,7 +149,13 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>
 ) -> jlong {
     guard(env, |env| {
         let (request, schema_json) = (text(env, &request)?, text(env, &schema_json)?);
-        let feed = open(&request, &schema_json, &text(env, &time_zone)?, partition, attempt)?;
+        let feed = open(
+            &request,
+            &schema_json,
+            &text(env, &time_zone)?,
+            partition,
+            attempt,
+        )?;
         Ok(FEEDS.insert(Mutex::new(feed)))
     })
 }
@@ -157,7 +171,8 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedAppend<'loca
     rows: jint,
 ) {
     guard(env, |_| {
-        let refuse = |what: &str| NativeError::refused(ErrorCode::Internal, format!("staged rows have no {what}"));
+        let refuse =
+            |what: &str| NativeError::refused(ErrorCode::Internal, format!("staged rows have no {what}"));
         let length = usize::try_from(length).map_err(|_| refuse("length"))?;
         let rows = usize::try_from(rows).map_err(|_| refuse("count"))?;
         let start = std::ptr::with_exposed_provenance::<u8>(address as usize);

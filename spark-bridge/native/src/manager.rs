@@ -1,8 +1,8 @@
 //! Native methods of `org.sparkray.Native` for the RayManagers of driver and executors. Requests and answers are JSON.
 
+use jni::EnvUnowned;
 use jni::objects::{JClass, JString};
 use jni::sys::{jboolean, jlong};
-use jni::EnvUnowned;
 use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager, InitRequest};
 
 use crate::guard::{guard, text};

@@ -14,9 +14,9 @@ use crate::feed::OwnerAddress;
 /// The raylet runs on this machine and answers at once.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// A full store spills before it refuses, which takes as long as its disk; it gives up by itself when nothing moves.
-const CREATE_PATIENCE: Duration = Duration::from_secs(300);
+const CREATE_PATIENCE: Duration = Duration::from_mins(5);
 /// A block comes from another node or from disk at worst.
-const GET_PATIENCE: Duration = Duration::from_secs(300);
+const GET_PATIENCE: Duration = Duration::from_mins(5);
 
 /// One connection for all tasks of this process.
 static CONNECTION: Mutex<Option<BlockingStoreClient>> = Mutex::new(None);
@@ -46,7 +46,9 @@ impl NodeStore {
         let mut connection = CONNECTION.lock();
         if let Some(client) = connection.as_ref() {
             if client.node_id() == raylet.node_id && client.failure().is_none() {
-                return Ok(Self { client: client.clone() });
+                return Ok(Self {
+                    client: client.clone(),
+                });
             }
         }
         let client = BlockingStoreClient::connect(
@@ -78,7 +80,9 @@ impl NodeStore {
         fill: impl FnOnce(&mut [u8]),
     ) -> Result<(), NativeError> {
         let deadline = Instant::now() + CREATE_PATIENCE;
-        let room = self.client.create(object, size as u64, owner, Some(feed), deadline)?;
+        let room = self
+            .client
+            .create(object, size as u64, owner, Some(feed), deadline)?;
         let Some(mut room) = room else {
             let message = format!("object {object} exists already although its id was just made");
             return Err(NativeError::refused(ErrorCode::Internal, message));
@@ -94,11 +98,21 @@ impl NodeStore {
     }
 
     /// Maps an object; waits while it is pulled or restored.
-    pub(crate) fn read(&self, object: ObjectId, locations: &[ObjectLocation]) -> Result<ReadableObject, NativeError> {
-        let entry = GetEntry { object, locations: locations.to_vec() };
+    pub(crate) fn read(
+        &self,
+        object: ObjectId,
+        locations: &[ObjectLocation],
+    ) -> Result<ReadableObject, NativeError> {
+        let entry = GetEntry {
+            object,
+            locations: locations.to_vec(),
+        };
         let answer = self.client.get(&[entry], Instant::now() + GET_PATIENCE).pop();
         let answer = answer.ok_or_else(|| {
-            NativeError::refused(ErrorCode::Internal, format!("the store gave no answer about object {object}"))
+            NativeError::refused(
+                ErrorCode::Internal,
+                format!("the store gave no answer about object {object}"),
+            )
         })?;
         Ok(answer?)
     }
@@ -125,5 +139,8 @@ pub(crate) fn parse_address(owner: &OwnerAddress) -> Result<WorkerAddress, Nativ
 }
 
 pub(crate) fn parse_locations(locations: &[(String, String)]) -> Result<Vec<ObjectLocation>, NativeError> {
-    locations.iter().map(|(node, address)| Ok(location_of(id(NodeId::from_hex(node))?, address))).collect()
+    locations
+        .iter()
+        .map(|(node, address)| Ok(location_of(id(NodeId::from_hex(node))?, address)))
+        .collect()
 }

@@ -67,7 +67,10 @@ impl OpenBlock {
         let description: BlockDescription = serde_json::from_str(description)?;
         let name = description.name();
         let store = NodeStore::connect(&description.cluster_id)?;
-        let object = store.read(parse_object(&description.object_id)?, &parse_locations(&description.locations)?)?;
+        let object = store.read(
+            parse_object(&description.object_id)?,
+            &parse_locations(&description.locations)?,
+        )?;
         let in_block = |error: ColumnError| {
             let code = error.code();
             NativeError::refused(code, format!("{name}: {error}"))
@@ -77,7 +80,15 @@ impl OpenBlock {
         let promised = columns.spark_schema();
         let projection = (0..promised.fields.len()).collect();
         let (pending, handed_out) = (Vec::new(), Vec::new());
-        Ok(Self { name, stream, columns, promised, projection, pending, handed_out })
+        Ok(Self {
+            name,
+            stream,
+            columns,
+            promised,
+            projection,
+            pending,
+            handed_out,
+        })
     }
 
     fn project(&mut self, schema_json: &str, projection: &[i32]) -> Result<(), NativeError> {
@@ -85,7 +96,9 @@ impl OpenBlock {
         self.columns.check_against(&promised, &self.name)?;
         let mut columns = Vec::with_capacity(projection.len());
         for index in projection {
-            let index = usize::try_from(*index).ok().filter(|index| *index < promised.fields.len());
+            let index = usize::try_from(*index)
+                .ok()
+                .filter(|index| *index < promised.fields.len());
             columns.push(index.ok_or_else(|| {
                 NativeError::refused(ErrorCode::Internal, format!("{} has no such column", self.name))
             })?);
@@ -103,10 +116,15 @@ impl OpenBlock {
             let Some(batch) = self.stream.next_batch().map_err(in_block)? else {
                 return Ok(None);
             };
-            for (rows, arrays) in
-                self.columns.convert(&batch, &self.projection, &self.promised).map_err(in_block)?.iter().rev()
+            for (rows, arrays) in self
+                .columns
+                .convert(&batch, &self.projection, &self.promised)
+                .map_err(in_block)?
+                .iter()
+                .rev()
             {
-                self.pending.push(ExportedBatch::new(*rows, arrays).map_err(in_block)?);
+                self.pending
+                    .push(ExportedBatch::new(*rows, arrays).map_err(in_block)?);
             }
         }
         self.handed_out.extend(self.pending.pop());
@@ -161,7 +179,10 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableProject<'lo
     guard(env, |env| {
         let mut projection = vec![0; columns.len(env)?];
         columns.get_region(env, 0, &mut projection)?;
-        BLOCKS.get(handle)?.lock().project(&text(env, &schema_json)?, &projection)
+        BLOCKS
+            .get(handle)?
+            .lock()
+            .project(&text(env, &schema_json)?, &projection)
     });
 }
 

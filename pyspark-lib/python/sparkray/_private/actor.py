@@ -155,6 +155,7 @@ class ActorClass:
             RaySystemError: sparkray is not running in this process.
         """
         core = core_worker()
+        state.expects_output = True
         options = self._options
         name = options.get("name")
         if options.get("get_if_exists"):

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import sys
+import threading
+import time
 from collections.abc import Sequence
 from typing import TextIO
 
 _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
+# Lines that a worker wrote before its last task ended are here after this time without any: a few times what raylets
+# take to pass them on.
+_QUIET_SECONDS = 0.08
+_DRAIN_SECONDS = 1.0
+
 _local_ip = ""
+_arrival = threading.Condition()
+_arrivals = 0
 
 
 def set_local_ip(ip: str) -> None:
@@ -26,6 +35,7 @@ def prefix(name: str, pid: int, ip: str, local_ip: str) -> str:
 
 def print_lines(lines: Sequence[tuple[str, int, str, str, bool]]) -> None:
     """Prints lines of (name, pid, ip, text, is_stderr). Called by a native thread of the driver."""
+    global _arrivals
     out: list[str] = []
     err: list[str] = []
     for name, pid, ip, text, is_stderr in lines:
@@ -36,6 +46,20 @@ def print_lines(lines: Sequence[tuple[str, int, str, str, bool]]) -> None:
         (err if is_stderr else out).append(f"{start} {text}\n")
     _write(sys.stdout, out)
     _write(sys.stderr, err)
+    with _arrival:
+        _arrivals += 1
+        _arrival.notify_all()
+
+
+def drain() -> None:
+    """Waits until the workers' output has stopped coming, so that the last lines of a program are not lost."""
+    deadline = time.monotonic() + _DRAIN_SECONDS
+    with _arrival:
+        while True:
+            seen = _arrivals
+            wait = min(_QUIET_SECONDS, deadline - time.monotonic())
+            if wait <= 0 or not _arrival.wait_for(lambda seen=seen: _arrivals != seen, wait):  # type: ignore[misc]
+                return
 
 
 def _is_terminal(stream: TextIO | None) -> bool:

@@ -127,6 +127,7 @@ class RemoteFunction:
         from sparkray._native import TaskTemplate
 
         core = core_worker()
+        state.expects_output = True
         if not self._name:  # read back from a pickle
             self._name = str(self._options.get("name") or getattr(self._function, "__name__", "function"))
             self._shape = CallShape.of(self._function)

@@ -42,8 +42,11 @@ class _State:
     def __init__(self) -> None:
         self.core: CoreWorker | None = None
         self.is_driver = True
+        self.log_to_driver = True
         self.namespace = ""
         self.why_not = _NEVER_STARTED
+        # Whether workers may have printed something that is still under way.
+        self.expects_output = False
         # Called once at shutdown, after the core worker is closed: ends what `init` started.
         self.on_shutdown: Callable[[], None] | None = None
 
@@ -112,7 +115,9 @@ def connect_driver(
     # Workers of this job look it up: see `job_namespace`.
     core.kv_put(_namespace_key(core), chosen.encode())
     state.namespace = chosen
+    state.log_to_driver = log_to_driver
     state.is_driver = True
+    state.expects_output = False
     state.on_shutdown = on_shutdown
     log_output.set_local_ip(core.node_ip)
     state.core = core
@@ -154,6 +159,10 @@ def disconnect() -> None:
         return
     state.why_not = _STOPPED
     try:
+        if state.expects_output and state.log_to_driver:
+            from sparkray._private import log_output
+
+            log_output.drain()
         core.shutdown()
     finally:
         if on_shutdown is not None:

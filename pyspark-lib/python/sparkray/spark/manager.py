@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import queue
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +13,7 @@ if TYPE_CHECKING:
     from pyspark import SparkContext
 
 _PLUGIN = "org.sparkray.RayPlugin"
+_CANCEL_SECONDS = 5.0
 
 
 class RayContextError(RuntimeError):
@@ -78,8 +81,31 @@ class Manager:
         return cls(context, found)
 
     def init(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token."""
-        result: dict[str, Any] = json.loads(self._call(self._java.init, json.dumps(request)))
+        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token.
+
+        Java is called from another thread, so that Ctrl-C works: pyspark's handler for it talks to Java itself, which
+        it cannot while this thread waits for an answer from there.
+        """
+        answers: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+
+        def call() -> None:
+            try:
+                answers.put(self._call(self._java.init, json.dumps(request)))
+            except BaseException as error:
+                answers.put(error)
+
+        thread = threading.Thread(target=call, name="sparkray-init", daemon=True)
+        thread.start()
+        try:
+            answer = answers.get()
+        except BaseException:
+            # Cancels the start, upon which the thread ends.
+            self.stop()
+            thread.join(_CANCEL_SECONDS)
+            raise
+        if isinstance(answer, BaseException):
+            raise answer
+        result: dict[str, Any] = json.loads(answer)
         return result
 
     def status(self) -> dict[str, Any]:

@@ -281,7 +281,7 @@ class RayContext:
     def __repr__(self) -> str:
         if not self.initialized:
             return f"<RayContext of {self.sc.applicationId}: no cluster>"
-        return f"<RayContext of {self.sc.applicationId}: cluster {self.cluster_id}, {self.num_ray_nodes} nodes>"
+        return f"<RayContext of {self.sc.applicationId}: cluster {self.cluster_id}, {self.total_cores:g} cores>"
 
     def _repr_html_(self) -> str:
         if not self.initialized:

@@ -25,6 +25,9 @@ use super::objects::{ReadableObject, WritableObject, abort_frame, release_frame}
 use crate::error::StoreError;
 use crate::shm::{Access, MappedRange};
 
+/// Long enough to see what has arrived.
+const GLANCE: Duration = Duration::from_micros(50);
+
 /// An object to get.
 #[derive(Debug, Clone)]
 pub struct GetEntry {
@@ -163,8 +166,9 @@ impl BlockingStoreClient {
         &self.shared.node_address
     }
 
-    /// Why the connection is of no more use, if so.
+    /// Why the connection is of no more use, if so. Looks whether it still stands.
     pub fn failure(&self) -> Option<String> {
+        self.shared.catch_up();
         lock(&self.shared.state).broken.clone()
     }
 
@@ -333,7 +337,7 @@ impl Shared {
                     )),
                 };
             }
-            let Some(mut connection) = state.connection.take() else {
+            let Some(connection) = state.connection.take() else {
                 let (guard, _) = self
                     .changed
                     .wait_timeout(state, left)
@@ -341,34 +345,56 @@ impl Shared {
                 state = guard;
                 continue;
             };
+            (state, _) = self.receive(state, connection, deadline);
+        }
+    }
+
+    /// Receives and handles one frame with the connection that was taken from the state, and puts it back.
+    /// False when none came until the deadline, or none will come any more.
+    fn receive<'a>(
+        &'a self,
+        state: MutexGuard<'a, State>,
+        mut connection: BlockingConnection,
+        deadline: Instant,
+    ) -> (MutexGuard<'a, State>, bool) {
+        drop(state);
+        let received = connection.receive(deadline);
+        let mut state = lock(&self.state);
+        state.connection = Some(connection);
+        let (surplus, progress) = match received {
+            Ok(Some(frame)) => (state.dispatch(frame), true),
+            Ok(None) => {
+                state
+                    .broken
+                    .get_or_insert_with(|| "the raylet of this node has ended".to_owned());
+                (None, false)
+            }
+            Err(RpcError::Deadline { .. }) => (None, false),
+            Err(error) => {
+                state.broken.get_or_insert_with(|| error.to_string());
+                (None, false)
+            }
+        };
+        // Others may have been answered, or may take the lead.
+        self.changed.notify_all();
+        if let Some(frame) = surplus {
             drop(state);
-            let received = connection.receive(deadline);
+            // A failure marks the connection as broken, which the caller sees.
+            self.send(&frame).ok();
             state = lock(&self.state);
-            state.connection = Some(connection);
-            let surplus = match received {
-                Ok(Some(frame)) => state.dispatch(frame),
-                Ok(None) => {
-                    state
-                        .broken
-                        .get_or_insert_with(|| "the raylet of this node has ended".to_owned());
-                    None
-                }
-                Err(RpcError::Deadline { .. }) => None,
-                Err(error) => {
-                    state.broken.get_or_insert_with(|| error.to_string());
-                    None
-                }
+        }
+        (state, progress)
+    }
+
+    /// Handles what has arrived while nobody waited.
+    fn catch_up(&self) {
+        let mut state = lock(&self.state);
+        let mut progress = true;
+        while progress && state.broken.is_none() {
+            let Some(connection) = state.connection.take() else {
+                return;
             };
-            // Only others wait on the condition.
-            if state.pending.len() > 1 {
-                self.changed.notify_all();
-            }
-            if let Some(frame) = surplus {
-                drop(state);
-                // A failure marks the connection as broken, which the loop sees.
-                self.send(&frame).ok();
-                state = lock(&self.state);
-            }
+            (state, progress) = self.receive(state, connection, Instant::now() + GLANCE);
         }
     }
 }
@@ -386,7 +412,7 @@ impl State {
                 Err(error) => self.broken = Some(error.to_string()),
             },
             FrameKind::ExitWorker => {
-                self.broken = Some("the raylet of this node told its clients to end".to_owned())
+                self.broken = Some("the raylet of this node told its clients to end".to_owned());
             }
             other => tracing::debug!(?other, "a store client ignores this frame"),
         }

@@ -42,7 +42,7 @@ impl MappedRange {
         access: Access,
     ) -> io::Result<Self> {
         let refuse = |reason: String| Err(io::Error::new(io::ErrorKind::InvalidInput, reason));
-        if offset % PAGE_SIZE != 0 {
+        if !offset.is_multiple_of(PAGE_SIZE) {
             return refuse(format!("offset {offset} is not a multiple of {PAGE_SIZE}"));
         }
         let mapped_len = (len.max(1) as u64).next_multiple_of(PAGE_SIZE);
@@ -152,7 +152,7 @@ impl MappedRange {
     /// several times as fast as bringing in small ones. The mapping begins at a huge page of the segment.
     fn make_huge_pages(&mut self, aligned_len: usize) -> bool {
         let start = self.start.as_ptr();
-        if start.addr() % HUGE_PAGE_SIZE as usize != 0 {
+        if !start.addr().is_multiple_of(HUGE_PAGE_SIZE as usize) {
             return false;
         }
         for offset in (0..aligned_len).step_by(HUGE_PAGE_SIZE as usize) {

@@ -1,14 +1,14 @@
 //! Segments: the files in memory, or in a full store's need on disk, that hold objects.
 
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::{Access, MappedRange};
+use crate::spill::nameless_file;
 
 /// Names a segment of one store; never used again for another segment.
 ///
@@ -34,7 +34,7 @@ impl SegmentId {
     }
 }
 
-/// A memfd, or an unlinked file, of a fixed size.
+/// A memfd, or a file without a name, of a fixed size.
 #[derive(Debug)]
 pub struct Segment {
     id: SegmentId,
@@ -47,7 +47,12 @@ impl Segment {
     /// A memfd of `size` bytes that can neither grow nor shrink. Its pages come into being when they are
     /// first touched, so a large segment costs nothing by itself.
     pub(crate) fn in_memory(id: SegmentId, name: &str, size: u64) -> io::Result<Self> {
-        let writable = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let writable = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            // Kernels before 6.3 do not know that flag; newer ones may insist on it.
+            Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create(name, flags)?,
+            created => created?,
+        };
         rustix::fs::ftruncate(&writable, size)?;
         rustix::fs::fcntl_add_seals(&writable, SealFlags::SEAL | SealFlags::SHRINK | SealFlags::GROW)?;
         let read_only = reopen_read_only(&writable)?;
@@ -59,25 +64,18 @@ impl Segment {
         })
     }
 
-    /// An unlinked file in `directory` whose blocks are all allocated, so that writing to its mapping cannot
+    /// A file without a name in `directory` whose blocks are all allocated, so that writing to its mapping cannot
     /// meet a full disk.
     pub(crate) fn on_disk(id: SegmentId, directory: &Path, size: u64) -> io::Result<Self> {
-        let path = directory.join(format!("fallback-{:016x}", id.0));
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(&path)?;
-        let opened = OpenOptions::new().read(true).open(&path);
-        std::fs::remove_file(&path)?;
-        let read_only = opened?;
+        let file = nameless_file(directory)?;
         allocate_blocks(&file, size)?;
+        let writable = OwnedFd::from(file);
+        let read_only = reopen_read_only(&writable)?;
         Ok(Self {
             id,
             size,
-            writable: file.into(),
-            read_only: read_only.into(),
+            writable,
+            read_only,
         })
     }
 

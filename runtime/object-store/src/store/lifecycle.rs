@@ -163,6 +163,7 @@ impl ObjectStore {
             return;
         }
         let next_writers = std::mem::take(&mut entry.next_writers);
+        self.stats.object_count += 1;
         for writer in next_writers {
             self.client(writer.client).queued_behind.remove(&slot);
             let reply = CreateObjectReply {
@@ -196,25 +197,22 @@ impl ObjectStore {
             self.remove_if_unneeded(slot);
             return;
         }
-        match next {
-            Some(writer) => {
-                let waits_again = self.slots[&slot]
-                    .next_writers
-                    .iter()
-                    .any(|other| other.client == writer.client);
-                if !waits_again {
-                    self.client(writer.client).queued_behind.remove(&slot);
-                }
-                self.queue_create(slot, writer);
-            }
-            None => {
-                let failure = Failure::new(
-                    ErrorCode::ObjectLost,
-                    format!("object {object} is lost: {reason}"),
-                );
-                self.detach(slot, &failure);
-            }
+        let Some(writer) = next else {
+            let failure = Failure::new(
+                ErrorCode::ObjectLost,
+                format!("object {object} is lost: {reason}"),
+            );
+            self.detach(slot, &failure);
+            return;
+        };
+        let waits_again = self.slots[&slot]
+            .next_writers
+            .iter()
+            .any(|other| other.client == writer.client);
+        if !waits_again {
+            self.client(writer.client).queued_behind.remove(&slot);
         }
+        self.queue_create(slot, writer);
     }
 
     /// The object's id leads here no more. Who waits hears why; who uses the bytes keeps them.
@@ -224,6 +222,7 @@ impl ObjectStore {
         self.fail_waiters(slot, failure);
         self.fail_push_waiters(slot, failure);
         let entry = self.slot(slot);
+        let was_counted = entry.stage == Stage::Sealed && !entry.detached;
         entry.detached = true;
         if entry.disk_work == Some(DiskWork::Restoring) && entry.memory.is_none() {
             entry.disk_work = None;
@@ -233,6 +232,7 @@ impl ObjectStore {
         }
         let object = entry.object;
         let next_writers = std::mem::take(&mut entry.next_writers);
+        self.stats.object_count -= u64::from(was_counted);
         if self.index.get(&object) == Some(&slot) {
             self.index.remove(&object);
         }

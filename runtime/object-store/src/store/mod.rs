@@ -123,11 +123,6 @@ impl ObjectStore {
     pub fn stats(&self) -> StoreStats {
         let mut stats = self.stats;
         stats.used_bytes = self.memory.allocated();
-        stats.object_count = self
-            .index
-            .values()
-            .filter(|slot| self.slots[slot].stage == slot::Stage::Sealed)
-            .count() as u64;
         stats
     }
 
@@ -141,9 +136,10 @@ impl ObjectStore {
         let object = ObjectId::from_slice(&message.object_id)?;
         let owner = message.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
         let owner = WorkerAddress::try_from(owner)?;
-        let feed = match message.feed_id.is_empty() {
-            true => None,
-            false => Some(FeedId::from_slice(&message.feed_id)?),
+        let feed = if message.feed_id.is_empty() {
+            None
+        } else {
+            Some(FeedId::from_slice(&message.feed_id)?)
         };
         let writer = NextWriter {
             client,

@@ -86,6 +86,15 @@ fn command(member: MemberKey, command: Command) -> Effect {
 impl Membership {
     /// An executor's RayManager said hello.
     pub(crate) fn join(&mut self, hello: ManagerHello) -> (MemberKey, Vec<Effect>) {
+        let earlier = |member: &Member| member.hello.executor_id == hello.executor_id;
+        if let Some(key) = self
+            .members
+            .iter()
+            .find_map(|(key, member)| earlier(member).then_some(*key))
+        {
+            // It lost its connection, ended its children and is back before that was noticed here.
+            self.leave(key);
+        }
         self.next_key += 1;
         let key = self.next_key;
         self.members.insert(
@@ -112,7 +121,7 @@ impl Membership {
             cluster.fail(
                 ErrorCode::NotRunning,
                 format!(
-                    "the cluster is lost: executor {} on {}, which ran its head, died; \
+                    "the cluster is lost: executor {} on {}, which ran its head, is gone; \
                      call stop() and then init() for a new cluster",
                     member.hello.executor_id, member.hello.host
                 ),

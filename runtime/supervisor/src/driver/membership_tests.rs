@@ -233,7 +233,7 @@ fn the_death_of_the_head_or_its_executor_is_said_for_ever() {
     membership.leave(1);
     let message = failure(&mut membership, &names);
     assert!(
-        message.contains("executor 1 on host-1, which ran its head, died"),
+        message.contains("executor 1 on host-1, which ran its head, is gone"),
         "{message}"
     );
     assert_eq!(
@@ -311,5 +311,22 @@ fn reports_about_an_earlier_cluster_are_not_heard() {
     membership.leave(1);
     assert!(
         matches!(membership.progress(old.id), Progress::Failed(error) if error.code() == ErrorCode::Cancelled)
+    );
+}
+
+#[test]
+fn an_executor_that_joins_again_replaces_itself() {
+    let (mut membership, names) = running();
+    let (key, effects) = membership.join(hello("2"));
+    assert_eq!(words(&effects), ["raylet 3 at host:1"]);
+    membership.raylet_started(key, raylet_started(&names, 4));
+    assert_eq!(membership.status().nodes.len(), 2);
+    // The end of its earlier connection comes late.
+    membership.leave(2);
+    assert_eq!(membership.status().nodes.len(), 2);
+    membership.join(hello("1"));
+    assert!(
+        membership.failure().is_some(),
+        "the head ended with the connection"
     );
 }

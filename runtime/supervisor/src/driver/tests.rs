@@ -196,7 +196,7 @@ fn the_death_of_the_heads_executor_fails_the_cluster() {
     spark.driver.init(Spark::request(1)).unwrap();
     first.close();
     let status = spark.until("the cluster has failed", |status| status.state == "failed");
-    assert!(status.failure.unwrap().contains("which ran its head, died"));
+    assert!(status.failure.unwrap().contains("which ran its head, is gone"));
     assert!(spark.driver.failure().is_some());
     spark.driver.stop_cluster();
     let _other = spark.executor("2");

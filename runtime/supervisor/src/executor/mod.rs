@@ -1,4 +1,5 @@
 //! The RayManager of an executor: it connects to the driver's, obeys, and ends its children when that connection ends.
+//! Then it joins again, as if it were new.
 
 mod current_raylet;
 mod raylet_keeper;
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use sparkray_common::VERSION;
 use sparkray_proto::manager_client::ManagerClient;
-use sparkray_proto::{ManagerEvent, ManagerHello, manager_event::Event};
+use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
 use sparkray_rpc::{Endpoint, Target, tonic_channel};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -114,49 +115,91 @@ impl Drop for ExecutorManager {
     }
 }
 
+/// Why a session with the driver ended.
+enum SessionEnd {
+    /// This executor ends, or the driver does not want it.
+    ForGood,
+    /// The connection broke; perhaps this machine only slept.
+    ConnectionLost,
+}
+
 async fn run(config: Arc<ExecutorConfig>, host: ChildHost, cancel: CancellationToken) {
     let dirs = NodeDirs::of_this_process(&config.work_dir);
     let python = Arc::new(WorkersPython::new(&config.python, &dirs.working));
-    let hello = hello(&config, &dirs, &python).await;
-    let (reports, queue) = mpsc::channel(REPORT_QUEUE);
-    let reporter = Reporter(reports);
-    reporter.send(Event::Hello(hello));
-    let Some(mut commands) = connect(&config, queue, &cancel).await else {
-        return;
-    };
-    info!(executor_id = config.executor_id, "joined the driver's manager");
+    let hello = hello(&config, &dirs);
+    // Asked ahead of the first cluster, because a cold interpreter takes a while.
+    let asked = Arc::clone(&python);
+    let asking = tokio::spawn(async move {
+        let _ = asked.answer().await;
+    });
+    stay_joined(&config, &dirs, host, &python, &hello, &cancel).await;
+    asking.abort();
+}
+
+/// Joins the driver, obeys, and joins again when only the connection was lost.
+async fn stay_joined(
+    config: &Arc<ExecutorConfig>,
+    dirs: &NodeDirs,
+    host: ChildHost,
+    python: &Arc<WorkersPython>,
+    hello: &ManagerHello,
+    cancel: &CancellationToken,
+) {
     let starter = ChildStarter {
         host,
         binary: config.binary.clone(),
     };
-    let mut session = Session::new(Arc::clone(&config), dirs, starter, python, reporter);
+    loop {
+        let (reports, queue) = mpsc::channel(REPORT_QUEUE);
+        let reporter = Reporter(reports);
+        reporter.send(Event::Hello(hello.clone()));
+        let Some(commands) = connect(config, queue, cancel).await else {
+            return;
+        };
+        info!(executor_id = config.executor_id, "joined the driver's manager");
+        let mut session = Session::new(
+            Arc::clone(config),
+            dirs.clone(),
+            starter.clone(),
+            Arc::clone(python),
+            reporter,
+        );
+        let end = obey_all(&mut session, commands, config, cancel).await;
+        // Nothing outlives the connection; whoever was declared dead joins anew.
+        session.stop().await;
+        if matches!(end, SessionEnd::ForGood) {
+            return;
+        }
+    }
+}
+
+async fn obey_all(
+    session: &mut Session,
+    mut commands: tonic::Streaming<ManagerCommand>,
+    config: &ExecutorConfig,
+    cancel: &CancellationToken,
+) -> SessionEnd {
     loop {
         let next = tokio::select! {
-            () = cancel.cancelled() => break,
+            () = cancel.cancelled() => return SessionEnd::ForGood,
             next = commands.message() => next,
         };
         match next {
             Ok(Some(command)) => {
                 if !session.obey(command).await {
-                    break;
+                    return SessionEnd::ForGood;
                 }
             }
-            Ok(None) => break,
+            Ok(None) => return SessionEnd::ConnectionLost,
             Err(status) => {
                 info!(executor_id = config.executor_id, %status, "the connection to the driver's manager ended");
-                break;
+                return SessionEnd::ConnectionLost;
             }
         }
     }
-    session.stop().await;
 }
 
-async fn hello(config: &ExecutorConfig, dirs: &NodeDirs, python: &WorkersPython) -> ManagerHello {
-    let python_version = python
-        .answer()
-        .await
-        .map(|answer| answer.version)
-        .unwrap_or_default();
+fn hello(config: &ExecutorConfig, dirs: &NodeDirs) -> ManagerHello {
     ManagerHello {
         executor_id: config.executor_id.clone(),
         host: config.host.clone(),
@@ -166,7 +209,6 @@ async fn hello(config: &ExecutorConfig, dirs: &NodeDirs, python: &WorkersPython)
         sparkray_version: VERSION.to_owned(),
         memory_budget_bytes: config.memory_budget_bytes,
         java_version: config.java_version.clone(),
-        python_version,
         hostname: hostname(),
     }
 }
@@ -176,7 +218,7 @@ async fn connect(
     config: &ExecutorConfig,
     queue: mpsc::Receiver<ManagerEvent>,
     cancel: &CancellationToken,
-) -> Option<tonic::Streaming<sparkray_proto::ManagerCommand>> {
+) -> Option<tonic::Streaming<ManagerCommand>> {
     let identity = match config.invitation.identity() {
         Ok(identity) => identity,
         Err(error) => {

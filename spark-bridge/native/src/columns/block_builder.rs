@@ -78,16 +78,15 @@ impl BlockBuilder {
         let variable: Vec<usize> = (0..self.columns.len())
             .filter(|index| self.columns[*index].is_variable())
             .collect();
-        let mut rows = self.rows;
         for row in first..staged.len() {
             variable_bytes += variable
                 .iter()
                 .map(|field| staged.variable_len(row, *field))
                 .sum::<usize>();
-            if self.column_bytes(rows + 1, variable_bytes) > self.max_bytes && rows > 0 {
+            let rows = self.rows + row - first;
+            if rows > 0 && self.column_bytes(rows + 1, variable_bytes) > self.max_bytes {
                 return row;
             }
-            rows += 1;
         }
         staged.len()
     }

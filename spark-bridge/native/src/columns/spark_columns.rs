@@ -247,7 +247,17 @@ fn plan_type(arrow_type: &DataType) -> Option<(SparkType, Vec<Step>)> {
             cast(SparkType::Binary)
         }
         DataType::Date64 => Some((SparkType::Date, vec![Step::ToDays])),
-        DataType::Timestamp(unit, zone) => plan_timestamp(*unit, zone.is_some()),
+        DataType::Timestamp(unit, zone) => {
+            let spark_type = if zone.is_some() {
+                SparkType::Timestamp
+            } else {
+                SparkType::TimestampNtz
+            };
+            match unit {
+                TimeUnit::Microsecond => as_is(spark_type),
+                other => Some((spark_type, vec![Step::ToMicroseconds(*other)])),
+            }
+        }
         DataType::Decimal128(precision, scale) => {
             let spark_type = spark_decimal(*precision, *scale)?;
             if spark_type.arrow_type() == *arrow_type {
@@ -266,18 +276,6 @@ fn plan_type(arrow_type: &DataType) -> Option<(SparkType, Vec<Step>)> {
             Some((spark_type, all))
         }
         _ => None,
-    }
-}
-
-fn plan_timestamp(unit: TimeUnit, has_zone: bool) -> Option<(SparkType, Vec<Step>)> {
-    let spark_type = if has_zone {
-        SparkType::Timestamp
-    } else {
-        SparkType::TimestampNtz
-    };
-    match unit {
-        TimeUnit::Microsecond => Some((spark_type, Vec::new())),
-        other => Some((spark_type, vec![Step::ToMicroseconds(other)])),
     }
 }
 

@@ -50,7 +50,7 @@ impl fmt::Display for SparkType {
             Self::Date => "date",
             Self::Timestamp => "timestamp",
             Self::TimestampNtz => "timestamp_ntz",
-            Self::Void => "void",
+            Self::Void => 
         };
         formatter.write_str(name)
     }
@@ -286,7 +286,7 @@ mod tests {
             "{message}"
         );
         for other in [
-            "void",
+            
             "interval day to second",
             "variant",
             "decimal(39,0)",

@@ -10,8 +10,8 @@ use arrow_buffer::Buffer;
 use proptest::prelude::*;
 use sparkray_common::VALUE_HEADER_LEN;
 
-use super::unsafe_row::testing::{Cell, stage};
 use super::block_builder::EncodedBlock;
+use super::unsafe_row::testing::{Cell, stage};
 use super::{BlockBuilder, ExportedBatch, SparkColumns, SparkField, SparkSchema, SparkType};
 use super::{StagedRows, StreamBatches};
 

@@ -15,7 +15,7 @@ use sparkray_proto::{
 };
 
 use super::ObjectStore;
-use super::slot::SlotId;
+use super::slot::{SlotId, Stage};
 use crate::client::SegmentTable;
 use crate::config::StoreConfig;
 use crate::event::{ClientId, PullTicket, PushSource, StoreEvent};
@@ -385,4 +385,10 @@ fn check_invariants(store: &ObjectStore) {
             .count()
     );
     assert!(store.index.values().all(|slot| store.slots.contains_key(slot)));
+    let sealed = store
+        .index
+        .values()
+        .filter(|slot| store.slots[slot].stage == Stage::Sealed)
+        .count();
+    assert_eq!(store.stats().object_count, sealed as u64);
 }

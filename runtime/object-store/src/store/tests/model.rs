@@ -339,9 +339,9 @@ impl Model {
             Step::Job { index, fail } if !self.harness.jobs.is_empty() => {
                 let index = index % self.harness.jobs.len();
                 if fail {
-                    self.harness.fail_job(index)
+                    self.harness.fail_job(index);
                 } else {
-                    self.harness.run_job(index)
+                    self.harness.run_job(index);
                 }
             }
             Step::PullRoom { index, pages } if !self.pulling.is_empty() => {

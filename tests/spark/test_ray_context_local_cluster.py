@@ -1,0 +1,380 @@
+"""RayContext on local-cluster: a driver and two executors in JVMs of their own, without YARN."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sparkray
+from process.helpers import alive, run_driver, start_driver, wait_until
+from sparkray.spark import RayContext, RayContextError, init_spark_on_local
+from support.ray_processes import Recorded, look_at
+
+MASTER = "local-cluster[2,1,1024]"
+STORE = "64m"
+CONF = {
+    "spark.master": MASTER,
+    "spark.ui.enabled": "false",
+    "spark.ray.memory.budget": "1g",
+    "spark.ray.init.timeout": "15s",
+    "spark.ray.worker.prestart": "0",
+}
+
+
+@pytest.fixture(scope="module")
+def spark() -> Iterator[Any]:
+    context = init_spark_on_local(memory="1g", conf=CONF)
+    yield context
+    context.stop()
+
+
+@pytest.fixture
+def context(spark: Any) -> Iterator[RayContext]:
+    """A cluster on both executors; nothing of it is left afterwards."""
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    recorded = Recorded(context)
+    yield context
+    context.stop()
+    recorded.assert_gone()
+
+
+@sparkray.remote
+def where() -> tuple[str, int]:
+    return sparkray.get_runtime_context().get_node_id(), os.getpid()
+
+
+def executors(context: RayContext) -> dict[str, dict[str, Any]]:
+    return {node["executor_id"]: node for node in context.nodes()}
+
+
+def test_init_starts_one_node_on_each_executor_and_is_quick(spark: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    first = RayContext(spark, object_store_memory=STORE)
+    with pytest.raises(RayContextError, match="call init"):
+        _ = first.cluster_id
+    first.init()
+    first.stop()
+    capsys.readouterr()
+    started = time.monotonic()
+    info = first.init()
+    seconds = time.monotonic() - started
+    printed = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\nRayContext.init() on two executors: {seconds:.2f} s")
+    assert seconds < 3
+    assert "2 nodes with 2 cores" in printed and "0.06 GiB of 1.00 GiB set aside for Ray" in printed
+    assert info == first.address_info
+    nodes = {node["NodeID"]: node for node in sparkray.nodes()}
+    assert {node["Labels"]["executor_id"] for node in nodes.values()} == {*executors(first), "driver"}
+    for executor_id, node in executors(first).items():
+        assert nodes[node["node_id"]]["Labels"]["executor_id"] == executor_id
+        assert nodes[node["node_id"]]["Resources"]["CPU"] == 1.0
+    assert "CPU" not in nodes[info["node_id"]]["Resources"] or nodes[info["node_id"]]["Resources"]["CPU"] == 0
+    assert sparkray.cluster_resources()["CPU"] == 2.0
+    recorded = Recorded(first)
+    first.stop()
+    recorded.assert_gone()
+    with pytest.raises(RayContextError, match="was stopped"):
+        _ = first.address_info
+    with pytest.raises(sparkray.exceptions.RaySystemError, match="was stopped"):
+        sparkray.put(1)
+    first.stop()
+
+
+def test_every_process_is_its_executors_child_and_in_its_group(context: RayContext) -> None:
+    info = context._running()
+    head = look_at(info["head_pid"])
+    nodes = executors(context)
+    assert head.parent_pid == nodes[info["head_executor_id"]]["executor_pid"]
+    for node in nodes.values():
+        raylet = look_at(node["pid"])
+        assert raylet.parent_pid == node["executor_pid"]
+        assert raylet.group == look_at(node["executor_pid"]).group
+    assert look_at(info["driver_node"]["pid"]).parent_pid == info["driver_node"]["executor_pid"]
+    # Both executors run workers, and each worker is its raylet's.
+    seen = dict(sparkray.get([where.remote() for _ in range(20)]))
+    raylets = {node["node_id"]: node["pid"] for node in nodes.values()}
+    assert seen and set(seen) <= set(raylets)
+    for node_id, pid in seen.items():
+        assert look_at(pid).parent_pid == raylets[node_id]
+
+
+def test_no_token_is_in_arguments_environment_or_spark_settings(context: RayContext, spark: Any) -> None:
+    from sparkray._private import worker
+
+    assert worker.state.core is not None
+    info = context._running()
+    assert "token" not in info
+    for pid in Recorded(context).pids:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            words = file.read().split(b"\0")
+        assert not [word for word in words if len(word) >= 64]
+        hidden = {"SPARKRAY_TOKEN", "RAY_AUTH_TOKEN"} & set(look_at(pid).environment)
+        assert not hidden
+    assert not [key for key, _ in spark.getConf().getAll() if "token" in key.lower()]
+
+
+def test_the_same_arguments_twice_do_nothing_and_others_are_refused(context: RayContext, spark: Any) -> None:
+    assert context.init() == context.address_info
+    again = RayContext(spark, object_store_memory=STORE)
+    assert again.init() == context.address_info
+    with pytest.raises(RayContextError, match="other arguments"):
+        context.init(driver_cores=1)
+    with pytest.raises(RayContextError, match="other arguments"):
+        RayContext(spark, object_store_memory="65m").init()
+    assert RayContext.get() is again
+    assert "executor_id" in again._repr_html_()
+    assert context.cluster_id in repr(context)
+
+
+def test_as_a_context_manager_with_tasks_beside_the_driver(spark: Any) -> None:
+    with RayContext(spark, object_store_memory=STORE) as entered:
+        assert entered.initialized
+        recorded = Recorded(entered)
+    assert not entered.initialized
+    recorded.assert_gone()
+    entered.init(driver_cores=1)
+    recorded = Recorded(entered)
+    assert sparkray.cluster_resources()["CPU"] == 3.0
+    entered.stop()
+    recorded.assert_gone()
+
+
+def test_a_killed_raylets_node_is_back_in_two_seconds(context: RayContext) -> None:
+    victim = next(node for node in context.nodes() if node["executor_id"] != context._running()["head_executor_id"])
+    os.kill(victim["pid"], signal.SIGKILL)
+    started = time.monotonic()
+    wait_until(lambda: executors(context)[victim["executor_id"]]["start_count"] == 2, 2, "the raylet is back")
+    back = executors(context)[victim["executor_id"]]
+    print(f"the node was back after {time.monotonic() - started:.2f} s")
+    assert back["state"] == "up"
+    assert back["node_id"] != victim["node_id"]
+    assert back["address"] == victim["address"]
+    alive_nodes = {node["NodeID"] for node in sparkray.nodes() if node["Alive"]}
+    assert back["node_id"] in alive_nodes and victim["node_id"] not in alive_nodes
+    assert len(sparkray.get([where.remote() for _ in range(10)], timeout=20)) == 10
+
+
+def test_the_raylet_beside_the_head_comes_back_too(context: RayContext) -> None:
+    head_executor = context._running()["head_executor_id"]
+    victim = executors(context)[head_executor]
+    os.kill(victim["pid"], signal.SIGKILL)
+    wait_until(lambda: executors(context)[head_executor]["start_count"] == 2, 2, "the raylet is back")
+    context.check()
+    assert executors(context)[head_executor]["address"] == victim["address"]
+    assert len(sparkray.get([where.remote() for _ in range(10)], timeout=20)) == 10
+
+
+def test_a_killed_executor_is_replaced_and_its_processes_are_gone(context: RayContext) -> None:
+    victim = next(node for node in context.nodes() if node["executor_id"] != context._running()["head_executor_id"])
+    sparkray.get([where.remote() for _ in range(10)])
+    os.kill(victim["executor_pid"], signal.SIGKILL)
+    wait_until(lambda: not alive(victim["pid"]), 2, "its raylet is gone")
+    wait_until(lambda: victim["executor_id"] not in executors(context), 2, "its end is noticed")
+    wait_until(lambda: len([n for n in context.nodes() if n["state"] == "up"]) == 2, 60, "Spark replaces it")
+    context.check()
+    assert len(sparkray.get([where.remote() for _ in range(10)], timeout=20)) == 10
+
+
+def test_the_death_of_the_heads_executor_is_one_clear_sentence(spark: Any) -> None:
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    head_executor = context._running()["head_executor_id"]
+    recorded = Recorded(context)
+    os.kill(executors(context)[head_executor]["executor_pid"], signal.SIGKILL)
+    lost = f"executor {head_executor} on .* which ran its head, is gone"
+
+    def is_lost() -> bool:
+        try:
+            context.check()
+        except RayContextError:
+            return True
+        return False
+
+    wait_until(is_lost, 2, "the loss is seen")
+    for _ in range(2):
+        with pytest.raises(RayContextError, match=lost):
+            context.check()
+    started = time.monotonic()
+    # What needs the head says so.
+    with pytest.raises(sparkray.exceptions.RayError, match="head"):
+        sparkray.get_actor("nobody")
+    assert time.monotonic() - started < 2
+    context.stop()
+    recorded.assert_gone()
+    context.init()
+    assert len(sparkray.get([where.remote() for _ in range(4)], timeout=20)) == 4
+    recorded = Recorded(context)
+    context.stop()
+    recorded.assert_gone()
+
+
+def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any) -> None:
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    frozen = next(n for n in context.nodes() if n["executor_id"] != context._running()["head_executor_id"])
+    context.stop()
+    os.kill(frozen["executor_pid"], signal.SIGSTOP)
+    try:
+        timer = threading.Timer(1.0, os.kill, (os.getpid(), signal.SIGINT))
+        timer.start()
+        with pytest.raises(KeyboardInterrupt):
+            context.init()
+        timer.join()
+        assert not context.initialized
+        wait_until(lambda: not daemons_of(os.getpid()), 3, "the head and raylets that were started are gone")
+        with pytest.raises(RayContextError, match=r"not complete within 15 s.*1 of 2 executors have joined"):
+            context.init()
+        assert not daemons_of(os.getpid())
+    finally:
+        os.kill(frozen["executor_pid"], signal.SIGCONT)
+    # It joins again as if it were new.
+    context.init()
+    assert len(sparkray.get([where.remote() for _ in range(4)], timeout=20)) == 4
+    recorded = Recorded(context)
+    context.stop()
+    recorded.assert_gone()
+
+
+def daemons_of(pid: int) -> list[int]:
+    """The sparkrayd processes below a process."""
+    import psutil
+
+    found = []
+    for child in psutil.Process(pid).children(recursive=True):
+        try:
+            if child.name() == "sparkrayd" and child.status() != psutil.STATUS_ZOMBIE:
+                found.append(child.pid)
+        except psutil.NoSuchProcess:
+            continue
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "sentence"),
+    [
+        ({"object_store_memory": "2"}, ValueError, "has no unit"),
+        ({"object_store_memory": "2x"}, ValueError, "unknown unit"),
+        ({"object_store_memory": "1m"}, ValueError, "too small"),
+        ({"num_ray_nodes": 3}, ValueError, "Spark has 2 executors"),
+        ({"num_ray_nodes": 0}, ValueError, "whole number above 0"),
+        ({"ray_node_cpu_cores": -1}, ValueError, "at least 0"),
+        ({"redis_port": 6379}, NotImplementedError, "no Redis"),
+        ({"redis_password": "123456"}, NotImplementedError, "no Redis"),
+        ({"system_config": {"a": 1}}, NotImplementedError, "no such settings"),
+        ({"extra_params": {"temp-dir": "/tmp"}}, NotImplementedError, "ray start"),
+        ({"extra_params": {"resources": {"CPU": 1}}}, ValueError, "argument of its own"),
+        ({"env": {"A": 1}}, TypeError, "text"),
+    ],
+)
+def test_bad_arguments_get_one_sentence(
+    spark: Any, arguments: dict[str, Any], error: type[Exception], sentence: str
+) -> None:
+    with pytest.raises(error, match=sentence):
+        RayContext(spark, **arguments)
+
+
+def test_a_store_larger_than_the_budget_starts_nothing(spark: Any) -> None:
+    context = RayContext(spark, object_store_memory="2g")
+    with pytest.raises(RayContextError, match=r"object_store_memory is 2.0 GiB but executor \d on .* only 1.0 GiB"):
+        context.init()
+    assert not daemons_of(os.getpid())
+    with pytest.raises(ValueError, match="driver_cores"):
+        context.init(driver_cores=-1)
+
+
+def test_what_is_no_spark_context_is_refused() -> None:
+    with pytest.raises(TypeError, match="needs a SparkContext, not str"):
+        RayContext("sc")  # type: ignore[arg-type]
+    connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})()
+    with pytest.raises(RayContextError, match="Spark Connect"):
+        RayContext(connect)
+
+
+def test_environment_and_resources_reach_the_workers(spark: Any) -> None:
+    arguments: dict[str, Any] = {
+        "env": {"GREETING": "hello", "PYTHONHOME": "/nowhere", "OMP_NUM_THREADS": "64"},
+        "extra_params": {"resources": {"slot": 2}},
+    }
+    with RayContext(spark, object_store_memory=STORE, **arguments):
+        assert sparkray.cluster_resources()["slot"] == 4.0
+        greeting = sparkray.remote(lambda: (os.environ.get("GREETING"), os.environ.get("PYTHONHOME")))
+        assert sparkray.get(greeting.options(resources={"slot": 1}).remote(), timeout=20) == ("hello", None)
+
+
+def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
+    patient = {**CONF, "spark.ray.init.timeout": "90s"}
+    program = f"""
+    import os, sys, time
+    from sparkray.spark import RayContext, init_spark_on_local
+    from support.ray_processes import Recorded
+    sc = init_spark_on_local(memory="1g", conf={patient!r})
+    context = RayContext(sc, object_store_memory="{STORE}")
+    context.init()
+    recorded = Recorded(context)
+    sc.stop()
+    recorded.assert_gone()
+    assert not context.initialized
+    print("stopped", flush=True)
+    sc = init_spark_on_local(memory="1g", conf={patient!r})
+    context = RayContext(sc, object_store_memory="{STORE}")
+    context.init()
+    print("pids", context.cluster_id, *Recorded(context).pids, flush=True)
+    sys.stdin.read()
+    """
+    with start_driver(program) as process:
+        assert process.stdout is not None
+        try:
+            lines = []
+            while not lines or not lines[-1].startswith("pids"):
+                line = process.stdout.readline()
+                assert line, process.stderr.read() if process.stderr else ""
+                lines.append(line)
+            assert "stopped\n" in lines
+            _, cluster_id, *pids = lines[-1].split()
+        finally:
+            process.kill()
+    from process.helpers import assert_nothing_left
+
+    # The driver's JVM ends when its Python has, then the executors'.
+    assert_nothing_left(cluster_id, [int(pid) for pid in pids], 10)
+
+
+def test_contexts_that_cannot_carry_a_cluster_are_refused() -> None:
+    program = """
+    from pyspark import SparkConf, SparkContext
+    from sparkray.spark import RayContext, init_spark_on_local
+
+    def refusal(sc):
+        try:
+            RayContext(sc).init()
+        except Exception as error:
+            print(type(error).__name__, error, flush=True)
+        sc.stop()
+
+    refusal(SparkContext(conf=SparkConf().setMaster("local[1]").set("spark.ui.enabled", "false")))
+    dynamic = {"spark.dynamicAllocation.enabled": "true", "spark.ui.enabled": "false"}
+    refusal(init_spark_on_local(conf=dynamic))
+    refusal(init_spark_on_local(conf={"spark.ray.memory.bugdet": "1g", "spark.ui.enabled": "false"}))
+    wrong = {"spark.pyspark.python": "/nowhere/python", "spark.ui.enabled": "false"}
+    sc = init_spark_on_local(conf={"spark.ui.enabled": "false"})
+    stopped = RayContext(sc)
+    sc.stop()
+    try:
+        stopped.init()
+    except Exception as error:
+        print(type(error).__name__, error, flush=True)
+    """
+    done = run_driver(program, 120)
+    lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
+    assert len(lines) == 4, done.stdout + done.stderr
+    assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
+    assert "dynamic allocation is on" in lines[1]
+    assert "no setting spark.ray.memory.bugdet" in lines[2]
+    assert "SparkContext was stopped" in lines[3]
