@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import threading
 import time
@@ -22,7 +23,8 @@ CONF = {
     "spark.master": MASTER,
     "spark.ui.enabled": "false",
     "spark.ray.memory.budget": "1g",
-    "spark.ray.init.timeout": "15s",
+    # Executors take long to start on a loaded machine.
+    "spark.ray.init.timeout": "120s",
     "spark.ray.worker.prestart": "0",
 }
 
@@ -215,7 +217,7 @@ def test_the_death_of_the_heads_executor_is_one_clear_sentence(spark: Any) -> No
     recorded.assert_gone()
 
 
-def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any) -> None:
+def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     context = RayContext(spark, object_store_memory=STORE)
     context.init()
     frozen = next(n for n in context.nodes() if n["executor_id"] != context._running()["head_executor_id"])
@@ -229,8 +231,12 @@ def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any) -> None:
         timer.join()
         assert not context.initialized
         wait_until(lambda: not daemons_of(os.getpid()), 3, "the head and raylets that were started are gone")
-        with pytest.raises(RayContextError, match=r"not complete within 15 s.*1 of 2 executors have joined"):
-            context.init()
+        request = context._request(0)
+        with monkeypatch.context() as patch:
+            # Long enough to see that the other side does not answer any more.
+            patch.setattr(context, "_request", lambda _: {**request, "deadline_seconds": 10})
+            with pytest.raises(RayContextError, match=r"not complete within 10 s.*1 of 2 executors have joined"):
+                context.init()
         assert not daemons_of(os.getpid())
     finally:
         os.kill(frozen["executor_pid"], signal.SIGCONT)
@@ -309,12 +315,11 @@ def test_environment_and_resources_reach_the_workers(spark: Any) -> None:
 
 
 def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
-    patient = {**CONF, "spark.ray.init.timeout": "90s"}
     program = f"""
     import os, sys, time
     from sparkray.spark import RayContext, init_spark_on_local
     from support.ray_processes import Recorded
-    sc = init_spark_on_local(memory="1g", conf={patient!r})
+    sc = init_spark_on_local(memory="1g", conf={CONF!r})
     context = RayContext(sc, object_store_memory="{STORE}")
     context.init()
     recorded = Recorded(context)
@@ -322,7 +327,7 @@ def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
     recorded.assert_gone()
     assert not context.initialized
     print("stopped", flush=True)
-    sc = init_spark_on_local(memory="1g", conf={patient!r})
+    sc = init_spark_on_local(memory="1g", conf={CONF!r})
     context = RayContext(sc, object_store_memory="{STORE}")
     context.init()
     print("pids", context.cluster_id, *Recorded(context).pids, flush=True)
@@ -346,24 +351,31 @@ def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
     assert_nothing_left(cluster_id, [int(pid) for pid in pids], 10)
 
 
-def test_contexts_that_cannot_carry_a_cluster_are_refused() -> None:
-    program = """
+def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path) -> None:
+    old_python = tmp_path / "old-python"
+    old_python.write_text("#!/bin/sh\necho sparkray-probe 3.6.15 1\n")
+    old_python.chmod(0o700)
+    program = f"""
     from pyspark import SparkConf, SparkContext
     from sparkray.spark import RayContext, init_spark_on_local
+    from sparkray.spark.packaging import jar_path
 
     def refusal(sc):
         try:
             RayContext(sc).init()
         except Exception as error:
-            print(type(error).__name__, error, flush=True)
+            print(type(error).__name__, str(error).replace(chr(10), " "), flush=True)
         sc.stop()
 
-    refusal(SparkContext(conf=SparkConf().setMaster("local[1]").set("spark.ui.enabled", "false")))
-    dynamic = {"spark.dynamicAllocation.enabled": "true", "spark.ui.enabled": "false"}
+    jar, plugin, python = jar_path(), "org.sparkray.RayPlugin", "{old_python}"
+    plain = SparkConf().setMaster("local[1]").set("spark.ui.enabled", "false").set("spark.jars", jar)
+    refusal(SparkContext(conf=plain))
+    refusal(SparkContext(conf=plain.set("spark.plugins", plugin).set("spark.pyspark.python", python)))
+    refusal(SparkContext(conf=plain.set("spark.pyspark.python", "/nowhere/python")))
+    dynamic = {{"spark.dynamicAllocation.enabled": "true", "spark.ui.enabled": "false"}}
     refusal(init_spark_on_local(conf=dynamic))
-    refusal(init_spark_on_local(conf={"spark.ray.memory.bugdet": "1g", "spark.ui.enabled": "false"}))
-    wrong = {"spark.pyspark.python": "/nowhere/python", "spark.ui.enabled": "false"}
-    sc = init_spark_on_local(conf={"spark.ui.enabled": "false"})
+    refusal(init_spark_on_local(conf={{"spark.ray.memory.bugdet": "1g", "spark.ui.enabled": "false"}}))
+    sc = init_spark_on_local(conf={{"spark.ui.enabled": "false"}})
     stopped = RayContext(sc)
     sc.stop()
     try:
@@ -371,10 +383,12 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused() -> None:
     except Exception as error:
         print(type(error).__name__, error, flush=True)
     """
-    done = run_driver(program, 120)
+    done = run_driver(program, 180)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
-    assert len(lines) == 4, done.stdout + done.stderr
+    assert len(lines) == 6, done.stdout + done.stderr
     assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
-    assert "dynamic allocation is on" in lines[1]
-    assert "no setting spark.ray.memory.bugdet" in lines[2]
-    assert "SparkContext was stopped" in lines[3]
+    assert f"its Python {old_python} is 3.6.15, the driver's is 3." in lines[1] and "executor driver on" in lines[1]
+    assert "Python /nowhere/python cannot be run" in lines[2] and "PYSPARK_PYTHON" in lines[2]
+    assert "dynamic allocation is on" in lines[3]
+    assert "no setting spark.ray.memory.bugdet" in lines[4]
+    assert "SparkContext was stopped" in lines[5]

@@ -50,7 +50,7 @@ impl fmt::Display for SparkType {
             Self::Date => "date",
             Self::Timestamp => "timestamp",
             Self::TimestampNtz => "timestamp_ntz",
-            Self::Void => 
+            Self::Void => "void",
         };
         formatter.write_str(name)
     }
@@ -285,13 +285,7 @@ mod tests {
             message.contains("array<map<string,struct<x:double>>>"),
             "{message}"
         );
-        for other in [
-            
-            "interval day to second",
-            "variant",
-            "decimal(39,0)",
-            "decimal(x)",
-        ] {
+        for other in ["interval day to second", "variant", "decimal(39,0)", "decimal(x)"] {
             let json = format!(r#"{{"type":"struct","fields":[{{"name":"odd","type":"{other}"}}]}}"#);
             let message = SparkSchema::from_json(&json).unwrap_err().to_string();
             assert!(message.contains("'odd'") && message.contains(other), "{message}");

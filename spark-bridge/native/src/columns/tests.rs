@@ -7,6 +7,7 @@ use arrow_array::types::{
 };
 use arrow_array::{Array, RecordBatch};
 use arrow_buffer::Buffer;
+use arrow_schema::DataType;
 use proptest::prelude::*;
 use sparkray_common::VALUE_HEADER_LEN;
 
@@ -154,51 +155,50 @@ fn arrow_cell(batch: &RecordBatch, column: usize, row: usize) -> Option<Vec<u8>>
     if array.is_null(row) {
         return None;
     }
-    use arrow_schema::DataType as D;
     Some(match array.data_type() {
-        D::Boolean => vec![u8::from(array.as_boolean().value(row))],
-        D::Int8 => array.as_primitive::<Int8Type>().value(row).to_le_bytes().to_vec(),
-        D::Int16 => array
+        DataType::Boolean => vec![u8::from(array.as_boolean().value(row))],
+        DataType::Int8 => array.as_primitive::<Int8Type>().value(row).to_le_bytes().to_vec(),
+        DataType::Int16 => array
             .as_primitive::<Int16Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Int32 => array
+        DataType::Int32 => array
             .as_primitive::<Int32Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Int64 => array
+        DataType::Int64 => array
             .as_primitive::<Int64Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Float32 => array
+        DataType::Float32 => array
             .as_primitive::<Float32Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Float64 => array
+        DataType::Float64 => array
             .as_primitive::<Float64Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Date32 => array
+        DataType::Date32 => array
             .as_primitive::<Date32Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Decimal128(_, _) => array
+        DataType::Decimal128(_, _) => array
             .as_primitive::<Decimal128Type>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Timestamp(_, _) => array
+        DataType::Timestamp(_, _) => array
             .as_primitive::<TimestampMicrosecondType>()
             .value(row)
             .to_le_bytes()
             .to_vec(),
-        D::Binary => array.as_binary::<i32>().value(row).to_vec(),
+        DataType::Binary => array.as_binary::<i32>().value(row).to_vec(),
         other => panic!("no block has {other}"),
     })
 }

@@ -1,0 +1,185 @@
+"""RayContext on a real YARN: nodes in containers, what they leave behind, what comes back."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+import sparkray
+from process.helpers import alive
+from sparkray.spark import RayContext, RayContextError, init_spark_on_yarn
+from support.minicluster import MiniCluster, wait_until
+from support.ray_processes import Recorded, look_at
+
+STORE = "64m"
+
+pytestmark = pytest.mark.filterwarnings("ignore:the virtual environment")
+
+
+def start_spark(cluster: MiniCluster) -> Any:
+    return init_spark_on_yarn(
+        hadoop_conf=cluster.conf_dir,
+        num_executors=2,
+        executor_cores=1,
+        executor_memory="512m",
+        driver_cores=1,
+        driver_memory="700m",
+        extra_executor_memory_for_ray="512m",
+        conf={**cluster.spark_conf(), "spark.ui.enabled": "false", "spark.ray.init.timeout": "120s"},
+    )
+
+
+@pytest.fixture(scope="module")
+def spark(mini_cluster: MiniCluster) -> Iterator[Any]:
+    context = start_spark(mini_cluster)
+    yield context
+    context.stop()
+    wait_until(lambda: not mini_cluster.container_processes(), 15, "the containers end")
+
+
+@pytest.fixture
+def context(spark: Any) -> Iterator[RayContext]:
+    """A cluster on both executors; nothing of it is left afterwards."""
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    recorded = Recorded(context)
+    yield context
+    context.stop()
+    recorded.assert_gone()
+
+
+@sparkray.remote
+def where() -> tuple[str, int, str, str, str]:
+    node = sparkray.get_runtime_context().get_node_id()
+    return node, os.getpid(), os.environ.get("CONTAINER_ID", ""), sys.executable, sys.prefix
+
+
+def executors(context: RayContext) -> dict[str, dict[str, Any]]:
+    return {node["executor_id"]: node for node in context.nodes()}
+
+
+def other_than_head(context: RayContext) -> dict[str, Any]:
+    head = context._running()["head_executor_id"]
+    return next(node for node in context.nodes() if node["executor_id"] != head)
+
+
+def test_init_is_quick_and_gives_every_executor_one_node(
+    spark: Any, mini_cluster: MiniCluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    context = RayContext(spark, object_store_memory=STORE)
+    # The executors are there; their managers may be starting.
+    context.init()
+    context.stop()
+    capsys.readouterr()
+    started = time.monotonic()
+    context.init()
+    seconds = time.monotonic() - started
+    printed = capsys.readouterr().out
+    with capsys.disabled():
+        print(f"\nRayContext.init() on YARN, two executors: {seconds:.2f} s")
+    assert seconds < 3
+    assert "2 nodes with 2 cores" in printed and "0.06 GiB of 0.50 GiB set aside for Ray" in printed
+    nodes = {node["NodeID"]: node["Labels"] for node in sparkray.nodes()}
+    assert len(nodes) == 3
+    granted = {container["id"] for container in mini_cluster.containers()}
+    for executor_id, node in executors(context).items():
+        assert nodes[node["node_id"]]["executor_id"] == executor_id
+        assert nodes[node["node_id"]]["container_id"] == node["container_id"]
+        assert node["container_id"] in granted
+        assert node["memory_budget_bytes"] == 512 << 20
+    assert len({node["container_id"] for node in context.nodes()}) == 2
+    assert nodes[context.address_info["node_id"]]["executor_id"] == "driver"
+    recorded = Recorded(context)
+    context.stop()
+    recorded.assert_gone()
+
+
+def test_head_raylets_and_workers_are_inside_their_containers(context: RayContext, spark: Any) -> None:
+    info = context._running()
+    nodes = {node["node_id"]: node for node in context.nodes()}
+    executor = executors(context)[info["head_executor_id"]]
+    head = look_at(info["head_pid"])
+    assert head.parent_pid == executor["executor_pid"]
+    assert head.environment["CONTAINER_ID"] == executor["container_id"]
+    for node in nodes.values():
+        raylet, java = look_at(node["pid"]), look_at(node["executor_pid"])
+        assert raylet.parent_pid == java.pid and raylet.group == java.group
+        assert raylet.environment["CONTAINER_ID"] == node["container_id"]
+        container = pathlib.Path(os.readlink(f"/proc/{node['executor_pid']}/cwd"))
+        assert pathlib.Path(os.readlink(f"/proc/{node['pid']}/exe")).is_relative_to(container)
+        logs = java.environment["LOG_DIRS"].split(",")[0]
+        assert pathlib.Path(logs, f"sparkray-raylet-{node['executor_id']}.log").exists()
+    # Spark has its slots meanwhile.
+    assert spark.parallelize(range(8), 8).map(lambda value: value * value).sum() == 140
+    for node_id, pid, container_id, executable, prefix in sparkray.get([where.remote() for _ in range(20)], timeout=60):
+        node = nodes[node_id]
+        worker = look_at(pid)
+        assert worker.parent_pid == node["pid"]
+        assert worker.group == look_at(node["executor_pid"]).group
+        assert container_id == node["container_id"]
+        assert executable.endswith(f"{container_id}/python_env/bin/python")
+        assert prefix.endswith(f"{container_id}/python_env")
+    assert "CONTAINER_ID" not in look_at(info["driver_node"]["pid"]).environment
+
+
+def test_a_killed_raylets_node_is_back_in_two_seconds(context: RayContext) -> None:
+    victim = other_than_head(context)
+    os.kill(victim["pid"], signal.SIGKILL)
+    wait_until(lambda: executors(context)[victim["executor_id"]]["start_count"] == 2, 2, "the raylet is back")
+    back = executors(context)[victim["executor_id"]]
+    assert back["state"] == "up" and back["node_id"] != victim["node_id"]
+    assert len(sparkray.get([where.remote() for _ in range(10)], timeout=30)) == 10
+
+
+def test_a_killed_executors_container_is_empty_and_its_replacement_joins(
+    context: RayContext, mini_cluster: MiniCluster
+) -> None:
+    sparkray.get([where.remote() for _ in range(10)], timeout=60)
+    victim = other_than_head(context)
+    inside = [process.pid for process in mini_cluster.container_processes(victim["container_id"])]
+    assert victim["pid"] in inside
+    assert victim["executor_pid"] in mini_cluster.kill_executor_jvms(victim["container_id"])
+    wait_until(lambda: not any(alive(pid) for pid in inside), 2, "the container is empty")
+    wait_until(lambda: victim["executor_id"] not in executors(context), 2, "its end is noticed")
+    wait_until(lambda: [n["state"] for n in context.nodes()] == ["up", "up"], 90, "Spark replaces it and it joins")
+    context.check()
+    assert len(sparkray.get([where.remote() for _ in range(10)], timeout=60)) == 10
+
+
+def test_a_store_larger_than_the_budget_starts_nothing(spark: Any, mini_cluster: MiniCluster) -> None:
+    with pytest.raises(RayContextError, match=r"object_store_memory is 600.0 MiB .* set aside only 512.0 MiB for Ray"):
+        RayContext(spark, object_store_memory="600m").init()
+    assert not [process for process in mini_cluster.container_processes() if "sparkrayd" in process.command]
+
+
+def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniCluster, spark: Any) -> None:
+    """The last test of this module: it ends the application."""
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    sparkray.get([where.remote() for _ in range(10)], timeout=60)
+    recorded = Recorded(context)
+    mini_cluster.yarn_application_kill(spark.applicationId)
+    wait_until(
+        lambda: not [process for process in mini_cluster.container_processes() if "java" in process.command],
+        20,
+        "YARN ends the containers",
+    )
+    wait_until(lambda: not mini_cluster.container_processes(), 2, "nothing outlives its container")
+
+    def is_lost() -> bool:
+        try:
+            context.check()
+        except RayContextError:
+            return True
+        return False
+
+    wait_until(is_lost, 10, "the loss is seen")
+    context.stop()
+    recorded.assert_gone()
