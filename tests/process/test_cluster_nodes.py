@@ -182,6 +182,51 @@ def test_a_removed_node_takes_its_workers_along(three):
     three.wait_for_nodes()
 
 
+def test_a_detached_actor_outlives_its_driver_and_others_do_not():
+    @sparkray.remote
+    class Counter:
+        def __init__(self):
+            self.value = 0
+
+        def add(self):
+            self.value += 1
+            return self.value, os.getpid()
+
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 2}) as cluster:
+        sparkray.init(address=cluster.address, namespace="shared")
+        detached = Counter.options(name="detached", lifetime="detached").remote()
+        mortal = Counter.options(name="mortal").remote()
+        assert sparkray.get([detached.add.remote(), mortal.add.remote()])[0][0] == 1
+        mortal_pid = sparkray.get(mortal.add.remote())[1]
+        sparkray.shutdown()
+        wait_until(lambda: not alive(mortal_pid), 10, "the driver's actor ended with it")
+        sparkray.init(address=cluster.address, namespace="shared")
+        assert sparkray.get(sparkray.get_actor("detached").add.remote(), timeout=30)[0] == 2
+        with pytest.raises(ValueError, match="mortal"):
+            sparkray.get_actor("mortal")
+        assert sparkray.util.list_named_actors() == ["detached"]
+        sparkray.kill(sparkray.get_actor("detached"))
+
+
+def test_tasks_of_a_driver_end_with_it(tmp_path):
+    @sparkray.remote
+    def busy(path):
+        with open(path, "w") as file:
+            file.write(str(os.getpid()))
+        time.sleep(60)
+
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 2}) as cluster:
+        sparkray.init(address=cluster.address)
+        marker = tmp_path / "pid"
+        reference = busy.remote(str(marker))
+        wait_until(lambda: marker.exists() and marker.read_text(), 30)
+        sparkray.shutdown()
+        wait_until(lambda: not alive(int(marker.read_text())), 5, "the driver's task ended with it")
+        del reference
+        sparkray.init(address=cluster.address)
+        assert sparkray.get(where.remote(), timeout=30)
+
+
 def test_arguments_of_add_node_are_checked():
     with Cluster() as cluster:
         with pytest.raises(TypeError, match="num_cpus"):

@@ -180,14 +180,40 @@ def test_a_module_that_the_worker_lacks_is_named():
         sparkray.get(import_it.remote())
 
 
-def test_sys_exit_in_a_task_is_an_error_and_not_a_hang():
-    @sparkray.remote(max_retries=0)
-    def leave():
-        sys.exit(3)
-
-    with pytest.raises((exceptions.WorkerCrashedError, exceptions.RayTaskError)):
-        sparkray.get(leave.remote(), timeout=30)
+@pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
+def test_what_would_end_a_program_is_an_error_of_the_task_and_does_not_end_the_driver(kind):
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        sparkray.get(fail.options(max_retries=0).remote(kind, 3), timeout=30)
+    assert not isinstance(caught.value, kind)
+    assert type(caught.value.cause) is kind
+    assert kind.__name__ in str(caught.value)
     assert sparkray.get(use.remote(1), timeout=30) == 1
+
+
+@pytest.mark.parametrize("kind", [MemoryError, OSError, KeyError, UnicodeError, StopIteration, AssertionError])
+def test_built_in_exceptions_keep_their_class(kind):
+    with pytest.raises(kind) as caught:
+        sparkray.get(fail.remote(kind, "text"), timeout=30)
+    assert isinstance(caught.value, exceptions.RayTaskError)
+    assert caught.value.args == ("text",)
+
+
+class MadeByNew(ValueError):
+    """An exception with a `__new__` of its own."""
+
+    def __new__(cls, what, extra):
+        self = super().__new__(cls, what)
+        self.extra = extra
+        return self
+
+    def __init__(self, what, extra):
+        super().__init__(what)
+
+
+def test_an_exception_with_a_new_of_its_own_arrives():
+    with pytest.raises(MadeByNew, match="one") as caught:
+        sparkray.get(fail.remote(MadeByNew, "one", "two"))
+    assert caught.value.extra == "two"
 
 
 def test_get_times_out():
@@ -205,10 +231,12 @@ def test_get_times_out():
     assert sparkray.get(reference, timeout=30) is None
 
 
-@pytest.mark.parametrize("bad", [3, "x", [1], {"a": 1}, None], ids=repr)
+@pytest.mark.parametrize("bad", [3, "x", {"a": 1}, None], ids=repr)
 def test_get_of_something_else_is_refused(bad):
     with pytest.raises(ValueError, match="ObjectRef"):
         sparkray.get(bad)
+    with pytest.raises(TypeError, match="element 1"):
+        sparkray.get([sparkray.put(1), bad])
 
 
 def test_names_and_hierarchy_are_rays():

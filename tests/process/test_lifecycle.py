@@ -210,6 +210,38 @@ def test_a_fork_of_the_driver_must_not_use_the_cluster(cluster):
     assert sparkray.get(identity.remote(1)) == 1
 
 
+def test_processes_that_tasks_start_end_with_the_cluster(cluster):
+    @sparkray.remote
+    def start():
+        import subprocess
+
+        plain = subprocess.Popen(["sleep", "300"])
+        daemon = subprocess.run(
+            ["sh", "-c", "setsid sleep 300 >/dev/null 2>&1 & echo $!"], capture_output=True, text=True, check=True
+        )
+        return plain.pid, int(daemon.stdout)
+
+    pids = sparkray.get(start.remote(), timeout=30)
+    assert all(alive(pid) for pid in pids)
+    sparkray.shutdown()
+    assert_nothing_left(cluster["cluster_id"], list(pids))
+
+
+def test_descriptors_do_not_leak_into_processes_of_tasks(cluster):
+    @sparkray.remote
+    def listing():
+        pid = os.spawnvp(os.P_NOWAIT, "sleep", ["sleep", "30"])
+        try:
+            wait_until(lambda: b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes(), 5)
+            return sorted(os.readlink(path) for path in Path(f"/proc/{pid}/fd").iterdir())
+        finally:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+
+    found = sparkray.get(listing.remote(), timeout=30)
+    assert len(found) == 3, found
+
+
 @pytest.mark.trouble
 def test_a_killed_worker_is_replaced(cluster):
     pid = sparkray.get(Actor.remote().ping.remote())

@@ -165,7 +165,7 @@ def test_wait_for_a_thousand():
     [
         (lambda r: (r,), TypeError),
         (lambda r: ([r, r],), ValueError),
-        (lambda r: ([r, 3],), ValueError),
+        (lambda r: ([r, 3],), TypeError),
         (lambda r: ("ab",), TypeError),
     ],
 )

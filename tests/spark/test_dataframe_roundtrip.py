@@ -153,7 +153,7 @@ def test_each_executor_writes_and_reads_its_own_blocks(spark: Any, ray: Any) -> 
     assert all(new["created_bytes"] > old["created_bytes"] for old, new in zip(before, after, strict=True))
     pulled = total("pulled_bytes")
     back = sparkray.to_spark(refs, spark)
-    assert back.selectExpr("sum(length(text))").first()[0] == 400_000 * 64
+    assert back.selectExpr("sum(length(text))").collect()[0][0] == 400_000 * 64
     assert total("pulled_bytes") == pulled
 
 
@@ -240,7 +240,8 @@ def test_tables_made_by_tasks_become_dataframes(spark: Any, ray: Any) -> None:
     wrong = back.filter(
         "not (large_text <=> if(id % 7 = 0, null, concat('text ', id))) or not (view <=> large_text)"
         " or not (category <=> large_text) or unsigned != id or huge != 18446744073709551615BD - id"
-        " or half != cast(id as float) or nanos != timestamp_ntz'1960-01-01 00:00:00' + make_dt_interval(0, 0, 0, id / 1e6)"
+        " or half != cast(id as float)"
+        " or nanos != timestamp_ntz'1960-01-01 00:00:00' + make_dt_interval(0, 0, 0, id / 1e6)"
         " or millis != timestamp_micros(0) or day != date'1969-12-31' or fixed != X'61626364' or wide != 1.50"
         " or nothing is not null"
     )

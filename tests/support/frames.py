@@ -137,5 +137,7 @@ def _bytes_of(column: pa.ChunkedArray) -> list[bytes | None]:
         data = chunk.buffers()[1]
         body = b"" if data is None else data.to_pybytes()[chunk.offset * width : (chunk.offset + len(chunk)) * width]
         valid = pc.is_valid(chunk).to_pylist()
-        values.extend(body[index * width : (index + 1) * width] if valid[index] else None for index in range(len(chunk)))
+        values.extend(
+            body[index * width : (index + 1) * width] if valid[index] else None for index in range(len(chunk))
+        )
     return values

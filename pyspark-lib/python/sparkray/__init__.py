@@ -198,7 +198,12 @@ def shutdown() -> None:
 
     Its processes, shared memory and files are gone when this returns. References and handles of it are of no use any
     more. Does nothing when sparkray is not running. Also called when Python ends.
+
+    Raises:
+        RuntimeError: called in a task or actor, which cannot leave the cluster.
     """
+    if _worker.state.core is not None and not _worker.state.is_driver:
+        raise RuntimeError("shutdown() is for drivers: a task ends when it returns, an actor by exit_actor()")
     _worker.disconnect()
 
 
@@ -295,7 +300,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         GetTimeoutError: the time is over.
         RayActorError, WorkerCrashedError, ObjectLostError, ...: see sparkray.exceptions.
         RaySystemError: sparkray is not running in this process.
-        ValueError: something else than references.
+        ValueError, TypeError: something else than references.
     """
     return _worker.get(object_refs, _worker.check_timeout(timeout))
 

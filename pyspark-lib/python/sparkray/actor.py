@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from sparkray._private.actor import ActorClass, ActorHandle, ActorMethod, method
+from sparkray._private.actor import ActorClass, ActorHandle, ActorMethod, exit_actor, method
 
-__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "method"]
+__all__ = ["ActorClass", "ActorHandle", "ActorMethod", "exit_actor", "method"]

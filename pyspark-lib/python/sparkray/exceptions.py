@@ -9,9 +9,9 @@ from __future__ import annotations
 import os
 import pickle
 import traceback
+import types
 import weakref
 from collections.abc import Callable
-from types import TracebackType
 from typing import Any
 
 __all__ = [
@@ -306,14 +306,18 @@ class RayTaskError(RayError):
         return _rebuild_by_fields, (*fields, isinstance(self, _CauseView))
 
     def as_instanceof_cause(self) -> RayTaskError:
-        """The same error as an instance of the cause's class too; itself when that class cannot be subclassed."""
+        """The same error as an instance of the cause's class too.
+
+        Itself when that class cannot be subclassed, and for SystemExit and KeyboardInterrupt, which would end whoever
+        asks for the result.
+        """
         cause_class = type(self.cause)
         if isinstance(self, _CauseView) or issubclass(RayTaskError, cause_class):
             return self
+        if not issubclass(cause_class, Exception) and not hasattr(cause_class, "derive"):
+            return self
         try:
-            view_class = _view_class(cause_class)
-            view: RayTaskError = view_class.__new__(view_class, *_new_arguments(self.cause))
-            RayTaskError.__init__(view, *self.fields())
+            view = _view_class(cause_class)(*self.fields())
             view._cause_by_fields = self._cause_by_fields
             if isinstance(view, OSError):
                 OSError.__init__(view, *self.cause.args)  # errno, strerror
@@ -353,13 +357,17 @@ def _rebuild_by_fields(name: str, text: str, cause_fields: tuple[Any, ...], *res
     return error.as_instanceof_cause() if rest[-1] else error
 
 
+def _has_own_new(kind: type) -> bool:
+    return isinstance(kind.__new__, types.FunctionType)
+
+
 def _fields_of(error: BaseException) -> tuple[type[BaseException], tuple[Any, ...], dict[str, Any]]:
     return type(error), error.args, dict(error.__dict__)
 
 
 def _exception_from(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
-    """An exception without a call of its `__init__`, whose parameters need not be its `args`."""
-    error = kind.__new__(kind, *args)
+    """An exception without a call of its own `__new__` and `__init__`, whose parameters need not be its `args`."""
+    error = Exception.__new__(kind) if _has_own_new(kind) else kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(attributes)
     return error
@@ -376,6 +384,12 @@ def _view_class(cause_class: type) -> type[RayTaskError]:
             raise AttributeError(name)
         return getattr(cause, name)
 
+    def make(cls: type[RayTaskError], *fields: Any) -> Any:
+        if hasattr(cause_class, "derive"):  # groups insist on their message and exceptions
+            make_group: Any = cause_class.__new__
+            return make_group(cls, getattr(fields[2], "message", ""), fields[2].exceptions)
+        return Exception.__new__(cls)
+
     name = f"RayTaskError({cause_class.__name__})"
     namespace: dict[str, Any] = {
         "__module__": "sparkray.exceptions",
@@ -385,17 +399,11 @@ def _view_class(cause_class: type) -> type[RayTaskError]:
         "__reduce__": RayTaskError.__reduce__,
         "__getattr__": attribute_of_cause,
     }
+    if hasattr(cause_class, "derive") or _has_own_new(cause_class):
+        namespace["__new__"] = make
     view: type[RayTaskError] = type(name, (_CauseView, RayTaskError, cause_class), namespace)
     _view_classes[cause_class] = view
     return view
-
-
-def _new_arguments(cause: BaseException) -> tuple[Any, ...]:
-    """What `__new__` of the cause's class wants: groups insist on their message and exceptions."""
-    exceptions = getattr(cause, "exceptions", None)
-    if isinstance(exceptions, tuple) and hasattr(cause, "derive"):
-        return (getattr(cause, "message", ""), exceptions)
-    return ()
 
 
 _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__)) + os.sep
@@ -409,7 +417,7 @@ def format_traceback(error: BaseException) -> str:
     return "".join(traceback.format_exception(type(error), error, frames))
 
 
-def _is_internal(frame: TracebackType) -> bool:
+def _is_internal(frame: types.TracebackType) -> bool:
     return frame.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIR)
 
 

@@ -243,6 +243,8 @@ impl CoreWorker {
             });
             self.carry_out(state);
         }
+        // Answers that wait for company: an actor that ends itself has given them.
+        self.reactor.flush_dirty();
         self.changed.notify_all();
         self.reactor.wake();
         self.wake_helper();

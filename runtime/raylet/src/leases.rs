@@ -190,7 +190,7 @@ impl LeaseManager {
                     .front()
                     .and_then(|lease| self.leases.get(lease))
                     .map_or(0, |lease| lease.sequence);
-                (self.held.get(owner).copied().unwrap_or(0), sequence)
+                (self.held_by(*owner), sequence)
             });
             let Some((class, _)) = next else { return };
             let class = class.clone();
@@ -207,6 +207,14 @@ impl LeaseManager {
                 *self.held.entry(class.0).or_insert(0) += 1;
                 decisions.push(LeaseDecision::NeedsWorker(lease_id));
             }
+        }
+    }
+
+    /// Leases that count against an owner. Actors come first: they are placed once and stay.
+    fn held_by(&self, owner: LeaseOwner) -> usize {
+        match owner {
+            LeaseOwner::Head => 0,
+            LeaseOwner::Connection(_) => self.held.get(&owner).copied().unwrap_or(0),
         }
     }
 

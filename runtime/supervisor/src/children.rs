@@ -15,7 +15,7 @@ use crate::child_host::{Child, ChildHost, ChildSpec};
 /// A start on a loaded machine takes a second at most.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
 /// Time for a raylet to end its workers before it is killed.
-pub(crate) const STOP_GRACE: Duration = Duration::from_millis(1000);
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 
 /// A child that serves, what it said, and how to hear of its end.
 pub(crate) struct Running<R> {

@@ -19,7 +19,9 @@ mod signals;
 pub use child_host::{Child, ChildHost, ChildSpec, Killer, Starting};
 pub use driver::{DriverConfig, DriverManager};
 pub use error::SupervisorError;
-pub use executor::{ExecutorConfig, ExecutorManager, RayletHandle, current_raylet};
+pub use executor::{
+    ExecutorConfig, ExecutorManager, RayletHandle, current_raylet, on_raylet_gone, wait_for_raylet,
+};
 pub use invitation::Invitation;
 pub use request::{InitRequest, InitResult, NodeInfo, Status};
 pub use restart::{Decision, RestartPolicy};

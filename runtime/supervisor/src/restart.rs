@@ -36,7 +36,7 @@ pub struct RestartPolicy {
 impl Default for RestartPolicy {
     /// Five restarts a minute.
     fn default() -> Self {
-        Self::new(5, Duration::from_secs(60))
+        Self::new(5, Duration::from_mins(1))
     }
 }
 

@@ -83,6 +83,22 @@ pub extern "system" fn Java_org_sparkray_Native_driverStopCluster<'local>(
     guard(env, |_| Ok(jboolean::from(DRIVERS.get(driver)?.stop_cluster())))
 }
 
+/// An executor said, over Spark, that it cannot run a manager.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverExecutorFailed<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+    executor_id: JString<'local>,
+    reason: JString<'local>,
+) {
+    guard(env, |env| {
+        let (executor_id, reason) = (text(env, &executor_id)?, text(env, &reason)?);
+        DRIVERS.get(driver)?.executor_failed(executor_id, reason);
+        Ok(())
+    });
+}
+
 /// What the manager knows.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverStatus<'local>(

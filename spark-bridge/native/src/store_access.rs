@@ -1,16 +1,19 @@
 //! The object store of this executor's node, as tasks reach it.
 
+use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use sparkray_common::{ClusterId, ErrorCode, FeedId, IdError, NodeId, ObjectId, WorkerAddress, WorkerId};
-use sparkray_object_store::{BlockingStoreClient, GetEntry, ReadableObject};
+use sparkray_object_store::{BlockingStoreClient, GetEntry, ReadableObject, StoreError};
 use sparkray_proto::{ObjectLocation, location_of};
-use sparkray_supervisor::current_raylet;
+use sparkray_supervisor::{RayletHandle, current_raylet, on_raylet_gone, wait_for_raylet};
 
 use crate::error::NativeError;
 use crate::feed::OwnerAddress;
 
+/// A raylet that died is back in a second or two; Spark's attempts at a task would all be over by then.
+const RESTART_PATIENCE: Duration = Duration::from_secs(10);
 /// The raylet runs on this machine and answers at once.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(10);
 /// A full store spills before it refuses, which takes as long as its disk; it gives up by itself when nothing moves.
@@ -20,6 +23,35 @@ const GET_PATIENCE: Duration = Duration::from_mins(5);
 
 /// One connection for all tasks of this process.
 static CONNECTION: Mutex<Option<BlockingStoreClient>> = Mutex::new(None);
+static LETS_GO: Once = Once::new();
+
+/// Lets go of the connection to a raylet that is gone, and of its store's memory. Tasks that still read keep theirs
+/// until they end.
+fn let_go(node_id: NodeId) {
+    let mut connection = CONNECTION.lock();
+    if connection
+        .as_ref()
+        .is_some_and(|client| client.node_id() == node_id)
+    {
+        *connection = None;
+    }
+}
+
+fn find_raylet(cluster_id: ClusterId, gone: Option<NodeId>) -> Result<RayletHandle, NativeError> {
+    let raylet = wait_for_raylet(gone, RESTART_PATIENCE).ok_or_else(|| {
+        let message = "no raylet runs on this executor: its cluster was stopped, or its raylet has died and was not \
+                       back in time";
+        NativeError::refused(ErrorCode::Unavailable, message)
+    })?;
+    if raylet.identity.cluster_id != cluster_id {
+        let message = format!(
+            "the objects belong to cluster {cluster_id}, which was stopped; this executor is part of cluster {}",
+            raylet.identity.cluster_id
+        );
+        return Err(NativeError::refused(ErrorCode::Stale, message));
+    }
+    Ok(raylet)
+}
 
 /// The store of this node.
 pub(crate) struct NodeStore {
@@ -27,22 +59,22 @@ pub(crate) struct NodeStore {
 }
 
 impl NodeStore {
-    /// Connects, or uses the connection that there is; refuses when this executor's node belongs to no or another
-    /// cluster.
+    /// Connects, or uses the connection that there is; waits for a raylet that is being started again. Refuses when
+    /// this executor's node belongs to no or another cluster.
     pub(crate) fn connect(cluster_id: &str) -> Result<Self, NativeError> {
         let cluster_id = id(ClusterId::from_hex(cluster_id))?;
-        let raylet = current_raylet().ok_or_else(|| {
-            let message = "no raylet runs on this executor at the moment: its cluster was stopped, or its raylet is \
-                           being restarted";
-            NativeError::refused(ErrorCode::Unavailable, message)
-        })?;
-        if raylet.identity.cluster_id != cluster_id {
-            let message = format!(
-                "the objects belong to cluster {cluster_id}, which was stopped; this executor is part of cluster {}",
-                raylet.identity.cluster_id
-            );
-            return Err(NativeError::refused(ErrorCode::Stale, message));
+        let raylet = find_raylet(cluster_id, None)?;
+        match Self::connect_to(&raylet) {
+            // It has just died perhaps, and nobody has seen it yet.
+            Err(error) => match find_raylet(cluster_id, Some(raylet.node_id)) {
+                Ok(another) => Ok(Self::connect_to(&another)?),
+                Err(_) => Err(error.into()),
+            },
+            Ok(store) => Ok(store),
         }
+    }
+
+    fn connect_to(raylet: &RayletHandle) -> Result<Self, StoreError> {
         let mut connection = CONNECTION.lock();
         if let Some(client) = connection.as_ref() {
             if client.node_id() == raylet.node_id && client.failure().is_none() {
@@ -58,7 +90,13 @@ impl NodeStore {
             WorkerId::random(),
             CONNECT_PATIENCE,
         )?;
+        LETS_GO.call_once(|| on_raylet_gone(let_go));
         *connection = Some(client.clone());
+        drop(connection);
+        if current_raylet().is_none_or(|current| current.node_id != raylet.node_id) {
+            // It went while this connected: nobody else would let go.
+            let_go(raylet.node_id);
+        }
         Ok(Self { client })
     }
 

@@ -165,8 +165,6 @@ class ActorClass:
                 return get_actor(name, options.get("namespace"))
             except exceptions.ActorHandleNotFoundError:
                 pass
-        if options.get("lifetime") == "detached" and name is None:
-            raise ValueError("a detached actor needs name=..., by which get_actor finds it later")
         self._init_shape.check(self.__name__, args, kwargs)
         blob, metadata = self._pickled_for(core)
         try:
@@ -329,6 +327,25 @@ def _handle_from_pickle(actor_id: bytes, metadata: bytes) -> ActorHandle:
 def handle_from_id(actor_id: bytes, metadata: bytes) -> ActorHandle:
     """The handle of an actor whose id and metadata are known."""
     return _handle_from_pickle(actor_id, metadata)
+
+
+class _ActorExit(SystemExit):
+    """Ends the actor in which it is raised; sparkray._private.worker_main sees to it."""
+
+
+def exit_actor() -> NoReturn:
+    """Ends the actor that calls it, for good (Ray: ray.actor.exit_actor).
+
+    The call that is being run, and later ones, raise ActorDiedError. The actor is not restarted.
+
+    Raises:
+        TypeError: not called in an actor.
+    """
+    from sparkray._private import worker_main
+
+    if not worker_main.actor_info:
+        raise TypeError("exit_actor() ends the actor that calls it, and this is none")
+    raise _ActorExit(0)
 
 
 def get_actor(name: str, namespace: str | None = None) -> ActorHandle:

@@ -193,7 +193,7 @@ def _check_refs(function: str, refs: Sequence[Any]) -> None:
 
     for index, ref in enumerate(refs):
         if type(ref) is not ObjectRef:
-            raise ValueError(f"{function}() takes ObjectRefs, and element {index} is a {type(ref).__name__}")
+            raise TypeError(f"{function}() takes ObjectRefs, and element {index} is a {type(ref).__name__}")
 
 
 def check_timeout(timeout: float | None) -> float | None:

@@ -7,7 +7,7 @@ import os
 import random
 import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from sparkray import exceptions
 from sparkray._private import serialization
@@ -63,6 +63,10 @@ class Hooks:
         """The body of an Error value for what a task raised."""
         if isinstance(error, _ConstructorFailed):
             return serialization.pickle_by_value(error.error)
+        if isinstance(error, SystemExit) and actor_info:
+            self._exit(error)
+        if isinstance(error, serialization.SerializationError):
+            error = TypeError(error.describe(f"the result of {name}()"))
         task = current_task()
         actor_id = task.get("actor_id") if task is not None else None
         if isinstance(actor_id, bytes):
@@ -70,16 +74,27 @@ class Hooks:
         wrapped = exceptions.task_error(error, name, pid, ip, _actor_repr(), actor_id or None)
         return _pickle_error(wrapped)
 
+    def _exit(self, error: SystemExit) -> NoReturn:
+        """Ends the actor, as `sys.exit` and `exit_actor` want it; code 0 keeps it from being restarted."""
+        code = error.code
+        if code is not None and not isinstance(code, int):
+            print(code, file=sys.stderr)
+            code = 1
+        self._core.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code or 0)
+
     def create_actor(self, spec: dict[str, Any]) -> object:
         """Makes the instance of an actor; raises what its constructor raises."""
-        plain_class = serialization.load_definition(spec["class_blob"])
-        actor_class = _with_runtime_methods(plain_class)
         actor_info.clear()
         actor_info.update({key: spec[key] for key in _ACTOR_FACTS if key in spec})
         try:
+            plain_class = serialization.load_definition(spec["class_blob"])
+            actor_class = _with_runtime_methods(plain_class)
             instance: object = actor_class(*spec.get("args", ()), **spec.get("kwargs", {}))
         except BaseException as error:
-            name = f"{plain_class.__name__}.__init__"
+            name = f"{spec['class_name']}.__init__"
             actor_id = bytes(spec["actor_id"]).hex()
             wrapped = exceptions.task_error(error, name, os.getpid(), self._core.node_ip, actor_id=actor_id)
             raise _ConstructorFailed(exceptions.ActorDiedError.from_task_error(wrapped)) from None

@@ -50,7 +50,9 @@ def _reply(control: socket.socket, message: dict[str, Any]) -> None:
 def _receive(control: socket.socket) -> tuple[dict[str, Any], list[int]] | None:
     """One message and its descriptors; None at the end of the raylet."""
     descriptors = array.array("i")
-    data, ancillary, _flags, _address = control.recvmsg(_MAX_MESSAGE, socket.CMSG_SPACE(3 * descriptors.itemsize))
+    data, ancillary, _flags, _address = control.recvmsg(
+        _MAX_MESSAGE, socket.CMSG_SPACE(3 * descriptors.itemsize), socket.MSG_CMSG_CLOEXEC
+    )
     for level, kind, payload in ancillary:
         if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
             descriptors.frombytes(payload[: len(payload) - len(payload) % descriptors.itemsize])

@@ -58,9 +58,7 @@ def on_dead_nodes(core: CoreWorker, partitions: Sequence[Partition]) -> list[int
     """Indexes of the partitions of which a block lies on a node that is not alive."""
     alive = {node["node_id"] for node in core.nodes() if node["alive"]}
     return [
-        partition.index
-        for partition in partitions
-        if any(block.node_id not in alive for block in partition.blocks)
+        partition.index for partition in partitions if any(block.node_id not in alive for block in partition.blocks)
     ]
 
 

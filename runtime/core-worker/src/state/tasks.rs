@@ -76,6 +76,8 @@ pub(crate) struct Lease {
     raylet: ConnId,
     pushed: VecDeque<TaskId>,
     idle_since: u64,
+    /// Others wait for it: it is given back as soon as its worker is idle.
+    wanted: bool,
 }
 
 /// What a task is.
@@ -278,6 +280,7 @@ impl State {
                 raylet: conn,
                 pushed: VecDeque::new(),
                 idle_since: 0,
+                wanted: false,
             },
         );
         self.send_lease_request(lease_id, false);
@@ -371,6 +374,15 @@ impl State {
             return;
         };
         let class = lease.class;
+        if lease.wanted {
+            if lease.pushed.is_empty() {
+                self.give_lease_back(lease_id);
+                if self.classes[class].requests == 0 && !self.classes[class].queue.is_empty() {
+                    self.request_lease(class);
+                }
+            }
+            return;
+        }
         let depth = self.depth(class);
         // An even share for each worker, so that the last tasks do not all wait behind one of them.
         let share = self.classes[class]
@@ -818,12 +830,12 @@ impl State {
 
     pub(super) fn on_lease_wanted(&mut self, message: &proto::LeaseWanted) -> Result<(), CoreError> {
         let lease_id = LeaseId::from_slice(&message.lease_id)?;
-        let idle = self
-            .leases
-            .get(&lease_id)
-            .is_some_and(|lease| lease.worker.is_some() && lease.pushed.is_empty());
-        if idle {
-            self.give_lease_back(lease_id);
+        let Some(lease) = self.leases.get_mut(&lease_id) else {
+            return Ok(());
+        };
+        lease.wanted = true;
+        if lease.worker.is_some() {
+            self.feed(lease_id);
         }
         Ok(())
     }

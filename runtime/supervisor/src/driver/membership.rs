@@ -72,6 +72,8 @@ pub(crate) struct Membership {
     next_key: MemberKey,
     pub(super) cluster: Option<Cluster>,
     stopping: BTreeSet<MemberKey>,
+    /// Executors that cannot run a manager, by their id: why.
+    pub(super) unable: BTreeMap<String, String>,
 }
 
 fn command(member: MemberKey, command: Command) -> Effect {
@@ -86,6 +88,7 @@ fn command(member: MemberKey, command: Command) -> Effect {
 impl Membership {
     /// An executor's RayManager said hello.
     pub(crate) fn join(&mut self, hello: ManagerHello) -> (MemberKey, Vec<Effect>) {
+        self.unable.remove(&hello.executor_id);
         let earlier = |member: &Member| member.hello.executor_id == hello.executor_id;
         if let Some(key) = self
             .members
@@ -106,6 +109,11 @@ impl Membership {
         );
         let effects = self.advance();
         (key, effects)
+    }
+
+    /// An executor said over Spark that it cannot run a manager.
+    pub(crate) fn executor_failed(&mut self, executor_id: String, reason: String) {
+        self.unable.insert(executor_id, reason);
     }
 
     /// Its connection ended: the executor died, and everything on it.
@@ -325,6 +333,13 @@ impl Membership {
             if !cluster.ready_once {
                 return Progress::Failed(refused);
             }
+        }
+        let joined = self.members.len();
+        let expected = cluster.request.expected_nodes as usize;
+        if !cluster.ready_once && joined < expected && joined + self.unable.len() >= expected {
+            // Those that are missing have said why.
+            let missing = self.what_is_missing(cluster);
+            return Progress::Failed(SupervisorError::refused(ErrorCode::Unavailable, missing));
         }
         match self.result(cluster) {
             Some(result) => {

@@ -330,3 +330,20 @@ fn an_executor_that_joins_again_replaces_itself() {
         "the head ended with the connection"
     );
 }
+
+#[test]
+fn an_executor_that_cannot_run_a_manager_is_named_without_waiting() {
+    let mut membership = Membership::default();
+    membership.join(hello("1"));
+    let names = names();
+    membership.begin(names.clone(), request(2)).unwrap();
+    assert!(matches!(membership.progress(names.id), Progress::Waiting(_)));
+    membership.executor_failed("2".to_owned(), "no directory allows to run programs".to_owned());
+    let message = failure(&mut membership, &names);
+    assert!(
+        message.contains("executor 2 cannot: no directory allows"),
+        "{message}"
+    );
+    membership.join(hello("2"));
+    assert!(matches!(membership.progress(names.id), Progress::Waiting(_)));
+}

@@ -131,6 +131,11 @@ impl DriverManager {
             .is_some()
     }
 
+    /// An executor said, over Spark, that it cannot run a manager.
+    pub fn executor_failed(&self, executor_id: String, reason: String) {
+        self.shared.executor_failed(executor_id, reason);
+    }
+
     /// Why the current cluster is lost, if it is.
     pub fn failure(&self) -> Option<SupervisorError> {
         self.shared.state().membership.failure()

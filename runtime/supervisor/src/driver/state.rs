@@ -158,6 +158,12 @@ impl Shared {
         key
     }
 
+    pub(super) fn executor_failed(&self, executor_id: String, reason: String) {
+        warn!(executor_id, reason, "an executor cannot run a manager");
+        self.state.lock().membership.executor_failed(executor_id, reason);
+        self.changed.notify_all();
+    }
+
     pub(super) fn leave(&self, key: MemberKey) {
         let mut state = self.state.lock();
         state.outboxes.remove(&key);

@@ -129,9 +129,19 @@ impl Membership {
             } else {
                 names.join(", ")
             };
+            let why = if self.unable.is_empty() {
+                "the others were not started by the cluster manager (is there room in the queue?) or cannot reach the \
+                 driver"
+                    .to_owned()
+            } else {
+                let reasons = self
+                    .unable
+                    .iter()
+                    .map(|(id, reason)| format!("executor {id} cannot: {reason}"));
+                reasons.collect::<Vec<_>>().join("; ")
+            };
             sentences.push(format!(
-                "{joined} of {expected} executors have joined ({who}); the others were not started by the cluster manager \
-                 (is there room in the queue?) or cannot reach the driver"
+                "{joined} of {expected} executors have joined ({who}); {why}"
             ));
         }
         match &cluster.head {

@@ -27,12 +27,12 @@ use crate::children::ChildStarter;
 use crate::container::{NodeDirs, hostname};
 use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
-pub use current_raylet::{RayletHandle, current_raylet};
+pub use current_raylet::{RayletHandle, current_raylet, on_raylet_gone, wait_for_raylet};
 use session::Session;
 use workers_python::WorkersPython;
 
 /// The driver listens before any executor is told its address; what takes longer is a network that is down.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(60);
+const CONNECT_DEADLINE: Duration = Duration::from_mins(1);
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 /// Reports that may wait for the connection.
 const REPORT_QUEUE: usize = 256;

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Reporter;
-use super::current_raylet::{RayletHandle, publish};
+use super::current_raylet::{RayletHandle, keeping, publish};
 use crate::SupervisorError;
 use crate::children::{ChildStarter, Running, blocking, stop};
 use crate::container::NodeDirs;
@@ -86,6 +86,7 @@ pub(super) async fn keep(
     reporter: Reporter,
     cancel: CancellationToken,
 ) {
+    let _keeping = keeping();
     let mut policy = RestartPolicy::default();
     let began = Instant::now();
     let mut port = 0;

@@ -26,6 +26,9 @@ final class Native {
   /** Stops the cluster; false when an executor did not answer in time. */
   static native boolean driverStopCluster(long driver);
 
+  /** Notes that an executor cannot run a manager, and why. */
+  static native void driverExecutorFailed(long driver, String executorId, String reason);
+
   /** {@code Status} in JSON. */
   static native String driverStatus(long driver);
 

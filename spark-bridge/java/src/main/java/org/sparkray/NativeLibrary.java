@@ -3,14 +3,20 @@ package org.sparkray;
 import java.io.File;
 import java.io.IOException;
 import java.io.InputStream;
+import java.nio.channels.FileChannel;
+import java.nio.channels.FileLock;
+import java.nio.file.DirectoryStream;
 import java.nio.file.FileVisitResult;
 import java.nio.file.Files;
+import java.nio.file.LinkOption;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.SimpleFileVisitor;
 import java.nio.file.StandardCopyOption;
+import java.nio.file.StandardOpenOption;
 import java.nio.file.attribute.BasicFileAttributes;
 import java.nio.file.attribute.PosixFilePermissions;
+import java.nio.file.attribute.UserPrincipal;
 import java.util.ArrayList;
 import java.util.LinkedHashSet;
 import java.util.List;
@@ -30,8 +36,15 @@ public final class NativeLibrary {
   private static final String LIBRARY = "libsparkray_jni.so";
   private static final String PROGRAM = "sparkrayd";
   private static final String RESOURCES = "/org/sparkray/native/linux-x86_64/";
+  private static final String PREFIX = "sparkray-jvm-";
+  /** Held locked by the process that the directory belongs to, for as long as it lives. */
+  private static final String LOCK = "lock";
+  /** A younger directory may belong to a process that has not locked it yet. */
+  private static final long LEFT_BEHIND_MILLIS = 60_000;
 
   private static Path workDirectory;
+  /** Never closed: closing it would give up the lock. */
+  private static FileChannel lock;
   private static Path program;
   private static SparkRayException failure;
 
@@ -86,16 +99,18 @@ public final class NativeLibrary {
     List<String> refusals = new ArrayList<>();
     LinkageError last = null;
     for (Path base : candidates()) {
+      deleteLeftBehind(base);
       Path directory;
       try {
         directory = Files.createTempDirectory(
-            base, "sparkray-", PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+            base, PREFIX, PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
       } catch (IOException e) {
         refusals.add(base + ": " + e);
         continue;
       }
       deleteAtExit(directory);
       try {
+        lock = lock(directory);
         Path loaded = loadFrom(directory);
         workDirectory = directory;
         return loaded;
@@ -155,6 +170,41 @@ public final class NativeLibrary {
     found.add(Paths.get("/dev/shm"));
     found.removeIf(path -> !path.toFile().isDirectory() || !path.toFile().canWrite());
     return found;
+  }
+
+  private static FileChannel lock(Path directory) throws IOException {
+    FileChannel channel =
+        FileChannel.open(directory.resolve(LOCK), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+    if (channel.tryLock() == null) {
+      channel.close();
+      throw new IOException(directory + " is locked by another process");
+    }
+    return channel;
+  }
+
+  /** Deletes directories of this user's processes that were killed: nobody holds their lock any more. */
+  private static void deleteLeftBehind(Path base) {
+    try (DirectoryStream<Path> found = Files.newDirectoryStream(base, PREFIX + "*")) {
+      UserPrincipal self = Files.getOwner(Paths.get("/proc/self"));
+      long before = System.currentTimeMillis() - LEFT_BEHIND_MILLIS;
+      for (Path directory : found) {
+        boolean ours = Files.getOwner(directory, LinkOption.NOFOLLOW_LINKS).equals(self);
+        Path file = directory.resolve(LOCK);
+        if (!ours || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)
+            || Files.getLastModifiedTime(file).toMillis() > before) {
+          continue;
+        }
+        try (FileChannel channel = FileChannel.open(file, StandardOpenOption.WRITE);
+            FileLock free = channel.tryLock()) {
+          if (free != null) {
+            delete(directory);
+          }
+        }
+      }
+    } catch (IOException | RuntimeException e) {
+      // Somebody else deletes it, or it is not ours to delete.
+      return;
+    }
   }
 
   private static void deleteAtExit(Path directory) {

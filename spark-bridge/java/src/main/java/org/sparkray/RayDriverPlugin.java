@@ -19,6 +19,8 @@ import org.slf4j.LoggerFactory;
 final class RayDriverPlugin implements DriverPlugin {
   /** What executors ask for. */
   static final String ASK_INVITATION = "sparkray-invitation";
+  /** Begins an executor's report that it cannot run a manager: then its id, a colon, and why. */
+  static final String FAILED = "sparkray-failed:";
   /** Begins an answer that says why there is no manager. */
   static final String REFUSED = "refused:";
 
@@ -92,6 +94,14 @@ final class RayDriverPlugin implements DriverPlugin {
     if (ASK_INVITATION.equals(message)) {
       return invitation;
     }
+    if (message instanceof String && ((String) message).startsWith(FAILED)) {
+      String[] parts = ((String) message).substring(FAILED.length()).split(":", 2);
+      // Only who has the invitation reports, so the manager runs.
+      if (parts.length == 2 && manager.isDone() && !manager.isCompletedExceptionally()) {
+        Native.driverExecutorFailed(manager.join(), parts[0], parts[1]);
+      }
+      return "";
+    }
     return REFUSED + "this version does not know the question";
   }
 
@@ -116,6 +126,11 @@ final class RayDriverPlugin implements DriverPlugin {
 
   /** The manager's key; waits for its start. */
   long manager() {
+    synchronized (this) {
+      if (closed) {
+        throw new SparkRayException(18, "the SparkContext was stopped, and its Ray cluster with it");
+      }
+    }
     try {
       return manager.get(START_SECONDS, TimeUnit.SECONDS);
     } catch (ExecutionException e) {

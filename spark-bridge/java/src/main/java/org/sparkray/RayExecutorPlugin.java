@@ -36,9 +36,16 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private void start(PluginContext context) {
     try {
       String invitation = askForInvitation(context);
-      if (invitation == null) {
-        return;
+      if (invitation != null) {
+        start(context, invitation);
       }
+    } catch (Throwable e) {
+      LOG.warn("Ray's manager was not started on this executor", e);
+    }
+  }
+
+  private void start(PluginContext context, String invitation) throws Exception {
+    try {
       SparkConf conf = context.conf();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
       ObjectMapper mapper = new ObjectMapper();
@@ -60,8 +67,10 @@ final class RayExecutorPlugin implements ExecutorPlugin {
         }
       }
       Native.executorClose(started);
-    } catch (Throwable e) {
-      LOG.warn("Ray's manager was not started on this executor", e);
+    } catch (Exception | LinkageError e) {
+      String reason = e.getMessage() == null ? e.toString() : e.getMessage();
+      context.ask(RayDriverPlugin.FAILED + context.executorID() + ":" + reason);
+      throw e;
     }
   }
 
