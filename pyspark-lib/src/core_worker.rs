@@ -1,5 +1,6 @@
 //! `CoreWorker`: this process in its cluster.
 
+use std::collections::HashSet;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::mpsc;
@@ -261,6 +262,11 @@ impl PyCoreWorker {
         let _ = fetch_local;
         let py = refs.py();
         let ids = ids_of(&self.runtime, refs)?;
+        let mut seen = HashSet::with_capacity(ids.len());
+        if !ids.iter().all(|id| seen.insert(*id)) {
+            return Err(PyValueError::new_err("wait() needs a list of different references; some occur twice"));
+        }
+        drop(seen);
         let deadline = deadline_after(timeout)?;
         let core = &self.runtime.core;
         let indices = py

@@ -235,7 +235,7 @@ def test_get_times_out():
 def test_get_of_something_else_is_refused(bad):
     with pytest.raises(ValueError, match="ObjectRef"):
         sparkray.get(bad)
-    with pytest.raises(TypeError, match="element 1"):
+    with pytest.raises(TypeError, match="expected an ObjectRef"):
         sparkray.get([sparkray.put(1), bad])
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import pathlib
+import signal
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -43,9 +47,14 @@ def ray(spark: Any) -> Iterator[Any]:
         yield context
 
 
+def executors() -> list[dict[str, Any]]:
+    """The executors' nodes that are alive."""
+    return [node for node in sparkray.nodes() if node["Alive"] and node["Labels"]["executor_id"] != "driver"]
+
+
 def stores() -> list[dict[str, int]]:
     """What the executors' stores say of themselves."""
-    return [node["ObjectStore"] for node in sparkray.nodes() if node["Labels"]["executor_id"] != "driver"]
+    return [node["ObjectStore"] for node in executors()]
 
 
 def total(what: str) -> int:
@@ -184,6 +193,53 @@ def test_a_job_that_fails_leaves_no_block(spark: Any, ray: Any) -> None:
         sparkray.from_spark(df, max_block_bytes=64 * 1024)
     assert "this row is bad" in str(caught.value.__cause__)
     wait_until(lambda: total("object_count") <= held, 10, "the blocks of the failed job are dropped")
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["determinate", "unordered"])
+def test_partitions_on_a_node_that_dies_meanwhile_are_written_again(
+    spark: Any, ray: Any, shuffled: bool, tmp_path: pathlib.Path
+) -> None:
+    """One partition is done and its node dies; the other ends after that."""
+    from pyspark.sql import functions
+
+    go = tmp_path / "go"
+
+    @functions.udf("long")
+    def wait_for_file(one: int) -> int:
+        import os
+        import time
+
+        deadline = time.monotonic() + 60
+        while one % 2 == 1 and not os.path.exists(path):
+            assert time.monotonic() < deadline, "the test gave no sign"
+            time.sleep(0.02)
+        return one
+
+    path = str(go)
+    df = spark.range(0, 2, 1, 2)
+    if shuffled:
+        df = df.repartitionByRange(2, "id")
+    df = df.select("id", wait_for_file("id").alias("same"))
+    before = {node["NodeID"]: node["ObjectStore"]["created_bytes"] for node in executors()}
+    found: list[Any] = []
+    feed = threading.Thread(target=lambda: found.extend(sparkray.from_spark(df)))
+    feed.start()
+    try:
+
+        def holder() -> Any:
+            more = [node for node in executors() if node["ObjectStore"]["created_bytes"] > before[node["NodeID"]]]
+            return more[0] if more else None
+
+        first = wait_until(holder, 60, "the first partition is written")
+        os.kill(first["Pid"], signal.SIGKILL)
+        wait_until(lambda: first["NodeID"] not in {node["NodeID"] for node in executors()}, 10, "its node is dead")
+    finally:
+        go.touch()
+        feed.join(60)
+    assert len(found) == 2
+    assert [table.column("same").to_pylist() for table in sparkray.get(found)] == [[0], [1]]
+    assert sorted(row["id"] for row in sparkray.to_spark(found, spark).collect()) == [0, 1]
+    wait_until(lambda: len(executors()) == 2, 30, "the raylet is back")
 
 
 # ------------------------------------------------------------------------------------- tables made by tasks

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from process.helpers import alive, run_driver, start_driver, wait_until
 
 import sparkray
-from process.helpers import alive, run_driver, start_driver, wait_until
 from sparkray.spark import RayContext, RayContextError, init_spark_on_local
+from sparkray.spark.manager import Manager
 from support.ray_processes import Recorded, look_at
 
 MASTER = "local-cluster[2,1,1024]"
@@ -137,7 +138,7 @@ def test_the_same_arguments_twice_do_nothing_and_others_are_refused(context: Ray
 
 def test_as_a_context_manager_with_tasks_beside_the_driver(spark: Any) -> None:
     with RayContext(spark, object_store_memory=STORE) as entered:
-        assert entered.initialized
+        entered.check()
         recorded = Recorded(entered)
     assert not entered.initialized
     recorded.assert_gone()
@@ -295,9 +296,16 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any) -> None:
         context.init(driver_cores=-1)
 
 
+def test_a_failure_of_native_code_is_a_java_exception(spark: Any) -> None:
+    found = Manager.find(spark)
+    with pytest.raises(RayContextError, match="cannot read JSON from Java: unknown field `colour`"):
+        found.init({"colour": "red"})
+    assert found.status()["state"] == "idle"
+
+
 def test_what_is_no_spark_context_is_refused() -> None:
     with pytest.raises(TypeError, match="needs a SparkContext, not str"):
-        RayContext("sc")  # type: ignore[arg-type]
+        RayContext("sc")
     connect = type("SparkSession", (), {"__module__": "pyspark.sql.connect.session"})()
     with pytest.raises(RayContextError, match="Spark Connect"):
         RayContext(connect)
@@ -336,7 +344,7 @@ def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
     with start_driver(program) as process:
         assert process.stdout is not None
         try:
-            lines = []
+            lines: list[str] = []
             while not lines or not lines[-1].startswith("pids"):
                 line = process.stdout.readline()
                 assert line, process.stderr.read() if process.stderr else ""
@@ -375,6 +383,8 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     dynamic = {{"spark.dynamicAllocation.enabled": "true", "spark.ui.enabled": "false"}}
     refusal(init_spark_on_local(conf=dynamic))
     refusal(init_spark_on_local(conf={{"spark.ray.memory.bugdet": "1g", "spark.ui.enabled": "false"}}))
+    unable = {{**{CONF!r}, "spark.executorEnv.SPARKRAY_NATIVE_DIR": "/nowhere"}}
+    refusal(init_spark_on_local(conf=unable))
     sc = init_spark_on_local(conf={{"spark.ui.enabled": "false"}})
     stopped = RayContext(sc)
     sc.stop()
@@ -385,10 +395,11 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     """
     done = run_driver(program, 180)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
-    assert len(lines) == 6, done.stdout + done.stderr
+    assert len(lines) == 7, done.stdout + done.stderr
     assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
     assert f"its Python {old_python} is 3.6.15, the driver's is 3." in lines[1] and "executor driver on" in lines[1]
     assert "Python /nowhere/python cannot be run" in lines[2] and "PYSPARK_PYTHON" in lines[2]
     assert "dynamic allocation is on" in lines[3]
     assert "no setting spark.ray.memory.bugdet" in lines[4]
-    assert "SparkContext was stopped" in lines[5]
+    assert "0 of 2 executors have joined" in lines[5] and "executor 1 cannot: " in lines[5] and "/nowhere" in lines[5]
+    assert "SparkContext was stopped" in lines[6]

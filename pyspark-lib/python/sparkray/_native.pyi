@@ -97,10 +97,13 @@ class CoreWorker:
     def shutdown(self) -> None: ...
     def put(self, value: Any) -> ObjectRef[Any]: ...
     def get(self, refs: Sequence[ObjectRef[Any]], timeout: float | None) -> list[Any]:
-        """Raises the exception of the first reference that failed; GetTimeoutError; KeyboardInterrupt."""
+        """Raises the exception of the first reference that failed; GetTimeoutError; KeyboardInterrupt; TypeError for
+        something else than a reference."""
     def wait(
         self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
-    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]: ...
+    ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+        """Raises ValueError when a reference occurs twice; TypeError for something else than a reference."""
+
     def submit(self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ObjectRef[Any]]: ...
     def create_actor(
         self,

@@ -1,10 +1,11 @@
 //! The raylet's beginning and end.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig, RayletReady, ResourceSet, VERSION};
 use sparkray_object_store::{IoExecutor, ObjectStore, StoreConfig};
 use sparkray_proto::RegisterNode;
@@ -51,6 +52,7 @@ pub async fn run(
     let settings = Settings::read(&config)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| RayletError::os("become the subreaper of the workers", error))?;
+    raise_descriptor_limit();
     // Ends every task, also when a part fails.
     let stop = cancel.child_token();
     let routes = Arc::new(Routes::new(settings.node_id, config.head_socket_name.is_some()));
@@ -66,6 +68,15 @@ pub async fn run(
         warn!("some processes of this node could not be killed in time");
     }
     outcome
+}
+
+/// Each worker takes three descriptors here, each connection one.
+fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        debug!(%error, "cannot raise the limit of open descriptors");
+    }
 }
 
 /// The configuration, checked.
@@ -94,6 +105,10 @@ impl Settings {
                 ));
             }
         };
+        if !Path::new(&config.working_dir).is_dir() {
+            let problem = format!("working_dir {} is not a directory", config.working_dir);
+            return Err(RayletError::Config(problem));
+        }
         Ok(Self {
             node_id: NodeId::from_hex(&config.node_id)?,
             identity: Identity {
@@ -261,9 +276,17 @@ fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
     environment.push(("SPARKRAY_CLUSTER_ID".to_owned(), config.cluster_id.clone()));
     environment.push(("SPARKRAY_NODE_ID".to_owned(), config.node_id.clone()));
     environment.extend(config.worker_env.clone());
+    let working_dir =
+        std::path::absolute(&config.working_dir).unwrap_or_else(|_| config.working_dir.clone().into());
+    // A bare name is looked up in PATH; a path is relative to where the workers start.
+    let python = if python.contains('/') {
+        working_dir.join(python).display().to_string()
+    } else {
+        python.to_owned()
+    };
     ZygoteSpec {
-        python: python.to_owned(),
-        working_dir: PathBuf::from(&config.working_dir),
+        python,
+        working_dir,
         log_dir: PathBuf::from(&config.log_dir),
         environment,
     }

@@ -63,7 +63,7 @@ use std::fs::{File, OpenOptions};
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -87,6 +87,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 const WELL_AFTER: Duration = Duration::from_secs(30);
 /// Zygotes that end sooner than that, one after the other, before the raylet gives up.
 const MAX_FAILURES: u32 = 8;
+/// The same for zygotes that were never ready: what they lack will not come by itself.
+const MAX_STARTS: u32 = 4;
 /// A zygote that has not said "ready" after this time is ended.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
 
@@ -177,9 +179,14 @@ pub(crate) async fn run_zygote(
     loop {
         let started = Instant::now();
         let mut pending = Vec::new();
-        let cause = tokio::select! {
+        let mut was_ready = false;
+        let outcome = tokio::select! {
             () = cancel.cancelled() => return,
-            cause = serve_one(&spec, &mut requests, &events, &mut pending) => cause,
+            outcome = serve_one(&spec, &mut requests, &events, &mut pending, &mut was_ready) => outcome,
+        };
+        let (cause, may_recover) = match outcome {
+            ZygoteEnd::NotStarted(cause) => (cause, false),
+            ZygoteEnd::Ended(cause) => (cause, true),
         };
         for worker_id in pending {
             report(
@@ -196,10 +203,12 @@ pub(crate) async fn run_zygote(
             delay = FIRST_DELAY;
         }
         failures += 1;
-        if failures >= MAX_FAILURES {
+        let limit = if was_ready { MAX_FAILURES } else { MAX_STARTS };
+        if failures >= limit || !may_recover {
             let log = spec.log_dir.join("zygote.log");
+            let last_line = last_line_of(&log);
             let cause = format!(
-                "{failures} zygotes in a row ended ({cause}); see {}",
+                "{cause}; tries: {failures}; last line of {}: {last_line}",
                 log.display()
             );
             report(&events, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
@@ -248,19 +257,40 @@ async fn refuse_all(
     }
 }
 
+/// Why a zygote is not there.
+enum ZygoteEnd {
+    /// The interpreter cannot be run: trying again does not help.
+    NotStarted(String),
+    Ended(String),
+}
+
+/// What the zygote said last: the reason, when its imports failed.
+fn last_line_of(log: &Path) -> String {
+    const LONGEST: usize = 300;
+    let text = std::fs::read(log).unwrap_or_default();
+    let text = String::from_utf8_lossy(&text[text.len().saturating_sub(4096)..]).into_owned();
+    let line = text
+        .lines()
+        .rev()
+        .find(|line| !line.trim().is_empty())
+        .unwrap_or("(empty)");
+    line.chars().take(LONGEST).collect()
+}
+
 /// Runs one zygote to its end and says why it ended. `pending` holds the workers that it still owes.
 async fn serve_one(
     spec: &ZygoteSpec,
     requests: &mut mpsc::Receiver<ForkRequest>,
     events: &mpsc::Sender<Event>,
     pending: &mut Vec<WorkerId>,
-) -> String {
+    was_ready: &mut bool,
+) -> ZygoteEnd {
     let control = match spawn(spec) {
         Ok((pid, control)) => {
             info!(pid, python = spec.python, "started the zygote");
             control
         }
-        Err(error) => return format!("cannot start {}: {error}", spec.python),
+        Err(error) => return ZygoteEnd::NotStarted(format!("cannot start {}: {error}", spec.python)),
     };
     let mut buffer = vec![0; MAX_MESSAGE];
     match tokio::time::timeout(READY_DEADLINE, receive(&control, &mut buffer)).await {
@@ -269,6 +299,7 @@ async fn serve_one(
             python_version,
             sparkray_version,
         }))) => {
+            *was_ready = true;
             report(
                 events,
                 ZygoteEvent::Ready {
@@ -279,29 +310,29 @@ async fn serve_one(
             )
             .await;
         }
-        Ok(Ok(Some(_))) => return "it spoke before it was ready".to_owned(),
-        Ok(Ok(None)) => return "it ended while it was starting".to_owned(),
-        Ok(Err(error)) => return error,
-        Err(_) => return format!("it was not ready after {} s", READY_DEADLINE.as_secs()),
+        Ok(Ok(Some(_))) => return ZygoteEnd::Ended("it spoke before it was ready".to_owned()),
+        Ok(Ok(None)) => return ZygoteEnd::Ended("it ended while it was starting".to_owned()),
+        Ok(Err(error)) => return ZygoteEnd::Ended(error),
+        Err(_) => return ZygoteEnd::Ended(format!("it was not ready after {} s", READY_DEADLINE.as_secs())),
     }
     loop {
         tokio::select! {
             message = receive(&control, &mut buffer) => {
                 let event = match message {
                     Ok(Some(message)) => forward(message, pending),
-                    Ok(None) => return "it closed its control socket".to_owned(),
-                    Err(error) => return error,
+                    Ok(None) => return ZygoteEnd::Ended("it closed its control socket".to_owned()),
+                    Err(error) => return ZygoteEnd::Ended(error),
                 };
                 match event {
                     Ok(event) => report(events, event).await,
-                    Err(error) => return error,
+                    Err(error) => return ZygoteEnd::Ended(error),
                 }
             }
             request = requests.recv() => {
-                let Some(request) = request else { return "the raylet ends".to_owned() };
+                let Some(request) = request else { return ZygoteEnd::Ended("the raylet ends".to_owned()) };
                 pending.push(request.worker_id);
                 if let Err(error) = send(&control, &request).await {
-                    return format!("cannot send to it: {error}");
+                    return ZygoteEnd::Ended(format!("cannot send to it: {error}"));
                 }
             }
         }

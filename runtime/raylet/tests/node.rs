@@ -24,6 +24,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_secs(20);
+/// Where Python finds the stand-in zygote.
+const STAND_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in");
 
 struct Node {
     ready: RayletReady,
@@ -68,15 +70,9 @@ impl Cluster {
         }
     }
 
-    async fn raylet(&self, cpus: f64, python: bool, head_address: Option<&str>) -> Node {
+    async fn raylet(&self, cpus: f64, modules: Option<&str>, head_address: Option<&str>) -> Node {
         let id = NodeId::random();
-        let environment = [
-            (
-                "PYTHONPATH",
-                concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in"),
-            ),
-            ("STAND_IN_VERSION", VERSION),
-        ];
+        let environment = modules.map(|path| [("PYTHONPATH", path), ("STAND_IN_VERSION", VERSION)]);
         let config = RayletConfig {
             cluster_id: self.identity.cluster_id.to_string(),
             token: self.identity.token.expose_hex(),
@@ -92,12 +88,14 @@ impl Cluster {
             object_store_bytes: 64 << 20,
             spill_dirs: vec![path(&self.directory.path().join(format!("spill-{id}")))],
             log_dir: path(self.directory.path()),
-            python: python.then(|| "python3".to_owned()),
+            python: modules.map(|_| "python3".to_owned()),
             working_dir: path(self.directory.path()),
             worker_env: environment
+                .into_iter()
+                .flatten()
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
-                .into(),
-            prestart_workers: u32::from(python),
+                .collect(),
+            prestart_workers: u32::from(modules.is_some()),
         };
         let (sender, ready) = oneshot::channel();
         let cancel = CancellationToken::new();
@@ -262,7 +260,7 @@ fn kill(pid: u32) {
 #[tokio::test]
 async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
     let cluster = Cluster::start().await;
-    let first = cluster.raylet(1.0, true, None).await;
+    let first = cluster.raylet(1.0, Some(STAND_IN), None).await;
     let mut driver = Driver::connect(&cluster, &first).await;
     let register = RegisterJob {
         job_id: driver.job.to_vec().into(),
@@ -292,7 +290,7 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
     an_actor_lives_in_its_own_worker(&mut driver, &first).await;
     worker_output_reaches_the_driver(&mut driver).await;
 
-    let second = cluster.raylet(4.0, false, Some(&first.ready.address)).await;
+    let second = cluster.raylet(4.0, None, Some(&first.ready.address)).await;
     a_request_that_fits_only_elsewhere_is_passed_on(&mut driver, &second).await;
     objects_are_pulled_from_where_they_are(&cluster, &first, &second).await;
 
@@ -304,9 +302,11 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
 
     first.cancel.cancel();
     first.task.await.unwrap();
-    let children =
-        std::fs::read_to_string(format!("/proc/self/task/{}/children", std::process::id())).unwrap();
-    assert_eq!(children.trim(), "");
+    a_python_that_cannot_start_is_named(&cluster).await;
+    for thread in std::fs::read_dir("/proc/self/task").unwrap() {
+        let children = std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap();
+        assert_eq!(children.trim(), "");
+    }
     let left = std::fs::read_dir(cluster.directory.path()).unwrap();
     let left: Vec<String> = left
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
@@ -441,6 +441,21 @@ async fn a_request_that_fits_only_elsewhere_is_passed_on(driver: &mut Driver, ot
     let spillback = driver.lease_reply(correlation).await.spillback.unwrap();
     assert_eq!(spillback.node_id[..], other.id.as_bytes()[..]);
     assert_eq!(spillback.node_address, other.ready.address);
+}
+
+async fn a_python_that_cannot_start_is_named(cluster: &Cluster) {
+    let node = cluster.raylet(1.0, Some("/nonexistent"), None).await;
+    let mut driver = Driver::connect(cluster, &node).await;
+    let (_, correlation) = driver.request_lease(1.0);
+    let failure = driver.lease_reply(correlation).await.failure.unwrap();
+    assert_eq!(failure.error_code(), ErrorCode::Unavailable);
+    assert!(
+        failure.message.contains("No module named 'sparkray'"),
+        "{}",
+        failure.message
+    );
+    node.cancel.cancel();
+    node.task.await.unwrap();
 }
 
 async fn objects_are_pulled_from_where_they_are(cluster: &Cluster, first: &Node, second: &Node) {

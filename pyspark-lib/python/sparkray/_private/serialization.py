@@ -11,7 +11,6 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-import threading
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -240,12 +239,6 @@ def _function_parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield f" global variable {name}", function.__globals__[name]
 
 
-# ------------------------------------------------------------------------------ functions and classes, by id
-
-_load_lock = threading.Lock()
-
-
 def load_definition(blob: bytes) -> Any:
     """A function or class that a driver or worker pickled."""
-    with _load_lock:
-        return pickle.loads(blob)
+    return pickle.loads(blob)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +112,12 @@ def connect_driver(
             "log_callback": log_output.print_lines,
         }
     )
-    # Workers of this job look it up: see `job_namespace`.
-    core.kv_put(_namespace_key(core), chosen.encode())
+    try:
+        # Workers of this job look it up: see `job_namespace`.
+        core.kv_put(_namespace_key(core), chosen.encode())
+    except BaseException:
+        core.shutdown()
+        raise
     state.namespace = chosen
     state.log_to_driver = log_to_driver
     state.is_driver = True
@@ -184,16 +188,7 @@ def get(refs: Any, timeout: float | None) -> Any:
             f"get() takes an ObjectRef or a list of them, not a {type(refs).__name__}; "
             "for several kinds of things call it for each reference"
         )
-    _check_refs("get", refs)
     return core.get(refs, timeout) if refs else []
-
-
-def _check_refs(function: str, refs: Sequence[Any]) -> None:
-    from sparkray._native import ObjectRef
-
-    for index, ref in enumerate(refs):
-        if type(ref) is not ObjectRef:
-            raise TypeError(f"{function}() takes ObjectRefs, and element {index} is a {type(ref).__name__}")
 
 
 def check_timeout(timeout: float | None) -> float | None:
@@ -218,13 +213,10 @@ def wait(
     if not isinstance(refs, (list, tuple)):
         raise TypeError(f"wait() takes a list of ObjectRefs, not a {type(refs).__name__}")
     core = core_worker()
-    _check_refs("wait", refs)
     if not refs:
         return [], []
     if isinstance(num_returns, bool) or not isinstance(num_returns, int):
         raise TypeError(f"num_returns is an int, not a {type(num_returns).__name__}")
-    if len(set(refs)) != len(refs):
-        raise ValueError("wait() needs a list of different references; some occur twice")
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"num_returns is between 1 and the number of references ({len(refs)}), not {num_returns}")
     return core.wait(refs, num_returns, check_timeout(timeout), fetch_local)

@@ -43,7 +43,7 @@ def spark_context_of(given: Any) -> SparkContext:
 
 def check_alive(context: SparkContext) -> None:
     """Raises RayContextError when the SparkContext was stopped."""
-    java_context = getattr(context, "_jsc", None)
+    java_context: Any = getattr(context, "_jsc", None)
     stopped = java_context is None
     if not stopped:
         try:

@@ -225,8 +225,12 @@ impl Membership {
             return Vec::new();
         };
         let is_head = cluster.head.as_ref().is_some_and(|head| head.member == key);
-        if is_head && message.failure.is_none() {
+        if is_head && message.failure.is_none() && cluster.head_address != message.address {
             cluster.head_address.clone_from(&message.address);
+            // Those that run are told again, for when they are restarted.
+            for member in self.members.values_mut() {
+                member.node.asked = false;
+            }
         }
         let Some(member) = self.members.get_mut(&key) else {
             return Vec::new();

@@ -347,3 +347,18 @@ fn an_executor_that_cannot_run_a_manager_is_named_without_waiting() {
     membership.join(hello("2"));
     assert!(matches!(membership.progress(names.id), Progress::Waiting(_)));
 }
+
+#[test]
+fn a_new_address_of_the_head_is_told_to_those_that_run() {
+    let (mut membership, names) = running();
+    assert!(membership.raylet_started(1, raylet_started(&names, 1)).is_empty());
+    let moved = RayletStarted {
+        address: "host:8".to_owned(),
+        ..raylet_started(&names, 7)
+    };
+    assert_eq!(
+        words(&membership.raylet_started(1, moved)),
+        ["raylet 2 at host:8"]
+    );
+    assert_eq!(membership.status().nodes[1].state, "up");
+}

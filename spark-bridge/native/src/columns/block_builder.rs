@@ -22,6 +22,7 @@ pub(crate) struct BlockBuilder {
     surplus_per_row: usize,
     max_bytes: usize,
     rows: usize,
+    is_reserved: bool,
 }
 
 impl BlockBuilder {
@@ -39,6 +40,7 @@ impl BlockBuilder {
             columns,
             max_bytes,
             rows: 0,
+            is_reserved: false,
         })
     }
 
@@ -60,11 +62,27 @@ impl BlockBuilder {
     /// Adds rows from `first` on, as many as fit into this block; returns the first that did not.
     pub(crate) fn append(&mut self, staged: &StagedRows<'_>, first: usize) -> Result<usize, ColumnError> {
         let end = self.end_of_block(staged, first);
+        // A second batch: this is no tiny partition.
+        if self.rows > 0 && !self.is_reserved {
+            self.reserve();
+        }
         for column in &mut self.columns {
             column.append(staged, first..end)?;
         }
         self.rows += end - first;
         Ok(end)
+    }
+
+    /// Takes memory for a full block whose rows are like those collected so far.
+    fn reserve(&mut self) {
+        let variable_bytes: usize = self.columns.iter().map(ColumnBuilder::variable_bytes).sum();
+        let row_bits = self.bits_per_row + variable_bytes * 8 / self.rows;
+        let rows = self.max_bytes.saturating_mul(8) / row_bits.max(1);
+        for column in &mut self.columns {
+            let variable_per_block = column.variable_bytes() as f64 / self.rows as f64 * rows as f64;
+            column.reserve(rows.saturating_sub(self.rows), variable_per_block as usize);
+        }
+        self.is_reserved = true;
     }
 
     /// The first row from `first` on that does not fit into this block.
@@ -98,6 +116,7 @@ impl BlockBuilder {
             arrays.push(column.finish()?);
         }
         let rows = std::mem::take(&mut self.rows);
+        self.is_reserved = false;
         let options = RecordBatchOptions::new().with_row_count(Some(rows));
         let batch = RecordBatch::try_new_with_options(Arc::clone(&self.storage_schema), arrays, &options)
             .map_err(|error| ColumnError::Encode(error.to_string()))?;

@@ -8,6 +8,7 @@ use arrow_array::types::{
 use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray};
 use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 
+use super::reserve::reserve;
 use super::{ColumnError, SparkField, SparkType, StagedRows};
 
 /// Precision up to which Spark keeps a decimal in the eight bytes of its field.
@@ -94,20 +95,37 @@ impl ColumnBuilder {
         }
     }
 
+    /// Takes memory for a block of `rows` rows with `variable_bytes` of variable parts.
+    pub(super) fn reserve(&mut self, rows: usize, variable_bytes: usize) {
+        match &mut self.values {
+            // A bit for each row.
+            Values::Boolean(_) => {}
+            Values::Byte(values) => reserve(values, rows),
+            Values::Short(values) => reserve(values, rows),
+            Values::Integer(values) => reserve(values, rows),
+            Values::Long(values) => reserve(values, rows),
+            Values::Float(values) => reserve(values, rows),
+            Values::Double(values) => reserve(values, rows),
+            Values::Decimal(values) => reserve(values, rows),
+            Values::Variable { offsets, data } => {
+                reserve(offsets, rows);
+                reserve(data, variable_bytes);
+            }
+        }
+    }
+
     /// Adds this column's field of each row.
     pub(super) fn append(&mut self, rows: &StagedRows<'_>, range: Range<usize>) -> Result<(), ColumnError> {
         let field = self.index;
-        for row in range.clone() {
-            self.nulls.append(!rows.is_null(row, field));
-        }
-        // The word of a null field is not defined: zero keeps blocks reproducible.
-        let words = range.clone().map(|row| {
-            if rows.is_null(row, field) {
-                0
-            } else {
-                rows.word(row, field)
+        if rows.has_nulls(field) {
+            for row in range.clone() {
+                self.nulls.append(!rows.is_null(row, field));
             }
-        });
+        } else {
+            self.nulls.append_n_non_nulls(range.len());
+        }
+        // The word of a null field is 0: blocks are reproducible.
+        let words = rows.words(range.clone(), field);
         match &mut self.values {
             Values::Boolean(values) => words.for_each(|word| values.append(word & 1 == 1)),
             Values::Byte(values) => values.extend(words.map(|word| word as i8)),

@@ -13,6 +13,7 @@ mod column_builder;
 mod error;
 mod export;
 mod ipc_read;
+mod reserve;
 mod spark_columns;
 mod spark_schema;
 mod unsafe_row;

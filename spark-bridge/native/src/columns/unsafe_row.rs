@@ -2,17 +2,27 @@
 //! eight): one null bit for each field in words of eight bytes, eight bytes for each field, then the variable
 //! parts, to which a field points with offset (upper half) and size (lower half).
 
+use std::ops::Range;
+
 use super::ColumnError;
 
 /// Bytes before each staged row.
 const ROW_PREFIX: usize = 8;
 
+/// Where a row lies in its batch. Narrow, because every column walks over all of them.
+#[derive(Debug, Clone, Copy)]
+struct RowPlace {
+    start: u32,
+    size: u32,
+}
+
 /// A batch of rows with a known number of fields; reads are checked against the row's end.
 pub(crate) struct StagedRows<'a> {
     bytes: &'a [u8],
-    /// Start and size of each row.
-    rows: Vec<(usize, usize)>,
+    rows: Vec<RowPlace>,
     null_words: usize,
+    /// The null words of all rows, united: a field without its bit here is null in no row.
+    any_null: Vec<u64>,
 }
 
 fn read_u64(bytes: &[u8], at: usize) -> u64 {
@@ -27,6 +37,7 @@ impl<'a> StagedRows<'a> {
         let null_words = field_count.div_ceil(64);
         let smallest = (null_words + field_count) * 8;
         let mut rows = Vec::with_capacity(row_count);
+        let mut any_null = vec![0; null_words];
         let mut at = 0;
         for row in 0..row_count {
             let bad = |problem: &str| ColumnError::BadRow {
@@ -44,7 +55,16 @@ impl<'a> StagedRows<'a> {
             if size < smallest {
                 return Err(bad("it is shorter than its schema needs"));
             }
-            rows.push((at, size));
+            let (Ok(start), Ok(narrow_size)) = (u32::try_from(at), u32::try_from(size)) else {
+                return Err(bad("its batch is larger than 4 GiB"));
+            };
+            rows.push(RowPlace {
+                start,
+                size: narrow_size,
+            });
+            for (word, any) in any_null.iter_mut().enumerate() {
+                *any |= read_u64(bytes, at + word * 8);
+            }
             at += size;
         }
         if at != bytes.len() {
@@ -57,6 +77,7 @@ impl<'a> StagedRows<'a> {
             bytes,
             rows,
             null_words,
+            any_null,
         })
     }
 
@@ -68,45 +89,69 @@ impl<'a> StagedRows<'a> {
     /// Bytes of the rows from `first` on, without their prefixes.
     pub(crate) fn bytes_from(&self, first: usize) -> usize {
         match self.rows.get(first) {
-            Some((start, _)) => self.bytes.len() - start - (self.rows.len() - 1 - first) * ROW_PREFIX,
+            Some(place) => {
+                self.bytes.len() - place.start as usize - (self.rows.len() - 1 - first) * ROW_PREFIX
+            }
             None => 0,
         }
     }
 
-    #[inline]
-    pub(crate) fn is_null(&self, row: usize, field: usize) -> bool {
-        let (start, _) = self.rows[row];
-        (self.bytes[start + field / 8] >> (field % 8)) & 1 == 1
+    /// Whether a field is null in any row.
+    pub(crate) fn has_nulls(&self, field: usize) -> bool {
+        (self.any_null[field / 64] >> (field % 64)) & 1 == 1
     }
 
-    /// The eight bytes of a field.
     #[inline]
-    pub(crate) fn word(&self, row: usize, field: usize) -> u64 {
-        let (start, _) = self.rows[row];
-        read_u64(self.bytes, start + (self.null_words + field) * 8)
+    pub(crate) fn is_null(&self, row: usize, field: usize) -> bool {
+        self.is_null_at(self.rows[row], field)
+    }
+
+    #[inline]
+    fn is_null_at(&self, place: RowPlace, field: usize) -> bool {
+        (self.bytes[place.start as usize + field / 8] >> (field % 8)) & 1 == 1
+    }
+
+    #[inline]
+    fn word_at(&self, place: RowPlace, field: usize) -> u64 {
+        read_u64(self.bytes, place.start as usize + (self.null_words + field) * 8)
+    }
+
+    /// The eight bytes of a field, in each row; 0 where it is null.
+    #[inline]
+    pub(crate) fn words(&self, range: Range<usize>, field: usize) -> impl Iterator<Item = u64> {
+        self.rows[range].iter().map(move |place| {
+            // Null fields are zeroed by Spark's writer, but need not be.
+            let word = self.word_at(*place, field);
+            if self.is_null_at(*place, field) { 0 } else { word }
+        })
     }
 
     /// Length of a field's variable part; 0 when it is null.
     #[inline]
     pub(crate) fn variable_len(&self, row: usize, field: usize) -> usize {
-        if self.is_null(row, field) {
+        let place = self.rows[row];
+        if self.is_null_at(place, field) {
             0
         } else {
-            (self.word(row, field) & 0xffff_ffff) as usize
+            (self.word_at(place, field) & 0xffff_ffff) as usize
         }
     }
 
     /// The variable part of a field.
     #[inline]
     pub(crate) fn variable(&self, row: usize, field: usize) -> Result<&'a [u8], ColumnError> {
-        let (start, row_size) = self.rows[row];
-        let word = self.word(row, field);
+        let place = self.rows[row];
+        let word = self.word_at(place, field);
         let (offset, size) = ((word >> 32) as usize, (word & 0xffff_ffff) as usize);
-        if offset + size > row_size {
-            let problem = format!("field {field} points to {offset}+{size} in a row of {row_size} bytes");
+        if offset + size > place.size as usize {
+            let problem = format!(
+                "field {field} points to {offset}+{size} in a row of {} bytes",
+                place.size
+            );
             return Err(ColumnError::BadRow { row, problem });
         }
-        Ok(&self.bytes[start + offset..start + offset + size])
+        let start = place.start as usize + offset;
+        Ok(&self.bytes[start..start + size])
     }
 }
 
@@ -169,7 +214,8 @@ mod tests {
         let rows = StagedRows::parse(&staged, 2, 70).unwrap();
         assert_eq!(rows.len(), 2);
         assert!(rows.is_null(1, 66) && !rows.is_null(1, 65));
-        assert_eq!(rows.word(1, 69), 69);
+        assert_eq!(rows.words(1..2, 69).collect::<Vec<_>>(), [69]);
+        assert!(rows.has_nulls(66) && !rows.has_nulls(65));
         assert_eq!(rows.bytes_from(0), 2 * 72 * 8);
         assert_eq!(rows.bytes_from(1), 72 * 8);
         assert_eq!(rows.bytes_from(2), 0);

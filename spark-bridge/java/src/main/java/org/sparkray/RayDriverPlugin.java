@@ -59,6 +59,8 @@ final class RayDriverPlugin implements DriverPlugin {
   private void start() {
     try {
       RayConf.checkKeys(conf);
+      // Its own message, not the ExceptionInInitializerError of a class that needs it.
+      NativeLibrary.load();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
       String host = conf.get("spark.driver.host");
       ObjectNode config = new ObjectMapper().createObjectNode();

@@ -47,6 +47,8 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private void start(PluginContext context, String invitation) throws Exception {
     try {
       SparkConf conf = context.conf();
+      // Its own message, not the ExceptionInInitializerError of a class that needs it.
+      NativeLibrary.load();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
       ObjectMapper mapper = new ObjectMapper();
       ObjectNode config = mapper.createObjectNode();

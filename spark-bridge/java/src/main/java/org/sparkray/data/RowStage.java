@@ -8,6 +8,7 @@ import org.apache.spark.unsafe.Platform;
  */
 final class RowStage implements AutoCloseable {
   private static final int ROW_PREFIX = 8;
+  private static final int COPY_BY_WORDS = 256;
   /** Small enough for a core's cache: native code reads the batch once for each column. */
   private static final long CAPACITY = 256 << 10;
 
@@ -31,11 +32,23 @@ final class RowStage implements AutoCloseable {
       }
       grow(end);
     }
-    Platform.putLong(null, address + used, size);
-    row.writeToMemory(null, address + used + ROW_PREFIX);
+    long target = address + used;
+    Platform.putLong(null, target, size);
+    copy(row.getBaseObject(), row.getBaseOffset(), target + ROW_PREFIX, size);
     used = end;
     rows++;
     return true;
+  }
+
+  /** Short rows are copied word by word: a call of copyMemory costs more than that. */
+  private static void copy(Object base, long offset, long target, int size) {
+    if (size > COPY_BY_WORDS) {
+      Platform.copyMemory(base, offset, null, target, size);
+      return;
+    }
+    for (int at = 0; at < size; at += 8) {
+      Platform.putLong(null, target + at, Platform.getLong(base, offset + at));
+    }
   }
 
   private void grow(long needed) {

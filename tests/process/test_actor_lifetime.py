@@ -1,0 +1,185 @@
+"""Actors: when they end, and when they come back."""
+
+# mypy: disable-error-code="attr-defined,union-attr,arg-type"
+from __future__ import annotations
+
+import gc
+import os
+
+import pytest
+
+import sparkray
+from process.counter import Counter
+from process.helpers import alive, wait_until
+from sparkray import exceptions
+from sparkray.actor import exit_actor
+
+pytestmark = pytest.mark.usefixtures("shared")
+
+
+def test_an_actor_ends_when_its_last_handle_goes():
+    counter = Counter.remote()
+    pid = sparkray.get(counter.pid.remote())
+    del counter
+    gc.collect()
+    wait_until(lambda: not alive(pid), 10, "the actor's worker ended")
+
+
+def test_calls_made_before_the_handle_goes_still_run():
+    reference = Counter.remote(1).add.remote()
+    gc.collect()
+    assert sparkray.get(reference, timeout=30) == 2
+
+
+def test_kill_ends_the_worker_and_calls_fail():
+    counter = Counter.remote()
+    pid = sparkray.get(counter.pid.remote())
+    pending = counter.sleep.remote(60)
+    sparkray.kill(counter)
+    with pytest.raises(exceptions.RayActorError):
+        sparkray.get(pending, timeout=30)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(counter.add.remote(), timeout=30)
+    wait_until(lambda: not alive(pid), 5, "the actor's worker ended")
+
+
+def test_kill_of_something_else_is_refused():
+    with pytest.raises(ValueError, match="actor"):
+        sparkray.kill(sparkray.put(1))
+
+
+def test_a_restartable_actor_comes_back_without_its_state():
+    counter = Counter.options(max_restarts=1).remote(10)
+    assert sparkray.get(counter.add.remote()) == 11
+    first = sparkray.get(counter.pid.remote())
+    os.kill(first, 9)
+    values = []
+
+    def answers():
+        try:
+            values.append(sparkray.get(counter.add.remote(), timeout=10))
+        except exceptions.RayActorError:
+            return False
+        return True
+
+    wait_until(answers, 30, "the actor is back")
+    assert values == [11]
+    second = sparkray.get(counter.pid.remote())
+    assert second != first
+    os.kill(second, 9)
+    with pytest.raises(exceptions.ActorDiedError):
+        wait_until(lambda: sparkray.get(counter.add.remote(), timeout=10) is None, 30)
+
+
+def test_the_call_during_which_an_actor_dies_fails():
+    counter = Counter.remote()
+    with pytest.raises(exceptions.RayActorError):
+        sparkray.get(counter.die.remote(), timeout=30)
+
+
+def test_kill_with_restart():
+    counter = Counter.options(max_restarts=-1).remote()
+    pid = sparkray.get(counter.pid.remote())
+    sparkray.kill(counter, no_restart=False)
+
+    def back():
+        try:
+            return sparkray.get(counter.pid.remote(), timeout=10) != pid
+        except exceptions.RayActorError:
+            return False
+
+    wait_until(back, 30, "the actor is back")
+    sparkray.kill(counter)
+
+
+def test_an_actor_knows_that_it_was_restarted():
+    @sparkray.remote(max_restarts=1)
+    class Aware:
+        def restarted(self):
+            return sparkray.get_runtime_context().was_current_actor_reconstructed
+
+        def die(self):
+            os._exit(1)
+
+    aware = Aware.remote()
+    assert sparkray.get(aware.restarted.remote()) is False
+    with pytest.raises(exceptions.RayActorError):
+        sparkray.get(aware.die.remote(), timeout=30)
+    wait_until(lambda: _value_of(aware.restarted) is True, 30)
+
+
+def _value_of(method):
+    try:
+        return sparkray.get(method.remote(), timeout=10)
+    except exceptions.RayActorError:
+        return None
+
+
+@pytest.mark.parametrize("options", [{}, {"max_concurrency": 2}], ids=str)
+def test_exit_actor_ends_it_for_good(options):
+    @sparkray.remote(max_restarts=3)
+    class Leaver:
+        def work(self, n):
+            return n
+
+        def leave(self):
+            exit_actor()
+
+    leaver = Leaver.options(**options).remote()
+    before = [leaver.work.remote(n) for n in range(50)]
+    if options:
+        sparkray.get(before, timeout=30)
+    last = leaver.leave.remote()
+    assert sparkray.get(before, timeout=30) == list(range(50))
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(last, timeout=30)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(leaver.work.remote(1), timeout=30)
+
+
+def test_exit_actor_elsewhere_is_refused():
+    with pytest.raises(TypeError, match="actor"):
+        exit_actor()
+
+
+def test_a_class_that_cannot_be_read_in_the_worker_is_an_error_of_every_call():
+    @sparkray.remote
+    class Unreadable:
+        helper = _ReadableOnlyHere()
+
+        def method(self):
+            return 1
+
+    unreadable = Unreadable.remote()
+    with pytest.raises(exceptions.ActorDiedError, match="only in the driver"):
+        sparkray.get(unreadable.method.remote(), timeout=30)
+
+
+class _ReadableOnlyHere:
+    """Pickles, and cannot be read back."""
+
+    def __reduce__(self):
+        return _refuse_to_be_read, ()
+
+
+def _refuse_to_be_read():
+    raise RuntimeError("this can be read only in the driver")
+
+
+def test_the_objects_of_a_dead_owner_are_lost():
+    @sparkray.remote
+    class Owner:
+        def small(self):
+            return [sparkray.put(1)]
+
+        def large(self):
+            return [sparkray.put(bytes(1 << 20))]
+
+    owner = Owner.remote()
+    small, large = sparkray.get([owner.small.remote(), owner.large.remote()])
+    sparkray.kill(owner)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(owner.small.remote(), timeout=30)
+    for reference in (small[0], large[0]):
+        with pytest.raises(exceptions.OwnerDiedError):
+            sparkray.get(reference, timeout=30)
