@@ -14,6 +14,8 @@ from process.helpers import assert_nothing_left, processes_of, troubles
 from sparkray._private.node import LocalCluster
 
 STORE = 64 << 20
+# Fixtures whose cluster serves all tests of a module.
+MODULE_WIDE = {"shared", "two_nodes"}
 
 
 class Started:
@@ -70,6 +72,9 @@ def _recorded_clusters(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Non
     left = [started.cluster.cluster_id for started in _started if not started.cluster._stopped]
     patch.undo()
     assert not left, f"clusters that no test stopped: {left}"
+    for started in _started:
+        if not started.checked:
+            started.check(trouble_expected=False)
 
 
 def _of(cluster: LocalCluster) -> Started:
@@ -80,7 +85,7 @@ def _of(cluster: LocalCluster) -> Started:
 def _clean_afterwards(request: pytest.FixtureRequest) -> Iterator[None]:
     first = len(_started)
     yield
-    if "shared" not in request.fixturenames:
+    if not MODULE_WIDE & set(request.fixturenames):
         sparkray.shutdown()
     expected = request.node.get_closest_marker("trouble") is not None
     for started in _started[first:]:

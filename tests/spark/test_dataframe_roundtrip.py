@@ -150,6 +150,46 @@ def _sql(text: str) -> Any:
     return functions.expr(text)
 
 
+def test_frames_of_odd_shapes(spark: Any, ray: Any) -> None:
+    no_columns = spark.range(0, 5, 1, 2).select()
+    assert sparkray.to_spark(sparkray.from_spark(no_columns), spark).count() == 5
+    twice = spark.range(0, 5, 1, 1).selectExpr("id as a", "id * 2 as a", "'x' as `a.b c`")
+    table = sparkray.get(sparkray.from_spark(twice))[0]
+    assert table.column_names == ["a", "a", "a.b c"]
+    assert [table.column(index).to_pylist()[4] for index in range(3)] == [4, 8, "x"]
+    wide = spark.range(0, 50, 1, 2).selectExpr(
+        "id", *[f"if(id % 3 = {n % 3}, null, id + {n}) as c{n}" for n in range(200)]
+    )
+    refs = sparkray.from_spark(wide)
+    wanted = frames.canonical_rows(frames.collect(wide))
+    assert frames.canonical_rows(sparkray.get(refs)) == wanted
+    assert frames.canonical_rows(frames.collect(sparkray.to_spark(refs, spark))) == wanted
+
+
+def test_readers_that_stop_early_do_no_harm(spark: Any, ray: Any) -> None:
+    """Under a limit a thread that feeds a Python worker may be inside a row when its task completes."""
+    from pyspark.sql import functions
+
+    df = spark.range(0, 200_000, 1, 2).selectExpr("id", "sha2(cast(id as string), 256) as text")
+    back = sparkray.to_spark(sparkray.from_spark(df, max_block_bytes="4m"), spark)
+    shout = functions.udf(str.upper, "string")
+    for _ in range(10):
+        rows = back.select("id", shout("text").alias("loud")).limit(3).collect()
+        assert all(row["loud"] == row["loud"].upper() and len(row["loud"]) == 64 for row in rows)
+    assert back.count() == 200_000
+
+
+def test_several_frames_at_once(spark: Any, ray: Any) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    def there_and_back(number: int) -> Any:
+        df = spark.range(number * 1000, (number + 1) * 1000, 1, 3)
+        return sparkray.to_spark(sparkray.from_spark(df), spark).selectExpr("min(id)", "count(*)").collect()[0]
+
+    with ThreadPoolExecutor(4) as pool:
+        assert [tuple(row) for row in pool.map(there_and_back, range(8))] == [(n * 1000, 1000) for n in range(8)]
+
+
 # ---------------------------------------------------------------------------------------------------- stores
 
 

@@ -18,6 +18,8 @@ use crate::state::{
 use crate::store::StoredValue;
 use crate::worker::{CoreWorker, never_interrupted};
 
+/// Objects from this size on have their pages brought in ahead of the copy.
+const LARGE_OBJECT: usize = 1 << 20;
 /// Requests to the head that have no deadline of their own.
 const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 /// References that came out of a value are known to their owners by then, or the owner is lost.
@@ -207,6 +209,10 @@ impl CoreWorker {
                 return Err(error.into());
             }
         };
+        if size >= LARGE_OBJECT {
+            // One call for all pages, huge ones where the kernel can, instead of a fault for each.
+            mapped.prepare_for_writing();
+        }
         fill(mapped.as_mut_slice());
         drop(mapped);
         let seal = proto::SealObject {

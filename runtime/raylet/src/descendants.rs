@@ -66,7 +66,8 @@ impl std::fmt::Display for ChildEnd {
     }
 }
 
-fn descendants_of(root: Pid) -> Vec<Pid> {
+/// All processes below `root`.
+pub(crate) fn descendants_of(root: Pid) -> Vec<Pid> {
     let mut children: HashMap<i32, Vec<i32>> = HashMap::new();
     let Ok(entries) = std::fs::read_dir("/proc") else {
         return Vec::new();

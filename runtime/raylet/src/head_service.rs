@@ -261,6 +261,7 @@ impl Raylet {
     pub(crate) fn tick(&mut self) {
         self.store.tick(Instant::now());
         self.tend_workers();
+        self.kill_orphans();
         self.tend_actors();
         self.flush_frees();
         if self.head.last_look.elapsed() >= REPORT_INTERVAL {

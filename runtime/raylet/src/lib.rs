@@ -9,7 +9,7 @@
 //! |---|---|
 //! | `gateway`, `clients`, `frames` | callers, their connections, what they may say |
 //! | `lease_service`, `actors` | leases and actors, by the decisions of `leases` |
-//! | `workers`, `zygote`, `logs`, `worker_output` | worker processes, by the decisions of `worker_pool` |
+//! | `workers`, `zygote`, `logs`, `worker_output`, `orphans` | worker processes, by the decisions of `worker_pool` |
 //! | `store_service`, `transfer`, `peers` | objects of this node, from and to other nodes |
 //! | `head_link`, `head_service` | the stream to the head |
 
@@ -26,6 +26,7 @@ mod head_service;
 mod lease_service;
 mod leases;
 mod logs;
+mod orphans;
 mod peers;
 mod raylet;
 mod run;

@@ -1,6 +1,6 @@
 //! The object store, as clients and other raylets see it: frames in, the store's wishes carried out.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -36,6 +36,9 @@ pub(crate) struct StoreSide {
     pulls: HashMap<PullTicket, Pull>,
     /// Frees that other nodes are to hear of, until the next tick.
     frees: HashMap<NodeId, (String, Vec<FreeEntry>)>,
+    /// Nodes that fetched an object from this one. Its owner does not know of their copies: they hear of its end from
+    /// here, and pass it on to those that fetched it from them.
+    fetched_by: HashMap<ObjectId, BTreeSet<NodeId>>,
 }
 
 /// A frame that breaks the protocol, in one of two ways.
@@ -62,13 +65,16 @@ impl Raylet {
             FrameKind::FreeObjects => {
                 let message: FreeObjects = frame.decode()?;
                 self.store.free(&message)?;
-                self.note_frees(&message);
+                self.note_frees(&message)?;
             }
             FrameKind::AdoptFeed => self.adopt_feed(connection, frame.correlation, frame.decode()?)?,
             FrameKind::PullObject => {
                 let message: PullObject = frame.decode()?;
                 let object = ObjectId::from_slice(&message.object_id)
                     .map_err(|error| RpcError::Message(error.into()))?;
+                if let Some(node) = self.clients.client(connection).and_then(|client| client.node_id) {
+                    self.store_side.fetched_by.entry(object).or_default().insert(node);
+                }
                 self.store.push(client, frame.correlation, object);
             }
             other => return Err(FrameError::NotHere(other)),
@@ -82,23 +88,35 @@ impl Raylet {
             .filter(|node| *node != self.node.node_id)
     }
 
-    fn note_frees(&mut self, message: &FreeObjects) {
+    fn note_frees(&mut self, message: &FreeObjects) -> Result<(), FrameError> {
         for entry in &message.objects {
+            let mut nodes = BTreeMap::new();
             for location in &entry.locations {
-                let Some(node) = self.other_node(location) else {
-                    continue;
-                };
+                if let Some(node) = self.other_node(location) {
+                    nodes.insert(node, location.node_address.clone());
+                }
+            }
+            let object =
+                ObjectId::from_slice(&entry.object_id).map_err(|error| RpcError::Message(error.into()))?;
+            for node in self.store_side.fetched_by.remove(&object).unwrap_or_default() {
+                // A node that is not in the view is dead, and its copies with it.
+                if let Some(known) = self.view.get(node) {
+                    nodes.insert(node, known.address.clone());
+                }
+            }
+            for (node, address) in nodes {
                 let (_, entries) = self
                     .store_side
                     .frees
                     .entry(node)
-                    .or_insert_with(|| (location.node_address.clone(), Vec::new()));
+                    .or_insert_with(|| (address, Vec::new()));
                 entries.push(FreeEntry {
                     object_id: entry.object_id.clone(),
                     locations: Vec::new(),
                 });
             }
         }
+        Ok(())
     }
 
     /// Tells other nodes what was freed since the last tick.
@@ -254,6 +272,7 @@ impl Raylet {
             StoreEvent::Io(job) => self.executor.start(job),
             StoreEvent::CopyGone { object, owner, lost } => {
                 debug!(object_id = %object, lost, "this node has no copy of an object any more");
+                self.store_side.fetched_by.remove(&object);
                 self.tell_owner(object, owner);
             }
         }

@@ -55,6 +55,9 @@ pub(crate) struct Workers {
     closed: HashSet<WorkerId>,
     /// Collected before the zygote told their pid.
     unclaimed: HashMap<u32, ChildEnd>,
+    pub(crate) zygote_pid: Option<u32>,
+    /// Ended since the last tick; hexadecimal.
+    pub(crate) gone: HashSet<String>,
     pub(crate) labels: HashMap<WorkerId, OutputLabel>,
 }
 
@@ -76,6 +79,8 @@ impl Workers {
             ends: HashMap::new(),
             closed: HashSet::new(),
             unclaimed: HashMap::new(),
+            zygote_pid: None,
+            gone: HashSet::new(),
             labels: HashMap::new(),
         }
     }
@@ -201,6 +206,7 @@ impl Raylet {
     /// The zygote's news.
     pub(crate) fn zygote_event(&mut self, event: ZygoteEvent) {
         match event {
+            ZygoteEvent::Started { pid } => self.workers.zygote_pid = Some(pid),
             ZygoteEvent::Ready {
                 pid,
                 python_version,
@@ -379,6 +385,7 @@ impl Raylet {
             self.actor_worker_over(actor, worker, end, &cause);
         }
         self.process_over(worker, &cause, None);
+        self.note_orphans(worker);
         self.look_again();
     }
 

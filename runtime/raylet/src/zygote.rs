@@ -52,7 +52,8 @@
 //! when the middle one ends; it waits for end of file on the pipe, whose write end only the middle process keeps),
 //! calls `prctl(PR_SET_PDEATHSIG, SIGKILL)`, checks `getppid()` again, duplicates the pipes onto descriptors 1 and 2 (line-buffered
 //! text, UTF-8, errors=backslashreplace), closes the control socket, sets SIGINT to ignored, reseeds every random
-//! generator, and calls `CoreWorker.connect_worker(fd, raylet_pid, config)`.
+//! generator, puts `SPARKRAY_WORKER_ID` (hexadecimal) into its environment, by which the raylet knows what it left
+//! behind when it ended, and calls `CoreWorker.connect_worker(fd, raylet_pid, config)`.
 //!
 //! The worker's raylet connection is the only thing that it needs to live: when it breaks, the worker exits at once.
 
@@ -83,11 +84,9 @@ use crate::event::Event;
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
-/// A zygote that lived this long was well; its end starts the count of failures anew.
+/// A zygote that lived this long was well: the next one is started without much delay.
 const WELL_AFTER: Duration = Duration::from_secs(30);
-/// Zygotes that end sooner than that, one after the other, before the raylet gives up.
-const MAX_FAILURES: u32 = 8;
-/// The same for zygotes that were never ready: what they lack will not come by itself.
+/// Zygotes in a row that are never ready before the raylet gives up: what they lack will not come by itself.
 const MAX_STARTS: u32 = 4;
 /// A zygote that has not said "ready" after this time is ended.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
@@ -127,6 +126,8 @@ pub(crate) struct ForkRequest {
 /// What the zygote task tells the raylet.
 #[derive(Debug)]
 pub(crate) enum ZygoteEvent {
+    /// It was started; it is not ready yet.
+    Started { pid: u32 },
     /// It can fork now.
     Ready {
         pid: u32,
@@ -199,12 +200,10 @@ pub(crate) async fn run_zygote(
             .await;
         }
         if started.elapsed() >= WELL_AFTER {
-            failures = 0;
             delay = FIRST_DELAY;
         }
-        failures += 1;
-        let limit = if was_ready { MAX_FAILURES } else { MAX_STARTS };
-        if failures >= limit || !may_recover {
+        failures = if was_ready { 0 } else { failures + 1 };
+        if failures >= MAX_STARTS || !may_recover {
             let log = spec.log_dir.join("zygote.log");
             let last_line = last_line_of(&log);
             let cause = format!(
@@ -288,6 +287,7 @@ async fn serve_one(
     let control = match spawn(spec) {
         Ok((pid, control)) => {
             info!(pid, python = spec.python, "started the zygote");
+            report(events, ZygoteEvent::Started { pid }).await;
             control
         }
         Err(error) => return ZygoteEnd::NotStarted(format!("cannot start {}: {error}", spec.python)),

@@ -28,6 +28,8 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
 
     reseed_generators()
     _native.after_fork_in_child()
+    # What tasks start inherits it; the raylet ends what this worker leaves behind.
+    os.environ["SPARKRAY_WORKER_ID"] = str(config["worker_id"])
     core = _native.CoreWorker.connect_worker(connection, raylet_pid, {**config, "python_version": python_version()})
     state.core = core
     state.is_driver = False

@@ -41,7 +41,8 @@ def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[Object
         df: a DataFrame of the SparkContext that the RayContext was made for. Its columns have flat types: boolean,
             byte, short, int, long, float, double, decimal, string, binary, date, timestamp, timestamp_ntz.
         max_block_bytes: a partition is cut into blocks of at most this size, in bytes or with a unit (``"64m"``);
-            between 64 KiB and 1 GiB. A single row that is larger is a block by itself.
+            between 64 KiB and 1 GiB. A single row that is larger is a block by itself. Each running task of the job
+            needs up to this much memory outside the executor's heap.
 
     Returns:
         A reference for each block, in the order of the partitions and, inside a partition, of the rows. Empty

@@ -1,5 +1,8 @@
 package org.sparkray.data;
 
+import java.util.concurrent.Executors;
+import java.util.concurrent.ScheduledExecutorService;
+import java.util.concurrent.TimeUnit;
 import org.apache.spark.TaskContext;
 import org.apache.spark.sql.connector.read.PartitionReader;
 import org.apache.spark.sql.types.StructType;
@@ -9,11 +12,25 @@ import org.apache.spark.util.TaskCompletionListener;
 /**
  * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and operators may hold them
  * for longer than the batch: so the mapping stays until the task completes, not until the reader is closed.
+ *
+ * <p>A task may complete while rows are left, under a limit for example. A thread of Spark that feeds a Python worker
+ * may then be in the middle of a row; Spark interrupts it and does not wait for it. So such a mapping stays for a while
+ * longer: without it that thread would end the JVM.
  */
 final class BlockReader implements PartitionReader<ColumnarBatch> {
+  private static final long LINGER_MILLIS = 500;
+  private static final ScheduledExecutorService LATER =
+      Executors.newSingleThreadScheduledExecutor(
+          body -> {
+            Thread thread = new Thread(body, "sparkray-release");
+            thread.setDaemon(true);
+            return thread;
+          });
+
   private final ArrowColumns columns;
   private final long handle;
   private ColumnarBatch batch;
+  private boolean exhausted;
 
   BlockReader(RayPartition block, String tableSchemaJson, StructType readSchema, int[] projection) {
     handle = DataNative.tableOpen(block.block);
@@ -27,7 +44,11 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
               new TaskCompletionListener() {
                 @Override
                 public void onTaskCompletion(TaskContext context) {
-                  release();
+                  if (exhausted) {
+                    release();
+                  } else {
+                    LATER.schedule(BlockReader.this::release, LINGER_MILLIS, TimeUnit.MILLISECONDS);
+                  }
                 }
               });
     } catch (Throwable failure) {
@@ -44,6 +65,7 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     closeBatch();
     long[] words = DataNative.tableNext(handle);
     if (words == null) {
+      exhausted = true;
       return false;
     }
     batch = columns.wrap(words);
@@ -55,10 +77,9 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     return batch;
   }
 
+  /** The batch stays as it is: see above. */
   @Override
-  public void close() {
-    closeBatch();
-  }
+  public void close() {}
 
   private void closeBatch() {
     if (batch != null) {
