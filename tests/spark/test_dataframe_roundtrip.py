@@ -282,6 +282,45 @@ def test_partitions_on_a_node_that_dies_meanwhile_are_written_again(
     wait_until(lambda: len(executors()) == 2, 30, "the raylet is back")
 
 
+def test_a_task_whose_raylet_dies_runs_again(spark: Any, ray: Any, tmp_path: pathlib.Path) -> None:
+    """It has written some blocks; the next one has no store to go to until the raylet is back."""
+    from pyspark.sql import functions
+
+    go = tmp_path / "go"
+    path = str(go)
+
+    @functions.udf("long")
+    def wait_for_file(one: int) -> int:
+        import os
+        import time
+
+        deadline = time.monotonic() + 60
+        while one == 35_000 and not os.path.exists(path):
+            assert time.monotonic() < deadline, "the test gave no sign"
+            time.sleep(0.02)
+        return one
+
+    df = spark.range(0, 40_000, 1, 1).select("id", wait_for_file("id").alias("same"))
+    before = {node["NodeID"]: node["ObjectStore"]["created_bytes"] for node in executors()}
+    found: list[Any] = []
+    feed = threading.Thread(target=lambda: found.extend(sparkray.from_spark(df, max_block_bytes=64 * 1024)))
+    feed.start()
+    try:
+
+        def writer() -> Any:
+            more = [node for node in executors() if node["ObjectStore"]["created_bytes"] > before[node["NodeID"]]]
+            return more[0] if more else None
+
+        node = wait_until(writer, 60, "the first blocks are written")
+        os.kill(node["Pid"], signal.SIGKILL)
+        wait_until(lambda: node["NodeID"] not in {one["NodeID"] for one in executors()}, 10, "its node is dead")
+    finally:
+        go.touch()
+        feed.join(60)
+    assert [row for table in sparkray.get(found) for row in table.column("same").to_pylist()] == list(range(40_000))
+    wait_until(lambda: len(executors()) == 2, 30, "the raylet is back")
+
+
 # ------------------------------------------------------------------------------------- tables made by tasks
 
 

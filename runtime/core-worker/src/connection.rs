@@ -2,11 +2,13 @@
 //!
 //! Invariants:
 //! 1. Bytes are appended to `outgoing` under the state's lock, so frames leave in the order of decisions.
-//! 2. Only the thread that holds `writing` writes; only the leader (see `reactor`) reads.
+//! 2. Only the thread that holds `writing` writes; only the leader (see `waiting`) reads.
 //! 3. Nothing of `outgoing` is written before the handshake is over.
+//! 4. Whether the socket is watched for writability changes only under `writing`, with what is left to write.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 use sparkray_rpc::{
@@ -16,6 +18,10 @@ use sparkray_rpc::{
 
 /// Bytes that wait before a writer that need not hurry sends them.
 const CORK_BYTES: usize = 32 * 1024;
+/// An empty buffer keeps at most this much memory.
+const KEPT_BYTES: usize = 256 * 1024;
+/// Reads in a row before others have their turn.
+const MAX_READS: usize = 16;
 
 /// How far an outgoing connection is.
 enum Phase {
@@ -41,13 +47,19 @@ struct Reading {
     decoder: FrameDecoder,
 }
 
-/// What a flush left to do.
+/// Bytes on their way to the socket.
+struct Writing {
+    bytes: Vec<u8>,
+    written: usize,
+    /// The socket is watched for writability.
+    watched: bool,
+}
+
+/// How a flush ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
-    /// Nothing.
+    /// All is written, or the rest will be when the socket is writable.
     Done,
-    /// The socket is full: flush again when it is writable.
-    Blocked,
     /// The connection is broken.
     Broken,
 }
@@ -55,9 +67,11 @@ pub(crate) enum Flushed {
 pub(crate) struct Connection {
     socket: OwnedFd,
     peer: String,
+    /// The kernel connects still.
+    connecting: AtomicBool,
     outgoing: Mutex<Outgoing>,
     /// Bytes taken from `outgoing` that the socket has not taken yet.
-    writing: Mutex<(Vec<u8>, usize)>,
+    writing: Mutex<Writing>,
     reading: Mutex<Reading>,
 }
 
@@ -77,12 +91,17 @@ impl Connection {
         Self {
             socket,
             peer,
+            connecting: AtomicBool::new(!open),
             outgoing: Mutex::new(Outgoing {
                 bytes: Vec::new(),
                 open,
                 closed: false,
             }),
-            writing: Mutex::new((Vec::new(), 0)),
+            writing: Mutex::new(Writing {
+                bytes: Vec::new(),
+                written: 0,
+                watched: !open,
+            }),
             reading: Mutex::new(Reading {
                 phase,
                 decoder: FrameDecoder::default(),
@@ -96,7 +115,7 @@ impl Connection {
 
     /// Whether the socket must be watched for writability until it is connected.
     pub(crate) fn is_connecting(&self) -> bool {
-        matches!(self.reading.lock().phase, Phase::Connecting(_))
+        self.connecting.load(Ordering::Acquire)
     }
 
     /// Queues an encoded frame. Returns whether enough waits that it should leave now.
@@ -109,17 +128,26 @@ impl Connection {
         outgoing.bytes.len() >= CORK_BYTES
     }
 
-    /// Writes what waits, as far as the socket takes it.
-    pub(crate) fn flush(&self) -> Flushed {
+    /// Writes what waits, as far as the socket takes it. `watch` says whether the socket is to be watched for
+    /// writability, when that changes.
+    pub(crate) fn flush(&self, watch: impl Fn(bool)) -> Flushed {
         loop {
             let Some(mut writing) = self.writing.try_lock() else {
                 // The thread that writes looks again before it leaves.
                 return Flushed::Done;
             };
             let outcome = self.write_out(&mut writing);
+            let blocked = match outcome {
+                Ok(blocked) => blocked,
+                Err(_) => return Flushed::Broken,
+            };
+            if blocked != writing.watched && !self.is_connecting() {
+                writing.watched = blocked;
+                watch(blocked);
+            }
             drop(writing);
-            if outcome != Flushed::Done || !self.has_outgoing() {
-                return outcome;
+            if blocked || !self.has_outgoing() {
+                return Flushed::Done;
             }
         }
     }
@@ -129,29 +157,31 @@ impl Connection {
         outgoing.open && !outgoing.bytes.is_empty()
     }
 
-    fn write_out(&self, writing: &mut (Vec<u8>, usize)) -> Flushed {
+    /// Whether the socket takes no more for now.
+    fn write_out(&self, writing: &mut Writing) -> io::Result<bool> {
         loop {
-            let (bytes, written) = writing;
-            if *written == bytes.len() {
-                bytes.clear();
-                *written = 0;
+            if writing.written == writing.bytes.len() {
+                writing.bytes.clear();
+                writing.bytes.shrink_to(KEPT_BYTES);
+                writing.written = 0;
                 let mut outgoing = self.outgoing.lock();
                 if !outgoing.open || outgoing.bytes.is_empty() {
-                    return Flushed::Done;
+                    return Ok(false);
                 }
-                std::mem::swap(bytes, &mut outgoing.bytes);
+                std::mem::swap(&mut writing.bytes, &mut outgoing.bytes);
             }
-            match send_with_descriptor(self.socket.as_fd(), &[IoSlice::new(&bytes[*written..])], None) {
-                Ok(count) => *written += count,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Flushed::Blocked,
+            let rest = IoSlice::new(&writing.bytes[writing.written..]);
+            match send_with_descriptor(self.socket.as_fd(), &[rest], None) {
+                Ok(count) => writing.written += count,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(true),
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(_) => return Flushed::Broken,
+                Err(error) => return Err(error),
             }
         }
     }
 
-    /// The socket is writable: continues to connect or to write.
-    pub(crate) fn on_writable(&self) -> Result<Flushed, RpcError> {
+    /// The socket is writable: continues to connect. What waits is to be flushed then.
+    pub(crate) fn on_writable(&self) -> Result<(), RpcError> {
         let mut reading = self.reading.lock();
         if let Phase::Connecting(handshake) = &reading.phase {
             let failed = |source| RpcError::Io {
@@ -165,9 +195,9 @@ impl Connection {
                 unreachable!("the phase was checked above");
             };
             reading.phase = Phase::Proof(handshake, Vec::with_capacity(SERVER_PROOF_LEN));
+            self.connecting.store(false, Ordering::Release);
         }
-        drop(reading);
-        Ok(self.flush())
+        Ok(())
     }
 
     /// The parts of a handshake are small: a fresh socket takes them whole.
@@ -184,7 +214,7 @@ impl Connection {
     pub(crate) fn on_readable(&self, frames: &mut Vec<Frame>) -> Result<bool, RpcError> {
         let mut reading = self.reading.lock();
         let reading = &mut *reading;
-        loop {
+        for _ in 0..MAX_READS {
             let mut descriptors = Vec::new();
             let slot = reading.decoder.read_slot();
             let slot_len = slot.len();
@@ -216,10 +246,11 @@ impl Connection {
                 }
             }
             if read < slot_len {
-                // The socket is empty; level-triggered epoll tells when it is not.
-                return Ok(true);
+                break;
             }
         }
+        // Level-triggered epoll tells when there is more.
+        Ok(true)
     }
 
     fn advance_handshake(&self, reading: &mut Reading) -> Result<(), RpcError> {

@@ -58,3 +58,15 @@ impl<E> From<CoreError> for WaitError<E> {
         Self::Failed(error)
     }
 }
+
+impl From<sparkray_proto::MessageError> for CoreError {
+    fn from(error: sparkray_proto::MessageError) -> Self {
+        Self::new(ErrorCode::Internal, error.to_string())
+    }
+}
+
+impl From<sparkray_common::IdError> for CoreError {
+    fn from(error: sparkray_common::IdError) -> Self {
+        Self::new(ErrorCode::Internal, error.to_string())
+    }
+}

@@ -2,20 +2,24 @@
 //! tasks and actor calls straight to the workers that run them, runs calls of others, and reads and writes the
 //! node's shared memory.
 //!
-//! Decisions are in `state` (no I/O, no clock, no threads), sockets in `reactor` and `connection`, and waiting
-//! in `worker`. `api` is what the language bindings call.
+//! Decisions are in `state` (no I/O, no clock, no threads), sockets in `reactor` and `connection`, and the turns of the
+//! threads that wait in `waiting`. `api` is what the language bindings call.
 
 mod api;
 mod connection;
 mod error;
-mod helper;
+mod fork;
+mod hash;
+mod kick;
 mod reactor;
 mod state;
 mod store;
+mod waiting;
 mod worker;
 
-pub use api::{CallArguments, FedBlock, Fetched, Locations, NewValue, WorkItem};
+pub use api::{CallArguments, FedBlock, Fetched, NewValue, ObjectLocations, WorkItem};
 pub use error::{CoreError, WaitError};
-pub use state::{CreateActorWork, IncomingTask, Notice, TaskTemplate};
+pub use fork::note_fork;
+pub use state::{ActorMethod, CreateActorWork, IncomingTask, Notice, TaskTemplate};
 pub use store::StoredValue;
 pub use worker::{ConnectOptions, CoreWorker};

@@ -1,28 +1,18 @@
-//! Sockets of a core worker, and the turn-taking of the threads that wait on them.
-//!
-//! The thread that needs an answer reads the sockets itself (the *leader*): a hop to an I/O thread and back
-//! would cost more than the rest of a call. Others that wait meanwhile (*followers*) are woken when something
-//! changed, or to lead. A helper thread leads when nobody has for a millisecond, so that pushes are taken in
-//! and corked frames leave while user code runs.
-//!
-//! Invariants:
-//! 1. At most one thread leads: it holds `lead`.
-//! 2. A thread checks its condition after it became leader and before it sleeps in epoll.
-//! 3. A leader that leaves wakes a follower, and the helper if it is parked.
+//! Sockets of a core worker: one epoll set, driven by whichever thread leads (see `waiting`).
 
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use rustix::event::{EventfdFlags, Timespec, eventfd};
-use sparkray_rpc::{ClientHandshake, Endpoint, Frame, Identity, Target, connect_nonblocking};
+use sparkray_rpc::{ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, Target, connect_nonblocking};
 
 use crate::connection::{Connection, Flushed};
+use crate::kick::Kick;
 
 /// Names a connection within this process.
 pub(crate) type ConnId = u64;
@@ -30,18 +20,50 @@ pub(crate) type ConnId = u64;
 pub(crate) const RAYLET_CONN: ConnId = 0;
 const KICK: u64 = u64::MAX;
 const MAX_EVENTS: usize = 256;
+/// Frames that need not leave at once leave after this time, with others.
+const CORK_TIME: Duration = Duration::from_millis(1);
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CloseCause {
+    /// For people.
+    pub(crate) message: String,
+    /// The process that was called does not exist any more.
+    pub(crate) gone: bool,
+}
+
+impl From<RpcError> for CloseCause {
+    fn from(error: RpcError) -> Self {
+        let gone = match &error {
+            RpcError::Refused { refusal, .. } => *refusal != Refusal::Busy,
+            _ => false,
+        };
+        Self {
+            message: error.to_string(),
+            gone,
+        }
+    }
+}
 
 /// What happened on a connection.
 #[derive(Debug)]
 pub(crate) enum Incident {
     Frames(ConnId, Vec<Frame>),
-    Closed(ConnId, String),
+    Closed(ConnId, CloseCause),
+}
+
+/// Why [`Reactor::drive`] returned, beside incidents.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Woken {
+    /// By a signal that the calling thread got.
+    Signal,
+    /// By anything else.
+    Other,
 }
 
 pub(crate) struct Reactor {
     epoll: OwnedFd,
-    kick: OwnedFd,
-    kicked: AtomicBool,
+    kick: Arc<Kick>,
     identity: Identity,
     connections: Mutex<HashMap<ConnId, Arc<Connection>>>,
     /// Connections with corked frames.
@@ -53,12 +75,11 @@ pub(crate) struct Reactor {
 impl Reactor {
     pub(crate) fn new(identity: Identity) -> io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
-        let kick = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        let kick = Arc::new(Kick::new()?);
         epoll::add(&epoll, &kick, EventData::new_u64(KICK), EventFlags::IN)?;
         Ok(Self {
             epoll,
             kick,
-            kicked: AtomicBool::new(false),
             identity,
             connections: Mutex::new(HashMap::new()),
             dirty: Mutex::new(Vec::new()),
@@ -66,58 +87,73 @@ impl Reactor {
         })
     }
 
-    /// Adds a socket past the handshake.
-    pub(crate) fn adopt(&self, id: ConnId, socket: OwnedFd, peer: String) -> io::Result<()> {
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        let connection = Arc::new(Connection::established(socket, peer));
-        self.connections.lock().insert(id, Arc::clone(&connection));
-        epoll::add(
-            &self.epoll,
-            connection.socket(),
-            EventData::new_u64(id),
-            EventFlags::IN,
-        )?;
-        Ok(())
+    pub(crate) fn kick(&self) -> &Arc<Kick> {
+        &self.kick
     }
 
-    /// Begins to connect; a failure is reported by a later [`Reactor::drive`].
+    /// Adds a socket past the handshake. A failure is reported by a later [`Reactor::drive`].
+    pub(crate) fn adopt(&self, id: ConnId, socket: OwnedFd, peer: &str) {
+        let outcome = rustix::io::ioctl_fionbio(&socket, true)
+            .map_err(io::Error::from)
+            .and_then(|()| self.add(id, Connection::established(socket, peer.to_owned()), EventFlags::IN));
+        if let Err(error) = outcome {
+            self.report_broken(id, format!("cannot take over a connection of {peer}: {error}"));
+        }
+    }
+
+    /// Begins to connect. A failure is reported by a later [`Reactor::drive`].
     pub(crate) fn open(&self, id: ConnId, endpoint: &Endpoint, target: Target) {
         let outcome = connect_nonblocking(endpoint).and_then(|socket| {
             let handshake = ClientHandshake::new(&self.identity, target);
-            let connection = Arc::new(Connection::connecting(socket, handshake, endpoint.to_string()));
-            self.connections.lock().insert(id, Arc::clone(&connection));
-            epoll::add(
-                &self.epoll,
-                connection.socket(),
-                EventData::new_u64(id),
-                EventFlags::IN | EventFlags::OUT,
-            )?;
-            Ok(())
+            let connection = Connection::connecting(socket, handshake, endpoint.to_string());
+            self.add(id, connection, EventFlags::IN | EventFlags::OUT)
         });
         if let Err(error) = outcome {
             self.report_broken(id, format!("cannot connect to {endpoint}: {error}"));
         }
     }
 
-    /// Queues a frame; it leaves at the next flush, or now when enough waits or `urgent`.
-    pub(crate) fn append(&self, id: ConnId, frame: &[u8], urgent: bool) -> Option<Arc<Connection>> {
+    fn add(&self, id: ConnId, connection: Connection, flags: EventFlags) -> io::Result<()> {
+        let connection = Arc::new(connection);
+        self.connections.lock().insert(id, Arc::clone(&connection));
+        epoll::add(&self.epoll, connection.socket(), EventData::new_u64(id), flags)?;
+        Ok(())
+    }
+
+    /// Queues frames; they leave with others a little later. Gives the connection when they should leave at once,
+    /// by [`Reactor::flush`].
+    pub(crate) fn append(&self, id: ConnId, frames: &[u8], urgent: bool) -> Option<Arc<Connection>> {
         let connection = self.connections.lock().get(&id).map(Arc::clone)?;
-        let full = connection.append(frame);
+        let full = connection.append(frames);
         if urgent || full {
             return Some(connection);
         }
         let mut dirty = self.dirty.lock();
+        let first = dirty.is_empty();
         if dirty.last() != Some(&id) {
             dirty.push(id);
+        }
+        drop(dirty);
+        if first {
+            self.kick.later();
         }
         None
     }
 
     /// Writes what waits on one connection.
     pub(crate) fn flush(&self, id: ConnId, connection: &Connection) {
-        match connection.flush() {
+        let watch = |writable| {
+            let flags = if writable {
+                EventFlags::IN | EventFlags::OUT
+            } else {
+                EventFlags::IN
+            };
+            if let Err(error) = epoll::modify(&self.epoll, connection.socket(), EventData::new_u64(id), flags) {
+                self.report_broken(id, format!("cannot watch a socket: {error}"));
+            }
+        };
+        match connection.flush(watch) {
             Flushed::Done => {}
-            Flushed::Blocked => self.watch(id, connection, EventFlags::IN | EventFlags::OUT),
             // Reading will find the end, and what the other side said before it.
             Flushed::Broken => {}
         }
@@ -134,66 +170,80 @@ impl Reactor {
         }
     }
 
-    fn watch(&self, id: ConnId, connection: &Connection, flags: EventFlags) {
-        if let Err(error) = epoll::modify(&self.epoll, connection.socket(), EventData::new_u64(id), flags) {
-            self.report_broken(id, format!("cannot watch a socket: {error}"));
-        }
-    }
-
     fn report_broken(&self, id: ConnId, cause: String) {
         self.broken.lock().push((id, cause));
-        self.wake();
+        self.kick.now();
     }
 
     /// Closes a connection and forgets it.
     pub(crate) fn close(&self, id: ConnId) {
-        if let Some(connection) = self.connections.lock().remove(&id) {
-            connection.flush();
+        let connection = self.connections.lock().remove(&id);
+        if let Some(connection) = connection {
+            connection.flush(|_| {});
             connection.close();
         }
     }
 
-    /// Makes the leader return from epoll.
-    pub(crate) fn wake(&self) {
-        if !self.kicked.swap(true, Ordering::AcqRel) {
-            // A full counter means that it is readable already.
-            let _ = rustix::io::write(&self.kick, &1_u64.to_ne_bytes());
+    /// Closes all connections.
+    pub(crate) fn close_all(&self) {
+        let ids: Vec<ConnId> = self.connections.lock().keys().copied().collect();
+        for id in ids {
+            self.close(id);
         }
     }
 
     /// Waits up to `timeout` and reads what arrived. Only the leader calls it.
-    pub(crate) fn drive(&self, timeout: Duration, incidents: &mut Vec<Incident>) -> io::Result<()> {
+    pub(crate) fn drive(&self, timeout: Duration, incidents: &mut Vec<Incident>) -> io::Result<Woken> {
         self.flush_dirty();
+        let deadline = Instant::now() + timeout;
+        let mut corked = self.kick.fall_asleep();
+        let mut patience = if corked { timeout.min(CORK_TIME) } else { timeout };
+        let outcome = loop {
+            match self.wait(patience, incidents) {
+                Ok(kicked) => {
+                    // Somebody corked frames, or left something to release: both are taken along a little later.
+                    let more = kicked && incidents.is_empty() && !corked && !self.kick.take_now();
+                    if !more {
+                        break Ok(Woken::Other);
+                    }
+                    corked = true;
+                    patience = deadline
+                        .saturating_duration_since(Instant::now())
+                        .min(CORK_TIME);
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => break Ok(Woken::Signal),
+                Err(error) => break Err(error),
+            }
+        };
+        self.kick.awake();
+        for (id, message) in std::mem::take(&mut *self.broken.lock()) {
+            self.forget(id);
+            incidents.push(Incident::Closed(id, CloseCause { message, gone: false }));
+        }
+        outcome
+    }
+
+    /// Waits for events once, and reads. Whether somebody kicked.
+    fn wait(&self, timeout: Duration, incidents: &mut Vec<Incident>) -> io::Result<bool> {
         let mut events: [std::mem::MaybeUninit<Event>; MAX_EVENTS] =
             [const { std::mem::MaybeUninit::uninit() }; MAX_EVENTS];
-        let no_wait = !self.broken.lock().is_empty();
-        let timeout = if no_wait { Duration::ZERO } else { timeout };
         let timespec = Timespec {
             tv_sec: timeout.as_secs() as i64,
             tv_nsec: i64::from(timeout.subsec_nanos()),
         };
-        let (ready, _) = match epoll::wait(&self.epoll, &mut events, Some(&timespec)) {
-            Ok(outcome) => outcome,
-            // A signal: the caller looks whether it concerns it.
-            Err(rustix::io::Errno::INTR) => return Ok(()),
-            Err(error) => return Err(error.into()),
-        };
+        let (ready, _) = epoll::wait(&self.epoll, &mut events, Some(&timespec))?;
+        let mut kicked = false;
         for event in ready.iter() {
             let id = event.data.u64();
             if id == KICK {
-                let mut counter = [0; 8];
-                let _ = rustix::io::read(&self.kick, &mut counter);
-                self.kicked.store(false, Ordering::Release);
+                self.kick.drain();
+                kicked = true;
                 continue;
             }
             let flags = event.flags;
             self.handle(id, flags, incidents);
         }
-        for (id, cause) in std::mem::take(&mut *self.broken.lock()) {
-            self.forget(id);
-            incidents.push(Incident::Closed(id, cause));
-        }
-        Ok(())
+        Ok(kicked)
     }
 
     fn handle(&self, id: ConnId, flags: EventFlags, incidents: &mut Vec<Incident>) {
@@ -201,15 +251,12 @@ impl Reactor {
             return;
         };
         if flags.intersects(EventFlags::OUT) {
-            match connection.on_writable() {
-                Ok(Flushed::Done) => self.watch(id, &connection, EventFlags::IN),
-                Ok(_) => {}
-                Err(error) => {
-                    self.forget(id);
-                    incidents.push(Incident::Closed(id, error.to_string()));
-                    return;
-                }
+            if let Err(error) = connection.on_writable() {
+                self.forget(id);
+                incidents.push(Incident::Closed(id, error.into()));
+                return;
             }
+            self.flush(id, &connection);
         }
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR | EventFlags::RDHUP)
             || connection.is_connecting()
@@ -227,15 +274,19 @@ impl Reactor {
                 self.flush(id, &connection);
                 return;
             }
-            Ok(false) => "the other side closed the connection".to_owned(),
-            Err(error) => error.to_string(),
+            Ok(false) => CloseCause {
+                message: "the other side closed the connection".to_owned(),
+                gone: false,
+            },
+            Err(error) => error.into(),
         };
         self.forget(id);
         incidents.push(Incident::Closed(id, cause));
     }
 
     fn forget(&self, id: ConnId) {
-        if let Some(connection) = self.connections.lock().remove(&id) {
+        let connection = self.connections.lock().remove(&id);
+        if let Some(connection) = connection {
             // Closing the last descriptor would remove it too, but clones may live.
             let _ = epoll::delete(&self.epoll, connection.socket().as_fd());
             connection.close();

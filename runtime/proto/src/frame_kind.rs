@@ -32,6 +32,7 @@ frame_kinds! {
     Empty = 8,
     RemoveBorrower = 9,
     LocationLost = 10,
+    AcknowledgeReplies = 11,
     // Between a client and a raylet.
     RegisterClient = 32,
     RegisterClientReply = 33,

@@ -123,7 +123,7 @@ impl Raylet {
             pinned: true,
             spilled: false,
         };
-        self.leases.request(request);
+        self.leases.request(request, Instant::now());
         let actor = Actor {
             spec,
             incarnation: message.incarnation,

@@ -262,6 +262,10 @@ impl Raylet {
         self.store.tick(Instant::now());
         self.tend_workers();
         self.kill_orphans();
+        if self.leases.queued_count() > 0 {
+            // Time alone can change what fits.
+            self.look_again();
+        }
         self.tend_actors();
         self.flush_frees();
         if self.head.last_look.elapsed() >= REPORT_INTERVAL {

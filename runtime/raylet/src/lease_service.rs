@@ -57,7 +57,7 @@ impl Raylet {
             );
             return Ok(());
         }
-        match self.leases.request(request) {
+        match self.leases.request(request, Instant::now()) {
             Some(LeaseState::Granted(worker)) => {
                 let reply = self.grant_message(worker);
                 self.answer_lease(connection, frame.correlation, reply);
@@ -209,7 +209,7 @@ impl Raylet {
 
     /// Decides on waiting requests and finds workers for those that got resources.
     pub(crate) fn look_at_leases(&mut self, view_changed: bool) {
-        for decision in self.leases.schedule(&mut self.view, view_changed) {
+        for decision in self.leases.schedule(&mut self.view, view_changed, Instant::now()) {
             match decision {
                 // Found below, together with those that waited for a worker before.
                 LeaseDecision::NeedsWorker(_) => {}

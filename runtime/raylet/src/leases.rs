@@ -8,10 +8,16 @@
 //!    holds the fewest leases comes first.
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
 
 use crate::cluster_view::ClusterView;
+
+/// A request that does not fit has room kept for it after this wait, for this long, once in this time.
+const KEEP_AFTER: Duration = Duration::from_millis(500);
+const KEEP_FOR: Duration = Duration::from_secs(5);
+const KEEP_EVERY: Duration = Duration::from_secs(30);
 
 /// Who asked: the connection over which the request came, or the head for actors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -63,6 +69,7 @@ struct Lease {
     /// Times that it was found infeasible everywhere.
     infeasible_looks: u32,
     sequence: u64,
+    since: Instant,
 }
 
 /// What is to be done now.
@@ -145,7 +152,7 @@ impl LeaseManager {
 
     /// Queues a request; [`LeaseManager::schedule`] decides. A known id changes nothing but the owner's
     /// connection, and its state is returned.
-    pub(crate) fn request(&mut self, request: LeaseRequest) -> Option<LeaseState> {
+    pub(crate) fn request(&mut self, request: LeaseRequest, now: Instant) -> Option<LeaseState> {
         if let Some(lease) = self.leases.get(&request.lease_id) {
             return Some(lease.state);
         }
@@ -162,6 +169,7 @@ impl LeaseManager {
             seen: false,
             infeasible_looks: 0,
             sequence: self.next_sequence,
+            since: now,
         };
         self.next_sequence += 1;
         self.leases.insert(lease_id, lease);
@@ -170,31 +178,41 @@ impl LeaseManager {
 
     /// Grants what fits, passes on what fits elsewhere and asks for idle leases when requests still wait.
     /// `view_changed`: requests that were looked at before may be passed on too.
-    pub(crate) fn schedule(&mut self, view: &mut ClusterView, view_changed: bool) -> Vec<LeaseDecision> {
+    pub(crate) fn schedule(
+        &mut self,
+        view: &mut ClusterView,
+        view_changed: bool,
+        now: Instant,
+    ) -> Vec<LeaseDecision> {
         let mut decisions = Vec::new();
-        self.grant_what_fits(&mut decisions);
+        self.grant_what_fits(now, &mut decisions);
         self.pass_on(view, view_changed, &mut decisions);
         self.ask_for_leases(&mut decisions);
         decisions
     }
 
-    fn grant_what_fits(&mut self, decisions: &mut Vec<LeaseDecision>) {
+    fn grant_what_fits(&mut self, now: Instant, decisions: &mut Vec<LeaseDecision>) {
+        // Shapes that do not fit now, and shapes for which room is being kept.
         let mut full: HashSet<ResourceSet> = HashSet::new();
+        let mut kept: Vec<ResourceSet> = Vec::new();
         loop {
-            let candidates = self
-                .queues
-                .iter()
-                .filter(|((_, resources), _)| !full.contains(resources));
-            let next = candidates.min_by_key(|((owner, _), queue)| {
-                let sequence = queue
-                    .front()
-                    .and_then(|lease| self.leases.get(lease))
-                    .map_or(0, |lease| lease.sequence);
-                (self.held_by(*owner), sequence)
+            let candidates = self.queues.iter().filter(|((_, resources), _)| {
+                !full.contains(resources) && !kept.iter().any(|other| overlap(other, resources))
             });
-            let Some((class, _)) = next else { return };
+            let next = candidates.min_by_key(|((owner, _), queue)| {
+                let lease = queue.front().and_then(|lease| self.leases.get(lease));
+                (self.held_by(*owner), lease.map_or(0, |lease| lease.sequence))
+            });
+            let Some((class, queue)) = next else { return };
             let class = class.clone();
             if !self.runs_workers || !self.available.covers(&class.1) {
+                let waited = queue
+                    .front()
+                    .and_then(|lease| self.leases.get(lease))
+                    .map(|lease| lease.since);
+                if waited.is_some_and(|since| self.keeps_room(now.duration_since(since), &class.1)) {
+                    kept.push(class.1.clone());
+                }
                 full.insert(class.1);
                 continue;
             }
@@ -208,6 +226,23 @@ impl LeaseManager {
                 decisions.push(LeaseDecision::NeedsWorker(lease_id));
             }
         }
+    }
+
+    /// A large request would wait for ever while small ones take every piece of room. So what comes free is kept for
+    /// one that has waited, from time to time and not for long: whoever holds the room may itself wait for a
+    /// small request. Actors keep their room, so a request that does not fit beside them has no claim.
+    fn keeps_room(&self, waited: Duration, request: &ResourceSet) -> bool {
+        let phase = Duration::from_millis((waited.as_millis() % KEEP_EVERY.as_millis()) as u64);
+        if phase < KEEP_AFTER || phase >= KEEP_AFTER + KEEP_FOR {
+            return false;
+        }
+        let mut reachable = self.total.clone();
+        for lease in self.leases.values() {
+            if lease.request.owner == LeaseOwner::Head && lease.state != LeaseState::Queued {
+                reachable.subtract(&lease.request.resources);
+            }
+        }
+        self.runs_workers && reachable.covers(request)
     }
 
     /// Leases that count against an owner. Actors come first: they are placed once and stay.
@@ -435,6 +470,12 @@ impl LeaseManager {
         }
         found
     }
+}
+
+fn overlap(left: &ResourceSet, right: &ResourceSet) -> bool {
+    left.to_units()
+        .iter()
+        .any(|(name, amount)| *amount > 0.0 && right.get(name) > 0.0)
 }
 
 fn missing(total: &ResourceSet, view: &ClusterView, request: &ResourceSet) -> String {

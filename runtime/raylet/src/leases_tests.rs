@@ -51,9 +51,9 @@ fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
     let mut view = view_with(&[]);
     let requests: Vec<LeaseRequest> = (0..3).map(|_| request(1, 1.0)).collect();
     for request in &requests {
-        assert_eq!(manager.request(request.clone()), None);
+        assert_eq!(manager.request(request.clone(), Instant::now()), None);
     }
-    let decisions = manager.schedule(&mut view, false);
+    let decisions = manager.schedule(&mut view, false, Instant::now());
     assert_eq!(
         granted(&decisions),
         vec![requests[0].lease_id, requests[1].lease_id]
@@ -62,13 +62,16 @@ fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
     let worker = WorkerId::from_array([1; 16]);
     assert!(manager.assign_worker(requests[0].lease_id, worker));
     assert_eq!(
-        manager.request(requests[0].clone()),
+        manager.request(requests[0].clone(), Instant::now()),
         Some(LeaseState::Granted(worker))
     );
-    assert_eq!(manager.request(requests[2].clone()), Some(LeaseState::Queued));
+    assert_eq!(
+        manager.request(requests[2].clone(), Instant::now()),
+        Some(LeaseState::Queued)
+    );
     manager.end(requests[0].lease_id).unwrap();
     assert_eq!(
-        granted(&manager.schedule(&mut view, false)),
+        granted(&manager.schedule(&mut view, false, Instant::now())),
         vec![requests[2].lease_id]
     );
 }
@@ -89,9 +92,9 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
         ..request(1, 1.0)
     };
     for request in [&first, &second, &pinned, &spilled] {
-        manager.request(request.clone());
+        manager.request(request.clone(), Instant::now());
     }
-    let decisions = manager.schedule(&mut view, false);
+    let decisions = manager.schedule(&mut view, false, Instant::now());
     assert_eq!(
         decisions,
         vec![
@@ -100,7 +103,7 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
         ]
     );
     assert_eq!(manager.queued_count(), 2);
-    let decisions = manager.schedule(&mut view, true);
+    let decisions = manager.schedule(&mut view, true, Instant::now());
     assert_eq!(decisions, vec![LeaseDecision::Spill(spilled, other)]);
     assert_eq!(manager.state(pinned.lease_id), Some(LeaseState::Queued));
 }
@@ -112,10 +115,10 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
     let mut view = view_with(&[(other, 2.0, 0.0)]);
     let fits = request(1, 1.0);
     let never = request(1, 8.0);
-    manager.request(fits.clone());
-    manager.request(never.clone());
+    manager.request(fits.clone(), Instant::now());
+    manager.request(never.clone(), Instant::now());
     assert_eq!(
-        manager.schedule(&mut view, false),
+        manager.schedule(&mut view, false, Instant::now()),
         vec![LeaseDecision::Spill(fits, other)]
     );
     assert!(manager.newly_infeasible(&view).is_empty());
@@ -132,24 +135,24 @@ fn owners_take_turns_and_idle_leases_are_asked_for_once() {
     let mut view = view_with(&[]);
     let greedy: Vec<LeaseRequest> = (0..4).map(|_| request(1, 1.0)).collect();
     for request in &greedy {
-        manager.request(request.clone());
+        manager.request(request.clone(), Instant::now());
     }
-    for lease_id in granted(&manager.schedule(&mut view, false)) {
+    for lease_id in granted(&manager.schedule(&mut view, false, Instant::now())) {
         manager.assign_worker(lease_id, WorkerId::from_slice(lease_id.as_bytes()).unwrap());
     }
     let modest = request(2, 1.0);
-    manager.request(modest.clone());
-    let wanted = manager.schedule(&mut view, false);
+    manager.request(modest.clone(), Instant::now());
+    let wanted = manager.schedule(&mut view, false, Instant::now());
     assert_eq!(wanted.len(), 2);
     assert!(
         wanted
             .iter()
             .all(|decision| matches!(decision, LeaseDecision::Wanted(_, LeaseOwner::Connection(1))))
     );
-    assert!(manager.schedule(&mut view, false).is_empty());
+    assert!(manager.schedule(&mut view, false, Instant::now()).is_empty());
     manager.end(greedy[0].lease_id).unwrap();
     assert_eq!(
-        granted(&manager.schedule(&mut view, false)),
+        granted(&manager.schedule(&mut view, false, Instant::now())),
         vec![modest.lease_id]
     );
 }
@@ -160,14 +163,17 @@ fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
     let mut view = view_with(&[]);
     let (parent, child) = (request(1, 1.0), request(2, 1.0));
     let worker = WorkerId::from_array([1; 16]);
-    manager.request(parent.clone());
-    manager.schedule(&mut view, false);
+    manager.request(parent.clone(), Instant::now());
+    manager.schedule(&mut view, false, Instant::now());
     manager.assign_worker(parent.lease_id, worker);
-    manager.request(child.clone());
-    assert!(granted(&manager.schedule(&mut view, false)).is_empty());
+    manager.request(child.clone(), Instant::now());
+    assert!(granted(&manager.schedule(&mut view, false, Instant::now())).is_empty());
     manager.set_blocked(worker, true);
     manager.set_blocked(worker, true);
-    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![child.lease_id]);
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false, Instant::now())),
+        vec![child.lease_id]
+    );
     manager.set_blocked(worker, false);
     assert!((manager.available().get("CPU") + 1.0).abs() < f64::EPSILON);
     manager.end(child.lease_id);
@@ -180,13 +186,45 @@ fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
     let mut manager = LeaseManager::new(cpus(1.0), true);
     let mut view = view_with(&[]);
     for _ in 0..3 {
-        manager.request(request(1, 1.0));
+        manager.request(request(1, 1.0), Instant::now());
     }
     let other = request(2, 1.0);
-    manager.request(other.clone());
-    manager.schedule(&mut view, false);
+    manager.request(other.clone(), Instant::now());
+    manager.schedule(&mut view, false, Instant::now());
     assert_eq!(manager.end_owner(LeaseOwner::Connection(1)).len(), 3);
-    assert_eq!(granted(&manager.schedule(&mut view, false)), vec![other.lease_id]);
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false, Instant::now())),
+        vec![other.lease_id]
+    );
+}
+
+#[test]
+fn room_is_kept_for_a_large_request_that_waits_but_not_for_ever() {
+    let start = Instant::now();
+    let mut manager = LeaseManager::new(cpus(2.0), true);
+    let mut view = view_with(&[]);
+    let running: Vec<LeaseRequest> = (0..2).map(|_| request(1, 1.0)).collect();
+    let large = request(1, 2.0);
+    let small: Vec<LeaseRequest> = (0..2).map(|_| request(1, 1.0)).collect();
+    for request in running.iter().chain([&large]).chain(&small) {
+        manager.request(request.clone(), start);
+    }
+    assert_eq!(granted(&manager.schedule(&mut view, false, start)).len(), 2);
+
+    let waiting = start + KEEP_AFTER;
+    manager.end(running[0].lease_id).unwrap();
+    assert!(granted(&manager.schedule(&mut view, false, waiting)).is_empty());
+    let too_long = waiting + KEEP_FOR;
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false, too_long)),
+        vec![small[0].lease_id]
+    );
+    manager.end(small[0].lease_id).unwrap();
+    manager.end(running[1].lease_id).unwrap();
+    assert_eq!(
+        granted(&manager.schedule(&mut view, false, too_long)),
+        vec![large.lease_id]
+    );
 }
 
 #[derive(Debug, Clone)]
@@ -203,6 +241,7 @@ enum Step {
     Blocked(usize, bool),
     Resize(usize, u8),
     View(u8),
+    Wait(u16),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -215,6 +254,7 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (any::<usize>(), any::<bool>()).prop_map(|(index, blocked)| Step::Blocked(index, blocked)),
         1 => (any::<usize>(), 0_u8..4).prop_map(|(index, cpus)| Step::Resize(index, cpus)),
         1 => (0_u8..6).prop_map(Step::View),
+        1 => (0_u16..8000).prop_map(Step::Wait),
     ]
 }
 
@@ -225,18 +265,19 @@ proptest! {
         let mut manager = LeaseManager::new(total.clone(), true);
         let mut view = view_with(&[]);
         let mut open: Vec<LeaseRequest> = Vec::new();
+        let mut now = Instant::now();
         for step in steps {
             let mut view_changed = false;
             match step {
                 Step::Request { owner, half_cpus, pinned, spilled } => {
                     let request = LeaseRequest { pinned, spilled, ..request(owner, f64::from(half_cpus) / 2.0) };
-                    prop_assert_eq!(manager.request(request.clone()), None);
+                    prop_assert_eq!(manager.request(request.clone(), now), None);
                     open.push(request);
                 }
                 Step::Repeat(index) if !open.is_empty() => {
                     let request = open[index % open.len()].clone();
                     let before = (manager.available().clone(), manager.queued_count());
-                    prop_assert!(manager.request(request).is_some());
+                    prop_assert!(manager.request(request, now).is_some());
                     prop_assert_eq!(before, (manager.available().clone(), manager.queued_count()));
                 }
                 Step::End(index) if !open.is_empty() => {
@@ -262,9 +303,10 @@ proptest! {
                     view = view_with(&[(NodeId::from_array([7; 16]), 6.0, f64::from(available))]);
                     view_changed = true;
                 }
+                Step::Wait(milliseconds) => now += Duration::from_millis(u64::from(milliseconds)),
                 _ => {}
             }
-            for decision in manager.schedule(&mut view, view_changed) {
+            for decision in manager.schedule(&mut view, view_changed, now) {
                 match decision {
                     LeaseDecision::NeedsWorker(lease_id) => {
                         let worker = WorkerId::from_slice(lease_id.as_bytes()).unwrap();

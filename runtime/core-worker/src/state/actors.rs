@@ -1,75 +1,91 @@
-//! Calls of actors: order, reconnection, restarts and deaths.
+//! Actors as this process knows them: handles, and what the head says of their lives. Their calls are in `actor_calls`.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
 
-use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, ObjectId, TaskId, ValueFormat, ValueHeader, WorkerAddress};
+use sparkray_common::{ActorId, ErrorCode, ObjectId, ValueFormat, ValueHeader, WorkerAddress};
 use sparkray_proto::{self as proto, ActorState, FrameKind};
 
+use super::actor_calls::Calls;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
 use crate::reactor::ConnId;
 
-/// An actor whose connection broke is called again after this time, in microseconds, unless its death is known.
-const RECONNECT_DELAY: u64 = 100_000;
+/// Where calls of an actor go.
+#[derive(Debug)]
+pub(super) enum Link {
+    /// Connects with the next call.
+    Idle,
+    Connected(ConnId),
+    /// The connection broke: a timer connects again.
+    Broken,
+}
 
 /// What a caller knows of an actor.
+#[derive(Debug)]
 pub(crate) struct ActorClient {
-    state: ActorState,
-    incarnation: u64,
-    address: Option<WorkerAddress>,
-    conn: Option<ConnId>,
-    reconnect_at: Option<u64>,
+    pub(super) state: ActorState,
+    pub(super) incarnation: u64,
+    pub(super) address: Option<WorkerAddress>,
+    pub(super) link: Link,
+    pub(super) calls: Calls,
     /// Why it is dead.
     death: Option<(Value, bool)>,
-    next_sequence: u64,
-    /// Calls that are not sent, in order.
-    queue: VecDeque<TaskId>,
-    /// Calls that are not answered, by sequence.
-    sent: BTreeMap<u64, TaskId>,
     /// Handles in this process.
     handles: u32,
     /// A handle left this process, or the actor is named or of another creator: it does not end with the handles.
-    pub(crate) escaped: bool,
+    escaped: bool,
     /// References that its creation needs, for restarts.
     pins: Vec<ObjectId>,
+    /// The head was told that nobody can call it any more.
     kill_sent: bool,
+    /// The head knows it: it may be asked about it.
+    registered: bool,
 }
 
 impl ActorClient {
-    fn new() -> Self {
+    fn new(created: bool) -> Self {
         Self {
             state: ActorState::Pending,
             incarnation: 0,
             address: None,
-            conn: None,
-            reconnect_at: None,
+            link: Link::Idle,
+            calls: Calls::default(),
             death: None,
-            next_sequence: 0,
-            queue: VecDeque::new(),
-            sent: BTreeMap::new(),
             handles: 0,
-            escaped: false,
+            escaped: !created,
             pins: Vec::new(),
             kill_sent: false,
+            registered: !created,
         }
+    }
+
+    /// Begins anew with another incarnation.
+    fn reset(&mut self, incarnation: u64, address: Option<WorkerAddress>) {
+        self.incarnation = incarnation;
+        self.address = address;
+        self.link = Link::Idle;
+        self.calls.restart();
     }
 }
 
 impl State {
+    // ---- handles -------------------------------------------------------------------------------------------
+
     /// One more handle of an actor; the first begins to watch it. `created`: this process creates it.
     pub(crate) fn add_actor_handle(&mut self, actor_id: ActorId, created: bool) {
         let head_lost = self.head_lost.clone();
         let known = self.actors.contains_key(&actor_id);
-        let client = self.actors.entry(actor_id).or_insert_with(ActorClient::new);
+        let client = self
+            .actors
+            .entry(actor_id)
+            .or_insert_with(|| ActorClient::new(created));
         client.handles += 1;
         if known {
             return;
         }
-        client.escaped = !created;
         if let Some(cause) = head_lost {
             client.state = ActorState::Dead;
-            client.death = Some((Value::Failed(head_error(actor_id, &cause)), false));
+            client.death = Some((Value::failed(head_error(actor_id, &cause)), false));
             return;
         }
         if !created {
@@ -77,7 +93,17 @@ impl State {
         }
     }
 
-    pub(crate) fn watch_actor(&mut self, actor_id: ActorId) {
+    /// The head knows an actor that this process creates.
+    pub(crate) fn actor_registered(&mut self, actor_id: ActorId) {
+        if let Some(client) = self.actors.get_mut(&actor_id) {
+            client.registered = true;
+            self.watch_actor(actor_id);
+            // Its handles may be gone already.
+            self.end_unreachable_actor(actor_id);
+        }
+    }
+
+    fn watch_actor(&mut self, actor_id: ActorId) {
         let message = proto::WatchActor {
             actor_id: actor_id.to_vec().into(),
         };
@@ -94,9 +120,13 @@ impl State {
         }
     }
 
-    /// The creation failed before the head knew the actor.
-    pub(crate) fn actor_refused(&mut self, actor_id: ActorId, error: CoreError) {
-        self.actor_died(actor_id, Value::Failed(error), false);
+    /// The creation failed; its handle goes with the error. `unsure`: the head may have heard of it.
+    pub(crate) fn actor_refused(&mut self, actor_id: ActorId, error: CoreError, unsure: bool) {
+        if unsure && self.head_lost.is_none() {
+            self.end_actor(actor_id);
+        }
+        self.actor_died(actor_id, Value::failed(error), false);
+        self.drop_actor_handle(actor_id);
     }
 
     /// One handle less. The last one ends an actor that nobody else can call, once its calls are answered.
@@ -108,20 +138,25 @@ impl State {
         self.end_unreachable_actor(actor_id);
     }
 
-    fn end_unreachable_actor(&mut self, actor_id: ActorId) {
+    pub(super) fn end_unreachable_actor(&mut self, actor_id: ActorId) {
         let Some(client) = self.actors.get_mut(&actor_id) else {
             return;
         };
-        let idle = client.queue.is_empty() && client.sent.is_empty();
-        if client.handles > 0
-            || client.escaped
-            || !idle
-            || client.kill_sent
-            || client.state == ActorState::Dead
-        {
+        if client.handles > 0 || !client.calls.is_idle() {
+            return;
+        }
+        if client.state == ActorState::Dead {
+            self.actors.remove(&actor_id);
+            return;
+        }
+        if client.escaped || client.kill_sent || !client.registered || self.head_lost.is_some() {
             return;
         }
         client.kill_sent = true;
+        self.end_actor(actor_id);
+    }
+
+    fn end_actor(&mut self, actor_id: ActorId) {
         let kill = proto::KillActor {
             actor_id: actor_id.to_vec().into(),
             no_restart: true,
@@ -135,107 +170,22 @@ impl State {
         self.slots.remove(&slot);
     }
 
-    pub(super) fn enqueue_actor_call(&mut self, actor_id: ActorId, task_id: TaskId) {
+    /// A handle is about to leave this process.
+    pub(crate) fn actor_escapes(&mut self, actor_id: ActorId) {
         if let Some(client) = self.actors.get_mut(&actor_id) {
-            if client.state != ActorState::Dead {
-                client.queue.push_back(task_id);
-                self.push_actor_calls(actor_id);
-                return;
-            }
-        }
-        let death = self.actors.get(&actor_id).and_then(|client| client.death.clone());
-        let (value, is_error) = death.unwrap_or_else(|| {
-            let message = format!("actor {actor_id} is not known in this process: get a handle first");
-            (Value::Failed(CoreError::new(ErrorCode::NotFound, message)), false)
-        });
-        self.finish_task_with(task_id, &value, is_error);
-    }
-
-    /// Sends queued calls, in order, up to the first whose arguments are not there.
-    pub(super) fn push_actor_calls(&mut self, actor_id: ActorId) {
-        loop {
-            let Some(client) = self.actors.get(&actor_id) else {
-                return;
-            };
-            if client.state != ActorState::Alive {
-                return;
-            }
-            let Some(task_id) = client.queue.front().copied() else {
-                return;
-            };
-            let Some(task) = self.task(task_id) else {
-                if let Some(client) = self.actors.get_mut(&actor_id) {
-                    client.queue.pop_front();
-                }
-                continue;
-            };
-            if task.missing > 0 {
-                return;
-            }
-            if let Some((value, is_error)) = self.argument_error(task_id) {
-                if let Some(client) = self.actors.get_mut(&actor_id) {
-                    client.queue.pop_front();
-                }
-                self.finish_task_with(task_id, &value, is_error);
-                continue;
-            }
-            if self.actor_conn(actor_id).is_none() {
-                return;
-            }
-            let Some(client) = self.actors.get_mut(&actor_id) else {
-                return;
-            };
-            client.queue.pop_front();
-            let sequence = client.next_sequence;
-            client.next_sequence += 1;
-            client.sent.insert(sequence, task_id);
-            if let Some(task) = self.task_mut(task_id) {
-                task.sequence = sequence;
-            }
-            self.send_actor_call(actor_id, task_id, sequence);
+            client.escaped = true;
         }
     }
 
-    fn send_actor_call(&mut self, actor_id: ActorId, task_id: TaskId, sequence: u64) {
+    // ---- lives ---------------------------------------------------------------------------------------------
+
+    /// Why calls of an actor cannot be queued; `None`: they can.
+    pub(super) fn why_not_callable(&self, actor_id: ActorId) -> Option<(Value, bool)> {
         let Some(client) = self.actors.get(&actor_id) else {
-            return;
+            let message = format!("actor {actor_id} is not known in this process: get a handle first");
+            return Some((Value::failed(CoreError::new(ErrorCode::NotFound, message)), false));
         };
-        let (Some(conn), Some(address)) = (client.conn, &client.address) else {
-            return;
-        };
-        let acknowledged = client.sent.keys().next().copied().unwrap_or(client.next_sequence);
-        let worker_id: Bytes = address.worker_id.to_vec().into();
-        let incarnation = client.incarnation;
-        self.push_task(
-            conn,
-            worker_id,
-            task_id,
-            Some((incarnation, sequence, acknowledged)),
-        );
-    }
-
-    /// The connection to an actor that is alive; `None` while it waits to be made again.
-    fn actor_conn(&mut self, actor_id: ActorId) -> Option<ConnId> {
-        let client = self.actors.get(&actor_id)?;
-        if client.conn.is_some() {
-            return client.conn;
-        }
-        if client.reconnect_at.is_some() {
-            return None;
-        }
-        let address = client.address.clone()?;
-        let conn = self.conn_to_worker(&address);
-        if let Some(client) = self.actors.get_mut(&actor_id) {
-            client.conn = Some(conn);
-        }
-        Some(conn)
-    }
-
-    pub(super) fn actor_call_finished(&mut self, actor_id: ActorId, sequence: u64) {
-        if let Some(client) = self.actors.get_mut(&actor_id) {
-            client.sent.remove(&sequence);
-        }
-        self.end_unreachable_actor(actor_id);
+        client.death.clone()
     }
 
     pub(super) fn on_actor_update(&mut self, update: &proto::ActorUpdate) -> Result<(), CoreError> {
@@ -248,9 +198,15 @@ impl State {
             return Ok(());
         }
         let state = update.state();
-        let replaced = client.state == ActorState::Alive
-            && (state != ActorState::Alive || update.incarnation > client.incarnation);
-        if replaced {
+        if state == ActorState::Dead {
+            let (death, is_error) = death_of(actor_id, update);
+            self.actor_died(actor_id, death, is_error);
+            return Ok(());
+        }
+        let was_alive = client.state == ActorState::Alive;
+        let moved = update.incarnation != client.incarnation || client.address != address;
+        client.state = state;
+        if was_alive && moved {
             let cause = if update.cause.is_empty() {
                 "its worker died"
             } else {
@@ -260,91 +216,41 @@ impl State {
                 "actor {actor_id} ({}) restarts: {cause}; this call may have run",
                 update.class_name
             );
-            self.fail_sent_calls(
-                actor_id,
-                &CoreError::new(ErrorCode::ActorUnavailable, message),
-                state == ActorState::Dead,
-            );
+            let sent = client.calls.take_sent();
+            client.reset(update.incarnation, address);
+            let failed = Value::failed(CoreError::new(ErrorCode::ActorUnavailable, message));
+            for task in sent {
+                self.finish_task_with(task, &failed, false);
+            }
+        } else if moved {
+            client.reset(update.incarnation, address);
         }
-        match state {
-            ActorState::Dead => {
-                if update.constructor_error.is_empty() {
-                    let cause = if update.cause.is_empty() {
-                        "it was not found"
-                    } else {
-                        &update.cause
-                    };
-                    let message = format!("actor {actor_id} ({}) is dead: {cause}", update.class_name);
-                    self.actor_died(
-                        actor_id,
-                        Value::Failed(CoreError::new(ErrorCode::ActorDied, message)),
-                        false,
-                    );
-                } else {
-                    let error = ValueHeader::encode(ValueFormat::Error, &update.constructor_error);
-                    self.actor_died(actor_id, Value::Inline(error.into()), true);
-                }
-            }
-            ActorState::Alive => {
-                let Some(client) = self.actors.get_mut(&actor_id) else {
-                    return Ok(());
-                };
-                client.state = ActorState::Alive;
-                if update.incarnation != client.incarnation || client.address != address {
-                    client.incarnation = update.incarnation;
-                    client.address = address;
-                    client.conn = None;
-                    client.reconnect_at = None;
-                    client.next_sequence = 0;
-                }
-                self.push_actor_calls(actor_id);
-            }
-            ActorState::Pending | ActorState::Restarting => {
-                let Some(client) = self.actors.get_mut(&actor_id) else {
-                    return Ok(());
-                };
-                client.state = state;
-                client.incarnation = update.incarnation;
-                client.conn = None;
-                client.reconnect_at = None;
-                client.address = None;
-                client.next_sequence = 0;
-            }
+        if state == ActorState::Alive {
+            self.push_actor_calls(actor_id);
         }
+        self.end_unreachable_actor(actor_id);
         Ok(())
     }
 
-    /// Calls that were under way at an incarnation that is gone. `dead`: they fail with the death's cause later.
-    fn fail_sent_calls(&mut self, actor_id: ActorId, error: &CoreError, dead: bool) {
-        if dead {
-            return;
-        }
-        let Some(client) = self.actors.get_mut(&actor_id) else {
-            return;
-        };
-        let sent = std::mem::take(&mut client.sent);
-        for task in sent.into_values() {
-            self.finish_task_with(task, &Value::Failed(error.clone()), false);
-        }
-    }
-
-    fn actor_died(&mut self, actor_id: ActorId, death: Value, is_error: bool) {
+    /// An actor is dead: its calls end with `death`.
+    pub(crate) fn actor_died(&mut self, actor_id: ActorId, death: Value, is_error: bool) {
         let Some(client) = self.actors.get_mut(&actor_id) else {
             return;
         };
         client.state = ActorState::Dead;
         client.death = Some((death.clone(), is_error));
-        client.conn = None;
-        client.reconnect_at = None;
-        let sent = std::mem::take(&mut client.sent);
-        let queued = std::mem::take(&mut client.queue);
+        client.link = Link::Idle;
+        client.address = None;
+        let mut calls = client.calls.take_sent();
+        calls.extend(client.calls.take_queue());
         let pins = std::mem::take(&mut client.pins);
-        for task in sent.into_values().chain(queued) {
+        for task in calls {
             self.finish_task_with(task, &death, is_error);
         }
         for id in pins {
             self.drop_ref(id);
         }
+        self.end_unreachable_actor(actor_id);
     }
 
     pub(super) fn fail_actors_without_head(&mut self, cause: &str) {
@@ -352,89 +258,35 @@ impl State {
         let waiting: Vec<ActorId> = self
             .actors
             .iter()
-            .filter(|(_, client)| matches!(client.state, ActorState::Pending | ActorState::Restarting))
+            .filter(|(_, client)| {
+                matches!(client.state, ActorState::Pending | ActorState::Restarting)
+                    || matches!(client.link, Link::Broken)
+            })
             .map(|(id, _)| *id)
             .collect();
         for actor_id in waiting {
-            self.actor_died(actor_id, Value::Failed(head_error(actor_id, cause)), false);
-        }
-    }
-
-    pub(super) fn actor_connection_lost(&mut self, conn: ConnId, _calls: &[TaskId]) {
-        let at = self.now + RECONNECT_DELAY;
-        let head_lost = self.head_lost.clone();
-        let broken = self.broken.clone();
-        let lost: Vec<ActorId> = self
-            .actors
-            .iter()
-            .filter(|(_, client)| client.conn == Some(conn))
-            .map(|(id, _)| *id)
-            .collect();
-        for actor_id in lost {
-            if let Some(error) = &broken {
-                self.actor_died(actor_id, Value::Failed(error.clone()), false);
-                continue;
-            }
-            if let Some(cause) = &head_lost {
-                // Nobody will say whether it died: the broken connection must do.
-                self.actor_died(actor_id, Value::Failed(head_error(actor_id, cause)), false);
-                continue;
-            }
-            if let Some(client) = self.actors.get_mut(&actor_id) {
-                client.conn = None;
-                client.reconnect_at = Some(at);
-            }
-        }
-    }
-
-    /// Calls actors again whose connection broke and whose death is not known: the calls that are not answered
-    /// are sent again, and the worker recognises those that it has.
-    pub(super) fn reconnect_actors(&mut self) {
-        let now = self.now;
-        let due: Vec<ActorId> = self
-            .actors
-            .iter()
-            .filter(|(_, client)| client.reconnect_at.is_some_and(|at| at <= now))
-            .map(|(id, _)| *id)
-            .collect();
-        for actor_id in due {
-            let Some(client) = self.actors.get_mut(&actor_id) else {
-                continue;
-            };
-            client.reconnect_at = None;
-            if client.state != ActorState::Alive {
-                continue;
-            }
-            if client.sent.is_empty() && client.queue.is_empty() {
-                // Connects with the next call.
-                continue;
-            }
-            let unanswered: Vec<(u64, TaskId)> = client.sent.iter().map(|(at, task)| (*at, *task)).collect();
-            if self.actor_conn(actor_id).is_some() {
-                for (sequence, task_id) in unanswered {
-                    self.send_actor_call(actor_id, task_id, sequence);
-                }
-                self.push_actor_calls(actor_id);
-            }
-        }
-    }
-
-    pub(super) fn next_actor_deadline(&self) -> Option<u64> {
-        self.actors
-            .values()
-            .filter_map(|client| client.reconnect_at)
-            .min()
-    }
-
-    /// A handle is about to leave this process.
-    pub(crate) fn actor_escapes(&mut self, actor_id: ActorId) {
-        if let Some(client) = self.actors.get_mut(&actor_id) {
-            client.escaped = true;
+            self.actor_died(actor_id, Value::failed(head_error(actor_id, cause)), false);
         }
     }
 }
 
-fn head_error(actor_id: ActorId, cause: &str) -> CoreError {
+/// Why an actor is dead, as its callers are told.
+fn death_of(actor_id: ActorId, update: &proto::ActorUpdate) -> (Value, bool) {
+    if !update.constructor_error.is_empty() {
+        let error = ValueHeader::encode(ValueFormat::Error, &update.constructor_error);
+        return (Value::Inline(error.into()), true);
+    }
+    let cause = if update.cause.is_empty() {
+        "it was not found"
+    } else {
+        &update.cause
+    };
+    let message = format!("actor {actor_id} ({}) is dead: {cause}", update.class_name);
+    let error = CoreError::new(ErrorCode::ActorDied, message);
+    (Value::Failed(Arc::new(error)), false)
+}
+
+pub(super) fn head_error(actor_id: ActorId, cause: &str) -> CoreError {
     CoreError::new(
         ErrorCode::ActorUnavailable,
         format!(

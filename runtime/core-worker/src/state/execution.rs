@@ -1,18 +1,24 @@
-//! Calls that this process runs: order, duplicates, replies.
+//! Calls that this process runs.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, ObjectId, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, ErrorCode, FunctionId, JobId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, Failure, FrameKind, TaskStatus};
 use sparkray_rpc::Frame;
 
+use super::callers::{Arrival, Callers};
+use super::connections::encode_frame;
+use super::objects::Locations;
 use super::{PayloadReader, State};
 use crate::error::CoreError;
+use crate::hash::IdMap;
 use crate::reactor::{ConnId, RAYLET_CONN};
 
 /// A worker whose task runs longer gives tasks back that wait behind it, in microseconds.
 const SLOW_TASK: u64 = 5_000;
+/// Where the correlation id is in a frame's header.
+const CORRELATION: std::ops::Range<usize> = 16..24;
 
 /// An argument that was given as a reference.
 #[derive(Debug, Clone)]
@@ -20,7 +26,7 @@ pub(crate) enum ArgumentValue {
     Inline(Bytes),
     Stored {
         object: ObjectId,
-        locations: Vec<proto::ObjectLocation>,
+        locations: Locations,
     },
 }
 
@@ -40,13 +46,14 @@ pub struct IncomingTask {
     /// Counts attempts from 0.
     pub attempt: u32,
     /// The caller's job.
-    pub job_id: sparkray_common::JobId,
+    pub job_id: JobId,
     /// The arguments value; empty: none.
     pub arguments: Bytes,
     /// Names of the keyword arguments.
     pub keyword_names: Vec<String>,
     pub(crate) references: Vec<(u32, ArgumentValue)>,
     pub(crate) caller: WorkerAddress,
+    /// Actor calls only.
     pub(crate) sequence: Option<u64>,
     pub(crate) conn: ConnId,
     pub(crate) correlation: u64,
@@ -77,36 +84,30 @@ pub(crate) enum Work {
     CreateActor(Box<CreateActorWork>),
 }
 
-/// What a caller of this actor has sent and been told.
-#[derive(Debug, Default)]
-struct Caller {
-    next_sequence: u64,
-    /// Calls that came before their turn.
-    early: BTreeMap<u64, IncomingTask>,
-    /// Where the answer of a running call goes: the newest connection that asked.
-    running: HashMap<u64, (ConnId, u64)>,
-    /// Answers that the caller has not acknowledged.
-    answered: BTreeMap<u64, (proto::PushTaskReply, Bytes)>,
-}
-
 #[derive(Debug, Default)]
 pub(crate) struct ExecutionState {
     ready: VecDeque<Work>,
-    callers: HashMap<WorkerId, Caller>,
-    /// Code that callers have sent.
-    pub(crate) functions: HashMap<FunctionId, Bytes>,
+    pub(super) callers: Callers,
+    /// Code that callers have sent and that nobody has loaded yet.
+    functions: IdMap<FunctionId, Bytes>,
     actor: Option<(ActorId, u64)>,
-    /// When the task that runs began, for single-threaded execution.
+    /// When the function that runs began.
     running_since: Option<u64>,
+    /// Threads of this worker that wait for objects.
+    blocked: usize,
     /// This process is to end.
     pub(crate) exit: bool,
     /// Somebody wants to hear of each arrival.
-    pub(super) announce: bool,
+    announce: bool,
 }
 
 impl ExecutionState {
-    pub(crate) fn has_work(&self) -> bool {
+    fn has_work(&self) -> bool {
         !self.ready.is_empty()
+    }
+
+    pub(super) fn is_to_be_announced(&self) -> bool {
+        self.announce && (self.exit || self.has_work())
     }
 
     pub(super) fn caller_gone(&mut self, conn: ConnId) {
@@ -121,24 +122,55 @@ impl ExecutionState {
     pub(crate) fn actor(&self) -> Option<(ActorId, u64)> {
         self.actor
     }
+
+    /// The code of a function that a caller has sent.
+    pub(crate) fn function_blob(&self, function: FunctionId) -> Option<Bytes> {
+        self.functions.get(&function).cloned()
+    }
+
+    /// A function is loaded: its code is not needed any more.
+    pub(crate) fn function_loaded(&mut self, function: FunctionId) {
+        self.functions.remove(&function);
+    }
+}
+
+fn read_argument(
+    argument: proto::TaskArgument,
+    payload: &mut PayloadReader,
+) -> Result<(u32, ArgumentValue), CoreError> {
+    let value = match argument.inline_length {
+        Some(length) => ArgumentValue::Inline(payload.take(length)?),
+        None => stored_argument(&argument)?,
+    };
+    Ok((argument.slot, value))
+}
+
+/// An argument in a store.
+pub(crate) fn stored_argument(argument: &proto::TaskArgument) -> Result<ArgumentValue, CoreError> {
+    let reference = argument
+        .reference
+        .as_ref()
+        .ok_or(proto::MessageError::Missing("reference"))?;
+    let (object, _) = reference.parts()?;
+    Ok(ArgumentValue::Stored {
+        object,
+        locations: super::objects::read_locations(&argument.locations)?,
+    })
 }
 
 impl State {
+    // ---- arrivals ------------------------------------------------------------------------------------------
+
     pub(super) fn on_push_task(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
         let message: proto::PushTask = frame.decode()?;
-        let Some(caller) = self.conns.get(&conn).and_then(|state| state.from.clone()) else {
+        let Some(caller) = self.conns.get(&conn).and_then(|state| state.remote.clone()) else {
             return Err(CoreError::new(
                 ErrorCode::Internal,
                 "a task came before its sender said who it is",
             ));
         };
         if message.worker_id != self.me.worker_id.as_bytes()[..] {
-            self.refuse(
-                conn,
-                frame.correlation,
-                ErrorCode::Stale,
-                "the task is for another worker",
-            );
+            self.refuse(conn, frame.correlation, ErrorCode::Stale, "the task is for another worker");
             return Ok(());
         }
         let mut payload = PayloadReader::new(frame.payload.clone());
@@ -149,25 +181,15 @@ impl State {
         };
         if message.function_length > 0 {
             let blob = payload.take(message.function_length)?;
-            self.execution.functions.entry(function_id).or_insert(blob);
+            self.execution
+                .functions
+                .entry(function_id)
+                .or_insert_with(|| Bytes::copy_from_slice(&blob));
         }
         let arguments = payload.take(message.arguments_length)?;
         let mut references = Vec::with_capacity(message.arguments.len());
         for argument in message.arguments {
-            let value = match argument.inline_length {
-                Some(length) => ArgumentValue::Inline(payload.take(length)?),
-                None => {
-                    let (object, _) = argument
-                        .reference
-                        .ok_or(proto::MessageError::Missing("reference"))?
-                        .parts()?;
-                    ArgumentValue::Stored {
-                        object,
-                        locations: argument.locations,
-                    }
-                }
-            };
-            references.push((argument.slot, value));
+            references.push(read_argument(argument, &mut payload)?);
         }
         let is_actor_call = !message.actor_id.is_empty();
         let task = IncomingTask {
@@ -177,7 +199,7 @@ impl State {
             function_id,
             num_returns: message.num_returns,
             attempt: message.attempt,
-            job_id: sparkray_common::JobId::from_slice(&message.job_id)?,
+            job_id: JobId::from_slice(&message.job_id)?,
             arguments,
             keyword_names: message.keyword_names,
             references,
@@ -188,7 +210,13 @@ impl State {
             started: 0,
         };
         if !is_actor_call {
-            self.execution.ready.push_back(Work::Task(task));
+            if self.execution.blocked > 0 && self.execution.running_since.is_some() {
+                // The task that runs may wait for this one.
+                self.give_back(&task);
+            } else {
+                self.execution.ready.push_back(Work::Task(task));
+                self.news = true;
+            }
             return Ok(());
         }
         let actor = (ActorId::from_slice(&message.actor_id)?, message.incarnation);
@@ -201,38 +229,43 @@ impl State {
             );
             return Ok(());
         }
-        self.order_actor_call(task, message.sequence, message.acknowledged);
+        self.take_actor_call(task, message.sequence, message.acknowledged);
         Ok(())
     }
 
-    fn order_actor_call(&mut self, task: IncomingTask, sequence: u64, acknowledged: u64) {
-        let (conn, correlation) = (task.conn, task.correlation);
-        let caller = self.execution.callers.entry(task.caller.worker_id).or_default();
-        caller.answered = caller.answered.split_off(&acknowledged);
-        if sequence < caller.next_sequence {
-            // A call that came before, over a connection that broke.
-            if let Some((reply, payload)) = caller.answered.get(&sequence).cloned() {
-                self.send(
-                    conn,
-                    FrameKind::PushTaskReply,
-                    correlation,
-                    &reply,
-                    &[&payload],
-                    true,
-                );
-            } else if let Some(place) = caller.running.get_mut(&sequence) {
-                *place = (conn, correlation);
+    fn take_actor_call(&mut self, task: IncomingTask, sequence: u64, acknowledged: u64) {
+        let (conn, correlation, task_id) = (task.conn, task.correlation, task.task_id);
+        let ready = &mut self.execution.ready;
+        let start = |task| ready.push_back(Work::Task(task));
+        match self.execution.callers.arrive(task, sequence, acknowledged, start) {
+            Arrival::Start => self.news = true,
+            Arrival::Repeat { answer } => {
+                self.repin_returned(task_id, conn);
+                let mut frame = answer.to_vec();
+                frame[CORRELATION].copy_from_slice(&correlation.to_le_bytes());
+                self.send_encoded(conn, &frame, true);
             }
-            return;
+            Arrival::Nothing => {}
         }
-        caller.early.insert(sequence, task);
-        while let Some(task) = caller.early.remove(&caller.next_sequence) {
-            caller
-                .running
-                .insert(caller.next_sequence, (task.conn, task.correlation));
-            caller.next_sequence += 1;
-            self.execution.ready.push_back(Work::Task(task));
+    }
+
+    pub(super) fn on_acknowledge_replies(
+        &mut self,
+        conn: ConnId,
+        message: &proto::AcknowledgeReplies,
+    ) -> Result<(), CoreError> {
+        let actor = (ActorId::from_slice(&message.actor_id)?, message.incarnation);
+        let caller = self
+            .conns
+            .get(&conn)
+            .and_then(|state| state.remote.as_ref())
+            .map(|remote| remote.worker_id);
+        if let (Some(caller), true) = (caller, self.execution.actor == Some(actor)) {
+            self.execution
+                .callers
+                .acknowledge(caller, message.acknowledged, &message.sequences);
         }
+        Ok(())
     }
 
     fn refuse(&mut self, conn: ConnId, correlation: u64, code: ErrorCode, message: &str) {
@@ -244,19 +277,27 @@ impl State {
         self.send(conn, FrameKind::PushTaskReply, correlation, &reply, &[], true);
     }
 
-    pub(super) fn on_create_actor(&mut self, correlation: u64, message: proto::CreateActor) {
-        let Some(spec) = message.spec else { return };
+    pub(super) fn on_create_actor(
+        &mut self,
+        correlation: u64,
+        message: proto::CreateActor,
+    ) -> Result<(), CoreError> {
+        let spec = message.spec.ok_or(proto::MessageError::Missing("spec"))?;
         let work = CreateActorWork {
             spec,
             incarnation: message.incarnation,
             correlation,
         };
         self.execution.ready.push_back(Work::CreateActor(Box::new(work)));
+        self.news = true;
+        Ok(())
     }
 
     pub(crate) fn announce_work(&mut self) {
         self.execution.announce = true;
     }
+
+    // ---- running -------------------------------------------------------------------------------------------
 
     /// The next call to run.
     pub(crate) fn take_work(&mut self) -> Option<Work> {
@@ -270,48 +311,71 @@ impl State {
         Some(work)
     }
 
-    /// Answers a call. `contained`: references inside the results, pinned until the caller has them.
+    /// Answers a call. `pins`: references inside the results, each counted once, which are kept until the caller
+    /// has them.
     pub(crate) fn finish_work(
         &mut self,
         task: &IncomingTask,
         returns: Vec<proto::ReturnValue>,
-        payload: Bytes,
+        payload: &[&[u8]],
         pins: Vec<ObjectId>,
     ) {
-        self.execution.running_since = None;
         let reply = proto::PushTaskReply {
             status: TaskStatus::Done.into(),
             returns,
             run_micros: self.now.saturating_sub(task.started),
             ..Default::default()
         };
-        let (mut conn, mut correlation) = (task.conn, task.correlation);
-        if let Some(sequence) = task.sequence {
-            let caller = self.execution.callers.entry(task.caller.worker_id).or_default();
-            if let Some(place) = caller.running.remove(&sequence) {
-                (conn, correlation) = place;
-            }
-            caller.answered.insert(sequence, (reply.clone(), payload.clone()));
-        }
-        if !pins.is_empty() {
-            if self.conns.contains_key(&conn) {
-                self.return_pins.insert(task.task_id, (conn, pins));
-            } else {
-                for id in pins {
-                    self.drop_ref(id);
-                }
-            }
-        }
+        self.answer(task, &reply, payload, pins);
+    }
+
+    /// Answers a call that has no result, not even an error value.
+    pub(crate) fn fail_work(&mut self, task: &IncomingTask, error: &CoreError) {
+        let reply = proto::PushTaskReply {
+            status: TaskStatus::Refused.into(),
+            failure: Some(super::failure_of(error)),
+            ..Default::default()
+        };
+        self.answer(task, &reply, &[], Vec::new());
+    }
+
+    fn answer(
+        &mut self,
+        task: &IncomingTask,
+        reply: &proto::PushTaskReply,
+        payload: &[&[u8]],
+        pins: Vec<ObjectId>,
+    ) {
         // While more calls wait here, answers travel together.
         let urgent = self.execution.ready.is_empty();
-        self.send(
-            conn,
-            FrameKind::PushTaskReply,
-            correlation,
-            &reply,
-            &[&payload],
-            urgent,
-        );
+        let Some(sequence) = task.sequence else {
+            self.execution.running_since = None;
+            self.pin_returned(task.task_id, task.conn, pins);
+            self.send(
+                task.conn,
+                FrameKind::PushTaskReply,
+                task.correlation,
+                reply,
+                payload,
+                urgent,
+            );
+            return;
+        };
+        let caller = task.caller.worker_id;
+        let Some((conn, correlation)) = self.execution.callers.place_of(caller, sequence) else {
+            for id in pins {
+                self.drop_ref(id);
+            }
+            return;
+        };
+        self.pin_returned(task.task_id, conn, pins);
+        let mut frame = Vec::new();
+        encode_frame(&mut frame, FrameKind::PushTaskReply, correlation, &[], reply, payload);
+        self.send_encoded(conn, &frame, urgent);
+        self.execution.callers.answered(caller, sequence, frame.into());
+        if self.is_dead(&task.caller) {
+            self.execution.callers.forget_idle(caller);
+        }
     }
 
     pub(crate) fn finish_create_actor(
@@ -338,50 +402,64 @@ impl State {
         Ok(())
     }
 
+    /// Labels this worker's output with the name of what it runs.
+    pub(crate) fn set_label(&mut self, name: &str) {
+        let label = proto::WorkerLabel {
+            name: name.to_owned(),
+            job_id: self.job_id.to_vec().into(),
+        };
+        self.tell_raylet(FrameKind::WorkerLabel, &label, true);
+    }
+
+    // ---- giving back ---------------------------------------------------------------------------------------
+
+    fn give_back(&mut self, task: &IncomingTask) {
+        let reply = proto::PushTaskReply {
+            status: TaskStatus::Returned.into(),
+            ..Default::default()
+        };
+        self.send(
+            task.conn,
+            FrameKind::PushTaskReply,
+            task.correlation,
+            &reply,
+            &[],
+            true,
+        );
+    }
+
     /// Hands tasks that wait behind the running one back to their owners.
-    pub(crate) fn give_back_waiting(&mut self) {
-        let ready = std::mem::take(&mut self.execution.ready);
-        for work in ready {
+    fn give_back_waiting(&mut self) {
+        // From the last to the first: each goes to the front of its owner's queue.
+        for work in std::mem::take(&mut self.execution.ready).into_iter().rev() {
             match work {
-                Work::Task(task) if task.sequence.is_none() => {
-                    let reply = proto::PushTaskReply {
-                        status: TaskStatus::Returned.into(),
-                        ..Default::default()
-                    };
-                    self.send(
-                        task.conn,
-                        FrameKind::PushTaskReply,
-                        task.correlation,
-                        &reply,
-                        &[],
-                        true,
-                    );
-                }
-                other => self.execution.ready.push_back(other),
+                Work::Task(task) if task.sequence.is_none() => self.give_back(&task),
+                other => self.execution.ready.push_front(other),
             }
         }
     }
 
-    fn is_slow(&self) -> Option<u64> {
+    /// When the function that runs has been running for too long for others to wait behind it.
+    pub(super) fn slow_at(&self) -> Option<u64> {
         let since = self.execution.running_since?;
         self.execution.has_work().then_some(since + SLOW_TASK)
     }
 
     pub(super) fn give_back_if_slow(&mut self) {
-        if self.is_slow().is_some_and(|at| at <= self.now) {
+        if self.slow_at().is_some_and(|at| at <= self.now) {
             self.give_back_waiting();
         }
     }
 
-    pub(super) fn next_slow_deadline(&self) -> Option<u64> {
-        self.is_slow()
-    }
-
-    /// A worker that runs a task waits for an object, or goes on.
+    /// One more, or one less, thread of this worker waits for objects.
     pub(crate) fn set_blocked(&mut self, blocked: bool) {
-        if blocked {
+        let before = self.execution.blocked;
+        self.execution.blocked = if blocked { before + 1 } else { before.saturating_sub(1) };
+        if blocked && self.execution.running_since.is_some() {
             self.give_back_waiting();
         }
-        self.tell_raylet(FrameKind::WorkerBlocked, &proto::WorkerBlocked { blocked }, true);
+        if (before == 0) != (self.execution.blocked == 0) {
+            self.tell_raylet(FrameKind::WorkerBlocked, &proto::WorkerBlocked { blocked }, true);
+        }
     }
 }

@@ -1,44 +1,60 @@
 //! What a core worker knows and decides: a state machine without sockets, clocks or threads. Its methods take
-//! what happened and leave [`Effect`]s in the outbox; `worker.rs` carries them out under the same lock, so that
+//! what happened and leave frames and [`Effect`]s behind; `worker.rs` carries them out under the same lock, so that
 //! frames leave in the order of the decisions.
 //!
 //! Invariants:
-//! 1. A value, once resolved, never changes; every waiter of it is told exactly once.
+//! 1. A value, once resolved, never changes, but for a loss; every waiter of it is told exactly once.
 //! 2. An owned object stays while a local reference, a borrower, or a value that contains it does.
 //! 3. A reference in a message stays pinned by its sender until the receiver has registered as a borrower.
 //! 4. Calls of one caller to one incarnation of an actor start in the order of their sequence numbers, once each.
 //! 5. A task is in exactly one place: waiting for arguments, in its class's or actor's queue, or pushed.
 
+mod actor_calls;
 mod actors;
+mod borrowing;
+mod callers;
+mod connections;
+mod deaths;
 mod execution;
 mod objects;
-mod peers;
-mod tasks;
+mod reading;
+mod scheduling;
+mod submission;
+mod timers;
+mod waits;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
-use prost::Message;
-use sparkray_common::{
-    ActorId, ErrorCode, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId,
-};
+use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, Failure, FrameKind};
-use sparkray_rpc::{Endpoint, Frame, Target, encode_frame_head};
+use sparkray_rpc::{Endpoint, Frame, Target};
 use tracing::{debug, warn};
 
 use crate::error::CoreError;
-use crate::reactor::{ConnId, RAYLET_CONN};
+use crate::hash::IdMap;
+use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
+use crate::store::Dropped;
 
-pub(crate) use actors::ActorClient;
-pub(crate) use execution::{ArgumentValue, ExecutionState, Work};
+use actors::ActorClient;
+use borrowing::{Borrowing, ReturnPins};
+use connections::{BrokenConnection, ConnState};
+pub(crate) use connections::{PeerKey, Pending};
+use deaths::Deaths;
+pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument};
 pub use execution::{CreateActorWork, IncomingTask};
-pub(crate) use objects::{Object, Value};
-pub(crate) use peers::{ConnState, PeerKey, Pending};
-pub use tasks::TaskTemplate;
-pub(crate) use tasks::{CallKind, NewTask, SchedulingClass, Task};
-use tasks::{ClassKey, Lease};
+pub(crate) use objects::{Locations, Object, Value};
+pub(crate) use reading::ReadyRead;
+use scheduling::Scheduling;
+pub use submission::{ActorMethod, TaskTemplate};
+pub(crate) use submission::{CallKind, NewTask};
+use submission::Task;
+use timers::Timers;
+use waits::Wait;
+pub(crate) use waits::{Begun, FetchedResult, WaitId, unknown_object};
 
-/// What the state wants done.
+/// What the state wants done, beside sending frames.
 #[derive(Debug)]
 pub(crate) enum Effect {
     Open {
@@ -46,18 +62,19 @@ pub(crate) enum Effect {
         endpoint: Endpoint,
         target: Target,
     },
-    Send {
-        conn: ConnId,
-        bytes: Vec<u8>,
-        urgent: bool,
-    },
     Close {
         conn: ConnId,
     },
     /// A socket that the raylet accepted for this process.
     Adopt {
         conn: ConnId,
-        socket: std::os::fd::OwnedFd,
+        socket: OwnedFd,
+    },
+    /// The descriptor of a segment that came with a range that nobody wants any more.
+    Learn {
+        object: ObjectId,
+        range: proto::ObjectRange,
+        descriptor: OwnedFd,
     },
     /// Work for the code that embeds the core worker.
     Notify(Notice),
@@ -68,9 +85,9 @@ pub(crate) enum Effect {
 pub enum Notice {
     /// Output of workers.
     Log(Vec<proto::LogLine>),
-    /// Objects whose resolution was watched.
-    Resolved(Vec<u64>),
-    /// Calls arrived, or this worker is to end; only after `announce_work`.
+    /// The value of an object that was asked for by [`crate::CoreWorker::fetch_later`].
+    Fetched(u64, Result<crate::Fetched, CoreError>),
+    /// Calls arrived, or this worker is to end; only after [`crate::CoreWorker::announce_work`].
     Work,
 }
 
@@ -78,7 +95,7 @@ pub enum Notice {
 #[derive(Debug)]
 pub(crate) enum SlotResult {
     Head(proto::HeadReply),
-    Created(proto::CreateObjectReply, Option<std::os::fd::OwnedFd>),
+    Created(proto::CreateObjectReply, Option<OwnedFd>),
     Done,
     Failed(CoreError),
 }
@@ -89,39 +106,46 @@ pub(crate) struct State {
     pub(crate) job_id: JobId,
     pub(crate) python_version: String,
     /// Name of the local raylet's abstract socket.
-    pub(crate) raylet_socket: String,
+    raylet_socket: String,
     /// Microseconds since the worker began.
     pub(crate) now: u64,
-    pub(crate) outbox: Vec<Effect>,
-    conns: HashMap<ConnId, ConnState>,
+    pub(crate) effects: Vec<Effect>,
+    /// Connections with frames that have not been handed on.
+    touched: Vec<ConnId>,
+    /// Something happened for which a thread may wait.
+    news: bool,
+    conns: IdMap<ConnId, ConnState>,
     peers: HashMap<PeerKey, ConnId>,
+    /// Connections that broke and whose other side may come back.
+    broken_conns: IdMap<ConnId, BrokenConnection>,
+    /// Connections to processes that are said to be dead, and why they died.
+    closing: IdMap<ConnId, String>,
+    deaths: Deaths,
+    timers: Timers,
     next_conn: ConnId,
     next_correlation: u64,
     next_slot: u64,
-    pub(crate) slots: HashMap<u64, Option<SlotResult>>,
-    pub(crate) objects: HashMap<ObjectId, Object>,
-    /// AddBorrower messages that are not acknowledged.
-    pub(crate) unacknowledged_borrows: HashSet<ObjectId>,
-    tasks: HashMap<TaskId, Task>,
-    class_index: HashMap<ClassKey, usize>,
-    classes: Vec<SchedulingClass>,
-    leases: HashMap<LeaseId, Lease>,
-    pub(crate) actors: HashMap<ActorId, ActorClient>,
+    next_wait: WaitId,
+    pub(crate) slots: IdMap<u64, Option<SlotResult>>,
+    waits: IdMap<WaitId, Wait>,
+    pub(crate) objects: IdMap<ObjectId, Object>,
+    /// Objects that the store is to be asked for.
+    reads: Vec<ObjectId>,
+    ready_reads: Vec<ReadyRead>,
+    /// Objects that the store is to free.
+    frees: Vec<proto::FreeEntry>,
+    borrowing: Borrowing,
+    return_pins: IdMap<TaskId, ReturnPins>,
+    tasks: IdMap<TaskId, Task>,
+    scheduling: Scheduling,
+    actors: IdMap<ActorId, ActorClient>,
     pub(crate) execution: ExecutionState,
-    /// References of a returned value that its receiver has not taken over yet.
-    return_pins: HashMap<TaskId, (ConnId, Vec<ObjectId>)>,
-    /// A task's results whose inner references are being registered: the executor is told when all are.
-    pin_releases: Vec<(TaskId, ConnId, HashSet<ObjectId>)>,
-    watchers: HashMap<ObjectId, Vec<u64>>,
-    resolved_watchers: Vec<u64>,
-    dead_workers: HashSet<WorkerId>,
-    /// Why nothing works any more: the local raylet is gone.
+    /// Why nothing works any more: the local raylet is gone, or this process has left.
     pub(crate) broken: Option<CoreError>,
     /// Why nothing that needs the head works.
     pub(crate) head_lost: Option<String>,
-    /// Objects whose store ranges are to be released.
+    /// What the raylet said when this process registered.
     pub(crate) registered: Option<Result<proto::RegisterClientReply, CoreError>>,
-    ready_reads: Vec<(ObjectId, proto::ObjectReady, Option<std::os::fd::OwnedFd>)>,
 }
 
 impl State {
@@ -139,34 +163,37 @@ impl State {
             python_version,
             raylet_socket,
             now: 0,
-            outbox: Vec::new(),
-            conns: HashMap::new(),
+            effects: Vec::new(),
+            touched: Vec::new(),
+            news: false,
+            conns: IdMap::default(),
             peers: HashMap::new(),
+            broken_conns: IdMap::default(),
+            closing: IdMap::default(),
+            deaths: Deaths::default(),
+            timers: Timers::default(),
             next_conn: RAYLET_CONN + 1,
             next_correlation: 1,
             next_slot: 1,
-            slots: HashMap::new(),
-            objects: HashMap::new(),
-            unacknowledged_borrows: HashSet::new(),
-            tasks: HashMap::new(),
-            class_index: HashMap::new(),
-            classes: Vec::new(),
-            leases: HashMap::new(),
-            actors: HashMap::new(),
+            next_wait: 1,
+            slots: IdMap::default(),
+            waits: IdMap::default(),
+            objects: IdMap::default(),
+            reads: Vec::new(),
+            ready_reads: Vec::new(),
+            frees: Vec::new(),
+            borrowing: Borrowing::default(),
+            return_pins: IdMap::default(),
+            tasks: IdMap::default(),
+            scheduling: Scheduling::default(),
+            actors: IdMap::default(),
             execution: ExecutionState::default(),
-            return_pins: HashMap::new(),
-            pin_releases: Vec::new(),
-            watchers: HashMap::new(),
-            resolved_watchers: Vec::new(),
-            dead_workers: HashSet::new(),
             broken: None,
             head_lost: None,
             registered: None,
-            ready_reads: Vec::new(),
         };
-        state
-            .conns
-            .insert(RAYLET_CONN, ConnState::new(Some(PeerKey::LocalRaylet)));
+        let raylet = ConnState::new(Some(PeerKey::LocalRaylet));
+        state.conns.insert(RAYLET_CONN, raylet);
         state.peers.insert(PeerKey::LocalRaylet, RAYLET_CONN);
         state
     }
@@ -178,267 +205,156 @@ impl State {
         self.me_message = (&self.me).into();
     }
 
-    // ---- sending -------------------------------------------------------------------------------------------
-
-    /// Queues a frame for a connection.
-    fn send<M: Message>(
-        &mut self,
-        conn: ConnId,
-        kind: FrameKind,
-        correlation: u64,
-        message: &M,
-        payload: &[&[u8]],
-        urgent: bool,
-    ) {
-        let payload_len = payload.iter().map(|part| part.len()).sum();
-        let mut bytes = Vec::new();
-        encode_frame_head(&mut bytes, kind, correlation, message, payload_len);
-        for part in payload {
-            bytes.extend_from_slice(part);
-        }
-        self.outbox.push(Effect::Send { conn, bytes, urgent });
-    }
-
-    /// Queues a request and remembers what its reply is for.
-    fn request<M: Message>(
-        &mut self,
-        conn: ConnId,
-        pending: Pending,
-        kind: FrameKind,
-        message: &M,
-        payload: &[&[u8]],
-    ) {
-        let correlation = self.next_correlation;
-        self.next_correlation += 1;
-        let Some(state) = self.conns.get_mut(&conn) else {
-            // The connection closed between the decision and this call.
-            self.fail_pending(pending, "the connection is closed");
-            return;
-        };
-        // With nothing else under way the other side waits for this frame; else it may travel with others.
-        let urgent = state.pending.len() < 2;
-        state.pending.insert(correlation, pending);
-        self.send(conn, kind, correlation, message, payload, urgent);
-    }
-
-    pub(crate) fn tell_raylet<M: Message>(&mut self, kind: FrameKind, message: &M, urgent: bool) {
-        self.send(RAYLET_CONN, kind, 0, message, &[], urgent);
-    }
-
-    /// A request to the local raylet for which a thread waits.
-    pub(crate) fn ask_raylet<M: Message>(
-        &mut self,
-        pending: impl FnOnce(u64) -> Pending,
-        kind: FrameKind,
-        message: &M,
-    ) -> u64 {
-        let slot = self.new_slot();
-        self.request(RAYLET_CONN, pending(slot), kind, message, &[]);
-        slot
-    }
-
-    pub(crate) fn new_slot(&mut self) -> u64 {
-        let slot = self.next_slot;
-        self.next_slot += 1;
-        self.slots.insert(slot, None);
-        slot
-    }
-
-    fn fill_slot(&mut self, slot: u64, result: SlotResult) {
-        // A thread that gave up has removed its slot.
-        if let Some(place) = self.slots.get_mut(&slot) {
-            *place = Some(result);
-        }
-    }
-
     // ---- receiving -----------------------------------------------------------------------------------------
 
     /// Takes in one frame.
     pub(crate) fn on_frame(&mut self, conn: ConnId, frame: Frame) {
+        if !self.conns.contains_key(&conn) {
+            // This side closed the connection before it read the frame.
+            return;
+        }
         let kind = frame.kind;
         if let Err(error) = self.dispatch(conn, frame) {
             warn!(conn, ?kind, %error, "closed a connection whose messages cannot be understood");
-            self.outbox.push(Effect::Close { conn });
-            self.on_closed(conn, &error.message);
+            self.effects.push(Effect::Close { conn });
+            let cause = CloseCause {
+                message: error.message,
+                gone: false,
+            };
+            self.on_closed(conn, &cause);
         }
     }
 
-    fn dispatch(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
+    fn dispatch(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {
+        let correlation = frame.correlation;
         match frame.kind {
-            FrameKind::PushTask => self.on_push_task(conn, &frame)?,
-            FrameKind::PushTaskReply => self.on_push_reply(conn, &frame)?,
-            FrameKind::GetObject => self.on_get_object(conn, frame.correlation, &frame.decode()?)?,
-            FrameKind::GetObjectReply => self.on_get_object_reply(conn, &frame)?,
-            FrameKind::AddBorrower => self.on_add_borrower(conn, frame.correlation, &frame.decode()?)?,
-            FrameKind::RemoveBorrower => self.on_remove_borrower(conn, &frame.decode()?)?,
-            FrameKind::ReleaseReturnPins => self.on_release_return_pins(&frame.decode()?)?,
-            FrameKind::WorkerHello => self.on_hello(conn, &frame.decode()?)?,
-            FrameKind::Empty => self.on_empty(conn, frame.correlation),
-            FrameKind::LocationLost => self.on_location_lost(&frame.decode()?)?,
-            FrameKind::RegisterClientReply => self.on_registered(conn, &frame)?,
-            FrameKind::RequestWorkerLeaseReply => self.on_lease_reply(conn, &frame)?,
-            FrameKind::LeaseWanted => self.on_lease_wanted(&frame.decode()?)?,
-            FrameKind::LeaseBroken => self.on_lease_broken(&frame.decode()?)?,
+            FrameKind::PushTask => self.on_push_task(conn, &frame),
+            FrameKind::PushTaskReply => self.on_push_reply(conn, &frame),
+            FrameKind::AcknowledgeReplies => self.on_acknowledge_replies(conn, &frame.decode()?),
+            FrameKind::GetObject => self.on_get_object(conn, correlation, &frame.decode()?),
+            FrameKind::GetObjectReply => self.on_get_object_reply(conn, &frame),
+            FrameKind::AddBorrower => self.on_add_borrower(conn, correlation, &frame.decode()?),
+            FrameKind::RemoveBorrower => self.on_remove_borrower(conn, &frame.decode()?),
+            FrameKind::ReleaseReturnPins => self.on_release_return_pins(&frame.decode()?),
+            FrameKind::LocationLost => self.on_location_lost(&frame.decode()?),
+            FrameKind::WorkerHello => self.on_hello(conn, &frame.decode()?),
+            FrameKind::Empty => {
+                self.on_empty(conn, correlation);
+                Ok(())
+            }
+            _ => self.dispatch_from_raylet(conn, frame),
+        }
+    }
+
+    fn dispatch_from_raylet(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {
+        match frame.kind {
+            FrameKind::RegisterClientReply => self.on_registered(conn, &frame),
+            FrameKind::RequestWorkerLeaseReply => self.on_lease_reply(conn, &frame),
+            FrameKind::LeaseWanted => self.on_lease_wanted(&frame.decode()?),
+            FrameKind::LeaseBroken => self.on_lease_broken(&frame.decode()?),
             FrameKind::HeadReply => {
                 if let Some(Pending::Head(slot)) = self.take_pending(conn, frame.correlation) {
-                    let reply = frame.decode()?;
-                    self.fill_slot(slot, SlotResult::Head(reply));
+                    let result = match frame.decode() {
+                        Ok(reply) => SlotResult::Head(reply),
+                        Err(error) => SlotResult::Failed(error.into()),
+                    };
+                    self.fill_slot(slot, result);
                 }
+                Ok(())
             }
-            FrameKind::ActorUpdate => self.on_actor_update(&frame.decode()?)?,
+            FrameKind::ActorUpdate => self.on_actor_update(&frame.decode()?),
             FrameKind::CreateActor => self.on_create_actor(frame.correlation, frame.decode()?),
-            FrameKind::IncomingConnection => {
-                let socket = frame.descriptor.take().ok_or_else(|| {
-                    CoreError::new(
-                        ErrorCode::Internal,
-                        "the raylet announced a connection without its socket",
-                    )
-                })?;
-                let conn = self.new_conn(None);
-                self.outbox.push(Effect::Adopt { conn, socket });
-                self.say_hello(conn);
-            }
+            FrameKind::IncomingConnection => self.on_incoming(frame),
+            FrameKind::CreateObjectReply => self.on_created(conn, frame),
+            FrameKind::ObjectReady => self.on_object_ready(conn, frame),
+            FrameKind::NodeDied => self.on_node_died(&frame.decode()?),
+            FrameKind::WorkerDied => self.on_worker_died(&frame.decode()?),
             FrameKind::ExitWorker => {
                 let message: proto::ExitWorker = frame.decode()?;
                 debug!(reason = message.reason, "the raylet ends this worker");
                 self.execution.exit = true;
+                self.news = true;
+                Ok(())
             }
-            FrameKind::NodeDied => self.on_node_died(&frame.decode()?)?,
-            FrameKind::WorkerDied => self.on_worker_died(&frame.decode()?)?,
             FrameKind::HeadLost => {
                 let message: proto::HeadLost = frame.decode()?;
                 self.on_head_lost(message.cause);
+                Ok(())
             }
             FrameKind::LogBatch => {
                 let batch: proto::LogBatch = frame.decode()?;
-                self.outbox.push(Effect::Notify(Notice::Log(batch.lines)));
+                self.notify(Notice::Log(batch.lines));
+                Ok(())
             }
-            FrameKind::CreateObjectReply => {
-                if let Some(Pending::StoreCreate(slot)) = self.take_pending(conn, frame.correlation) {
-                    let reply = frame.decode()?;
-                    self.fill_slot(slot, SlotResult::Created(reply, frame.descriptor.take()));
-                }
-            }
-            FrameKind::ObjectReady => self.on_object_ready(conn, frame)?,
-            other => {
-                return Err(CoreError::new(
-                    ErrorCode::Internal,
-                    format!("a core worker takes no {other:?} message"),
-                ));
-            }
-        }
-        Ok(())
-    }
-
-    /// A connection is gone.
-    pub(crate) fn on_closed(&mut self, conn: ConnId, cause: &str) {
-        let Some(state) = self.conns.remove(&conn) else {
-            return;
-        };
-        if let Some(peer) = state.peer {
-            if self.peers.get(&peer) == Some(&conn) {
-                self.peers.remove(&peer);
-            }
-        }
-        if conn == RAYLET_CONN {
-            self.on_raylet_lost(cause);
-        }
-        self.drop_borrower_connection(conn);
-        self.drop_return_pins_of(conn);
-        self.execution.caller_gone(conn);
-        // Tasks first, in the order of their pushes, because the first of a worker is the one that ran.
-        let mut pending: Vec<(u64, Pending)> = state.pending.into_iter().collect();
-        pending.sort_by_key(|(correlation, _)| *correlation);
-        let mut pushed = Vec::new();
-        for (_, pending) in pending {
-            match pending {
-                Pending::Push(task) => pushed.push(task),
-                Pending::Fetch(object) => self.fetch_failed(object, state.greeted),
-                other => self.fail_pending(other, cause),
-            }
-        }
-        self.on_worker_connection_lost(conn, pushed, cause);
-    }
-
-    fn on_raylet_lost(&mut self, cause: &str) {
-        if self.broken.is_some() {
-            return;
-        }
-        let error = CoreError::new(
-            ErrorCode::NotRunning,
-            format!("the raylet of this node is gone ({cause}): call shutdown() and init() again"),
-        );
-        self.execution.exit = true;
-        self.broken = Some(error.clone());
-        let open: Vec<u64> = self
-            .slots
-            .iter()
-            .filter(|(_, result)| result.is_none())
-            .map(|(slot, _)| *slot)
-            .collect();
-        for slot in open {
-            self.fill_slot(slot, SlotResult::Failed(error.clone()));
+            other => Err(CoreError::new(
+                ErrorCode::Internal,
+                format!("a core worker takes no {other:?} message"),
+            )),
         }
     }
 
-    fn on_head_lost(&mut self, cause: String) {
-        if self.head_lost.is_some() {
-            return;
-        }
-        warn!(cause, "the head is gone");
-        self.fail_actors_without_head(&cause);
-        self.head_lost = Some(cause);
-    }
+    // ---- time ----------------------------------------------------------------------------------------------
 
     /// The time passes; `now` in microseconds.
     pub(crate) fn on_tick(&mut self, now: u64) {
         self.now = now;
-        self.return_idle_leases();
-        self.reconnect_actors();
+        self.fire_timers();
         self.give_back_if_slow();
     }
 
     /// When [`State::on_tick`] has something to do next, in microseconds from now.
     pub(crate) fn next_tick(&self) -> Option<u64> {
-        let lease = self.next_lease_deadline();
-        let actor = self.next_actor_deadline();
-        let slow = self.next_slow_deadline();
-        [lease, actor, slow]
-            .into_iter()
-            .flatten()
-            .min()
-            .map(|at| at.saturating_sub(self.now))
+        let at = [self.timers.next(), self.slow_at()].into_iter().flatten().min()?;
+        Some(at.saturating_sub(self.now))
     }
 
-    /// Moves finished watches to the outbox.
-    pub(crate) fn collect_notices(&mut self) {
-        if self.execution.announce && (self.execution.has_work() || self.execution.exit) {
-            self.outbox.push(Effect::Notify(Notice::Work));
+    /// Takes over what finalizers left.
+    pub(crate) fn take_dropped(&mut self, dropped: &mut Dropped) {
+        for id in dropped.references.drain(..) {
+            self.drop_ref(id);
         }
-        if !self.resolved_watchers.is_empty() {
-            let resolved = std::mem::take(&mut self.resolved_watchers);
-            self.outbox.push(Effect::Notify(Notice::Resolved(resolved)));
+        for id in dropped.actor_handles.drain(..) {
+            self.drop_actor_handle(id);
+        }
+        if !dropped.mappings.is_empty() {
+            self.release_mapped(&dropped.mappings);
+            dropped.mappings.clear();
         }
     }
 
-    pub(crate) fn take_ready_reads(
-        &mut self,
-    ) -> Vec<(ObjectId, proto::ObjectReady, Option<std::os::fd::OwnedFd>)> {
-        std::mem::take(&mut self.ready_reads)
+    /// Whether something waits to be carried out.
+    pub(crate) fn has_output(&self) -> bool {
+        !(self.effects.is_empty()
+            && self.touched.is_empty()
+            && self.reads.is_empty()
+            && self.frees.is_empty()
+            && self.borrowing.is_told())
+    }
+
+    /// Makes frames of what was gathered, and tells whether something happened for which a thread may wait. To be
+    /// called before frames and effects are taken.
+    pub(crate) fn settle(&mut self) -> bool {
+        self.flush_reads();
+        self.flush_borrows();
+        self.flush_frees();
+        if self.execution.is_to_be_announced() {
+            self.notify(Notice::Work);
+        }
+        std::mem::take(&mut self.news)
     }
 }
 
 /// Splits the inline parts of a payload.
-pub(crate) struct PayloadReader {
+struct PayloadReader {
     rest: Bytes,
 }
 
 impl PayloadReader {
-    pub(crate) fn new(payload: Bytes) -> Self {
+    fn new(payload: Bytes) -> Self {
         Self { rest: payload }
     }
 
-    pub(crate) fn take(&mut self, length: u64) -> Result<Bytes, CoreError> {
+    fn take(&mut self, length: u64) -> Result<Bytes, CoreError> {
         let length = usize::try_from(length).unwrap_or(usize::MAX);
         if length > self.rest.len() {
             return Err(CoreError::new(
@@ -453,18 +369,6 @@ impl PayloadReader {
     }
 }
 
-impl From<sparkray_proto::MessageError> for CoreError {
-    fn from(error: sparkray_proto::MessageError) -> Self {
-        Self::new(ErrorCode::Internal, error.to_string())
-    }
-}
-
-impl From<sparkray_common::IdError> for CoreError {
-    fn from(error: sparkray_common::IdError) -> Self {
-        Self::new(ErrorCode::Internal, error.to_string())
-    }
-}
-
-pub(crate) fn failure_of(error: &CoreError) -> Failure {
+fn failure_of(error: &CoreError) -> Failure {
     Failure::new(error.code, error.message.clone())
 }

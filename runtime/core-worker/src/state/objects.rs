@@ -1,18 +1,23 @@
-//! Objects: values, references, owners and borrowers.
+//! Objects: their values, and the references of this process.
 
-use std::collections::HashSet;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
 use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress};
-use sparkray_proto::{self as proto, Failure, FrameKind, location_of};
-use sparkray_rpc::Frame;
-use tracing::debug;
+use sparkray_proto::{self as proto, FrameKind, location_of};
 
-use super::{Effect, PeerKey, Pending, State, failure_of};
+use super::waits::WaitId;
+use super::{Effect, State};
 use crate::error::CoreError;
-use crate::reactor::{ConnId, RAYLET_CONN};
+use crate::hash::IdSet;
+use crate::reactor::ConnId;
 use crate::store::StoredValue;
+
+/// Values up to this length are copied out of the buffer that they were read into, which they would keep whole.
+const COPIED_BYTES: usize = 8 * 1024;
+
+/// Nodes that hold an object, with the addresses of their raylets.
+pub(crate) type Locations = Vec<(NodeId, String)>;
 
 /// Where the value of an object is.
 #[derive(Debug, Clone)]
@@ -22,20 +27,38 @@ pub(crate) enum Value {
     /// The whole value.
     Inline(Bytes),
     /// In the stores of these nodes.
-    Stored {
-        size: u64,
-        locations: Vec<(NodeId, String)>,
-    },
+    Stored { size: u64, locations: Locations },
     /// There is none.
-    Failed(CoreError),
+    Failed(Arc<CoreError>),
 }
 
-/// Who waits for an object inside the state.
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Dependent {
+impl Value {
+    pub(super) fn failed(error: CoreError) -> Self {
+        Self::Failed(Arc::new(error))
+    }
+
+    /// An inline value that does not keep the buffer it was read into.
+    pub(super) fn read_inline(bytes: Bytes) -> Self {
+        if bytes.len() <= COPIED_BYTES {
+            Self::Inline(Bytes::copy_from_slice(&bytes))
+        } else {
+            Self::Inline(bytes)
+        }
+    }
+}
+
+/// Who waits for an object inside this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A task whose argument it is.
     Task(TaskId),
+    /// A wait for its existence.
+    Exists(WaitId),
+    /// A wait for its value, which goes to this place.
+    Value(WaitId, u32),
 }
 
+#[derive(Debug)]
 pub(crate) struct Object {
     pub(crate) value: Value,
     pub(crate) is_error: bool,
@@ -43,44 +66,49 @@ pub(crate) struct Object {
     pub(crate) owner: Option<Arc<WorkerAddress>>,
     /// References in this process: of the user, of submitted tasks, of values that contain it.
     refs: u32,
+    /// Only known as an argument of a task that runs; another process owns it, and the task's caller keeps it.
+    pub(super) is_argument: bool,
+    /// The owner was asked for the value.
+    pub(super) asked: bool,
+    /// The local store was asked for it.
+    pub(super) reading: bool,
+    /// The owner was asked again where it is, because the store could not get it.
+    pub(super) relocating: bool,
+    /// How often the store could not give it.
+    pub(super) failed_reads: u8,
+    pub(super) waiters: Vec<Waiter>,
+    /// The mapped value, while somebody uses it.
+    pub(super) mapped: Weak<StoredValue>,
+    /// What few objects have.
+    links: Option<Box<Links>>,
+}
+
+/// How an object hangs together with others.
+#[derive(Debug, Default)]
+struct Links {
     /// Connections of processes that hold references.
-    borrowers: HashSet<ConnId>,
+    borrowers: IdSet<ConnId>,
     /// Objects that this one's value refers to; each holds a reference.
     contained: Vec<ObjectId>,
-    /// Only known as an argument of the task that runs; another process owns it.
-    is_argument: bool,
-    /// The owner was asked for the value.
-    asked: bool,
-    /// How often the owner's connection broke before it answered.
-    fetch_failures: u8,
     /// GetObject requests of other processes.
     remote_waiters: Vec<(ConnId, u64)>,
-    dependents: Vec<Dependent>,
-    /// The mapped value, while somebody uses it.
-    pub(crate) mapped: Weak<StoredValue>,
-    /// The local store was asked for it.
-    pub(crate) reading: bool,
-    /// The local store has no copy to give.
-    pub(crate) read_error: Option<CoreError>,
 }
 
 impl Object {
-    fn new(owner: Option<Arc<WorkerAddress>>, value: Value) -> Self {
+    pub(super) fn new(owner: Option<Arc<WorkerAddress>>, value: Value) -> Self {
         Self {
             value,
             is_error: false,
             owner,
-            refs: 0,
-            borrowers: HashSet::new(),
-            contained: Vec::new(),
+            refs: 1,
             is_argument: false,
             asked: false,
-            fetch_failures: 0,
-            remote_waiters: Vec::new(),
-            dependents: Vec::new(),
-            mapped: Weak::new(),
             reading: false,
-            read_error: None,
+            relocating: false,
+            failed_reads: 0,
+            waiters: Vec::new(),
+            mapped: Weak::new(),
+            links: None,
         }
     }
 
@@ -88,21 +116,65 @@ impl Object {
         !matches!(self.value, Value::Pending)
     }
 
+    fn links(&mut self) -> &mut Links {
+        self.links.get_or_insert_default()
+    }
+
+    pub(super) fn add_reference(&mut self) {
+        self.refs += 1;
+    }
+
+    pub(super) fn has_waiters(&self) -> bool {
+        !self.waiters.is_empty()
+            || self
+                .links
+                .as_ref()
+                .is_some_and(|links| !links.remote_waiters.is_empty())
+    }
+
+    pub(super) fn contain(&mut self, inner: impl IntoIterator<Item = ObjectId>) {
+        self.links().contained.extend(inner);
+    }
+
+    pub(super) fn wait_remotely(&mut self, conn: ConnId, correlation: u64) {
+        self.links().remote_waiters.push((conn, correlation));
+    }
+
+    pub(super) fn add_borrower(&mut self, conn: ConnId) {
+        self.links().borrowers.insert(conn);
+    }
+
+    fn is_unused(&self) -> bool {
+        self.refs == 0
+            && self
+                .links
+                .as_ref()
+                .is_none_or(|links| links.borrowers.is_empty())
+    }
+
     #[cfg(test)]
-    pub(crate) fn refs(&self) -> u32 {
+    pub(super) fn refs(&self) -> u32 {
         self.refs
+    }
+
+    #[cfg(test)]
+    pub(super) fn borrower_count(&self) -> usize {
+        self.links.as_ref().map_or(0, |links| links.borrowers.len())
     }
 }
 
 impl State {
+    // ---- references ----------------------------------------------------------------------------------------
+
     /// A new object of this process with one reference.
     pub(crate) fn add_owned(&mut self, id: ObjectId, value: Value, contained: Vec<ObjectId>) {
-        for inner in &contained {
-            self.add_ref(*inner);
-        }
         let mut object = Object::new(None, value);
-        object.refs = 1;
-        object.contained = contained;
+        if !contained.is_empty() {
+            for inner in &contained {
+                self.add_ref(*inner);
+            }
+            object.contain(contained);
+        }
         self.objects.insert(id, object);
     }
 
@@ -114,132 +186,101 @@ impl State {
         }
     }
 
-    /// A reference that came out of a value. Registers as a borrower with a foreign owner; the caller keeps what
-    /// the reference came from until [`State::unacknowledged_borrows`] has let go of it.
-    pub(crate) fn add_foreign_ref(&mut self, id: ObjectId, owner: &WorkerAddress) {
-        if let Some(object) = self.objects.get_mut(&id) {
-            object.refs += 1;
-            if !object.is_argument {
-                return;
-            }
-            // Known as an argument so far: from now on this process is a borrower.
-            object.is_argument = false;
-            object.owner = Some(Arc::new(owner.clone()));
-            self.register_as_borrower(id, owner);
+    /// One reference less.
+    pub(crate) fn drop_ref(&mut self, id: ObjectId) {
+        let Some(object) = self.objects.get_mut(&id) else {
             return;
+        };
+        object.refs = object.refs.saturating_sub(1);
+        if object.is_unused() {
+            self.forget_object(id);
         }
-        if owner.worker_id == self.me.worker_id {
-            // Freed already: its owner, this process, gave it up while the reference was on its way.
-            let gone = CoreError::new(
-                ErrorCode::ObjectLost,
-                format!("object {id} was freed by its owner, this process"),
-            );
-            let mut object = Object::new(None, Value::Failed(gone));
-            object.refs = 1;
-            self.objects.insert(id, object);
-            return;
-        }
-        let mut object = Object::new(Some(Arc::new(owner.clone())), Value::Pending);
-        object.refs = 1;
-        self.objects.insert(id, object);
-        if self.dead_workers.contains(&owner.worker_id) {
-            self.owner_died(id);
-            return;
-        }
-        self.register_as_borrower(id, owner);
     }
 
-    fn register_as_borrower(&mut self, id: ObjectId, owner: &WorkerAddress) {
-        self.unacknowledged_borrows.insert(id);
-        let conn = self.conn_to_worker(owner);
-        let message = proto::AddBorrower {
-            object_ids: vec![id.to_vec().into()],
+    pub(super) fn remove_borrower(&mut self, id: ObjectId, conn: ConnId) {
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.borrowed.remove(&id);
+        }
+        let Some(object) = self.objects.get_mut(&id) else {
+            return;
         };
-        self.request(
-            conn,
-            Pending::Borrow(vec![id]),
-            FrameKind::AddBorrower,
-            &message,
-            &[],
+        if let Some(links) = &mut object.links {
+            links.borrowers.remove(&conn);
+        }
+        if object.is_unused() {
+            self.forget_object(id);
+        }
+    }
+
+    /// Forgets an object without references, and those that only it refers to.
+    fn forget_object(&mut self, id: ObjectId) {
+        let mut unused = vec![id];
+        while let Some(id) = unused.pop() {
+            let Some(object) = self.objects.remove(&id) else {
+                continue;
+            };
+            match &object.owner {
+                Some(owner) => self.give_up_borrow(id, owner),
+                None => {
+                    if let Value::Stored { locations, .. } = &object.value {
+                        if !object.is_argument {
+                            self.free_stored(id, locations);
+                        }
+                    }
+                }
+            }
+            for waiter in object.waiters {
+                self.waited_for_freed(id, waiter);
+            }
+            let Some(links) = object.links else { continue };
+            for inner in links.contained {
+                let Some(object) = self.objects.get_mut(&inner) else {
+                    continue;
+                };
+                object.refs = object.refs.saturating_sub(1);
+                if object.is_unused() {
+                    unused.push(inner);
+                }
+            }
+        }
+    }
+
+    /// All copies go away: with the next frames, together with others.
+    pub(super) fn free_stored(&mut self, id: ObjectId, locations: &Locations) {
+        self.frees.push(proto::FreeEntry {
+            object_id: Self::id_bytes(id.as_bytes()),
+            locations: describe_locations(locations),
+        });
+    }
+
+    /// As [`State::free_stored`], for an object that this process has written to its node's store.
+    pub(crate) fn free_here(&mut self, id: ObjectId) {
+        let here = vec![(self.me.node_id, self.me.node_address.clone())];
+        self.free_stored(id, &here);
+    }
+
+    /// The store's ranges of values that nobody here uses any more.
+    pub(crate) fn release_mapped(&mut self, ids: &[ObjectId]) {
+        let object_ids = ids.iter().map(|id| Self::id_bytes(id.as_bytes())).collect();
+        self.tell_raylet(
+            FrameKind::ReleaseObjects,
+            &proto::ReleaseObjects { object_ids },
+            false,
         );
     }
 
-    pub(super) fn borrow_acknowledged(&mut self, objects: &[ObjectId]) {
-        for id in objects {
-            self.unacknowledged_borrows.remove(id);
-        }
-        let mut finished = Vec::new();
-        self.pin_releases.retain_mut(|(task, conn, waiting)| {
-            for id in objects {
-                waiting.remove(id);
-            }
-            if waiting.is_empty() {
-                finished.push((*task, *conn));
-            }
-            !waiting.is_empty()
-        });
-        for (task, conn) in finished {
-            self.release_return_pins(task, conn);
-        }
-    }
-
-    fn release_return_pins(&mut self, task: TaskId, conn: ConnId) {
-        let message = proto::ReleaseReturnPins {
-            task_id: task.to_vec().into(),
-        };
-        self.send(conn, FrameKind::ReleaseReturnPins, 0, &message, &[], false);
-    }
-
-    /// One reference less.
-    pub(crate) fn drop_ref(&mut self, id: ObjectId) {
-        let mut worklist = vec![id];
-        while let Some(id) = worklist.pop() {
-            let Some(object) = self.objects.get_mut(&id) else {
-                continue;
-            };
-            object.refs = object.refs.saturating_sub(1);
-            if object.refs == 0 && object.borrowers.is_empty() {
-                self.forget_object(id, &mut worklist);
-            }
-        }
-    }
-
-    fn forget_object(&mut self, id: ObjectId, released: &mut Vec<ObjectId>) {
-        let Some(object) = self.objects.remove(&id) else {
+    /// An argument in a store, which the caller keeps while the task runs: it is known here without being borrowed.
+    pub(crate) fn hold_argument(&mut self, id: ObjectId, locations: Locations) {
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.refs += 1;
             return;
-        };
-        released.extend(&object.contained);
-        self.watchers.remove(&id);
-        match &object.owner {
-            Some(owner) => {
-                if let Some(conn) = self.peers.get(&PeerKey::Worker(owner.worker_id)).copied() {
-                    let message = proto::RemoveBorrower {
-                        object_ids: vec![id.to_vec().into()],
-                    };
-                    self.send(conn, FrameKind::RemoveBorrower, 0, &message, &[], false);
-                }
-            }
-            None => {
-                if let Value::Stored { locations, .. } = &object.value {
-                    self.free_stored(id, locations);
-                }
-            }
         }
+        let mut object = Object::new(None, Value::Stored { size: 0, locations });
+        object.is_argument = true;
+        self.objects.insert(id, object);
     }
 
-    pub(super) fn free_stored(&mut self, id: ObjectId, locations: &[(NodeId, String)]) {
-        let locations = locations
-            .iter()
-            .map(|(node, address)| location_of(*node, address))
-            .collect();
-        let message = proto::FreeObjects {
-            objects: vec![proto::FreeEntry {
-                object_id: id.to_vec().into(),
-                locations,
-            }],
-        };
-        self.tell_raylet(FrameKind::FreeObjects, &message, false);
-    }
+    // ---- values --------------------------------------------------------------------------------------------
 
     /// The value of an object is known. Later values of the same object are ignored.
     pub(crate) fn resolve(&mut self, id: ObjectId, value: Value, is_error: bool) {
@@ -255,397 +296,64 @@ impl State {
         }
         object.value = value;
         object.is_error = is_error;
-        let waiters = std::mem::take(&mut object.remote_waiters);
-        let dependents = std::mem::take(&mut object.dependents);
-        for (conn, correlation) in waiters {
+        if !object.has_waiters() {
+            return;
+        }
+        let waiters = std::mem::take(&mut object.waiters);
+        let remote = object
+            .links
+            .as_mut()
+            .map(|links| std::mem::take(&mut links.remote_waiters))
+            .unwrap_or_default();
+        for (conn, correlation) in remote {
             self.reply_value(conn, correlation, id);
         }
-        if let Some(watchers) = self.watchers.remove(&id) {
-            self.resolved_watchers.extend(watchers);
+        let mut tasks = Vec::new();
+        for waiter in waiters {
+            match waiter {
+                Waiter::Task(task) => tasks.push(task),
+                Waiter::Exists(wait) => self.wait_met(wait),
+                Waiter::Value(wait, place) => self.deliver(id, wait, place),
+            }
         }
-        for dependent in dependents {
-            let Dependent::Task(task) = dependent;
+        for task in tasks {
             self.dependency_resolved(task);
         }
     }
 
-    /// Takes note that results contain references, which the worker pins until this process has registered.
-    pub(super) fn hold_contained(
-        &mut self,
-        outer: ObjectId,
-        task: TaskId,
-        conn: ConnId,
-        inner: &[(ObjectId, WorkerAddress)],
-    ) {
-        let mut waiting = HashSet::new();
-        let mut contained = Vec::with_capacity(inner.len());
-        for (id, owner) in inner {
-            self.add_foreign_ref(*id, owner);
-            if self.unacknowledged_borrows.contains(id) {
-                waiting.insert(*id);
-            }
-            contained.push(*id);
-        }
-        match self.objects.get_mut(&outer) {
-            Some(object) => object.contained.extend(contained),
-            None => {
-                for id in contained {
-                    self.drop_ref(id);
-                }
-            }
-        }
-        if waiting.is_empty() {
-            self.release_return_pins(task, conn);
-        } else {
-            self.pin_releases.push((task, conn, waiting));
-        }
-    }
-
-    // ---- asking owners -------------------------------------------------------------------------------------
-
-    /// Begins to find out the value of an object.
-    pub(crate) fn want(&mut self, id: ObjectId) {
-        let Some(object) = self.objects.get_mut(&id) else {
-            return;
-        };
-        let Some(owner) = object.owner.clone() else { return };
-        if object.is_resolved() || object.asked {
-            return;
-        }
-        object.asked = true;
-        if self.dead_workers.contains(&owner.worker_id) {
-            self.owner_died(id);
-            return;
-        }
-        let conn = self.conn_to_worker(&owner);
-        let message = proto::GetObject {
-            object_id: id.to_vec().into(),
-        };
-        self.request(conn, Pending::Fetch(id), FrameKind::GetObject, &message, &[]);
-    }
-
-    /// Makes `task` wait for an object; `false`: it is there.
-    pub(super) fn depend(&mut self, id: ObjectId, dependent: Dependent) -> bool {
-        let Some(object) = self.objects.get_mut(&id) else {
-            return false;
-        };
-        if object.is_resolved() {
-            return false;
-        }
-        object.dependents.push(dependent);
-        self.want(id);
-        // The owner may be known to be dead.
-        self.objects.get(&id).is_some_and(|object| !object.is_resolved())
-    }
-
-    /// Reports `key` once the object is resolved; `false`: it is already.
-    pub(crate) fn watch(&mut self, id: ObjectId, key: u64) -> bool {
-        match self.objects.get(&id) {
-            Some(object) if !object.is_resolved() => {
-                self.watchers.entry(id).or_default().push(key);
-                self.want(id);
-                true
-            }
-            _ => false,
-        }
-    }
-
-    pub(super) fn on_get_object_reply(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
-        let Some(Pending::Fetch(id)) = self.take_pending(conn, frame.correlation) else {
-            return Ok(());
-        };
-        let reply: proto::GetObjectReply = frame.decode()?;
-        let value = if let Some(failure) = &reply.failure {
-            Value::Failed(failure.into())
-        } else if reply.inline {
-            Value::Inline(frame.payload.clone())
-        } else {
-            Value::Stored {
-                size: reply.stored_length,
-                locations: read_locations(&reply.locations)?,
-            }
-        };
-        self.resolve(id, value, reply.is_error);
-        Ok(())
-    }
-
-    pub(super) fn fetch_failed(&mut self, id: ObjectId, was_connected: bool) {
-        let Some(object) = self.objects.get_mut(&id) else {
-            return;
-        };
-        object.asked = false;
-        object.fetch_failures += 1;
-        if was_connected && object.fetch_failures < 3 {
-            // A connection may break while both live: ask again. A dead owner refuses the new connection.
-            self.want(id);
-        } else {
-            self.owner_died(id);
-        }
-    }
-
-    fn owner_died(&mut self, id: ObjectId) {
-        let Some(object) = self.objects.get(&id) else {
-            return;
-        };
-        let Some(owner) = object.owner.clone() else { return };
-        let message = format!(
-            "the owner of object {id}, worker {} on node {}, died: its value cannot be found",
-            owner.worker_id, owner.node_id
-        );
-        self.resolve(
-            id,
-            Value::Failed(CoreError::new(ErrorCode::OwnerDied, message)),
-            false,
-        );
-    }
-
-    // ---- answering borrowers -------------------------------------------------------------------------------
-
-    pub(super) fn on_get_object(
-        &mut self,
-        conn: ConnId,
-        correlation: u64,
-        message: &proto::GetObject,
-    ) -> Result<(), CoreError> {
-        let id = ObjectId::from_slice(&message.object_id)?;
-        match self.objects.get_mut(&id) {
-            Some(object) if !object.is_resolved() => {
-                object.remote_waiters.push((conn, correlation));
-                // This process may itself be a borrower that was asked by mistake; then it asks on.
-                self.want(id);
-            }
-            _ => self.reply_value(conn, correlation, id),
-        }
-        Ok(())
-    }
-
-    fn reply_value(&mut self, conn: ConnId, correlation: u64, id: ObjectId) {
-        let mut reply = proto::GetObjectReply::default();
-        let mut payload = Bytes::new();
-        match self.objects.get(&id) {
-            None => {
-                reply.failure = Some(Failure::new(
-                    ErrorCode::ObjectLost,
-                    format!("object {id} was freed by its owner"),
-                ));
-            }
-            Some(object) => {
-                reply.is_error = object.is_error;
-                match &object.value {
-                    Value::Pending => return,
-                    Value::Inline(bytes) => {
-                        reply.inline = true;
-                        payload = bytes.clone();
-                    }
-                    Value::Stored { size, locations } => {
-                        reply.stored_length = *size;
-                        reply.locations = locations
-                            .iter()
-                            .map(|(node, address)| location_of(*node, address))
-                            .collect();
-                    }
-                    Value::Failed(error) => reply.failure = Some(failure_of(error)),
-                }
-            }
-        }
-        self.send(
-            conn,
-            FrameKind::GetObjectReply,
-            correlation,
-            &reply,
-            &[&payload],
-            true,
-        );
-    }
-
-    pub(super) fn on_add_borrower(
-        &mut self,
-        conn: ConnId,
-        correlation: u64,
-        message: &proto::AddBorrower,
-    ) -> Result<(), CoreError> {
-        for bytes in &message.object_ids {
-            let id = ObjectId::from_slice(bytes)?;
-            match self.objects.get_mut(&id) {
-                Some(object) => {
-                    object.borrowers.insert(conn);
-                }
-                None => debug!(object_id = %id, "a borrower came for an object that was freed"),
-            }
-        }
-        self.send(conn, FrameKind::Empty, correlation, &proto::Empty {}, &[], true);
-        Ok(())
-    }
-
-    pub(super) fn on_remove_borrower(
-        &mut self,
-        conn: ConnId,
-        message: &proto::RemoveBorrower,
-    ) -> Result<(), CoreError> {
-        for bytes in &message.object_ids {
-            self.remove_borrower(ObjectId::from_slice(bytes)?, conn);
-        }
-        Ok(())
-    }
-
-    fn remove_borrower(&mut self, id: ObjectId, conn: ConnId) {
-        let Some(object) = self.objects.get_mut(&id) else {
-            return;
-        };
-        object.borrowers.remove(&conn);
-        if object.refs == 0 && object.borrowers.is_empty() {
-            let mut released = Vec::new();
-            self.forget_object(id, &mut released);
-            for inner in released {
-                self.drop_ref(inner);
-            }
-        }
-    }
-
-    pub(super) fn drop_borrower_connection(&mut self, conn: ConnId) {
-        let borrowed: Vec<ObjectId> = self
+    /// Ends what waits for objects that will never be resolved.
+    pub(super) fn fail_unresolved(&mut self, error: &CoreError) {
+        let unresolved: Vec<ObjectId> = self
             .objects
-            .iter_mut()
-            .filter_map(|(id, object)| object.borrowers.contains(&conn).then_some(*id))
-            .collect();
-        for id in borrowed {
-            self.remove_borrower(id, conn);
-        }
-    }
-
-    pub(super) fn on_release_return_pins(
-        &mut self,
-        message: &proto::ReleaseReturnPins,
-    ) -> Result<(), CoreError> {
-        let task = TaskId::from_slice(&message.task_id)?;
-        if let Some((_, pins)) = self.return_pins.remove(&task) {
-            for id in pins {
-                self.drop_ref(id);
-            }
-        }
-        Ok(())
-    }
-
-    pub(super) fn drop_return_pins_of(&mut self, conn: ConnId) {
-        let tasks: Vec<TaskId> = self
-            .return_pins
             .iter()
-            .filter(|(_, (of, _))| *of == conn)
-            .map(|(task, _)| *task)
+            .filter(|(_, object)| !object.is_resolved())
+            .map(|(id, _)| *id)
             .collect();
-        for task in tasks {
-            if let Some((_, pins)) = self.return_pins.remove(&task) {
-                for id in pins {
-                    self.drop_ref(id);
-                }
-            }
-        }
-        self.pin_releases.retain(|(_, of, _)| *of != conn);
-    }
-
-    // ---- the local store -----------------------------------------------------------------------------------
-
-    /// Asks the local store for objects whose nodes are known and that nobody here has mapped.
-    pub(crate) fn read_stored(&mut self, ids: &[ObjectId]) {
-        let mut entries = Vec::new();
-        let mut asked = HashSet::new();
-        for id in ids {
-            let Some(object) = self.objects.get_mut(id) else {
-                continue;
-            };
-            if object.reading || object.mapped.strong_count() > 0 {
-                continue;
-            }
-            let Value::Stored { locations, .. } = &object.value else {
-                continue;
-            };
-            object.reading = true;
-            object.read_error = None;
-            asked.insert(*id);
-            entries.push(proto::GetObjectEntry {
-                object_id: id.to_vec().into(),
-                locations: locations
-                    .iter()
-                    .map(|(node, address)| location_of(*node, address))
-                    .collect(),
-            });
-        }
-        if entries.is_empty() {
-            return;
-        }
-        let message = proto::GetObjects { objects: entries };
-        self.request(
-            RAYLET_CONN,
-            Pending::Read(asked),
-            FrameKind::GetObjects,
-            &message,
-            &[],
-        );
-    }
-
-    pub(super) fn on_object_ready(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
-        let reply: proto::ObjectReady = frame.decode()?;
-        let id = ObjectId::from_slice(&reply.object_id)?;
-        if let Some(state) = self.conns.get_mut(&conn) {
-            if let Some(Pending::Read(waiting)) = state.pending.get_mut(&frame.correlation) {
-                waiting.remove(&id);
-                if waiting.is_empty() {
-                    state.pending.remove(&frame.correlation);
-                }
-            }
-        }
-        if let Some(failure) = &reply.failure {
-            self.read_failed(id, &failure.into());
-            // A descriptor never comes with a failure.
-            return Ok(());
-        }
-        self.ready_reads.push((id, reply, frame.descriptor.take()));
-        Ok(())
-    }
-
-    pub(super) fn read_failed(&mut self, id: ObjectId, error: &CoreError) {
-        if let Some(object) = self.objects.get_mut(&id) {
-            object.reading = false;
-            object.read_error = Some(error.clone());
+        let failed = Value::failed(error.clone());
+        for id in unresolved {
+            self.resolve(id, failed.clone(), false);
         }
     }
-
-    /// An argument in a store, which the caller pins while the task runs.
-    pub(crate) fn hold_argument(
-        &mut self,
-        id: ObjectId,
-        locations: &[proto::ObjectLocation],
-    ) -> Result<(), CoreError> {
-        let locations = read_locations(locations)?;
-        let object = self.objects.entry(id).or_insert_with(|| {
-            let mut object = Object::new(None, Value::Stored { size: 0, locations });
-            object.is_argument = true;
-            object
-        });
-        object.refs += 1;
-        Ok(())
-    }
-
-    /// The argument is mapped, or the task gave up.
-    pub(crate) fn release_argument(&mut self, id: ObjectId) {
-        let Some(object) = self.objects.get_mut(&id) else {
-            return;
-        };
-        if object.is_argument && object.refs == 1 {
-            // Its owner frees it, not this process.
-            self.objects.remove(&id);
-        } else {
-            self.drop_ref(id);
-        }
-    }
-
-    // ---- deaths --------------------------------------------------------------------------------------------
 
     pub(super) fn on_location_lost(&mut self, message: &proto::LocationLost) -> Result<(), CoreError> {
         let id = ObjectId::from_slice(&message.object_id)?;
         let node = NodeId::from_slice(&message.node_id)?;
         self.remove_location(id, node, "its store does not have it any more");
         Ok(())
+    }
+
+    pub(super) fn locations_lost(&mut self, node: NodeId, cause: &str) {
+        let there: Vec<ObjectId> = self
+            .objects
+            .iter()
+            .filter(|(_, object)| {
+                matches!(&object.value, Value::Stored { locations, .. } if locations.iter().any(|(at, _)| *at == node))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in there {
+            self.remove_location(id, node, cause);
+        }
     }
 
     fn remove_location(&mut self, id: ObjectId, node: NodeId, cause: &str) {
@@ -656,69 +364,39 @@ impl State {
             return;
         };
         locations.retain(|(at, _)| *at != node);
-        if locations.is_empty() {
-            let message = format!("object {id} was lost with node {node}: {cause}");
-            object.value = Value::Failed(CoreError::new(ErrorCode::ObjectLost, message));
+        if !locations.is_empty() {
+            return;
+        }
+        if object.mapped.strong_count() > 0 && node != self.me.node_id {
+            // This node has a copy as long as this process uses it, and perhaps longer.
+            locations.push((self.me.node_id, self.me.node_address.clone()));
+            return;
+        }
+        let message = format!("object {id} was lost with node {node}: {cause}");
+        object.value = Value::failed(CoreError::new(ErrorCode::ObjectLost, message));
+    }
+
+    /// Tells the raylet what was freed since the last time.
+    pub(super) fn flush_frees(&mut self) {
+        if !self.frees.is_empty() {
+            let objects = std::mem::take(&mut self.frees);
+            self.tell_raylet(FrameKind::FreeObjects, &proto::FreeObjects { objects }, false);
         }
     }
 
-    pub(super) fn on_node_died(&mut self, message: &proto::NodeDied) -> Result<(), CoreError> {
-        let node = NodeId::from_slice(&message.node_id)?;
-        let there: Vec<ObjectId> = self
-            .objects
-            .iter()
-            .filter(|(_, object)| {
-                matches!(&object.value, Value::Stored { locations, .. } if locations.iter().any(|(at, _)| *at == node))
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in there {
-            self.remove_location(id, node, &message.cause);
-        }
-        if let Some(conn) = self.peers.get(&PeerKey::Raylet(node)).copied() {
-            self.outbox.push(Effect::Close { conn });
-            self.on_closed(conn, &message.cause);
-        }
-        let on_node: Vec<ConnId> = self
-            .conns
-            .iter()
-            .filter(|(_, state)| state.from.as_ref().is_some_and(|address| address.node_id == node))
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in on_node {
-            self.outbox.push(Effect::Close { conn });
-            self.on_closed(conn, &message.cause);
-        }
-        Ok(())
-    }
-
-    pub(super) fn on_worker_died(&mut self, message: &proto::WorkerDied) -> Result<(), CoreError> {
-        let worker = sparkray_common::WorkerId::from_slice(&message.worker_id)?;
-        self.dead_workers.insert(worker);
-        let orphans: Vec<ObjectId> = self
-            .objects
-            .iter()
-            .filter(|(_, object)| {
-                !object.is_resolved()
-                    && object
-                        .owner
-                        .as_ref()
-                        .is_some_and(|owner| owner.worker_id == worker)
-            })
-            .map(|(id, _)| *id)
-            .collect();
-        for id in orphans {
-            self.owner_died(id);
-        }
-        if let Some(conn) = self.peers.get(&PeerKey::Worker(worker)).copied() {
-            self.outbox.push(Effect::Close { conn });
-            self.on_closed(conn, &message.cause);
-        }
-        Ok(())
+    pub(crate) fn notify(&mut self, notice: super::Notice) {
+        self.effects.push(Effect::Notify(notice));
     }
 }
 
-pub(crate) fn read_locations(messages: &[proto::ObjectLocation]) -> Result<Vec<(NodeId, String)>, CoreError> {
+pub(super) fn describe_locations(locations: &Locations) -> Vec<proto::ObjectLocation> {
+    locations
+        .iter()
+        .map(|(node, address)| location_of(*node, address))
+        .collect()
+}
+
+pub(crate) fn read_locations(messages: &[proto::ObjectLocation]) -> Result<Locations, CoreError> {
     let mut locations = Vec::with_capacity(messages.len());
     for message in messages {
         locations.push((

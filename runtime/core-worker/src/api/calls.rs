@@ -1,0 +1,187 @@
+//! Calls of functions and actors.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sparkray_common::{ActorId, ErrorCode, ObjectId};
+use sparkray_proto::{self as proto, head_reply, head_request};
+
+use super::check_running;
+use crate::error::{CoreError, WaitError};
+use crate::state::{ActorMethod, CallKind, NewTask, TaskTemplate};
+use crate::worker::CoreWorker;
+
+/// The arguments of a call.
+#[derive(Debug, Default)]
+pub struct CallArguments {
+    /// The arguments value; empty: none.
+    pub value: Bytes,
+    /// Names of the keyword arguments, the last of the flat list.
+    pub keyword_names: Vec<String>,
+    /// Arguments that are references: index in the flat list, and the object.
+    pub references: Vec<(u32, ObjectId)>,
+    /// References inside the value. The caller keeps them until the call is submitted.
+    pub contained: Vec<ObjectId>,
+}
+
+impl CallArguments {
+    fn into_task(self, kind: CallKind, num_returns: u32) -> NewTask {
+        NewTask {
+            kind,
+            num_returns,
+            arguments: self.value,
+            keyword_names: self.keyword_names,
+            slots: self.references,
+            contained: self.contained,
+        }
+    }
+}
+
+impl CoreWorker {
+    /// Submits a call of a function; the caller holds one reference of each result.
+    pub fn submit(
+        &self,
+        template: &Arc<TaskTemplate>,
+        arguments: CallArguments,
+    ) -> Result<Vec<ObjectId>, CoreError> {
+        let kind = CallKind::Function(Arc::clone(template));
+        self.with_state(|state| {
+            check_running(state)?;
+            Ok(state.submit(arguments.into_task(kind, template.num_returns)))
+        })
+    }
+
+    /// Submits a call of an actor's method.
+    pub fn submit_actor(
+        &self,
+        actor_id: ActorId,
+        method: &Arc<ActorMethod>,
+        num_returns: u32,
+        arguments: CallArguments,
+    ) -> Result<Vec<ObjectId>, CoreError> {
+        let kind = CallKind::Actor {
+            actor_id,
+            method: Arc::clone(method),
+        };
+        self.with_state(|state| {
+            check_running(state)?;
+            Ok(state.submit(arguments.into_task(kind, num_returns)))
+        })
+    }
+
+    /// Registers an actor with the head, which places it. The caller holds one handle.
+    pub fn create_actor<E>(
+        &self,
+        mut spec: proto::ActorSpec,
+        arguments: CallArguments,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<ActorId, WaitError<E>> {
+        let actor_id = ActorId::random();
+        let references: Vec<ObjectId> = arguments.references.iter().map(|(_, id)| *id).collect();
+        // The head keeps the values of small arguments, so they must be there.
+        self.wait(&references, references.len(), None, interrupt)?;
+        let named = !spec.name.is_empty() || spec.detached;
+        let can_be_created = self.with_state(|state| {
+            check_running(state)?;
+            if let Some(cause) = &state.head_lost {
+                return Err(CoreError::new(
+                    ErrorCode::Unavailable,
+                    format!("no actor can be created: the head of the cluster is gone ({cause})"),
+                ));
+            }
+            state.add_actor_handle(actor_id, true);
+            if let Some((value, is_error)) = state.failed_object(&references) {
+                // Its calls fail as its constructor would have.
+                state.actor_died(actor_id, value, is_error);
+                return Ok(false);
+            }
+            let (messages, inline) = state.describe_arguments(&arguments.references);
+            spec.actor_id = actor_id.to_vec().into();
+            spec.job_id = state.job_id.to_vec().into();
+            spec.owner = Some(state.me_message.clone());
+            spec.arguments_value.clone_from(&arguments.value);
+            spec.keyword_names.clone_from(&arguments.keyword_names);
+            spec.arguments = messages;
+            spec.inline_arguments = inline;
+            spec.python_version.clone_from(&state.python_version);
+            if named {
+                state.actor_escapes(actor_id);
+            }
+            let mut pins = references.clone();
+            pins.extend(&arguments.contained);
+            state.pin_for_actor(actor_id, pins);
+            Ok(true)
+        })?;
+        if !can_be_created {
+            return Ok(actor_id);
+        }
+        let request = head_request::Request::RegisterActor(proto::RegisterActor { spec: Some(spec) });
+        match self.ask_head(request, interrupt) {
+            Ok(_) => {
+                self.with_state(|state| state.actor_registered(actor_id));
+                Ok(actor_id)
+            }
+            Err(error) => {
+                let (reason, unsure) = match &error {
+                    WaitError::Failed(error) => (error.clone(), error.code == ErrorCode::DeadlineExceeded),
+                    _ => (
+                        CoreError::new(ErrorCode::Cancelled, "the creation of the actor was interrupted"),
+                        true,
+                    ),
+                };
+                self.with_state(|state| state.actor_refused(actor_id, reason, unsure));
+                Err(error)
+            }
+        }
+    }
+
+    /// A handle of an actor that another process made, or that was looked up.
+    pub fn add_actor_handle(&self, actor_id: ActorId) {
+        self.with_state(|state| state.add_actor_handle(actor_id, false));
+    }
+
+    /// One handle less. May be called anywhere, finalizers included.
+    pub fn drop_actor_handle(&self, actor_id: ActorId) {
+        self.dropped.add(|dropped| dropped.actor_handles.push(actor_id));
+    }
+
+    /// A handle is about to leave this process: the actor no longer ends with the handles that are here.
+    pub fn actor_escapes(&self, actor_id: ActorId) {
+        self.state.lock().actor_escapes(actor_id);
+    }
+
+    /// Looks an actor up by name.
+    pub fn get_actor<E>(
+        &self,
+        name: &str,
+        namespace: &str,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<proto::ActorRecord, WaitError<E>> {
+        let request = proto::GetActor {
+            name: name.to_owned(),
+            namespace: namespace.to_owned(),
+            actor_id: Bytes::new(),
+        };
+        match self.ask_head(head_request::Request::GetActor(request), interrupt)? {
+            head_reply::Reply::Actor(record) => Ok(record),
+            _ => Err(CoreError::new(ErrorCode::Internal, "the head gave another answer").into()),
+        }
+    }
+
+    /// Ends an actor.
+    pub fn kill_actor<E>(
+        &self,
+        actor_id: ActorId,
+        no_restart: bool,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), WaitError<E>> {
+        let cause = "it was killed by kill()".to_owned();
+        let request = proto::KillActor {
+            actor_id: actor_id.to_vec().into(),
+            no_restart,
+            cause,
+        };
+        self.ask_head(head_request::Request::KillActor(request), interrupt)
+            .map(|_| ())
+    }
+}

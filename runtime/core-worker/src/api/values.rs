@@ -1,0 +1,75 @@
+//! Values as callers give and get them.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use sparkray_common::{MAX_INLINE_BYTES, ObjectId, ValueFormat, ValueHeader};
+
+use crate::store::StoredValue;
+
+/// A value to be put, passed or returned: the parts that [`ValueHeader`] lays out.
+#[derive(Debug)]
+pub struct NewValue<'a> {
+    /// How the body is encoded.
+    pub format: ValueFormat,
+    /// The body.
+    pub body: &'a [u8],
+    /// Out-of-band buffers.
+    pub buffers: &'a [&'a [u8]],
+    /// References inside. The caller keeps them until the value is handed over.
+    pub contained: Vec<ObjectId>,
+}
+
+impl NewValue<'_> {
+    fn buffer_lens(&self) -> Vec<usize> {
+        self.buffers.iter().map(|buffer| buffer.len()).collect()
+    }
+
+    pub(super) fn total_len(&self) -> usize {
+        ValueHeader::layout(self.body.len(), &self.buffer_lens()).0
+    }
+
+    pub(super) fn write(&self, target: &mut [u8]) {
+        let lens = self.buffer_lens();
+        let offsets = ValueHeader::write_body(self.format, target, self.body, &lens);
+        for (offset, buffer) in offsets.into_iter().zip(self.buffers) {
+            target[offset..offset + buffer.len()].copy_from_slice(buffer);
+        }
+    }
+
+    /// The whole value in this process's memory.
+    pub fn to_bytes(&self) -> Bytes {
+        let mut value = vec![0; self.total_len()];
+        self.write(&mut value);
+        value.into()
+    }
+
+    /// Whether it lives in the store: large ones do, and tables always. Errors never do, because a call that is tried
+    /// again must not find the error of its first attempt there.
+    pub(super) fn is_stored(&self, total: usize) -> bool {
+        match self.format {
+            ValueFormat::Arrow => true,
+            ValueFormat::Error => false,
+            _ => total > MAX_INLINE_BYTES,
+        }
+    }
+}
+
+/// The value of an object.
+#[derive(Debug, Clone)]
+pub enum Fetched {
+    /// In this process's memory.
+    Inline(Bytes),
+    /// In the node's shared memory.
+    Mapped(Arc<StoredValue>),
+}
+
+impl Fetched {
+    /// The whole value, header first.
+    pub fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Inline(bytes) => bytes,
+            Self::Mapped(value) => value.as_slice(),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Order and duplicates of calls at an actor: what each caller has sent, and what it has been told.
+//!
+//! A call starts once. When its caller sends it again, because a connection broke, the answer goes where the newest
+//! one came from: at once if it is known, else when the call ends. Answers are kept until they are acknowledged.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use sparkray_common::WorkerId;
+
+use super::execution::IncomingTask;
+use crate::hash::IdMap;
+use crate::reactor::ConnId;
+
+/// How far a call is.
+#[derive(Debug)]
+enum Progress {
+    /// It waits or runs; the answer goes there.
+    Running { conn: ConnId, correlation: u64 },
+    /// The frame that answers it.
+    Answered(Bytes),
+    /// The caller has the answer.
+    Acknowledged,
+}
+
+/// One caller of this actor.
+#[derive(Debug, Default)]
+struct Caller {
+    /// The caller has the answers of all calls before it.
+    first: u64,
+    /// Calls from `first` on, in order.
+    calls: VecDeque<Progress>,
+    /// Calls that came before their turn.
+    early: BTreeMap<u64, IncomingTask>,
+}
+
+/// What is to be done with a call that came.
+#[derive(Debug)]
+pub(super) enum Arrival {
+    /// It and perhaps others that waited for it may start.
+    Start,
+    /// Its answer is known.
+    Repeat { answer: Bytes },
+    /// It waits for others, runs, or was acknowledged.
+    Nothing,
+}
+
+impl Caller {
+    fn next(&self) -> u64 {
+        self.first + self.calls.len() as u64
+    }
+
+    fn place(&mut self, sequence: u64) -> Option<&mut Progress> {
+        let index = sequence.checked_sub(self.first)?;
+        self.calls.get_mut(index as usize)
+    }
+
+    fn acknowledge_before(&mut self, sequence: u64) {
+        while self.first < sequence {
+            match self.calls.front() {
+                Some(Progress::Answered(_) | Progress::Acknowledged) => {
+                    self.calls.pop_front();
+                    self.first += 1;
+                }
+                // A caller cannot have the answer of a call that runs.
+                Some(Progress::Running { .. }) | None => return,
+            }
+        }
+    }
+
+    fn drop_acknowledged(&mut self) {
+        while let Some(Progress::Acknowledged) = self.calls.front() {
+            self.calls.pop_front();
+            self.first += 1;
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.early.is_empty()
+            && !self
+                .calls
+                .iter()
+                .any(|call| matches!(call, Progress::Running { .. }))
+    }
+}
+
+/// All callers of this actor.
+#[derive(Debug, Default)]
+pub(super) struct Callers {
+    callers: IdMap<WorkerId, Caller>,
+}
+
+impl Callers {
+    /// A call came. `start` takes those whose turn it is.
+    pub(super) fn arrive(
+        &mut self,
+        task: IncomingTask,
+        sequence: u64,
+        acknowledged: u64,
+        mut start: impl FnMut(IncomingTask),
+    ) -> Arrival {
+        // A caller that is not known any more has acknowledged whatever came before.
+        let caller = self
+            .callers
+            .entry(task.caller.worker_id)
+            .or_insert_with(|| Caller {
+                first: acknowledged,
+                ..Caller::default()
+            });
+        caller.acknowledge_before(acknowledged);
+        let next = caller.next();
+        if sequence < next {
+            return match caller.place(sequence) {
+                Some(Progress::Answered(answer)) => Arrival::Repeat {
+                    answer: answer.clone(),
+                },
+                Some(Progress::Running { conn, correlation }) => {
+                    (*conn, *correlation) = (task.conn, task.correlation);
+                    Arrival::Nothing
+                }
+                Some(Progress::Acknowledged) | None => Arrival::Nothing,
+            };
+        }
+        if sequence > next {
+            caller.early.insert(sequence, task);
+            return Arrival::Nothing;
+        }
+        let mut turn = Some(task);
+        while let Some(task) = turn {
+            caller.calls.push_back(Progress::Running {
+                conn: task.conn,
+                correlation: task.correlation,
+            });
+            start(task);
+            let next = caller.next();
+            turn = caller.early.remove(&next);
+        }
+        Arrival::Start
+    }
+
+    /// Where the answer of a call goes.
+    pub(super) fn place_of(&mut self, caller: WorkerId, sequence: u64) -> Option<(ConnId, u64)> {
+        match self.callers.get_mut(&caller)?.place(sequence)? {
+            Progress::Running { conn, correlation } => Some((*conn, *correlation)),
+            Progress::Answered(_) | Progress::Acknowledged => None,
+        }
+    }
+
+    /// A call was answered with `frame`.
+    pub(super) fn answered(&mut self, caller: WorkerId, sequence: u64, frame: Bytes) {
+        let place = self
+            .callers
+            .get_mut(&caller)
+            .and_then(|caller| caller.place(sequence));
+        if let Some(place) = place {
+            *place = Progress::Answered(frame);
+        }
+    }
+
+    /// A caller has the answers of all calls before `first`, and of `sequences`.
+    pub(super) fn acknowledge(&mut self, caller: WorkerId, first: u64, sequences: &[u64]) {
+        let Some(caller) = self.callers.get_mut(&caller) else {
+            return;
+        };
+        caller.acknowledge_before(first);
+        for sequence in sequences {
+            if let Some(place @ Progress::Answered(_)) = caller.place(*sequence) {
+                *place = Progress::Acknowledged;
+            }
+        }
+        caller.drop_acknowledged();
+    }
+
+    /// A caller that has all answers may be forgotten: its next call says where it is.
+    pub(super) fn forget_settled(&mut self, caller: WorkerId) {
+        if self
+            .callers
+            .get(&caller)
+            .is_some_and(|caller| caller.calls.is_empty() && caller.early.is_empty())
+        {
+            self.callers.remove(&caller);
+        }
+    }
+
+    /// A caller is dead: nobody will ask for its answers.
+    pub(super) fn forget_idle(&mut self, caller: WorkerId) {
+        if self.callers.get(&caller).is_some_and(Caller::is_idle) {
+            self.callers.remove(&caller);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn kept_answers(&self) -> usize {
+        self.callers
+            .values()
+            .flat_map(|caller| &caller.calls)
+            .filter(|call| matches!(call, Progress::Answered(_)))
+            .count()
+    }
+
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.callers.len()
+    }
+}

@@ -1,0 +1,561 @@
+//! Connections to other processes and the requests that are under way on them.
+//!
+//! A connection may break while both processes live. Whatever was registered over it (borrowed objects, pinned
+//! results, the place in an actor's order of calls) is therefore kept for [`RETURN_TIME`], in which the other side
+//! comes back and registers it again. Only a death ends it at once.
+
+use bytes::Bytes;
+use prost::Message;
+use sparkray_common::{
+    ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId,
+};
+use sparkray_proto::{self as proto, FrameKind};
+use sparkray_rpc::{Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Target};
+use tracing::debug;
+
+use super::timers::Timer;
+use super::{Effect, SlotResult, State};
+use crate::error::CoreError;
+use crate::hash::{IdMap, IdSet};
+use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
+
+/// A process whose connection broke has this long to come back, in microseconds.
+const RETURN_TIME: u64 = 2_000_000;
+/// A connection that nobody has answered for this long is given up, in microseconds.
+const ANSWER_TIME: u64 = 10_000_000;
+/// What a process that died has sent is read for this long, in microseconds.
+const DRAIN_TIME: u64 = 200_000;
+/// An empty buffer of a connection keeps at most this much memory.
+const KEPT_BUFFER: usize = 64 * 1024;
+
+/// A process that this one talks to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum PeerKey {
+    LocalRaylet,
+    Raylet(NodeId),
+    Worker(WorkerId),
+}
+
+/// What a reply is for.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    Register,
+    Lease(LeaseId),
+    Push(TaskId),
+    /// GetObject to an owner.
+    Fetch(ObjectId),
+    /// GetObjects to the local raylet; answered once for each of the objects.
+    Read(IdSet<ObjectId>),
+    Create {
+        slot: u64,
+        object: ObjectId,
+    },
+    Head(u64),
+    /// A slot that only waits for Empty.
+    Done(u64),
+    /// AddBorrower to an owner.
+    Borrow(Vec<ObjectId>),
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct ConnState {
+    pub(super) peer: Option<PeerKey>,
+    /// Who is at the other end: who was called, or who said hello.
+    pub(super) remote: Option<WorkerAddress>,
+    pub(super) pending: IdMap<u64, Pending>,
+    /// Functions whose code this connection has carried.
+    pub(super) functions_sent: IdSet<FunctionId>,
+    /// The lease whose worker is at the other end.
+    pub(super) lease: Option<LeaseId>,
+    /// Objects of this process to which the other side holds references.
+    pub(super) borrowed: IdSet<ObjectId>,
+    /// The other side has said something.
+    pub(super) greeted: bool,
+    /// Encoded frames that have not been handed on.
+    out: Vec<u8>,
+    /// One of them should leave at once.
+    urgent: bool,
+}
+
+impl ConnState {
+    pub(super) fn new(peer: Option<PeerKey>) -> Self {
+        Self {
+            peer,
+            ..Self::default()
+        }
+    }
+
+    /// The worker at the other end.
+    fn worker(&self) -> Option<WorkerId> {
+        match self.peer {
+            Some(PeerKey::Worker(worker)) => Some(worker),
+            _ => None,
+        }
+    }
+}
+
+/// A connection that broke and whose other side may come back.
+#[derive(Debug)]
+pub(super) struct BrokenConnection {
+    worker: Option<WorkerId>,
+    borrowed: IdSet<ObjectId>,
+}
+
+/// Appends a whole frame whose message begins with fields that are encoded already.
+pub(super) fn encode_frame<M: Message>(
+    out: &mut Vec<u8>,
+    kind: FrameKind,
+    correlation: u64,
+    prefix: &[u8],
+    message: &M,
+    payload: &[&[u8]],
+) {
+    let meta_len = prefix.len() + message.encoded_len();
+    let payload_len = payload.iter().map(|part| part.len()).sum();
+    let header = FrameHeader {
+        kind,
+        has_descriptor: false,
+        meta_len,
+        payload_len,
+        correlation,
+    };
+    out.reserve(FRAME_HEADER_LEN + meta_len + payload_len);
+    out.extend_from_slice(&header.encode());
+    out.extend_from_slice(prefix);
+    message.encode(out).expect("a Vec grows as needed");
+    for part in payload {
+        out.extend_from_slice(part);
+    }
+}
+
+impl State {
+    // ---- sending -------------------------------------------------------------------------------------------
+
+    /// The buffer of frames for a connection; `None`: it is closed.
+    fn outgoing(&mut self, conn: ConnId, urgent: bool) -> Option<&mut Vec<u8>> {
+        let state = self.conns.get_mut(&conn)?;
+        if state.out.is_empty() {
+            self.touched.push(conn);
+        }
+        state.urgent |= urgent;
+        Some(&mut state.out)
+    }
+
+    /// Queues a frame for a connection.
+    pub(super) fn send<M: Message>(
+        &mut self,
+        conn: ConnId,
+        kind: FrameKind,
+        correlation: u64,
+        message: &M,
+        payload: &[&[u8]],
+        urgent: bool,
+    ) {
+        if let Some(out) = self.outgoing(conn, urgent) {
+            encode_frame(out, kind, correlation, &[], message, payload);
+        }
+    }
+
+    /// Queues a frame that is encoded already.
+    pub(super) fn send_encoded(&mut self, conn: ConnId, frame: &[u8], urgent: bool) {
+        if let Some(out) = self.outgoing(conn, urgent) {
+            out.extend_from_slice(frame);
+        }
+    }
+
+    /// Queues a request and remembers what its reply is for.
+    pub(super) fn request<M: Message>(
+        &mut self,
+        conn: ConnId,
+        pending: Pending,
+        kind: FrameKind,
+        message: &M,
+    ) {
+        self.request_with(conn, pending, kind, &[], message, &[]);
+    }
+
+    /// As [`State::request`], with fields that are encoded already and a payload.
+    pub(super) fn request_with<M: Message>(
+        &mut self,
+        conn: ConnId,
+        pending: Pending,
+        kind: FrameKind,
+        prefix: &[u8],
+        message: &M,
+        payload: &[&[u8]],
+    ) {
+        let correlation = self.next_correlation;
+        let Some(state) = self.conns.get_mut(&conn) else {
+            // The connection closed between the decision and this call.
+            self.fail_pending(pending, "the connection is closed");
+            return;
+        };
+        self.next_correlation += 1;
+        // With nothing else under way the other side waits for this frame; else it may travel with others.
+        let urgent = state.pending.len() < 2;
+        state.pending.insert(correlation, pending);
+        if let Some(out) = self.outgoing(conn, urgent) {
+            encode_frame(out, kind, correlation, prefix, message, payload);
+        }
+    }
+
+    pub(crate) fn tell_raylet<M: Message>(&mut self, kind: FrameKind, message: &M, urgent: bool) {
+        self.send(RAYLET_CONN, kind, 0, message, &[], urgent);
+    }
+
+    /// A request to the local raylet for which a thread waits.
+    pub(crate) fn ask_raylet<M: Message>(
+        &mut self,
+        pending: impl FnOnce(u64) -> Pending,
+        kind: FrameKind,
+        message: &M,
+    ) -> u64 {
+        let slot = self.next_slot;
+        self.next_slot += 1;
+        self.slots.insert(slot, None);
+        self.request(RAYLET_CONN, pending(slot), kind, message);
+        slot
+    }
+
+    /// Hands every queued frame to `take`: connection, bytes, and whether they should leave at once.
+    pub(crate) fn take_outgoing(&mut self, mut take: impl FnMut(ConnId, &[u8], bool)) {
+        for conn in self.touched.drain(..) {
+            let Some(state) = self.conns.get_mut(&conn) else {
+                continue;
+            };
+            take(conn, &state.out, state.urgent);
+            state.out.clear();
+            state.out.shrink_to(KEPT_BUFFER);
+            state.urgent = false;
+        }
+    }
+
+    // ---- opening -------------------------------------------------------------------------------------------
+
+    pub(super) fn new_conn(&mut self, peer: Option<PeerKey>) -> ConnId {
+        let conn = self.next_conn;
+        self.next_conn += 1;
+        self.conns.insert(conn, ConnState::new(peer));
+        if let Some(peer) = peer {
+            self.peers.insert(peer, conn);
+        }
+        conn
+    }
+
+    fn open(&mut self, key: PeerKey, endpoint: Endpoint, target: Target) -> ConnId {
+        let conn = self.new_conn(Some(key));
+        self.effects.push(Effect::Open {
+            conn,
+            endpoint,
+            target,
+        });
+        self.timers.set(self.now + ANSWER_TIME, Timer::Unanswered(conn));
+        conn
+    }
+
+    /// The connection to a worker, opened when there is none.
+    pub(super) fn conn_to_worker(&mut self, address: &WorkerAddress) -> ConnId {
+        let key = PeerKey::Worker(address.worker_id);
+        if let Some(conn) = self.peers.get(&key) {
+            return *conn;
+        }
+        let endpoint = if address.node_id == self.me.node_id {
+            Endpoint::Abstract(self.raylet_socket.clone())
+        } else {
+            Endpoint::Tcp(address.node_address.clone())
+        };
+        let target = Target::Worker(address.node_id, address.worker_id);
+        let conn = self.open(key, endpoint, target);
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.remote = Some(address.clone());
+        }
+        self.say_hello(conn);
+        conn
+    }
+
+    /// The connection to a raylet, opened when there is none.
+    pub(super) fn conn_to_raylet(&mut self, node_id: NodeId, node_address: &str) -> ConnId {
+        if node_id == self.me.node_id {
+            return RAYLET_CONN;
+        }
+        let key = PeerKey::Raylet(node_id);
+        if let Some(conn) = self.peers.get(&key) {
+            return *conn;
+        }
+        let endpoint = Endpoint::Tcp(node_address.to_owned());
+        let conn = self.open(key, endpoint, Target::Raylet(node_id));
+        let message = proto::RegisterClient {
+            worker_id: self.me.worker_id.to_vec().into(),
+            kind: proto::ClientKind::Remote.into(),
+            pid: std::process::id(),
+            job_id: self.job_id.to_vec().into(),
+            sparkray_version: VERSION.to_owned(),
+            python_version: self.python_version.clone(),
+            node_id: self.me.node_id.to_vec().into(),
+            ..Default::default()
+        };
+        self.request(conn, Pending::Register, FrameKind::RegisterClient, &message);
+        conn
+    }
+
+    fn say_hello(&mut self, conn: ConnId) {
+        let hello = proto::WorkerHello {
+            address: Some(self.me_message.clone()),
+            job_id: self.job_id.to_vec().into(),
+        };
+        self.send(conn, FrameKind::WorkerHello, 0, &hello, &[], true);
+    }
+
+    /// A socket that the raylet accepted for this process.
+    pub(super) fn on_incoming(&mut self, mut frame: Frame) -> Result<(), CoreError> {
+        let socket = frame.descriptor.take().ok_or_else(|| {
+            CoreError::new(
+                ErrorCode::Internal,
+                "the raylet announced a connection without its socket",
+            )
+        })?;
+        let conn = self.new_conn(None);
+        self.effects.push(Effect::Adopt { conn, socket });
+        self.say_hello(conn);
+        Ok(())
+    }
+
+    pub(super) fn on_hello(&mut self, conn: ConnId, message: &proto::WorkerHello) -> Result<(), CoreError> {
+        let address = message
+            .address
+            .as_ref()
+            .ok_or(proto::MessageError::Missing("address"))?;
+        let address = WorkerAddress::try_from(address)?;
+        let worker = address.worker_id;
+        if let Some(state) = self.conns.get_mut(&conn) {
+            state.greeted = true;
+            if state.peer.is_none() && !worker.is_nil() {
+                let key = PeerKey::Worker(worker);
+                state.peer = Some(key);
+                self.peers.entry(key).or_insert(conn);
+            }
+            state.remote = Some(address);
+        }
+        self.owner_answered(worker);
+        Ok(())
+    }
+
+    pub(super) fn on_registered(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
+        self.take_pending(conn, frame.correlation);
+        let reply: proto::RegisterClientReply = frame.decode()?;
+        let outcome = match &reply.failure {
+            Some(failure) => Err(CoreError::from(failure)),
+            None => Ok(reply),
+        };
+        if conn == RAYLET_CONN {
+            self.registered = Some(outcome);
+            self.news = true;
+        } else if let Err(error) = outcome {
+            debug!(%error, "a raylet of another node refused this process");
+        }
+        Ok(())
+    }
+
+    // ---- replies -------------------------------------------------------------------------------------------
+
+    pub(super) fn take_pending(&mut self, conn: ConnId, correlation: u64) -> Option<Pending> {
+        let state = self.conns.get_mut(&conn)?;
+        state.greeted = true;
+        let pending = state.pending.remove(&correlation);
+        if pending.is_none() && correlation != 0 {
+            debug!(conn, correlation, "a reply to nothing that was asked");
+        }
+        pending
+    }
+
+    pub(super) fn on_empty(&mut self, conn: ConnId, correlation: u64) {
+        match self.take_pending(conn, correlation) {
+            Some(Pending::Done(slot)) => self.fill_slot(slot, SlotResult::Done),
+            Some(Pending::Borrow(objects)) => self.borrows_acknowledged(&objects),
+            _ => {}
+        }
+    }
+
+    pub(super) fn fill_slot(&mut self, slot: u64, result: SlotResult) {
+        // A thread that gave up has removed its slot.
+        if let Some(place) = self.slots.get_mut(&slot) {
+            *place = Some(result);
+            self.news = true;
+        }
+    }
+
+    pub(super) fn on_created(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
+        let Some(Pending::Create { slot, object }) = self.take_pending(conn, frame.correlation) else {
+            return Ok(());
+        };
+        let reply: proto::CreateObjectReply = frame.decode()?;
+        let descriptor = frame.descriptor.take();
+        if self.slots.contains_key(&slot) {
+            self.fill_slot(slot, SlotResult::Created(reply, descriptor));
+        } else if let (Some(range), Some(descriptor)) = (reply.range, descriptor) {
+            // The thread gave up; but the store sends the descriptor of a segment only once.
+            self.effects.push(Effect::Learn {
+                object,
+                range,
+                descriptor,
+            });
+        }
+        Ok(())
+    }
+
+    /// The answer to a request will not come. Pushed tasks, fetches and borrows are handled by
+    /// [`State::on_closed`] when a whole connection broke.
+    pub(super) fn fail_pending(&mut self, pending: Pending, cause: &str) {
+        let error = || {
+            CoreError::new(
+                ErrorCode::Unavailable,
+                format!("the connection was lost: {cause}"),
+            )
+        };
+        match pending {
+            Pending::Register => {
+                if self.registered.is_none() {
+                    self.registered = Some(Err(error()));
+                    self.news = true;
+                }
+            }
+            Pending::Lease(lease) => self.lease_request_lost(lease),
+            Pending::Push(task) => self.push_lost(task, cause),
+            Pending::Fetch(object) => self.fetch_lost(object),
+            Pending::Read(objects) => {
+                for object in objects {
+                    self.read_failed(object, &error());
+                }
+            }
+            Pending::Create { slot, .. } | Pending::Head(slot) | Pending::Done(slot) => {
+                self.fill_slot(slot, SlotResult::Failed(error()));
+            }
+            Pending::Borrow(objects) => self.borrows_lost(objects),
+        }
+    }
+
+    // ---- ends ----------------------------------------------------------------------------------------------
+
+    /// A connection is gone.
+    pub(crate) fn on_closed(&mut self, conn: ConnId, cause: &CloseCause) {
+        let Some(state) = self.conns.remove(&conn) else {
+            return;
+        };
+        if let Some(peer) = state.peer {
+            if self.peers.get(&peer) == Some(&conn) {
+                self.peers.remove(&peer);
+            }
+        }
+        // The raylet's words about a death say more than the end of a socket.
+        let told = self.closing.remove(&conn);
+        let message = told.as_deref().unwrap_or(&cause.message);
+        if conn == RAYLET_CONN {
+            self.raylet_lost(message);
+        }
+        let worker = state.worker();
+        if let Some(worker) = worker {
+            if cause.gone {
+                self.deaths.workers.add(worker);
+            }
+        }
+        let gone = state.remote.as_ref().is_some_and(|remote| self.is_dead(remote));
+        let broken = BrokenConnection {
+            worker,
+            borrowed: state.borrowed,
+        };
+        if gone {
+            self.drop_registrations(conn, &broken);
+        } else {
+            self.broken_conns.insert(conn, broken);
+            self.timers
+                .set(self.now + RETURN_TIME, Timer::ForgetConnection(conn));
+        }
+        self.execution.caller_gone(conn);
+        // Tasks in the order of their pushes, because the first of a worker is the one that ran.
+        let mut pending: Vec<(u64, Pending)> = state.pending.into_iter().collect();
+        pending.sort_unstable_by_key(|(correlation, _)| *correlation);
+        let mut pushed = Vec::new();
+        for (_, pending) in pending {
+            match pending {
+                Pending::Push(task) => pushed.push(task),
+                other => self.fail_pending(other, message),
+            }
+        }
+        self.worker_connection_lost(state.lease, pushed, state.greeted, gone, message);
+        if let Some(worker) = worker {
+            if gone {
+                self.owner_died(worker);
+            } else {
+                self.owner_connection_lost(worker);
+            }
+        }
+        self.actor_connection_lost(conn);
+    }
+
+    /// Nobody came back for a connection that broke.
+    pub(super) fn forget_connection(&mut self, conn: ConnId) {
+        if let Some(broken) = self.broken_conns.remove(&conn) {
+            self.drop_registrations(conn, &broken);
+        }
+    }
+
+    fn drop_registrations(&mut self, conn: ConnId, broken: &BrokenConnection) {
+        for id in &broken.borrowed {
+            self.remove_borrower(*id, conn);
+        }
+        self.drop_return_pins_of(conn);
+        let elsewhere = broken
+            .worker
+            .is_some_and(|worker| self.peers.contains_key(&PeerKey::Worker(worker)));
+        if let (Some(worker), false) = (broken.worker, elsewhere) {
+            self.execution.callers.forget_settled(worker);
+        }
+    }
+
+    /// What connections to a process that died have registered is dropped at once.
+    pub(super) fn drop_broken_of(&mut self, dead: impl Fn(WorkerId) -> bool) {
+        let conns: Vec<ConnId> = self
+            .broken_conns
+            .iter()
+            .filter(|(_, broken)| broken.worker.is_some_and(&dead))
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in conns {
+            self.forget_connection(conn);
+        }
+    }
+
+    /// Closes a connection to a process that died, once what it has sent can have been read. The end of the socket
+    /// comes first, but for a child of the process that holds the socket open.
+    pub(super) fn close_after_drain(&mut self, conn: ConnId, cause: &str) {
+        if self.conns.contains_key(&conn) {
+            self.closing.insert(conn, cause.to_owned());
+            self.timers
+                .set(self.now + DRAIN_TIME, Timer::CloseConnection(conn));
+        }
+    }
+
+    /// Closes a connection to a process that died.
+    pub(super) fn close_connection(&mut self, conn: ConnId) {
+        if !self.conns.contains_key(&conn) {
+            return;
+        }
+        self.effects.push(Effect::Close { conn });
+        let message = self.closing.get(&conn).cloned().unwrap_or_default();
+        self.on_closed(conn, &CloseCause { message, gone: true });
+    }
+
+    pub(super) fn give_up_unanswered(&mut self, conn: ConnId) {
+        if self.conns.get(&conn).is_none_or(|state| state.greeted) {
+            return;
+        }
+        self.effects.push(Effect::Close { conn });
+        let message = format!("the other side did not answer within {} s", ANSWER_TIME / 1_000_000);
+        self.on_closed(conn, &CloseCause { message, gone: false });
+    }
+
+    /// The id as a message carries it.
+    pub(super) fn id_bytes(bytes: &[u8]) -> Bytes {
+        Bytes::copy_from_slice(bytes)
+    }
+}

@@ -1,0 +1,231 @@
+//! What threads and futures wait for. Each object tells its waits once; a wait is over when its count is zero, so that
+//! looking at it costs the same for one reference and for a hundred thousand.
+
+use sparkray_common::{ErrorCode, ObjectId};
+
+use super::objects::{Object, Value, Waiter};
+use super::{Notice, State};
+use crate::api::Fetched;
+use crate::error::CoreError;
+
+pub(crate) type WaitId = u64;
+
+/// The value of one object.
+pub(crate) type FetchedResult = Result<Fetched, CoreError>;
+
+#[derive(Debug)]
+pub(crate) struct Wait {
+    /// Objects that are still to be heard of.
+    missing: usize,
+    /// Those that know this wait.
+    objects: Vec<ObjectId>,
+    /// For waits for values: each in its place.
+    values: Vec<Option<FetchedResult>>,
+    /// Told to the embedding code when it is over.
+    notify: Option<u64>,
+}
+
+/// A wait that was begun.
+#[derive(Debug)]
+pub(crate) enum Begun<T> {
+    /// Nothing is missing.
+    Done(T),
+    Waiting(WaitId),
+}
+
+/// An object that this process does not know.
+pub(crate) fn unknown_object(id: ObjectId) -> CoreError {
+    CoreError::new(
+        ErrorCode::NotFound,
+        format!(
+            "object {id} is not known to this process: its cluster was stopped, or all its references are gone"
+        ),
+    )
+}
+
+impl State {
+    fn new_wait(&mut self, wait: Wait) -> WaitId {
+        let id = self.next_wait;
+        self.next_wait += 1;
+        self.waits.insert(id, wait);
+        id
+    }
+
+    // ---- existence -----------------------------------------------------------------------------------------
+
+    /// Indices of the first `wanted` objects that exist; fewer when there are not as many.
+    pub(crate) fn existing(&self, ids: &[ObjectId], wanted: usize) -> Vec<usize> {
+        let mut found = Vec::with_capacity(wanted.min(ids.len()));
+        for (index, id) in ids.iter().enumerate() {
+            if found.len() == wanted {
+                break;
+            }
+            if self.objects.get(id).is_none_or(Object::is_resolved) {
+                found.push(index);
+            }
+        }
+        found
+    }
+
+    /// Waits for `missing` more of those objects that do not exist.
+    pub(crate) fn wait_for_existence(&mut self, ids: &[ObjectId], missing: usize) -> WaitId {
+        let wait = self.new_wait(Wait {
+            missing,
+            objects: Vec::new(),
+            values: Vec::new(),
+            notify: None,
+        });
+        let mut objects = Vec::new();
+        for id in ids {
+            let Some(object) = self.objects.get_mut(id) else {
+                continue;
+            };
+            if !object.is_resolved() {
+                object.waiters.push(Waiter::Exists(wait));
+                objects.push(*id);
+            }
+        }
+        // Afterwards, because an owner that is known to be dead resolves its object at once.
+        for id in &objects {
+            self.want(*id);
+        }
+        if let Some(entry) = self.waits.get_mut(&wait) {
+            entry.objects = objects;
+        }
+        wait
+    }
+
+    pub(super) fn wait_met(&mut self, wait: WaitId) {
+        let Some(entry) = self.waits.get_mut(&wait) else {
+            return;
+        };
+        entry.missing = entry.missing.saturating_sub(1);
+        if entry.missing == 0 {
+            self.wait_over(wait);
+        }
+    }
+
+    fn wait_over(&mut self, wait: WaitId) {
+        let Some(key) = self.waits.get(&wait).and_then(|entry| entry.notify) else {
+            self.news = true;
+            return;
+        };
+        if let Some(mut values) = self.take_values(wait) {
+            if let Some(value) = values.pop() {
+                self.notify(Notice::Fetched(key, value));
+            }
+        }
+    }
+
+    pub(crate) fn is_wait_over(&self, wait: WaitId) -> bool {
+        self.waits.get(&wait).is_none_or(|entry| entry.missing == 0)
+    }
+
+    /// Forgets a wait whose thread goes on.
+    pub(crate) fn end_wait(&mut self, wait: WaitId) {
+        let Some(entry) = self.waits.remove(&wait) else {
+            return;
+        };
+        let is_other = |waiter: &Waiter| match waiter {
+            Waiter::Task(_) => true,
+            Waiter::Exists(other) | Waiter::Value(other, _) => *other != wait,
+        };
+        for id in entry.objects {
+            if let Some(object) = self.objects.get_mut(&id) {
+                object.waiters.retain(is_other);
+            }
+        }
+    }
+
+    // ---- values --------------------------------------------------------------------------------------------
+
+    /// Waits for the values of objects. `notify`: whom to tell, instead of a thread that looks.
+    pub(crate) fn fetch(
+        &mut self,
+        ids: &[ObjectId],
+        notify: Option<u64>,
+    ) -> Begun<Vec<FetchedResult>> {
+        let mut values: Vec<Option<FetchedResult>> = Vec::with_capacity(ids.len());
+        let mut missing = Vec::new();
+        for (place, id) in ids.iter().enumerate() {
+            let value = self.value_now(*id);
+            if value.is_none() {
+                missing.push((place, *id));
+            }
+            values.push(value);
+        }
+        if missing.is_empty() {
+            return Begun::Done(values.into_iter().flatten().collect());
+        }
+        let wait = self.new_wait(Wait {
+            missing: missing.len(),
+            objects: missing.iter().map(|(_, id)| *id).collect(),
+            values,
+            notify,
+        });
+        for (place, id) in &missing {
+            if let Some(object) = self.objects.get_mut(id) {
+                object.waiters.push(Waiter::Value(wait, *place as u32));
+            }
+        }
+        for (_, id) in missing {
+            self.want_value(id);
+        }
+        Begun::Waiting(wait)
+    }
+
+    /// The value of an object, if it can be given without waiting.
+    fn value_now(&self, id: ObjectId) -> Option<FetchedResult> {
+        let Some(object) = self.objects.get(&id) else {
+            return Some(Err(unknown_object(id)));
+        };
+        match &object.value {
+            Value::Pending => None,
+            Value::Inline(bytes) => Some(Ok(Fetched::Inline(bytes.clone()))),
+            Value::Failed(error) => Some(Err(CoreError::clone(error))),
+            Value::Stored { .. } => object.mapped.upgrade().map(|value| Ok(Fetched::Mapped(value))),
+        }
+    }
+
+    /// Tells a wait the value of a resolved object, or asks the store for it.
+    pub(super) fn deliver(&mut self, id: ObjectId, wait: WaitId, place: u32) {
+        match self.value_now(id) {
+            Some(value) => self.fill(wait, place, value),
+            None => {
+                if let Some(object) = self.objects.get_mut(&id) {
+                    object.waiters.push(Waiter::Value(wait, place));
+                    self.want_value(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn fill(&mut self, wait: WaitId, place: u32, value: FetchedResult) {
+        let Some(entry) = self.waits.get_mut(&wait) else {
+            return;
+        };
+        if let Some(slot) = entry.values.get_mut(place as usize) {
+            if slot.replace(value).is_none() {
+                self.wait_met(wait);
+            }
+        }
+    }
+
+    /// The values of a wait that is over.
+    pub(crate) fn take_values(&mut self, wait: WaitId) -> Option<Vec<FetchedResult>> {
+        if self.waits.get(&wait)?.missing > 0 {
+            return None;
+        }
+        let entry = self.waits.remove(&wait)?;
+        Some(entry.values.into_iter().flatten().collect())
+    }
+
+    /// The last reference of an object went while somebody waited for it.
+    pub(super) fn waited_for_freed(&mut self, id: ObjectId, waiter: Waiter) {
+        match waiter {
+            Waiter::Task(task) => self.dependency_resolved(task),
+            Waiter::Exists(wait) => self.wait_met(wait),
+            Waiter::Value(wait, place) => self.fill(wait, place, Err(unknown_object(id))),
+        }
+    }
+}
