@@ -1,11 +1,13 @@
 //! Actors as handles hold them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
+use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
-use sparkray_core_worker::CoreWorker;
+use sparkray_core_worker::{ActorMethod, CoreWorker};
 
 /// An actor as the runtime knows it; counts as one handle of this process.
 #[pyclass(frozen, module = "sparkray._native")]
@@ -13,6 +15,38 @@ pub(crate) struct ActorRef {
     pub(crate) id: ActorId,
     pub(crate) class_name: String,
     pub(crate) worker: Arc<CoreWorker>,
+    methods: Mutex<HashMap<String, Arc<ActorMethod>>>,
+}
+
+impl ActorRef {
+    /// Takes over one handle that the core worker counts.
+    pub(crate) fn new(id: ActorId, class_name: String, worker: &Arc<CoreWorker>) -> Self {
+        Self {
+            id,
+            class_name,
+            worker: Arc::clone(worker),
+            methods: Mutex::default(),
+        }
+    }
+
+    /// What calls of a method share.
+    pub(crate) fn method(&self, method: &str) -> Arc<ActorMethod> {
+        let mut methods = self.methods.lock();
+        if let Some(known) = methods.get(method) {
+            return Arc::clone(known);
+        }
+        let name = if self.class_name.is_empty() {
+            method.to_owned()
+        } else {
+            format!("{}.{method}", self.class_name)
+        };
+        let made = Arc::new(ActorMethod {
+            method: method.to_owned(),
+            name,
+        });
+        methods.insert(method.to_owned(), Arc::clone(&made));
+        made
+    }
 }
 
 #[pymethods]

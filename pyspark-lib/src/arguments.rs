@@ -43,7 +43,9 @@ impl PyTaskTemplate {
             retry_exceptions,
             node: None,
         };
-        Ok(Self { inner: Arc::new(inner) })
+        Ok(Self {
+            inner: Arc::new(inner),
+        })
     }
 }
 
@@ -97,7 +99,9 @@ fn take_reference<'py>(
     item: Bound<'py, PyAny>,
     call: &mut CallArguments,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let Ok(reference) = item.cast_exact::<ObjectRef>() else { return Ok(item) };
+    let Ok(reference) = item.cast_exact::<ObjectRef>() else {
+        return Ok(item);
+    };
     call.references.push((index as u32, reference.get().id));
     Ok(item.py().None().into_bound(item.py()))
 }

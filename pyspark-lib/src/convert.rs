@@ -15,7 +15,8 @@ pub(crate) fn cached<'py>(
     module: &str,
     name: &str,
 ) -> PyResult<&'py Bound<'py, PyAny>> {
-    cell.get_or_try_init(py, || Ok(py.import(module)?.getattr(name)?.unbind())).map(|object| object.bind(py))
+    cell.get_or_try_init(py, || Ok(py.import(module)?.getattr(name)?.unbind()))
+        .map(|object| object.bind(py))
 }
 
 /// The exception for a failure of the runtime: `sparkray.exceptions.from_failure`.
@@ -40,7 +41,10 @@ pub(crate) fn wait_exception(py: Python<'_>, error: WaitError<PyErr>, waited_for
         WaitError::Interrupted(signal) => signal,
         WaitError::Deadline => exception(
             py,
-            &CoreError::new(ErrorCode::DeadlineExceeded, format!("{waited_for} before the deadline")),
+            &CoreError::new(
+                ErrorCode::DeadlineExceeded,
+                format!("{waited_for} before the deadline"),
+            ),
         ),
     }
 }
@@ -54,7 +58,9 @@ pub(crate) fn check_signals() -> PyResult<()> {
 pub(crate) fn deadline_after(timeout: Option<f64>) -> PyResult<Option<Instant>> {
     let Some(seconds) = timeout else { return Ok(None) };
     if seconds.is_nan() || seconds < 0.0 {
-        return Err(PyValueError::new_err(format!("timeout must be at least 0 seconds, not {seconds}")));
+        return Err(PyValueError::new_err(format!(
+            "timeout must be at least 0 seconds, not {seconds}"
+        )));
     }
     // A century is for ever, and an `Instant` can be that far away.
     let wait = Duration::from_secs_f64(seconds.min(3.0e9));

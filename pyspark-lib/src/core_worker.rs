@@ -9,7 +9,9 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use sparkray_common::{ActorId, ClusterId, ClusterToken, ErrorCode, FunctionId, JobId, NodeId, ObjectId, WorkerId};
+use sparkray_common::{
+    ActorId, ClusterId, ClusterToken, ErrorCode, FunctionId, JobId, NodeId, ObjectId, WorkerId,
+};
 use sparkray_core_worker::{ConnectOptions, CoreError, CoreWorker, Fetched, Notice};
 use sparkray_proto::{self as proto, ClientKind, head_reply, head_request};
 use sparkray_rpc::Identity;
@@ -27,7 +29,6 @@ use crate::values::{Loaded, Serialized, load, serialize};
 pub(crate) struct Runtime {
     pub(crate) core: Arc<CoreWorker>,
     pub(crate) futures: Arc<Futures>,
-    notices: mpsc::Sender<Notice>,
     pub(crate) cluster_id: ClusterId,
     pub(crate) is_driver: bool,
     pub(crate) event: Arc<EventSignal>,
@@ -44,16 +45,13 @@ pub(crate) fn current_runtime() -> Option<Arc<Runtime>> {
 pub(crate) fn runtime_of_worker(worker: &Arc<CoreWorker>) -> PyResult<Arc<Runtime>> {
     match current_runtime() {
         Some(runtime) if Arc::ptr_eq(&runtime.core, worker) => Ok(runtime),
-        _ => Err(PyRuntimeError::new_err("the reference belongs to a cluster that was stopped")),
+        _ => Err(PyRuntimeError::new_err(
+            "the reference belongs to a cluster that was stopped",
+        )),
     }
 }
 
 impl Runtime {
-    pub(crate) fn notify(&self, notice: Notice) {
-        // The thread is gone only when the runtime is.
-        let _ = self.notices.send(notice);
-    }
-
     /// Puts a serialized value; gives the object with one reference.
     pub(crate) fn put_serialized(&self, py: Python<'_>, value: &Serialized) -> PyResult<ObjectId> {
         // The buffers are lent by Python objects that `value` keeps; only the copy runs without the lock.
@@ -87,7 +85,9 @@ fn required<'py, T>(config: &Bound<'py, PyDict>, key: &str) -> PyResult<T>
 where
     T: for<'a> FromPyObject<'a, 'py, Error = PyErr>,
 {
-    let value = config.get_item(key)?.ok_or_else(|| PyValueError::new_err(format!("the configuration lacks {key}")))?;
+    let value = config
+        .get_item(key)?
+        .ok_or_else(|| PyValueError::new_err(format!("the configuration lacks {key}")))?;
     value.extract()
 }
 
@@ -122,7 +122,11 @@ fn connect(
     let cluster_id = identity.cluster_id;
     let is_driver = kind == ClientKind::Driver;
     let node_id = optional::<String>(config, "node_id")?.unwrap_or_default();
-    let node_id = if node_id.is_empty() { NodeId::NIL } else { NodeId::from_hex(&node_id).map_err(bad_id)? };
+    let node_id = if node_id.is_empty() {
+        NodeId::NIL
+    } else {
+        NodeId::from_hex(&node_id).map_err(bad_id)?
+    };
     let log_callback: Option<Py<PyAny>> = config
         .get_item("log_callback")?
         .filter(|callback| !callback.is_none())
@@ -130,7 +134,7 @@ fn connect(
     let (sender, receiver) = mpsc::channel();
     let futures = Arc::new(Futures::default());
     let event = Arc::new(EventSignal::default());
-    let for_handler = (Mutex::new(sender.clone()), Arc::clone(&event));
+    let for_handler = (Mutex::new(sender), Arc::clone(&event));
     let options = ConnectOptions {
         identity,
         raylet_socket: required(config, "socket_name")?,
@@ -151,13 +155,21 @@ fn connect(
             }
         }),
     };
-    let core = py.detach(|| CoreWorker::connect(options)).map_err(|error| exception(py, &error))?;
+    let core = py
+        .detach(|| CoreWorker::connect(options))
+        .map_err(|error| exception(py, &error))?;
     let for_thread = Arc::clone(&futures);
     std::thread::Builder::new()
         .name("sparkray-notices".to_owned())
         .spawn(move || notices::run(&receiver, &for_thread, log_callback.as_ref()))
         .map_err(|error| PyRuntimeError::new_err(format!("cannot start a thread: {error}")))?;
-    let runtime = Arc::new(Runtime { core, futures, notices: sender, cluster_id, is_driver, event });
+    let runtime = Arc::new(Runtime {
+        core,
+        futures,
+        cluster_id,
+        is_driver,
+        event,
+    });
     *CURRENT.lock() = Some(Arc::clone(&runtime));
     Ok(PyCoreWorker { runtime })
 }
@@ -170,7 +182,9 @@ pub(crate) fn ids_of(runtime: &Runtime, refs: &Bound<'_, PyAny>) -> PyResult<Vec
         let reference = item.cast_exact::<ObjectRef>().map_err(|_| {
             PyTypeError::new_err(format!(
                 "expected an ObjectRef, got a {}: pass what remote() or put() returned",
-                item.get_type().name().map_or_else(|_| "value".to_owned(), |name| name.to_string())
+                item.get_type()
+                    .name()
+                    .map_or_else(|_| "value".to_owned(), |name| name.to_string())
             ))
         })?;
         if !Arc::ptr_eq(&reference.get().worker, &runtime.core) {
@@ -200,7 +214,12 @@ impl PyCoreWorker {
 
     /// Joins as a worker that the zygote forked.
     #[staticmethod]
-    fn connect_worker(py: Python<'_>, fd: i32, raylet_pid: i32, config: &Bound<'_, PyDict>) -> PyResult<Self> {
+    fn connect_worker(
+        py: Python<'_>,
+        fd: i32,
+        raylet_pid: i32,
+        config: &Bound<'_, PyDict>,
+    ) -> PyResult<Self> {
         let _ = raylet_pid;
         if fd < 0 {
             return Err(PyValueError::new_err(format!("{fd} is not a descriptor")));
@@ -215,7 +234,10 @@ impl PyCoreWorker {
     fn shutdown(&self, py: Python<'_>) {
         {
             let mut current = CURRENT.lock();
-            if current.as_ref().is_some_and(|runtime| Arc::ptr_eq(runtime, &self.runtime)) {
+            if current
+                .as_ref()
+                .is_some_and(|runtime| Arc::ptr_eq(runtime, &self.runtime))
+            {
                 *current = None;
             }
         }
@@ -224,7 +246,9 @@ impl PyCoreWorker {
 
     fn put(&self, value: &Bound<'_, PyAny>) -> PyResult<ObjectRef> {
         if value.is_exact_instance_of::<ObjectRef>() {
-            return Err(PyTypeError::new_err("put() takes a value, not an ObjectRef: the value of the reference is in the store already"));
+            return Err(PyTypeError::new_err(
+                "put() takes a value, not an ObjectRef: the value of the reference is in the store already",
+            ));
         }
         let py = value.py();
         let id = self.runtime.put_serialized(py, &serialize(value)?)?;
@@ -237,13 +261,18 @@ impl PyCoreWorker {
         let ids = ids_of(&self.runtime, refs)?;
         let deadline = deadline_after(timeout)?;
         let core = &self.runtime.core;
-        let fetched = py.detach(|| core.get(&ids, deadline, &check_signals)).map_err(|error| {
-            let waited_for = match timeout {
-                Some(seconds) => format!("get() timed out after {seconds} s: not all of {} objects existed", ids.len()),
-                None => "get() ended".to_owned(),
-            };
-            wait_exception(py, error, &waited_for)
-        })?;
+        let fetched = py
+            .detach(|| core.get(&ids, deadline, &check_signals))
+            .map_err(|error| {
+                let waited_for = match timeout {
+                    Some(seconds) => format!(
+                        "get() timed out after {seconds} s: not all of {} objects existed",
+                        ids.len()
+                    ),
+                    None => "get() ended".to_owned(),
+                };
+                wait_exception(py, error, &waited_for)
+            })?;
         let values = PyList::empty(py);
         for value in &fetched {
             let value = value.as_ref().map_err(|error| exception(py, error))?;
@@ -264,7 +293,9 @@ impl PyCoreWorker {
         let ids = ids_of(&self.runtime, refs)?;
         let mut seen = HashSet::with_capacity(ids.len());
         if !ids.iter().all(|id| seen.insert(*id)) {
-            return Err(PyValueError::new_err("wait() needs a list of different references; some occur twice"));
+            return Err(PyValueError::new_err(
+                "wait() needs a list of different references; some occur twice",
+            ));
         }
         drop(seen);
         let deadline = deadline_after(timeout)?;
@@ -292,8 +323,11 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyList>> {
         let arguments = encode(&self.runtime, args, kwargs)?;
-        let results =
-            self.runtime.core.submit(&template.inner, arguments).map_err(|error| exception(py, &error))?;
+        let results = self
+            .runtime
+            .core
+            .submit(&template.inner, arguments)
+            .map_err(|error| exception(py, &error))?;
         self.references(py, &results)
     }
 
@@ -307,15 +341,17 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyList>> {
         if !Arc::ptr_eq(&actor.worker, &self.runtime.core) {
-            let message = format!("actor {} belongs to a cluster that was stopped, and ended with it", actor.id);
+            let message = format!(
+                "actor {} belongs to a cluster that was stopped, and ended with it",
+                actor.id
+            );
             return Err(exception(py, &CoreError::new(ErrorCode::ActorDied, message)));
         }
         let arguments = encode(&self.runtime, args, kwargs)?;
-        let name = if actor.class_name.is_empty() { method.to_owned() } else { format!("{}.{method}", actor.class_name) };
         let results = self
             .runtime
             .core
-            .submit_actor(actor.id, &Arc::from(method), name, num_returns, arguments)
+            .submit_actor(actor.id, &actor.method(method), num_returns, arguments)
             .map_err(|error| exception(py, &error))?;
         self.references(py, &results)
     }
@@ -355,7 +391,7 @@ impl PyCoreWorker {
         let id = py
             .detach(|| core.create_actor(spec, arguments, &check_signals))
             .map_err(|error| wait_exception(py, error, "the actor was not created"))?;
-        Ok(ActorRef { id, class_name, worker: Arc::clone(core) })
+        Ok(ActorRef::new(id, class_name, core))
     }
 
     fn get_actor<'py>(
@@ -372,7 +408,7 @@ impl PyCoreWorker {
         let state = record.state.unwrap_or_default();
         let id = ActorId::from_slice(&state.actor_id).map_err(bad_id)?;
         py.detach(|| core.add_actor_handle(id));
-        let actor = ActorRef { id, class_name: state.class_name, worker: Arc::clone(core) };
+        let actor = ActorRef::new(id, state.class_name, core);
         Ok((actor, PyBytes::new(py, &record.handle_metadata)))
     }
 
@@ -380,7 +416,7 @@ impl PyCoreWorker {
     fn actor_from_id(&self, py: Python<'_>, actor_id: &[u8], class_name: &str) -> PyResult<ActorRef> {
         let id = ActorId::from_slice(actor_id).map_err(bad_id)?;
         py.detach(|| self.runtime.core.add_actor_handle(id));
-        Ok(ActorRef { id, class_name: class_name.to_owned(), worker: Arc::clone(&self.runtime.core) })
+        Ok(ActorRef::new(id, class_name.to_owned(), &self.runtime.core))
     }
 
     fn kill_actor(&self, py: Python<'_>, actor: &ActorRef, no_restart: bool) -> PyResult<()> {
@@ -397,7 +433,10 @@ impl PyCoreWorker {
         let list = PyList::empty(py);
         for node in nodes {
             let entry = PyDict::new(py);
-            entry.set_item("node_id", NodeId::from_slice(&node.node_id).map_err(bad_id)?.to_string())?;
+            entry.set_item(
+                "node_id",
+                NodeId::from_slice(&node.node_id).map_err(bad_id)?.to_string(),
+            )?;
             entry.set_item("alive", node.alive)?;
             entry.set_item("address", node.address)?;
             entry.set_item("hostname", node.hostname)?;
@@ -405,7 +444,10 @@ impl PyCoreWorker {
             entry.set_item("available", node.available.unwrap_or_default().units)?;
             entry.set_item("labels", node.labels)?;
             entry.set_item("pid", node.pid)?;
-            entry.set_item("store", feed::describe_store(py, &node.store.unwrap_or_default())?)?;
+            entry.set_item(
+                "store",
+                feed::describe_store(py, &node.store.unwrap_or_default())?,
+            )?;
             list.append(entry)?;
         }
         Ok(list)
@@ -420,10 +462,16 @@ impl PyCoreWorker {
         for actor in actors {
             let state = actor.state.unwrap_or_default();
             let entry = PyDict::new(py);
-            entry.set_item("actor_id", ActorId::from_slice(&state.actor_id).map_err(bad_id)?.to_string())?;
+            entry.set_item(
+                "actor_id",
+                ActorId::from_slice(&state.actor_id).map_err(bad_id)?.to_string(),
+            )?;
             entry.set_item("name", actor.name)?;
             entry.set_item("namespace", actor.namespace)?;
-            entry.set_item("state", state.state().as_str_name().trim_start_matches("ACTOR_STATE_"))?;
+            entry.set_item(
+                "state",
+                state.state().as_str_name().trim_start_matches("ACTOR_STATE_"),
+            )?;
             entry.set_item("class_name", state.class_name)?;
             entry.set_item("pid", state.pid)?;
             list.append(entry)?;
@@ -438,7 +486,14 @@ impl PyCoreWorker {
     }
 
     #[pyo3(signature = (key, value, overwrite = true, namespace = ""))]
-    fn kv_put(&self, py: Python<'_>, key: &[u8], value: &[u8], overwrite: bool, namespace: &str) -> PyResult<bool> {
+    fn kv_put(
+        &self,
+        py: Python<'_>,
+        key: &[u8],
+        value: &[u8],
+        overwrite: bool,
+        namespace: &str,
+    ) -> PyResult<bool> {
         let request = proto::KvPut {
             key: key.to_vec().into(),
             value: value.to_vec().into(),
@@ -452,8 +507,16 @@ impl PyCoreWorker {
     }
 
     #[pyo3(signature = (key, namespace = ""))]
-    fn kv_get<'py>(&self, py: Python<'py>, key: &[u8], namespace: &str) -> PyResult<Option<Bound<'py, PyBytes>>> {
-        let request = proto::KvGet { key: key.to_vec().into(), namespace: namespace.to_owned() };
+    fn kv_get<'py>(
+        &self,
+        py: Python<'py>,
+        key: &[u8],
+        namespace: &str,
+    ) -> PyResult<Option<Bound<'py, PyBytes>>> {
+        let request = proto::KvGet {
+            key: key.to_vec().into(),
+            namespace: namespace.to_owned(),
+        };
         match self.ask(py, head_request::Request::KvGet(request))? {
             head_reply::Reply::Value(value) if value.found => Ok(Some(PyBytes::new(py, &value.value))),
             _ => Ok(None),
@@ -462,7 +525,10 @@ impl PyCoreWorker {
 
     #[pyo3(signature = (key, namespace = ""))]
     fn kv_del(&self, py: Python<'_>, key: &[u8], namespace: &str) -> PyResult<bool> {
-        let request = proto::KvDelete { key: key.to_vec().into(), namespace: namespace.to_owned() };
+        let request = proto::KvDelete {
+            key: key.to_vec().into(),
+            namespace: namespace.to_owned(),
+        };
         match self.ask(py, head_request::Request::KvDelete(request))? {
             head_reply::Reply::Value(value) => Ok(value.found),
             _ => Ok(true),
@@ -470,8 +536,16 @@ impl PyCoreWorker {
     }
 
     #[pyo3(signature = (prefix, namespace = ""))]
-    fn kv_keys<'py>(&self, py: Python<'py>, prefix: &[u8], namespace: &str) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-        let request = proto::KvKeys { prefix: prefix.to_vec().into(), namespace: namespace.to_owned() };
+    fn kv_keys<'py>(
+        &self,
+        py: Python<'py>,
+        prefix: &[u8],
+        namespace: &str,
+    ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+        let request = proto::KvKeys {
+            prefix: prefix.to_vec().into(),
+            namespace: namespace.to_owned(),
+        };
         match self.ask(py, head_request::Request::KvKeys(request))? {
             head_reply::Reply::Keys(list) => Ok(list.keys.iter().map(|key| PyBytes::new(py, key)).collect()),
             _ => Ok(Vec::new()),

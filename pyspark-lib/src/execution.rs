@@ -74,7 +74,10 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         let entry = PyDict::new(py);
         entry.set_item("task_id", PyBytes::new(py, &current.task_id))?;
         entry.set_item("name", &current.name)?;
-        entry.set_item("actor_id", current.actor_id.as_ref().map(|id| PyBytes::new(py, id)))?;
+        entry.set_item(
+            "actor_id",
+            current.actor_id.as_ref().map(|id| PyBytes::new(py, id)),
+        )?;
         entry.set_item("attempt", current.attempt)?;
         Ok(Some(entry))
     })
@@ -161,9 +164,12 @@ impl<'py> Loop<'py> {
             .and_then(|value| results_of(&self.runtime, &task, value));
         let answer = match outcome {
             Ok(results) => Ok(results),
-            Err(error) => {
-                error_results(&self.hooks, &self.runtime, &task, error.into_value(py).into_bound(py).as_any())
-            }
+            Err(error) => error_results(
+                &self.hooks,
+                &self.runtime,
+                &task,
+                error.into_value(py).into_bound(py).as_any(),
+            ),
         };
         CURRENT.set(None);
         let (results, pins) = answer?;
@@ -190,10 +196,19 @@ impl<'py> Loop<'py> {
         if let Some(function) = self.functions.get(&task.function_id) {
             return Ok(function.clone());
         }
-        let blob = self.runtime.core.function_blob(task).ok_or_else(|| {
-            exception(self.py, &internal(format!("the code of {} did not come with its first call", task.name)))
+        let blob = self.runtime.core.function_blob(task.function_id).ok_or_else(|| {
+            exception(
+                self.py,
+                &internal(format!(
+                    "the code of {} did not come with its first call",
+                    task.name
+                )),
+            )
         })?;
-        let function = self.hooks.call_method1("load_function", (PyBytes::new(self.py, &blob),))?;
+        let function = self
+            .hooks
+            .call_method1("load_function", (PyBytes::new(self.py, &blob),))?;
+        self.runtime.core.function_loaded(task.function_id);
         self.functions.insert(task.function_id, function.clone());
         Ok(function)
     }
@@ -221,7 +236,8 @@ impl<'py> Loop<'py> {
             Ok((spec, instance)) => {
                 self.instance = Some(instance.clone());
                 let driven = work.spec.is_async || work.spec.max_concurrency > 1;
-                core.finish_create_actor(&work, None, None).map_err(|error| exception(py, &error))?;
+                core.finish_create_actor(&work, None, None)
+                    .map_err(|error| exception(py, &error))?;
                 if driven {
                     self.hooks.call_method1("run_actor", (instance, spec))?;
                 }
@@ -231,7 +247,8 @@ impl<'py> Loop<'py> {
                 let error = error.into_value(py).into_bound(py);
                 let body = make_error(&self.hooks, &self.runtime, error.as_any(), &name)?;
                 let body = Bytes::copy_from_slice(body.as_bytes());
-                core.finish_create_actor(&work, Some(body), None).map_err(|error| exception(py, &error))?;
+                core.finish_create_actor(&work, Some(body), None)
+                    .map_err(|error| exception(py, &error))?;
                 Ok(false)
             }
         }
@@ -244,8 +261,13 @@ impl<'py> Loop<'py> {
             .detach(|| core.load_creation_arguments(work, &check_signals))
             .map_err(|error| wait_exception(py, error, "an argument was not loaded"))?;
         let spec = &work.spec;
-        let (args, kwargs) =
-            build_arguments(py, &self.runtime, &spec.arguments_value, &spec.keyword_names, references)?;
+        let (args, kwargs) = build_arguments(
+            py,
+            &self.runtime,
+            &spec.arguments_value,
+            &spec.keyword_names,
+            references,
+        )?;
         let entry = PyDict::new(py);
         entry.set_item("actor_id", PyBytes::new(py, &spec.actor_id))?;
         entry.set_item("class_blob", PyBytes::new(py, &spec.class_blob))?;
@@ -332,7 +354,11 @@ fn results_of(runtime: &Runtime, task: &IncomingTask, value: &Bound<'_, PyAny>) 
             "{} has num_returns={} but returned {} values: return a tuple of that length",
             task.name,
             task.num_returns,
-            if values.is_empty() { "other than that many".to_owned() } else { values.len().to_string() }
+            if values.is_empty() {
+                "other than that many".to_owned()
+            } else {
+                values.len().to_string()
+            }
         )));
     }
     for (index, item) in values.iter().enumerate() {
@@ -360,8 +386,9 @@ fn write_serialized(
     index: u32,
     value: &Serialized,
 ) -> PyResult<(proto::ReturnValue, Bytes)> {
-    let outcome = value
-        .with_value(py, |parts| py.detach(|| runtime.core.write_result(task, index, parts, &check_signals)))?;
+    let outcome = value.with_value(py, |parts| {
+        py.detach(|| runtime.core.write_result(task, index, parts, &check_signals))
+    })?;
     outcome.map_err(|error| match error {
         WaitError::Failed(error) => exception(py, &error),
         other => wait_exception(py, other, "a result was not stored"),
@@ -375,7 +402,9 @@ fn make_error<'py>(
     name: &str,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let ip = runtime.core.registration().node_ip;
-    Ok(hooks.call_method1("make_error", (error, name, std::process::id(), ip))?.cast_into::<PyBytes>()?)
+    Ok(hooks
+        .call_method1("make_error", (error, name, std::process::id(), ip))?
+        .cast_into::<PyBytes>()?)
 }
 
 /// Every result of the call is its error.
@@ -431,9 +460,14 @@ pub(crate) fn poll_tasks(py: Python<'_>, runtime: &Arc<Runtime>) -> PyResult<Opt
     let core = Arc::clone(&runtime.core);
     while let Some(work) = py.detach(|| core.try_next_work()) {
         match work {
-            WorkItem::Task(task) => tasks.push(PyIncomingTask { task, runtime: Arc::clone(runtime) }),
+            WorkItem::Task(task) => tasks.push(PyIncomingTask {
+                task,
+                runtime: Arc::clone(runtime),
+            }),
             WorkItem::CreateActor(_) => {
-                return Err(PyRuntimeError::new_err("a worker that is an actor was told to become another"));
+                return Err(PyRuntimeError::new_err(
+                    "a worker that is an actor was told to become another",
+                ));
             }
         }
     }
@@ -443,7 +477,11 @@ pub(crate) fn poll_tasks(py: Python<'_>, runtime: &Arc<Runtime>) -> PyResult<Opt
     Ok(Some(tasks))
 }
 
-pub(crate) fn finish(runtime: &Arc<Runtime>, task: &PyIncomingTask, value: &Bound<'_, PyAny>) -> PyResult<()> {
+pub(crate) fn finish(
+    runtime: &Arc<Runtime>,
+    task: &PyIncomingTask,
+    value: &Bound<'_, PyAny>,
+) -> PyResult<()> {
     let (results, pins) = results_of(runtime, &task.task, value)?;
     let core = Arc::clone(&runtime.core);
     value.py().detach(|| core.finish_task(&task.task, results, pins));

@@ -52,10 +52,18 @@ pub(crate) fn object_locations<'py>(
         .map_err(|error| wait_exception(py, error, "not all objects existed"))?;
     let list = PyList::empty(py);
     for (id, location) in ids.iter().zip(found) {
-        let (size, nodes, is_error) = location.map_err(|error| exception(py, &error))?;
-        let nodes: Vec<_> =
-            nodes.iter().map(|(node, address)| (PyBytes::new(py, node.as_bytes()), address.clone())).collect();
-        list.append((PyBytes::new(py, id.as_bytes()), size, nodes, is_error))?;
+        let location = location.map_err(|error| exception(py, &error))?;
+        let nodes: Vec<_> = location
+            .nodes
+            .iter()
+            .map(|(node, address)| (PyBytes::new(py, node.as_bytes()), address.clone()))
+            .collect();
+        list.append((
+            PyBytes::new(py, id.as_bytes()),
+            location.size,
+            nodes,
+            location.is_error,
+        ))?;
     }
     Ok(list)
 }

@@ -8,10 +8,11 @@ use std::sync::mpsc::Receiver;
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
-use sparkray_core_worker::{Notice, WaitError};
+use pyo3::sync::PyOnceLock;
+use sparkray_core_worker::{CoreError, CoreWorker, Fetched, Notice};
 
-use crate::convert::exception;
-use crate::core_worker::runtime_of_worker;
+use crate::convert::{cached, exception};
+use crate::core_worker::{runtime_of_worker, wait_for_borrows};
 use crate::object_ref::ObjectRef;
 use crate::values::{Loaded, load};
 
@@ -29,17 +30,15 @@ pub(crate) fn run(notices: &Receiver<Notice>, futures: &Futures, log_callback: O
         let attached = Python::try_attach(|py| match notice {
             Notice::Log(lines) => {
                 let Some(callback) = log_callback else { return };
-                let lines: Vec<_> =
-                    lines.into_iter().map(|line| (line.name, line.pid, line.ip, line.text, line.is_stderr)).collect();
+                let lines: Vec<_> = lines
+                    .into_iter()
+                    .map(|line| (line.name, line.pid, line.ip, line.text, line.is_stderr))
+                    .collect();
                 if let Err(error) = callback.call1(py, (lines,)) {
                     error.write_unraisable(py, None);
                 }
             }
-            Notice::Resolved(keys) => {
-                for key in keys {
-                    complete(py, futures, key);
-                }
-            }
+            Notice::Fetched(key, value) => complete(py, futures, key, value),
             Notice::Work => {}
         });
         if attached.is_none() {
@@ -49,39 +48,32 @@ pub(crate) fn run(notices: &Receiver<Notice>, futures: &Futures, log_callback: O
 }
 
 /// Gives a future its object's value.
-fn complete(py: Python<'_>, futures: &Futures, key: u64) {
-    let Some((future, reference)) = futures.waiting.lock().remove(&key) else { return };
-    let outcome = read(py, reference.bind(py));
+fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, CoreError>) {
+    let Some((future, reference)) = futures.waiting.lock().remove(&key) else {
+        return;
+    };
+    let outcome = value
+        .map_err(|error| exception(py, &error))
+        .and_then(|value| read(py, &reference.get().worker, &value));
     let told = match outcome {
         Ok(value) => future.call_method1(py, "set_result", (value,)),
         Err(error) => future.call_method1(py, "set_exception", (error.into_value(py),)),
     };
     if let Err(error) = told {
         // A future that was cancelled takes no result.
-        let cancelled = future.call_method0(py, "cancelled").and_then(|answer| answer.extract::<bool>(py));
+        let cancelled = future
+            .call_method0(py, "cancelled")
+            .and_then(|answer| answer.extract::<bool>(py));
         if !matches!(cancelled, Ok(true)) {
             error.write_unraisable(py, Some(future.bind(py)));
         }
     }
 }
 
-fn read<'py>(py: Python<'py>, reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
-    let this = reference.get();
-    let worker = Arc::clone(&this.worker);
-    let id = this.id;
-    let fetched = py.detach(|| worker.get(&[id], None, &|| Ok::<(), std::convert::Infallible>(())));
-    let mut fetched = match fetched {
-        Ok(fetched) => fetched,
-        Err(WaitError::Failed(error)) => return Err(exception(py, &error)),
-        Err(WaitError::Deadline) => return Err(exception(py, &crate::values::internal("a wait without deadline ended"))),
-        Err(WaitError::Interrupted(never)) => match never {},
-    };
-    let value = match fetched.pop() {
-        Some(Ok(value)) => value,
-        Some(Err(error)) => return Err(exception(py, &error)),
-        None => return Err(exception(py, &crate::values::internal("no value for an object"))),
-    };
-    match load(py, &value)? {
+fn read<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: &Fetched) -> PyResult<Bound<'py, PyAny>> {
+    let loaded = load(py, value)?;
+    wait_for_borrows(py, core)?;
+    match loaded {
         Loaded::Value(object) => Ok(object),
         Loaded::Raised(error) => Err(error),
     }
@@ -89,18 +81,18 @@ fn read<'py>(py: Python<'py>, reference: &Bound<'py, ObjectRef>) -> PyResult<Bou
 
 /// A `concurrent.futures.Future` of an object.
 pub(crate) fn future_of<'py>(reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
+    static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = reference.py();
-    let future = py.import("concurrent.futures")?.getattr("Future")?.call0()?;
     let runtime = runtime_of_worker(&reference.get().worker)?;
+    let future = cached(py, &FUTURE, "concurrent.futures", "Future")?.call0()?;
     let futures = &runtime.futures;
     let key = futures.next.fetch_add(1, Ordering::Relaxed);
-    futures.waiting.lock().insert(key, (future.clone().unbind(), reference.clone().unbind()));
-    let worker = Arc::clone(&runtime.core);
+    futures
+        .waiting
+        .lock()
+        .insert(key, (future.clone().unbind(), reference.clone().unbind()));
+    let core = Arc::clone(&runtime.core);
     let id = reference.get().id;
-    let watched = py.detach(|| worker.watch(id, key));
-    if !watched {
-        // It is there already; still completed by the thread, because reading it may wait for the store.
-        runtime.notify(Notice::Resolved(vec![key]));
-    }
+    py.detach(|| core.fetch_later(id, key));
     Ok(future)
 }

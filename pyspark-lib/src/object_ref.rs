@@ -37,7 +37,10 @@ pub(crate) struct ObjectRef {
 impl ObjectRef {
     /// Takes over one reference that the core worker counts.
     pub(crate) fn new(id: ObjectId, worker: &Arc<CoreWorker>) -> Self {
-        Self { id, worker: Arc::clone(worker) }
+        Self {
+            id,
+            worker: Arc::clone(worker),
+        }
     }
 }
 
@@ -71,7 +74,9 @@ impl ObjectRef {
     }
 
     fn __eq__(&self, other: &Bound<'_, PyAny>) -> bool {
-        other.cast_exact::<Self>().is_ok_and(|other| other.get().id == self.id)
+        other
+            .cast_exact::<Self>()
+            .is_ok_and(|other| other.get().id == self.id)
     }
 
     fn __repr__(&self) -> String {
@@ -80,10 +85,16 @@ impl ObjectRef {
 
     fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
         let owner = self.worker.owner_of(self.id).ok_or_else(|| {
-            PyRuntimeError::new_err(format!("object {} belongs to a cluster that was stopped", self.id))
+            PyRuntimeError::new_err(format!(
+                "object {} belongs to a cluster that was stopped",
+                self.id
+            ))
         })?;
         let collected = CONTAINED.with_borrow_mut(|contained| {
-            contained.as_mut().map(|contained| contained.push(self.id)).is_some()
+            contained
+                .as_mut()
+                .map(|contained| contained.push(self.id))
+                .is_some()
         });
         if !collected {
             // Pickled by somebody else: who will read it is not known, so it stays until shutdown.
@@ -107,7 +118,10 @@ impl ObjectRef {
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let future = notices::future_of(slf)?;
-        slf.py().import("asyncio")?.call_method1("wrap_future", (future,))?.call_method0("__await__")
+        slf.py()
+            .import("asyncio")?
+            .call_method1("wrap_future", (future,))?
+            .call_method0("__await__")
     }
 
     #[classmethod]
@@ -127,7 +141,9 @@ pub(crate) fn rebuild_object_ref(
     node_address: String,
 ) -> PyResult<ObjectRef> {
     let runtime = current_runtime().ok_or_else(|| {
-        PyRuntimeError::new_err("a reference can be read only in a process that takes part in a cluster: call init()")
+        PyRuntimeError::new_err(
+            "a reference can be read only in a process that takes part in a cluster: call init()",
+        )
     })?;
     let id = ObjectId::from_slice(id).map_err(bad_id)?;
     let owner = WorkerAddress {

@@ -23,22 +23,38 @@ impl LocalProcesses {
     #[new]
     fn new() -> PyResult<Self> {
         let host = ChildHost::start().map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
-        Ok(Self { host, children: Mutex::new(HashMap::new()) })
+        Ok(Self {
+            host,
+            children: Mutex::new(HashMap::new()),
+        })
     }
 
     /// Starts a head; returns its ready line.
-    fn start_head(&self, py: Python<'_>, binary: PathBuf, config_json: String, log_path: PathBuf) -> PyResult<String> {
+    fn start_head(
+        &self,
+        py: Python<'_>,
+        binary: PathBuf,
+        config_json: String,
+        log_path: PathBuf,
+    ) -> PyResult<String> {
         self.start(py, "head", binary, config_json, log_path)
     }
 
     /// Starts a raylet; returns its ready line.
-    fn start_raylet(&self, py: Python<'_>, binary: PathBuf, config_json: String, log_path: PathBuf) -> PyResult<String> {
+    fn start_raylet(
+        &self,
+        py: Python<'_>,
+        binary: PathBuf,
+        config_json: String,
+        log_path: PathBuf,
+    ) -> PyResult<String> {
         self.start(py, "raylet", binary, config_json, log_path)
     }
 
     /// Ends a child; one that is not known has ended.
     fn stop(&self, py: Python<'_>, pid: u32, grace: f64) -> PyResult<()> {
-        let grace = Duration::try_from_secs_f64(grace).map_err(|error| PyValueError::new_err(error.to_string()))?;
+        let grace =
+            Duration::try_from_secs_f64(grace).map_err(|error| PyValueError::new_err(error.to_string()))?;
         let child = self.children.lock().remove(&pid);
         if let Some(child) = child {
             py.detach(|| child.stop(grace));
@@ -64,7 +80,9 @@ impl LocalProcesses {
             ready_deadline: READY_DEADLINE,
             on_exit: None,
         };
-        let child = py.detach(|| self.host.spawn(spec)).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+        let child = py
+            .detach(|| self.host.spawn(spec))
+            .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         let ready = child.ready_line().to_owned();
         self.children.lock().insert(child.pid(), child);
         Ok(ready)
@@ -76,8 +94,9 @@ impl LocalProcesses {
 pub(crate) fn set_parent_death_signal(signal: i32) -> PyResult<()> {
     let signal = rustix::process::Signal::from_named_raw(signal)
         .ok_or_else(|| PyValueError::new_err(format!("{signal} is not a signal")))?;
-    rustix::process::set_parent_process_death_signal(Some(signal))
-        .map_err(|error| PyRuntimeError::new_err(format!("cannot set the signal of the parent's death: {error}")))
+    rustix::process::set_parent_process_death_signal(Some(signal)).map_err(|error| {
+        PyRuntimeError::new_err(format!("cannot set the signal of the parent's death: {error}"))
+    })
 }
 
 /// Makes the ids of a forked worker differ from those of its siblings.

@@ -33,7 +33,11 @@ enum Body {
 
 impl Serialized {
     /// Lends the parts to `use_value`.
-    pub(crate) fn with_value<T>(&self, py: Python<'_>, use_value: impl FnOnce(&NewValue<'_>) -> T) -> PyResult<T> {
+    pub(crate) fn with_value<T>(
+        &self,
+        py: Python<'_>,
+        use_value: impl FnOnce(&NewValue<'_>) -> T,
+    ) -> PyResult<T> {
         let mut buffers = Vec::with_capacity(self.buffers.len());
         for buffer in &self.buffers {
             buffers.push(bytes_of(buffer)?);
@@ -43,7 +47,12 @@ impl Serialized {
             Body::Bytes(bytes) => bytes.as_bytes(py),
             Body::Buffer(buffer) => bytes_of(buffer)?,
         };
-        Ok(use_value(&NewValue { format: self.format, body, buffers: &buffers, contained: self.contained.clone() }))
+        Ok(use_value(&NewValue {
+            format: self.format,
+            body,
+            buffers: &buffers,
+            contained: self.contained.clone(),
+        }))
     }
 
     /// The whole value.
@@ -58,12 +67,21 @@ impl Serialized {
             Body::Bytes(bytes) => bytes.as_bytes(py).len(),
             Body::Buffer(buffer) => buffer.len_bytes(),
         };
-        body + self.buffers.iter().map(|buffer| buffer.len_bytes()).sum::<usize>()
+        body + self
+            .buffers
+            .iter()
+            .map(|buffer| buffer.len_bytes())
+            .sum::<usize>()
     }
 
     /// An error value with this body.
     pub(crate) fn error(body: Py<PyBytes>) -> Self {
-        Self { format: ValueFormat::Error, body: Body::Bytes(body), buffers: Vec::new(), contained: Vec::new() }
+        Self {
+            format: ValueFormat::Error,
+            body: Body::Bytes(body),
+            buffers: Vec::new(),
+            contained: Vec::new(),
+        }
     }
 }
 
@@ -102,7 +120,9 @@ fn is_plain(value: &Bound<'_, PyAny>, budget: &mut usize) -> bool {
         return items.iter().all(|item| is_plain(&item, budget));
     }
     if let Ok(items) = value.cast_exact::<PyDict>() {
-        return items.iter().all(|(key, item)| is_plain(&key, budget) && is_plain(&item, budget));
+        return items
+            .iter()
+            .all(|(key, item)| is_plain(&key, budget) && is_plain(&item, budget));
     }
     false
 }
@@ -117,12 +137,20 @@ fn pickle_dumps<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bou
 pub(crate) fn serialize(value: &Bound<'_, PyAny>) -> PyResult<Serialized> {
     static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = value.py();
-    let nothing_inside = |format, body| Serialized { format, body, buffers: Vec::new(), contained: Vec::new() };
+    let nothing_inside = |format, body| Serialized {
+        format,
+        body,
+        buffers: Vec::new(),
+        contained: Vec::new(),
+    };
     if value.is_none() {
         return Ok(nothing_inside(ValueFormat::None, Body::Empty));
     }
     if let Ok(bytes) = value.cast_exact::<PyBytes>() {
-        return Ok(nothing_inside(ValueFormat::Raw, Body::Bytes(bytes.clone().unbind())));
+        return Ok(nothing_inside(
+            ValueFormat::Raw,
+            Body::Bytes(bytes.clone().unbind()),
+        ));
     }
     if is_plain(value, &mut PLAIN_BUDGET.clone()) {
         let body = pickle_dumps(py, value)?;
@@ -137,14 +165,23 @@ pub(crate) fn serialize(value: &Bound<'_, PyAny>) -> PyResult<Serialized> {
         3 => ValueFormat::Raw,
         4 => ValueFormat::Error,
         6 => ValueFormat::None,
-        other => return Err(PyValueError::new_err(format!("serialization.dumps gave the unknown format {other}"))),
+        other => {
+            return Err(PyValueError::new_err(format!(
+                "serialization.dumps gave the unknown format {other}"
+            )));
+        }
     };
     let body = match body.cast_exact::<PyBytes>() {
         Ok(bytes) => Body::Bytes(bytes.clone().unbind()),
         Err(_) => Body::Buffer(raw_buffer(&body)?),
     };
     let buffers = buffers.iter().map(raw_buffer).collect::<PyResult<Vec<_>>>()?;
-    Ok(Serialized { format, body, buffers, contained })
+    Ok(Serialized {
+        format,
+        body,
+        buffers,
+        contained,
+    })
 }
 
 /// The bytes of an exporter of buffers, whatever the type of its items.
@@ -171,7 +208,11 @@ impl ValueBuffer {
     }
 
     #[allow(unsafe_code)]
-    unsafe fn __getbuffer__(slf: Bound<'_, Self>, view: *mut ffi::Py_buffer, flags: std::ffi::c_int) -> PyResult<()> {
+    unsafe fn __getbuffer__(
+        slf: Bound<'_, Self>,
+        view: *mut ffi::Py_buffer,
+        flags: std::ffi::c_int,
+    ) -> PyResult<()> {
         let this = slf.get();
         let part = &this.value.as_slice()[this.offset..this.offset + this.len];
         // SAFETY: `view` comes from the interpreter. The memory is kept by `slf`, which the view refers to, and is
@@ -186,12 +227,28 @@ impl ValueBuffer {
                 flags,
             )
         };
-        if outcome == 0 { Ok(()) } else { Err(PyErr::fetch(slf.py())) }
+        if outcome == 0 {
+            Ok(())
+        } else {
+            Err(PyErr::fetch(slf.py()))
+        }
     }
 }
 
-fn buffer_over<'py>(py: Python<'py>, value: &Fetched, offset: usize, len: usize) -> PyResult<Bound<'py, PyAny>> {
-    let buffer = Bound::new(py, ValueBuffer { value: value.clone(), offset, len })?;
+fn buffer_over<'py>(
+    py: Python<'py>,
+    value: &Fetched,
+    offset: usize,
+    len: usize,
+) -> PyResult<Bound<'py, PyAny>> {
+    let buffer = Bound::new(
+        py,
+        ValueBuffer {
+            value: value.clone(),
+            offset,
+            len,
+        },
+    )?;
     Ok(PyMemoryView::from(buffer.as_any())?.into_any())
 }
 
@@ -221,7 +278,10 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
     }
     let loads = cached(py, &LOADS, "sparkray._private.serialization", "loads")?;
     let views = PyList::empty(py);
-    for (offset, len) in header.buffers(bytes).map_err(|error| PyValueError::new_err(error.to_string()))? {
+    for (offset, len) in header
+        .buffers(bytes)
+        .map_err(|error| PyValueError::new_err(error.to_string()))?
+    {
         views.append(buffer_over(py, value, offset, len)?)?;
     }
     let body = buffer_over(py, value, sparkray_common::VALUE_HEADER_LEN, header.body_len)?;
@@ -236,4 +296,3 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
 pub(crate) fn internal(message: impl Into<String>) -> CoreError {
     CoreError::new(ErrorCode::Internal, message)
 }
-

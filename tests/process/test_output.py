@@ -73,6 +73,27 @@ def test_a_burst_of_lines_arrives_whole_and_in_order():
     assert numbers == list(range(5000))
 
 
+def test_what_can_never_be_scheduled_is_reported():
+    done = run_driver(
+        """
+        import sparkray
+
+        @sparkray.remote(num_cpus=64)
+        def large():
+            return 1
+
+        with sparkray.init(num_cpus=1):
+            try:
+                sparkray.get(large.remote(), timeout=3)
+            except TimeoutError:
+                print("timed out")
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert "timed out" in done.stdout
+    assert "CPU: 64 asked for, no node has more than 1" in done.stdout + done.stderr
+
+
 def test_the_prefix_names_other_nodes():
     assert log_output.prefix("f", 12, "1.2.3.4", "1.2.3.4") == "(f pid=12)"
     assert log_output.prefix("f", 12, "5.6.7.8", "1.2.3.4") == "(f pid=12, ip=5.6.7.8)"

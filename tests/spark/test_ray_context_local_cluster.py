@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from process.helpers import alive, run_driver, start_driver, wait_until
 
 import sparkray
+from process.helpers import alive, run_driver, start_driver, wait_until
 from sparkray.spark import RayContext, RayContextError, init_spark_on_local
 from sparkray.spark.manager import Manager
 from support.ray_processes import Recorded, look_at

@@ -8,7 +8,6 @@ import pathlib
 from typing import Any
 
 from process.helpers import alive, assert_nothing_left, processes_of
-
 from sparkray.spark import RayContext
 
 

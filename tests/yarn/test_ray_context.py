@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from process.helpers import alive
 
 import sparkray
+from process.helpers import alive
 from sparkray.spark import RayContext, RayContextError, init_spark_on_yarn
 from support.minicluster import MiniCluster, wait_until
 from support.ray_processes import Recorded, look_at

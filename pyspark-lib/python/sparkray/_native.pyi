@@ -7,7 +7,7 @@ from typing import Any, Generic, Protocol, TypeVar, final
 T = TypeVar("T")
 
 # The version of the Rust side: it must equal `sparkray.__version__`.
-__version__: str  # needed by python
+__version__: str
 
 @final
 class ObjectRef(Generic[T]):
@@ -26,7 +26,7 @@ class ObjectRef(Generic[T]):
         runtime (a function that refers to a global reference, pickle.dumps by a user) the object is kept until
         shutdown, as in Ray."""
     @classmethod
-    def __class_getitem__(cls, item: Any) -> Any: ...  # needed by python: `ObjectRef[int]` in annotations
+    def __class_getitem__(cls, item: Any) -> Any: ...
 
 @final
 class TaskTemplate:
@@ -50,7 +50,7 @@ class ActorRef:
     creator's job ends an actor that is neither named nor detached."""
 
     def actor_id(self) -> bytes: ...
-    def escape(self) -> None:  # needed by python
+    def escape(self) -> None:
         """A handle is being pickled: the actor does not end with this process's last handle any more."""
 
 @final
@@ -78,7 +78,7 @@ class WorkerHooks(Protocol):
         """Makes the instance. Keys: actor_id (bytes), class_blob, class_name, name, namespace, incarnation,
         max_concurrency, is_async, resources (dict), handle_metadata (bytes), args (list), kwargs (dict). What it raises
         is the constructor's error."""
-    def run_actor(self, instance: object, spec: dict[str, Any]) -> None:  # needed by python
+    def run_actor(self, instance: object, spec: dict[str, Any]) -> None:
         """Called in place of the native loop for actors with is_async or max_concurrency > 1. Drives
         `event_fd`/`poll_tasks` until `poll_tasks` returns None."""
 
@@ -88,8 +88,9 @@ class CoreWorker:
 
     @staticmethod
     def connect_driver(config: dict[str, Any]) -> CoreWorker:
-        """Keys: node_id (hex) and socket_name of the raylet, cluster_id (hex), token (hex), head_epoch, namespace, log_to_driver, python_version
-        ("3.11"), log_callback (called with list[(name, pid, ip, text, is_stderr)])."""
+        """Keys: node_id (hex) and socket_name of the raylet, cluster_id (hex), token (hex), head_epoch, namespace,
+        log_to_driver, python_version ("3.11"), log_callback (called with
+        list[(name, pid, ip, text, is_stderr)])."""
     @staticmethod
     def connect_worker(fd: int, raylet_pid: int, config: dict[str, Any]) -> CoreWorker:
         """In the forked child: `fd` is the connection to the raylet. Keys: what the zygote got from the raylet and
@@ -127,7 +128,7 @@ class CoreWorker:
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,
         store (dict of StoreStats)."""
-    def actors(self) -> list[dict[str, Any]]:  # needed by python: util.list_named_actors
+    def actors(self) -> list[dict[str, Any]]:
         """Keys: actor_id (hex), name, namespace, state, class_name, pid."""
     def current_task(self) -> dict[str, Any] | None:
         """The task that the native loop runs on this thread. Keys: task_id, name, actor_id, attempt."""
@@ -169,7 +170,7 @@ class CoreWorker:
     @property
     def node_address(self) -> str: ...
     @property
-    def is_driver(self) -> bool: ...  # needed by python
+    def is_driver(self) -> bool: ...
 
 class LocalProcesses:
     """Children of this process: `sparkrayd head` and `sparkrayd raylet`."""
@@ -182,5 +183,5 @@ class LocalProcesses:
         """Closes the leash, then SIGTERM, then SIGKILL after `grace` seconds; waits for the end. An unknown or dead pid
         is no error."""
 
-def set_parent_death_signal(signal: int) -> None: ...  # needed by python: zygote; prctl(PR_SET_PDEATHSIG)
-def after_fork_in_child() -> None: ...  # needed by python: reseeds the ids of a forked worker
+def set_parent_death_signal(signal: int) -> None: ...
+def after_fork_in_child() -> None: ...

@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
-use sparkray_rpc::{ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, Target, connect_nonblocking};
+use sparkray_rpc::{
+    ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, Target, connect_nonblocking,
+};
 
 use crate::connection::{Connection, Flushed};
 use crate::kick::Kick;
@@ -95,7 +97,13 @@ impl Reactor {
     pub(crate) fn adopt(&self, id: ConnId, socket: OwnedFd, peer: &str) {
         let outcome = rustix::io::ioctl_fionbio(&socket, true)
             .map_err(io::Error::from)
-            .and_then(|()| self.add(id, Connection::established(socket, peer.to_owned()), EventFlags::IN));
+            .and_then(|()| {
+                self.add(
+                    id,
+                    Connection::established(socket, peer.to_owned()),
+                    EventFlags::IN,
+                )
+            });
         if let Err(error) = outcome {
             self.report_broken(id, format!("cannot take over a connection of {peer}: {error}"));
         }
@@ -148,7 +156,8 @@ impl Reactor {
             } else {
                 EventFlags::IN
             };
-            if let Err(error) = epoll::modify(&self.epoll, connection.socket(), EventData::new_u64(id), flags) {
+            if let Err(error) = epoll::modify(&self.epoll, connection.socket(), EventData::new_u64(id), flags)
+            {
                 self.report_broken(id, format!("cannot watch a socket: {error}"));
             }
         };
@@ -207,9 +216,7 @@ impl Reactor {
                         break Ok(Woken::Other);
                     }
                     corked = true;
-                    patience = deadline
-                        .saturating_duration_since(Instant::now())
-                        .min(CORK_TIME);
+                    patience = deadline.saturating_duration_since(Instant::now()).min(CORK_TIME);
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => break Ok(Woken::Signal),
                 Err(error) => break Err(error),

@@ -105,8 +105,7 @@ impl StoredValue {
 
 impl Drop for StoredValue {
     fn drop(&mut self) {
-        self.dropped
-            .add(|dropped| dropped.mappings.push(self.object_id));
+        self.dropped.add(|dropped| dropped.mappings.push(self.object_id));
     }
 }
 

@@ -149,7 +149,8 @@ impl CoreWorker {
             namespace: client.namespace.clone(),
             python_version: client.python_version.clone(),
         };
-        self.ask_head_plainly(proto::head_request::Request::RegisterJob(job)).map(|_| ())
+        self.ask_head_plainly(proto::head_request::Request::RegisterJob(job))
+            .map(|_| ())
     }
 
     fn register(&self, message: &proto::RegisterClient) -> Result<(), CoreError> {

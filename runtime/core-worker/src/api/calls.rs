@@ -181,7 +181,11 @@ impl CoreWorker {
             no_restart,
             cause,
         };
-        self.ask_head(head_request::Request::KillActor(request), interrupt)
-            .map(|_| ())
+        self.ask_head(head_request::Request::KillActor(request), interrupt)?;
+        if no_restart {
+            // The head has recorded the death; its notice may still be on the way.
+            self.with_state(|state| state.actor_killed(actor_id));
+        }
+        Ok(())
     }
 }

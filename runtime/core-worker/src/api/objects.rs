@@ -14,6 +14,8 @@ use crate::state::{Begun, Locations, Notice, Pending, SlotResult, State, Value, 
 use crate::waiting::Patience;
 use crate::worker::CoreWorker;
 
+/// Objects from this size on have their pages brought in ahead of the copy.
+const LARGE_OBJECT: usize = 1 << 20;
 /// The nodes of a feed have answered by then, or do not answer.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(60);
 /// References that came out of a value are known to their owners by then, or the owner does not answer.
@@ -129,6 +131,10 @@ impl CoreWorker {
                 return Err(error.into());
             }
         };
+        if size >= LARGE_OBJECT {
+            // One call for all pages, huge ones where the kernel can, instead of a fault for each.
+            mapped.prepare_for_writing();
+        }
         fill(mapped.as_mut_slice());
         drop(mapped);
         let seal = proto::SealObject {
@@ -211,7 +217,9 @@ impl CoreWorker {
             Begun::Waiting(wait) => wait,
         };
         let patience = Patience::until(deadline).lending();
-        let outcome = self.wait_until(patience, interrupt, |state| state.is_wait_over(wait).then_some(()));
+        let outcome = self.wait_until(patience, interrupt, |state| {
+            state.is_wait_over(wait).then_some(())
+        });
         let existing = self.with_state(|state| {
             state.end_wait(wait);
             state.existing(ids, wanted)
@@ -311,7 +319,9 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), WaitError<E>> {
         let mut nodes: Vec<proto::ObjectLocation> = Vec::new();
-        let holders = blocks.iter().map(|block| (block.node_id, block.node_address.as_str()));
+        let holders = blocks
+            .iter()
+            .map(|block| (block.node_id, block.node_address.as_str()));
         for (node, address) in holders.chain(others.iter().map(|(node, address)| (*node, address.as_str()))) {
             let location = location_of(node, address);
             if !nodes.contains(&location) {

@@ -6,7 +6,9 @@ use sparkray_proto::{self as proto, location_of};
 
 use super::values::{Fetched, NewValue};
 use crate::error::{CoreError, WaitError};
-use crate::state::{ArgumentValue, CreateActorWork, IncomingTask, State, Work, stored_argument, unknown_object};
+use crate::state::{
+    ArgumentValue, CreateActorWork, IncomingTask, State, Work, stored_argument, unknown_object,
+};
 use crate::waiting::Patience;
 use crate::worker::CoreWorker;
 

@@ -129,6 +129,13 @@ impl State {
         self.drop_actor_handle(actor_id);
     }
 
+    /// This process had the actor killed for good.
+    pub(crate) fn actor_killed(&mut self, actor_id: ActorId) {
+        let message = format!("actor {actor_id} is dead: it was killed by kill()");
+        let error = CoreError::new(ErrorCode::ActorDied, message);
+        self.actor_died(actor_id, Value::failed(error), false);
+    }
+
     /// One handle less. The last one ends an actor that nobody else can call, once its calls are answered.
     pub(crate) fn drop_actor_handle(&mut self, actor_id: ActorId) {
         let Some(client) = self.actors.get_mut(&actor_id) else {

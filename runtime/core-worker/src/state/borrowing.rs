@@ -140,7 +140,8 @@ impl State {
                 object.owner = Some(address);
             }
         } else {
-            self.objects.insert(id, Object::new(Some(address), Value::Pending));
+            self.objects
+                .insert(id, Object::new(Some(address), Value::Pending));
             if dead {
                 self.lose_to_dead_owner(id);
             }
@@ -162,9 +163,8 @@ impl State {
     }
 
     fn register_as_borrower(&mut self, owner: &WorkerAddress, objects: Vec<ObjectId>) {
-        let (held, dropped): (Vec<_>, Vec<_>) = objects
-            .into_iter()
-            .partition(|id| self.objects.contains_key(id));
+        let (held, dropped): (Vec<_>, Vec<_>) =
+            objects.into_iter().partition(|id| self.objects.contains_key(id));
         self.borrows_acknowledged(&dropped);
         if held.is_empty() {
             return;

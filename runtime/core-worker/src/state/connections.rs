@@ -550,7 +550,10 @@ impl State {
             return;
         }
         self.effects.push(Effect::Close { conn });
-        let message = format!("the other side did not answer within {} s", ANSWER_TIME / 1_000_000);
+        let message = format!(
+            "the other side did not answer within {} s",
+            ANSWER_TIME / 1_000_000
+        );
         self.on_closed(conn, &CloseCause { message, gone: false });
     }
 

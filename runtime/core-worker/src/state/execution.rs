@@ -24,10 +24,7 @@ const CORRELATION: std::ops::Range<usize> = 16..24;
 #[derive(Debug, Clone)]
 pub(crate) enum ArgumentValue {
     Inline(Bytes),
-    Stored {
-        object: ObjectId,
-        locations: Locations,
-    },
+    Stored { object: ObjectId, locations: Locations },
 }
 
 /// A call to run.
@@ -170,7 +167,12 @@ impl State {
             ));
         };
         if message.worker_id != self.me.worker_id.as_bytes()[..] {
-            self.refuse(conn, frame.correlation, ErrorCode::Stale, "the task is for another worker");
+            self.refuse(
+                conn,
+                frame.correlation,
+                ErrorCode::Stale,
+                "the task is for another worker",
+            );
             return Ok(());
         }
         let mut payload = PayloadReader::new(frame.payload.clone());
@@ -370,7 +372,14 @@ impl State {
         };
         self.pin_returned(task.task_id, conn, pins);
         let mut frame = Vec::new();
-        encode_frame(&mut frame, FrameKind::PushTaskReply, correlation, &[], reply, payload);
+        encode_frame(
+            &mut frame,
+            FrameKind::PushTaskReply,
+            correlation,
+            &[],
+            reply,
+            payload,
+        );
         self.send_encoded(conn, &frame, urgent);
         self.execution.callers.answered(caller, sequence, frame.into());
         if self.is_dead(&task.caller) {
@@ -454,7 +463,11 @@ impl State {
     /// One more, or one less, thread of this worker waits for objects.
     pub(crate) fn set_blocked(&mut self, blocked: bool) {
         let before = self.execution.blocked;
-        self.execution.blocked = if blocked { before + 1 } else { before.saturating_sub(1) };
+        self.execution.blocked = if blocked {
+            before + 1
+        } else {
+            before.saturating_sub(1)
+        };
         if blocked && self.execution.running_since.is_some() {
             self.give_back_waiting();
         }

@@ -47,12 +47,13 @@ pub use execution::{CreateActorWork, IncomingTask};
 pub(crate) use objects::{Locations, Object, Value};
 pub(crate) use reading::ReadyRead;
 use scheduling::Scheduling;
+use submission::Task;
 pub use submission::{ActorMethod, TaskTemplate};
 pub(crate) use submission::{CallKind, NewTask};
-use submission::Task;
 use timers::Timers;
 use waits::Wait;
-pub(crate) use waits::{Begun, FetchedResult, WaitId, unknown_object};
+use waits::WaitId;
+pub(crate) use waits::{Begun, unknown_object};
 
 /// What the state wants done, beside sending frames.
 #[derive(Debug)]

@@ -145,11 +145,7 @@ impl Object {
     }
 
     fn is_unused(&self) -> bool {
-        self.refs == 0
-            && self
-                .links
-                .as_ref()
-                .is_none_or(|links| links.borrowers.is_empty())
+        self.refs == 0 && self.links.as_ref().is_none_or(|links| links.borrowers.is_empty())
     }
 
     #[cfg(test)]

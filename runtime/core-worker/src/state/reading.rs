@@ -67,12 +67,7 @@ impl State {
         }
         if !entries.is_empty() {
             let message = proto::GetObjects { objects: entries };
-            self.request(
-                RAYLET_CONN,
-                Pending::Read(asked),
-                FrameKind::GetObjects,
-                &message,
-            );
+            self.request(RAYLET_CONN, Pending::Read(asked), FrameKind::GetObjects, &message);
         }
     }
 

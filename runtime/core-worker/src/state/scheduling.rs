@@ -3,7 +3,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use sparkray_common::{ErrorCode, FunctionId, JobId, LeaseId, NodeId, ObjectId, ResourceSet, TaskId, WorkerAddress};
+use sparkray_common::{
+    ErrorCode, FunctionId, JobId, LeaseId, NodeId, ObjectId, ResourceSet, TaskId, WorkerAddress,
+};
 use sparkray_proto::{self as proto, FrameKind, TaskStatus};
 use sparkray_rpc::Frame;
 

@@ -445,7 +445,10 @@ impl State {
         if !ran {
             task.misses = task.misses.saturating_add(1);
             if task.misses > MAX_MISSES {
-                let message = format!("no worker could be reached for task {} ({task_id}): {cause}", template.name);
+                let message = format!(
+                    "no worker could be reached for task {} ({task_id}): {cause}",
+                    template.name
+                );
                 self.finish_task_with(
                     task_id,
                     &Value::failed(CoreError::new(ErrorCode::Unavailable, message)),

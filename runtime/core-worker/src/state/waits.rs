@@ -140,11 +140,7 @@ impl State {
     // ---- values --------------------------------------------------------------------------------------------
 
     /// Waits for the values of objects. `notify`: whom to tell, instead of a thread that looks.
-    pub(crate) fn fetch(
-        &mut self,
-        ids: &[ObjectId],
-        notify: Option<u64>,
-    ) -> Begun<Vec<FetchedResult>> {
+    pub(crate) fn fetch(&mut self, ids: &[ObjectId], notify: Option<u64>) -> Begun<Vec<FetchedResult>> {
         let mut values: Vec<Option<FetchedResult>> = Vec::with_capacity(ids.len());
         let mut missing = Vec::new();
         for (place, id) in ids.iter().enumerate() {

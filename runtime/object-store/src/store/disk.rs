@@ -113,6 +113,13 @@ impl ObjectStore {
         }
     }
 
+    /// A spilled object goes: when the disks were full, spilling is tried again at once, and nobody is refused before.
+    pub(super) fn full_disk_has_room(&mut self) {
+        if self.pressure.disk_failure.take().is_some() {
+            self.pressure.end_stall(self.now);
+        }
+    }
+
     /// Gives room on disk to a demand that was taken out of the queue.
     pub(super) fn start_fallback(&mut self, demand: Demand) {
         if !self.config.can_spill {

@@ -274,6 +274,7 @@ impl ObjectStore {
             }
             if let Some(file) = entry.file {
                 self.events.push(StoreEvent::Io(IoJob(Job::Delete { file })));
+                self.full_disk_has_room();
             }
         }
     }

@@ -44,6 +44,12 @@ impl Pressure {
             last_create: None,
         }
     }
+
+    /// Room came free, so waiting is worth while.
+    pub(super) fn end_stall(&mut self, now: Instant) {
+        self.last_progress = now;
+        self.stalled = false;
+    }
 }
 
 enum Reservation {
@@ -241,8 +247,7 @@ impl ObjectStore {
             return;
         }
         self.memory.free(range);
-        self.pressure.last_progress = self.now;
-        self.pressure.stalled = false;
+        self.pressure.end_stall(self.now);
     }
 
     pub(super) fn grant(&mut self, demand: Demand, range: Range) {

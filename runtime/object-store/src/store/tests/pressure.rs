@@ -129,6 +129,26 @@ fn a_spill_that_fails_is_tried_again_and_nothing_is_lost() {
 }
 
 #[test]
+fn after_a_full_disk_has_refused_objects_change_places_as_soon_as_one_goes() {
+    let mut harness = Harness::new(4);
+    for number in 1..=4 {
+        harness.put(1, number, 2);
+    }
+    let refused = harness.create(1, 5, 2);
+    harness.fail_jobs();
+    harness.pass(Duration::from_secs(11));
+    harness.fail_jobs();
+    assert!(matches!(
+        harness.created.remove(&refused),
+        Some(Answer::Failed(ErrorCode::OutOfStorage, _))
+    ));
+    harness.free(1);
+    let get = harness.get(2, 2);
+    harness.run_jobs();
+    assert_eq!(harness.bytes(get).as_slice(), vec![2; 2 * PAGE_SIZE as usize]);
+}
+
+#[test]
 fn a_damaged_spill_file_is_a_lost_object() {
     let mut harness = Harness::new(2);
     harness.put(1, 1, 2);

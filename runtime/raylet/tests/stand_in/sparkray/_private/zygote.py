@@ -1,7 +1,7 @@
 """A stand-in for the real zygote: speaks the raylet's protocol and forks workers that only register and wait.
 
-What a worker does is said by the name of a file in its working directory: `exit-at-start`, else it waits for the end of its
-connection. It prints one line, answers CreateActor with success, and exits with code 0 on ExitWorker.
+A worker prints one line, answers CreateActor with success, and exits with code 0 on ExitWorker. Else it waits for the
+end of its connection.
 """
 
 import array
@@ -48,8 +48,6 @@ def worker(connection: socket.socket, config: dict, version: str) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(1, ctypes.c_ulong(9), 0, 0, 0)
     print("hello from a worker", flush=True)
-    if os.path.exists("exit-at-start"):
-        os._exit(7)
     connection.setblocking(True)
     meta = register_message(bytes.fromhex(config["worker_id"]), version)
     connection.sendall(HEADER.pack(REGISTER_CLIENT, 0, len(meta), 0, 1) + meta)

@@ -1,0 +1,243 @@
+//! A cluster in this process, and a driver made of bare frames.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use sparkray_common::{
+    ClusterId, ClusterToken, HeadConfig, JobId, LeaseId, NodeId, RayletConfig, RayletReady, ResourceSet,
+    VERSION, WorkerId,
+};
+use sparkray_proto::{
+    ClientKind, FrameKind, HeadReply, HeadRequest, RegisterClient, RegisterClientReply, RequestWorkerLease,
+    RequestWorkerLeaseReply, ReturnWorkerLease, head_request,
+};
+use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+/// Where Python finds the stand-in zygote.
+pub(crate) const STAND_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in");
+
+pub(crate) struct Node {
+    pub(crate) ready: RayletReady,
+    pub(crate) id: NodeId,
+    pub(crate) cancel: CancellationToken,
+    pub(crate) task: JoinHandle<()>,
+}
+
+pub(crate) struct Cluster {
+    pub(crate) identity: Identity,
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) head_socket: String,
+}
+
+impl Cluster {
+    pub(crate) async fn start() -> Self {
+        let identity = Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 1,
+        };
+        let directory = tempfile::tempdir().unwrap();
+        let config = HeadConfig {
+            cluster_id: identity.cluster_id.to_string(),
+            token: identity.token.expose_hex(),
+            head_epoch: 1,
+            parent_pid: std::process::id(),
+            log_dir: path(directory.path()),
+        };
+        let (sender, ready) = oneshot::channel();
+        tokio::spawn(async move {
+            let announce = |ready| sender.send(ready).unwrap();
+            sparkray_gcs::run(config, announce, CancellationToken::new())
+                .await
+                .unwrap();
+        });
+        let head_socket = ready.await.unwrap().socket_name;
+        Self {
+            identity,
+            directory,
+            head_socket,
+        }
+    }
+
+    pub(crate) async fn raylet(&self, cpus: f64, modules: Option<&str>, head_address: Option<&str>) -> Node {
+        let id = NodeId::random();
+        let environment = modules.map(|path| [("PYTHONPATH", path), ("STAND_IN_VERSION", VERSION)]);
+        let config = RayletConfig {
+            cluster_id: self.identity.cluster_id.to_string(),
+            token: self.identity.token.expose_hex(),
+            node_id: id.to_string(),
+            head_epoch: 1,
+            parent_pid: std::process::id(),
+            host: "127.0.0.1".to_owned(),
+            port: 0,
+            head_socket_name: head_address.is_none().then(|| self.head_socket.clone()),
+            head_address: head_address.map(str::to_owned),
+            resources: BTreeMap::from([("CPU".to_owned(), cpus)]),
+            labels: BTreeMap::new(),
+            object_store_bytes: 64 << 20,
+            spill_dirs: vec![path(&self.directory.path().join(format!("spill-{id}")))],
+            log_dir: path(self.directory.path()),
+            python: modules.map(|_| "python3".to_owned()),
+            working_dir: path(self.directory.path()),
+            worker_env: environment
+                .into_iter()
+                .flatten()
+                .map(|(name, value)| (name.to_owned(), value.to_owned()))
+                .collect(),
+            prestart_workers: u32::from(modules.is_some()),
+        };
+        let (sender, ready) = oneshot::channel();
+        let cancel = CancellationToken::new();
+        let stop = cancel.clone();
+        let task = tokio::spawn(async move {
+            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), stop)
+                .await
+                .unwrap();
+        });
+        Node {
+            ready: ready.await.unwrap(),
+            id,
+            cancel,
+            task,
+        }
+    }
+}
+
+pub(crate) fn path(path: &Path) -> String {
+    path.display().to_string()
+}
+
+pub(crate) fn cpus(amount: f64) -> ResourceSet {
+    ResourceSet::from_units([("CPU".to_owned(), amount)]).unwrap()
+}
+
+/// A driver, as a test sees it.
+pub(crate) struct Driver {
+    pub(crate) sender: FrameSender,
+    pub(crate) receiver: FrameReceiver,
+    pub(crate) worker_id: WorkerId,
+    pub(crate) job: JobId,
+    pub(crate) correlation: u64,
+    pub(crate) seen: Vec<Frame>,
+}
+
+impl Driver {
+    pub(crate) async fn connect(cluster: &Cluster, node: &Node) -> Self {
+        let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
+        let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
+            .await
+            .unwrap();
+        let (sender, receiver) = frame_connection(socket).unwrap();
+        let (worker_id, job) = (WorkerId::random(), JobId::random());
+        let mut driver = Self {
+            sender,
+            receiver,
+            worker_id,
+            job,
+            correlation: 0,
+            seen: Vec::new(),
+        };
+        let reply = driver.register(VERSION).await;
+        assert_eq!(reply.failure, None);
+        assert_eq!(reply.node_address, node.ready.address);
+        driver
+    }
+
+    pub(crate) async fn register(&mut self, version: &str) -> RegisterClientReply {
+        let register = RegisterClient {
+            worker_id: self.worker_id.to_vec().into(),
+            kind: ClientKind::Driver.into(),
+            pid: std::process::id(),
+            job_id: self.job.to_vec().into(),
+            sparkray_version: version.to_owned(),
+            python_version: "3.11".to_owned(),
+            log_to_driver: true,
+            ..RegisterClient::default()
+        };
+        let correlation = self.send(FrameKind::RegisterClient, &register);
+        self.reply(FrameKind::RegisterClientReply, correlation)
+            .await
+            .decode()
+            .unwrap()
+    }
+
+    pub(crate) fn send<M: prost::Message>(&mut self, kind: FrameKind, message: &M) -> u64 {
+        self.correlation += 1;
+        self.sender
+            .send(Frame::new(kind, self.correlation, message))
+            .unwrap();
+        self.correlation
+    }
+
+    pub(crate) async fn reply(&mut self, kind: FrameKind, correlation: u64) -> Frame {
+        self.until(|frame| frame.kind == kind && frame.correlation == correlation)
+            .await
+    }
+
+    /// Waits for a frame; others are kept.
+    pub(crate) async fn until(&mut self, wanted: impl Fn(&Frame) -> bool) -> Frame {
+        if let Some(index) = self.seen.iter().position(&wanted) {
+            return self.seen.remove(index);
+        }
+        loop {
+            let frame = tokio::time::timeout(PATIENCE, self.receiver.next()).await;
+            let frame = frame
+                .expect("the frame comes in time")
+                .unwrap()
+                .expect("the raylet keeps the connection");
+            if wanted(&frame) {
+                return frame;
+            }
+            self.seen.push(frame);
+        }
+    }
+
+    pub(crate) fn request_lease(&mut self, amount: f64) -> (LeaseId, u64) {
+        let lease = LeaseId::random();
+        (lease, self.repeat_lease(lease, amount, "3.11"))
+    }
+
+    pub(crate) fn repeat_lease(&mut self, lease: LeaseId, amount: f64, python_version: &str) -> u64 {
+        let request = RequestWorkerLease {
+            lease_id: lease.to_vec().into(),
+            job_id: self.job.to_vec().into(),
+            resources: Some((&cpus(amount)).into()),
+            python_version: python_version.to_owned(),
+            ..RequestWorkerLease::default()
+        };
+        self.send(FrameKind::RequestWorkerLease, &request)
+    }
+
+    pub(crate) async fn lease_reply(&mut self, correlation: u64) -> RequestWorkerLeaseReply {
+        self.reply(FrameKind::RequestWorkerLeaseReply, correlation)
+            .await
+            .decode()
+            .unwrap()
+    }
+
+    pub(crate) async fn ask_head(&mut self, request: head_request::Request) -> HeadReply {
+        let correlation = self.send(
+            FrameKind::HeadRequest,
+            &HeadRequest {
+                request: Some(request),
+            },
+        );
+        self.reply(FrameKind::HeadReply, correlation)
+            .await
+            .decode()
+            .unwrap()
+    }
+
+    pub(crate) fn give_back(&mut self, lease: LeaseId) {
+        let message = ReturnWorkerLease {
+            lease_id: lease.to_vec().into(),
+            worker_failed: false,
+        };
+        self.send(FrameKind::ReturnWorkerLease, &message);
+    }
+}

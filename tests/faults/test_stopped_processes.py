@@ -1,0 +1,151 @@
+"""Processes that are stopped (SIGSTOP) and go on later: nothing hangs past its deadline, nothing is run twice."""
+
+# mypy: disable-error-code="attr-defined,union-attr"
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import sparkray
+from process.helpers import alive, wait_until
+from sparkray import exceptions
+from sparkray.cluster_utils import Cluster
+
+
+@sparkray.remote
+def until(started, finish):
+    """Says who runs it; ends when the file `finish` is there."""
+    with open(started, "a") as file:
+        file.write(f"{os.getpid()}\n")
+    while not os.path.exists(finish):
+        time.sleep(0.01)
+    return os.getpid()
+
+
+@sparkray.remote
+def double(value):
+    return value * 2
+
+
+@sparkray.remote
+class Journal:
+    def __init__(self):
+        self.entries = []
+
+    def add(self, entry):
+        self.entries.append(entry)
+        return list(self.entries)
+
+    def pid(self):
+        return os.getpid()
+
+
+def state_of(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+
+
+@contextmanager
+def stopped(pid: int) -> Iterator[None]:
+    """The process stands still; it goes on at the end, however that is reached."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        wait_until(lambda: state_of(pid) == "T", 5, "the process stands still")
+        yield
+    finally:
+        if alive(pid):
+            os.kill(pid, signal.SIGCONT)
+
+
+def times_out(reference: object, seconds: float) -> None:
+    """A get with a timeout ends in time, though nobody answers."""
+    started = time.monotonic()
+    with pytest.raises(exceptions.GetTimeoutError):
+        sparkray.get(reference, timeout=seconds)
+    assert seconds <= time.monotonic() - started < seconds + 2
+
+
+def test_a_stopped_worker_holds_up_only_its_own_task(cluster, tmp_path):
+    started, finish = tmp_path / "started", tmp_path / "finish"
+    reference = until.remote(str(started), str(finish))
+    dependent = double.remote(reference)
+    wait_until(lambda: started.exists() and started.read_text().endswith("\n"), 30)
+    pid = int(started.read_text())
+    with stopped(pid):
+        finish.touch()
+        times_out(reference, 1)
+        times_out(dependent, 0.2)
+        assert sparkray.get([double.remote(n) for n in range(60)], timeout=30) == [2 * n for n in range(60)]
+        assert sparkray.wait([reference], timeout=0) == ([], [reference])
+    assert sparkray.get(reference, timeout=20) == pid
+    assert sparkray.get(dependent, timeout=20) == 2 * pid
+    assert started.read_text() == f"{pid}\n", "the task ran once"
+
+
+def test_calls_of_a_stopped_actor_wait_and_keep_their_order(cluster):
+    journal = Journal.remote()
+    pid = sparkray.get(journal.pid.remote(), timeout=30)
+    with stopped(pid):
+        calls = [journal.add.remote(n) for n in range(50)]
+        times_out(calls[0], 0.5)
+        other = Journal.remote()
+        assert sparkray.get(other.add.remote("x"), timeout=20) == ["x"]
+    assert sparkray.get(calls, timeout=20) == [list(range(n + 1)) for n in range(50)]
+
+
+@pytest.mark.trouble
+def test_a_worker_that_was_stopped_can_be_killed(cluster, tmp_path):
+    """The actor's process cannot answer: it ends all the same."""
+    journal = Journal.remote()
+    pid = sparkray.get(journal.pid.remote(), timeout=30)
+    with stopped(pid):
+        call = journal.add.remote(1)
+        sparkray.kill(journal)
+        with pytest.raises(exceptions.ActorDiedError):
+            sparkray.get(call, timeout=20)
+        wait_until(lambda: not alive(pid), 5, "the stopped process is gone")
+
+
+@pytest.mark.trouble
+def test_a_stopped_raylet_comes_back_or_its_node_is_dead(tmp_path):
+    on_it = {"resources": {"it": 1}}
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 2}) as cluster:
+        node = cluster.add_node(num_cpus=2, resources={"it": 4})
+        sparkray.init(address=cluster.address)
+        cluster.wait_for_nodes()
+        journal = Journal.options(**on_it).remote()
+        assert sparkray.get(journal.add.remote(0), timeout=30) == [0]
+        array = sparkray.remote(np.ones).options(**on_it).remote(200_000)
+        sparkray.wait([array], timeout=30, fetch_local=False)
+
+        with stopped(node.pid):
+            task = double.options(**on_it).remote(21)
+            call = journal.add.remote(1)
+            times_out(task, 3)
+            times_out(array, 0.5)
+            # The rest of the cluster goes on.
+            small = [double.options(num_cpus=0.5).remote(n) for n in range(20)]
+            assert sparkray.get(small, timeout=20) == [2 * n for n in range(20)]
+
+        def is_alive() -> bool:
+            return any(seen["Alive"] for seen in sparkray.nodes() if seen["NodeID"] == node.node_id)
+
+        if is_alive():
+            assert sparkray.get(task, timeout=20) == 42
+            assert sparkray.get(call, timeout=20) == [0, 1]
+            assert float(sparkray.get(array, timeout=20).sum()) == 200_000.0
+            assert is_alive()
+        else:
+            with pytest.raises(exceptions.ObjectLostError):
+                sparkray.get(array, timeout=20)
+            with pytest.raises(exceptions.RayActorError):
+                sparkray.get(call, timeout=20)
+            cluster.remove_node(node)
+            cluster.add_node(num_cpus=2, resources={"it": 4})
+            assert sparkray.get(task, timeout=20) == 42
