@@ -1,0 +1,1 @@
+"""Tests that stop and kill processes, and fill the disk."""

@@ -63,7 +63,7 @@ def stopped(pid: int) -> Iterator[None]:
             os.kill(pid, signal.SIGCONT)
 
 
-def times_out(reference: object, seconds: float) -> None:
+def times_out(reference: sparkray.ObjectRef, seconds: float) -> None:
     """A get with a timeout ends in time, though nobody answers."""
     started = time.monotonic()
     with pytest.raises(exceptions.GetTimeoutError):

@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::connection::Connection;
 use crate::error::{CoreError, WaitError};
 use crate::reactor::{ConnId, RAYLET_CONN, Reactor};
-use crate::state::{Effect, Notice, Pending, State};
+use crate::state::{Effect, IdSource, Notice, Pending, State};
 use crate::store::{DropQueue, Dropped, StoredValue};
 use crate::waiting::{Patience, Turns, run_helper};
 
@@ -89,6 +89,7 @@ impl CoreWorker {
             options.job_id,
             options.python_version.clone(),
             options.raylet_socket,
+            IdSource::random(),
         );
         let internal = |error: std::io::Error| {
             CoreError::new(

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, TaskId, WorkerAddress};
+use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind, location_of};
 use tracing::warn;
 
@@ -54,7 +54,8 @@ impl CoreWorker {
         value: NewValue<'_>,
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<ObjectId, WaitError<E>> {
-        let id = ObjectId::for_result(TaskId::next(), 0);
+        let task = self.state.lock().ids.next_task();
+        let id = ObjectId::for_result(task, 0);
         let total = value.total_len();
         let stored = if value.is_stored(total) {
             let me = self.address();

@@ -73,6 +73,17 @@ impl Borrowing {
         self.to_tell.is_empty()
     }
 
+    /// An owner of which nothing is left here is forgotten.
+    fn forget_unused(&mut self, worker: WorkerId) {
+        if self
+            .owners
+            .get(&worker)
+            .is_some_and(|owner| owner.objects.is_empty() && owner.untold.is_empty())
+        {
+            self.owners.remove(&worker);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.owners.is_empty() && self.unacknowledged.is_empty() && self.waiting_tasks.is_empty()
@@ -158,6 +169,7 @@ impl State {
                 let untold = std::mem::take(&mut owner.untold);
                 let address = Arc::clone(&owner.address);
                 self.register_as_borrower(&address, untold);
+                self.borrowing.forget_unused(worker);
             }
         }
     }
@@ -221,9 +233,7 @@ impl State {
     pub(super) fn give_up_borrow(&mut self, id: ObjectId, address: &WorkerAddress) {
         if let Some(owner) = self.borrowing.owners.get_mut(&address.worker_id) {
             owner.objects.remove(&id);
-            if owner.objects.is_empty() && owner.untold.is_empty() {
-                self.borrowing.owners.remove(&address.worker_id);
-            }
+            self.borrowing.forget_unused(address.worker_id);
         }
         if let Some(conn) = self.peers.get(&PeerKey::Worker(address.worker_id)).copied() {
             let message = proto::RemoveBorrower {
@@ -371,6 +381,7 @@ impl State {
             owner.broken_since = None;
             owner.unreached_since.get_or_insert(since);
         }
+        self.borrowing.forget_unused(worker);
     }
 
     /// An owner said hello.
@@ -402,6 +413,7 @@ impl State {
         for id in objects {
             self.lose_to_dead_owner(id);
         }
+        self.borrowing.forget_unused(worker);
     }
 
     fn lose_to_dead_owner(&mut self, id: ObjectId) {

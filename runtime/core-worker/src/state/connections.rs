@@ -85,6 +85,11 @@ impl ConnState {
         }
     }
 
+    #[cfg(test)]
+    pub(super) fn is_quiet(&self) -> bool {
+        self.pending.is_empty() && self.borrowed.is_empty() && self.lease.is_none() && self.out.is_empty()
+    }
+
     /// The worker at the other end.
     fn worker(&self) -> Option<WorkerId> {
         match self.peer {

@@ -99,7 +99,7 @@ pub(crate) struct ExecutionState {
 }
 
 impl ExecutionState {
-    fn has_work(&self) -> bool {
+    pub(super) fn has_work(&self) -> bool {
         !self.ready.is_empty()
     }
 

@@ -16,12 +16,16 @@ mod callers;
 mod connections;
 mod deaths;
 mod execution;
+mod ids;
 mod objects;
 mod reading;
 mod scheduling;
 mod submission;
 mod timers;
 mod waits;
+
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
@@ -42,6 +46,7 @@ use borrowing::{Borrowing, ReturnPins};
 use connections::{BrokenConnection, ConnState};
 pub(crate) use connections::{PeerKey, Pending};
 use deaths::Deaths;
+pub(crate) use ids::IdSource;
 pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument};
 pub use execution::{CreateActorWork, IncomingTask};
 pub(crate) use objects::{Locations, Object, Value};
@@ -106,6 +111,7 @@ pub(crate) struct State {
     pub(crate) me_message: proto::WorkerAddress,
     pub(crate) job_id: JobId,
     pub(crate) python_version: String,
+    pub(crate) ids: IdSource,
     /// Name of the local raylet's abstract socket.
     raylet_socket: String,
     /// Microseconds since the worker began.
@@ -155,6 +161,7 @@ impl State {
         job_id: JobId,
         python_version: String,
         raylet_socket: String,
+        ids: IdSource,
     ) -> Self {
         let me_message = (&me).into();
         let mut state = Self {
@@ -162,6 +169,7 @@ impl State {
             me_message,
             job_id,
             python_version,
+            ids,
             raylet_socket,
             now: 0,
             effects: Vec::new(),
@@ -330,6 +338,28 @@ impl State {
             && self.reads.is_empty()
             && self.frees.is_empty()
             && self.borrowing.is_told())
+    }
+
+    /// Nothing is left of anything; panics with what is.
+    #[cfg(test)]
+    fn check_empty(&self, who: &str) {
+        assert!(self.tasks.is_empty(), "{who}: tasks {:?}", self.tasks);
+        assert!(self.objects.is_empty(), "{who}: objects {:?}", self.objects);
+        assert!(self.waits.is_empty(), "{who}: waits {:?}", self.waits);
+        assert!(self.slots.is_empty(), "{who}: slots {:?}", self.slots);
+        assert!(self.return_pins.is_empty(), "{who}: return pins {:?}", self.return_pins);
+        assert!(self.borrowing.is_empty(), "{who}: borrowing {:?}", self.borrowing);
+        assert!(self.broken_conns.is_empty(), "{who}: broken connections {:?}", self.broken_conns);
+        assert!(self.closing.is_empty(), "{who}: closing connections {:?}", self.closing);
+        assert_eq!(self.scheduling.lease_count(), 0, "{who}: leases");
+        assert_eq!(self.scheduling.queued(), 0, "{who}: queued tasks");
+        assert_eq!(self.timers.len(), 0, "{who}: timers {:?}", self.timers);
+        for (conn, state) in &self.conns {
+            assert!(
+                state.is_quiet(),
+                "{who}: connection {conn} {state:?}"
+            );
+        }
     }
 
     /// Makes frames of what was gathered, and tells whether something happened for which a thread may wait. To be

@@ -278,7 +278,7 @@ impl State {
             }
             _ => RAYLET_CONN,
         };
-        let lease_id = LeaseId::random();
+        let lease_id = self.ids.next_lease();
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             class.requested.push(lease_id);
         }

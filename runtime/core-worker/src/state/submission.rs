@@ -130,7 +130,7 @@ pub(super) enum Arguments {
 impl State {
     /// Submits a call; gives the ids of its results, each with one reference.
     pub(crate) fn submit(&mut self, call: NewTask) -> Vec<ObjectId> {
-        let task_id = TaskId::next();
+        let task_id = self.ids.next_task();
         let mut results = Vec::with_capacity(call.num_returns as usize);
         for index in 0..call.num_returns {
             let id = ObjectId::for_result(task_id, index);

@@ -132,7 +132,10 @@ fn a_spill_that_fails_is_tried_again_and_nothing_is_lost() {
 fn after_a_full_disk_has_refused_objects_change_places_as_soon_as_one_goes() {
     let mut harness = Harness::new(4);
     for number in 1..=4 {
-        harness.put(1, number, 2);
+        let create = harness.create(1, number, 2);
+        harness.run_jobs();
+        harness.room(create).as_mut_slice().fill(number as u8);
+        harness.seal(1, number);
     }
     let refused = harness.create(1, 5, 2);
     harness.fail_jobs();
@@ -144,6 +147,9 @@ fn after_a_full_disk_has_refused_objects_change_places_as_soon_as_one_goes() {
     ));
     harness.free(1);
     let get = harness.get(2, 2);
+    // It does not ask for more room on disk, which would be refused: another object goes to where the first was.
+    assert!(!harness.jobs.iter().any(|job| matches!(job, Job::Fallback { .. })));
+    assert!(harness.jobs.iter().any(|job| matches!(job, Job::Spill { .. })));
     harness.run_jobs();
     assert_eq!(harness.bytes(get).as_slice(), vec![2; 2 * PAGE_SIZE as usize]);
 }

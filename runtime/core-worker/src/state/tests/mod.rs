@@ -1,0 +1,14 @@
+//! Several core workers with a network, raylets and a head that are simulated: every frame is delivered when the test's
+//! random numbers say so, connections break and processes die, and everything can be seen.
+
+mod actors;
+mod deaths;
+mod process;
+mod properties;
+mod raylet;
+mod references;
+mod simulation;
+mod tasks;
+mod value;
+
+use simulation::{DRIVER, Simulation};
