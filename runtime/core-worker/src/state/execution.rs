@@ -166,6 +166,10 @@ impl State {
                 "a task came before its sender said who it is",
             ));
         };
+        if self.is_dead(&caller) {
+            // The news of its death came first: nobody waits for the answer.
+            return Ok(());
+        }
         if message.worker_id != self.me.worker_id.as_bytes()[..] {
             self.refuse(
                 conn,

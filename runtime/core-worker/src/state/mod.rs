@@ -46,9 +46,9 @@ use borrowing::{Borrowing, ReturnPins};
 use connections::{BrokenConnection, ConnState};
 pub(crate) use connections::{PeerKey, Pending};
 use deaths::Deaths;
-pub(crate) use ids::IdSource;
 pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument};
 pub use execution::{CreateActorWork, IncomingTask};
+pub(crate) use ids::IdSource;
 pub(crate) use objects::{Locations, Object, Value};
 pub(crate) use reading::ReadyRead;
 use scheduling::Scheduling;
@@ -347,18 +347,27 @@ impl State {
         assert!(self.objects.is_empty(), "{who}: objects {:?}", self.objects);
         assert!(self.waits.is_empty(), "{who}: waits {:?}", self.waits);
         assert!(self.slots.is_empty(), "{who}: slots {:?}", self.slots);
-        assert!(self.return_pins.is_empty(), "{who}: return pins {:?}", self.return_pins);
+        assert!(
+            self.return_pins.is_empty(),
+            "{who}: return pins {:?}",
+            self.return_pins
+        );
         assert!(self.borrowing.is_empty(), "{who}: borrowing {:?}", self.borrowing);
-        assert!(self.broken_conns.is_empty(), "{who}: broken connections {:?}", self.broken_conns);
-        assert!(self.closing.is_empty(), "{who}: closing connections {:?}", self.closing);
+        assert!(
+            self.broken_conns.is_empty(),
+            "{who}: broken connections {:?}",
+            self.broken_conns
+        );
+        assert!(
+            self.closing.is_empty(),
+            "{who}: closing connections {:?}",
+            self.closing
+        );
         assert_eq!(self.scheduling.lease_count(), 0, "{who}: leases");
         assert_eq!(self.scheduling.queued(), 0, "{who}: queued tasks");
         assert_eq!(self.timers.len(), 0, "{who}: timers {:?}", self.timers);
         for (conn, state) in &self.conns {
-            assert!(
-                state.is_quiet(),
-                "{who}: connection {conn} {state:?}"
-            );
+            assert!(state.is_quiet(), "{who}: connection {conn} {state:?}");
         }
     }
 

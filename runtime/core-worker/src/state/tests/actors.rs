@@ -27,7 +27,10 @@ fn calls_run_in_order_over_broken_connections() {
         }
         simulation.settle();
         for key in keys {
-            assert_eq!(simulation.processes[DRIVER].values[&key], Ok(vec![Item::Number(7)]));
+            assert_eq!(
+                simulation.processes[DRIVER].values[&key],
+                Ok(vec![Item::Number(7)])
+            );
         }
         let order: Vec<u64> = simulation.ran.iter().map(|(_, _, _, number)| *number).collect();
         assert_eq!(order, (0..40).collect::<Vec<u64>>(), "each once, in order");
@@ -78,7 +81,10 @@ fn calls_wait_in_order_for_their_arguments_and_over_a_restart() {
         let last = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
         let key = driver(&mut simulation).fetch(last);
         simulation.settle();
-        assert_eq!(simulation.processes[DRIVER].values[&key], Ok(vec![Item::Number(7)]));
+        assert_eq!(
+            simulation.processes[DRIVER].values[&key],
+            Ok(vec![Item::Number(7)])
+        );
         simulation.end_actors();
         simulation.check_nothing_left();
     }
@@ -93,7 +99,10 @@ fn an_actor_ends_with_its_last_handle_after_its_calls() {
         let key = driver(&mut simulation).fetch(id);
         driver(&mut simulation).state.drop_actor_handle(actor);
         simulation.settle();
-        assert_eq!(simulation.processes[DRIVER].values[&key], Ok(vec![Item::Number(7)]));
+        assert_eq!(
+            simulation.processes[DRIVER].values[&key],
+            Ok(vec![Item::Number(7)])
+        );
         assert_eq!(simulation.index_of_actor(actor), None);
         assert!(simulation.processes[DRIVER].state.actors.is_empty());
         simulation.check_nothing_left();

@@ -153,10 +153,12 @@ fn the_end_of_the_raylet_ends_everything_that_is_waited_for() {
     while simulation.processes[DRIVER].can_go_on() {
         simulation.go_on(DRIVER);
     }
-    let codes = keys.iter().map(|key| match &simulation.processes[DRIVER].values[key] {
-        Ok(_) => None,
-        Err(error) => Some(error.code),
-    });
+    let codes = keys
+        .iter()
+        .map(|key| match &simulation.processes[DRIVER].values[key] {
+            Ok(_) => None,
+            Err(error) => Some(error.code),
+        });
     assert!(codes.flatten().all(|code| code == ErrorCode::NotRunning));
     assert_eq!(simulation.processes[DRIVER].state.unfinished_tasks(), 0);
 }
@@ -179,5 +181,8 @@ fn without_a_head_waiting_actors_fail_and_running_ones_go_on() {
     let runs = driver(&mut simulation).fetch(runs);
     simulation.settle();
     assert_eq!(error_of(&simulation, waits).code, ErrorCode::ActorUnavailable);
-    assert_eq!(simulation.processes[DRIVER].values[&runs], Ok(vec![Item::Number(7)]));
+    assert_eq!(
+        simulation.processes[DRIVER].values[&runs],
+        Ok(vec![Item::Number(7)])
+    );
 }

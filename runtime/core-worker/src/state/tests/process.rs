@@ -4,7 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId};
+use sparkray_common::{
+    ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId,
+};
 use sparkray_proto::{self as proto, location_of};
 
 use super::simulation::{Simulation, numbered_id};
@@ -13,7 +15,8 @@ use crate::api::Fetched;
 use crate::error::CoreError;
 use crate::kick::Kick;
 use crate::state::{
-    ActorMethod, ArgumentValue, Begun, CallKind, IdSource, IncomingTask, NewTask, Notice, State, TaskTemplate, Value, Work,
+    ActorMethod, ArgumentValue, Begun, CallKind, IdSource, IncomingTask, NewTask, Notice, State,
+    TaskTemplate, Value, Work,
 };
 use crate::store::{DropQueue, Dropped, StoredValue};
 
@@ -113,9 +116,10 @@ impl Process {
         }
         match &self.running {
             None => self.state.execution.has_work(),
-            Some(running) if !running.loaded => {
-                running.loading.iter().all(|(key, _)| self.values.contains_key(key))
-            }
+            Some(running) if !running.loaded => running
+                .loading
+                .iter()
+                .all(|(key, _)| self.values.contains_key(key)),
             Some(running) => match &running.nested {
                 Some((key, _)) => self.values.contains_key(key),
                 None => settled,
@@ -203,7 +207,11 @@ impl Process {
             num_returns: 1,
             arguments: encode(items).into(),
             keyword_names: Vec::new(),
-            slots: slots.iter().enumerate().map(|(slot, id)| (slot as u32, *id)).collect(),
+            slots: slots
+                .iter()
+                .enumerate()
+                .map(|(slot, id)| (slot as u32, *id))
+                .collect(),
             contained: references(items).into_iter().map(|(id, _)| id).collect(),
         });
         self.hold(results[0], self.state.me.clone());
@@ -515,7 +523,8 @@ impl Simulation {
 
     /// Registers an actor by the driver, which holds one handle.
     pub(super) fn create_actor(&mut self, by: usize, max_restarts: i32) -> ActorId {
-        let actor_id = ActorId::from_array(numbered_id(3, self.head.actors.len() as u64));
+        self.last_actor += 1;
+        let actor_id = ActorId::from_array(numbered_id(3, self.last_actor));
         let process = &mut self.processes[by];
         process.state.add_actor_handle(actor_id, true);
         let spec = proto::ActorSpec {
@@ -525,9 +534,9 @@ impl Simulation {
             ..Default::default()
         };
         let message = proto::HeadRequest {
-            request: Some(proto::head_request::Request::RegisterActor(proto::RegisterActor {
-                spec: Some(spec),
-            })),
+            request: Some(proto::head_request::Request::RegisterActor(
+                proto::RegisterActor { spec: Some(spec) },
+            )),
         };
         let slot = process.state.ask_raylet(
             crate::state::Pending::Head,

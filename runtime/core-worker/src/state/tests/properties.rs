@@ -9,7 +9,12 @@ use super::{DRIVER, Simulation};
 impl Simulation {
     /// A reference whose owner lives leads to an object that exists.
     pub(super) fn check_references(&self) {
-        for (index, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+        for (index, process) in self
+            .processes
+            .iter()
+            .enumerate()
+            .filter(|(_, process)| process.alive)
+        {
             for (id, owner) in process.held() {
                 let owner_index = self.process_of(owner.worker_id.as_bytes()).unwrap();
                 let owner = &self.processes[owner_index];
@@ -60,10 +65,18 @@ impl Simulation {
             process.drop_all();
         }
         self.settle();
-        for (index, process) in self.processes.iter().enumerate().filter(|(_, process)| process.alive) {
+        for (index, process) in self
+            .processes
+            .iter()
+            .enumerate()
+            .filter(|(_, process)| process.alive)
+        {
             process.state.check_empty(&format!("process {index}"));
             for (key, (id, told)) in &process.told {
-                assert_eq!(*told, 1, "the wait {key} for {id} of process {index} was told {told} times");
+                assert_eq!(
+                    *told, 1,
+                    "the wait {key} for {id} of process {index} was told {told} times"
+                );
             }
         }
         for ((process, id), uses) in &self.uses {
@@ -224,4 +237,11 @@ proptest! {
     ) {
         run_program(seed, &steps);
     }
+}
+
+#[test]
+fn repro() {
+    use Step::*;
+    let steps = vec![Put,Fetch(0),Call(0,0,0,None),Submit(0,0,None),Call(0,0,1,None),Run(45),Kill(9),BreakLink(0),Submit(5,0,None),Fetch(2),Run(27),Drop(6),BreakLink(0),Submit(0,0,None),Run(8)];
+    run_program(7901998257183968410, &steps);
 }

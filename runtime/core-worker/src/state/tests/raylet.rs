@@ -115,7 +115,11 @@ impl Simulation {
             FrameKind::WorkerBlocked => {
                 let message: proto::WorkerBlocked = frame.decode().unwrap();
                 let blocked = &mut self.raylets[node].blocked;
-                *blocked = if message.blocked { *blocked + 1 } else { *blocked - 1 };
+                *blocked = if message.blocked {
+                    *blocked + 1
+                } else {
+                    *blocked - 1
+                };
                 if let Some(process) = self.client_of(link, side) {
                     self.processes[process].told_blocked = message.blocked;
                 }
@@ -273,10 +277,16 @@ impl Simulation {
                     self.stored.insert((node, id), copy);
                 }
                 None => {
-                    assert!(!elsewhere.is_empty(), "object {id} is asked for without a location");
+                    assert!(
+                        !elsewhere.is_empty(),
+                        "object {id} is asked for without a location"
+                    );
                     let reply = proto::ObjectReady {
                         object_id: entry.object_id.clone(),
-                        failure: Some(Failure::new(ErrorCode::ObjectLost, format!("object {id} is lost"))),
+                        failure: Some(Failure::new(
+                            ErrorCode::ObjectLost,
+                            format!("object {id} is lost"),
+                        )),
                         range: None,
                     };
                     self.raylet_sends(link, FrameKind::ObjectReady, correlation, &reply);
@@ -327,10 +337,15 @@ impl Simulation {
             }
             other => panic!("the head of the simulation takes no {other:?}"),
         }
-        self.raylet_sends(link, FrameKind::HeadReply, correlation, &proto::HeadReply {
-            failure: None,
-            reply: Some(proto::head_reply::Reply::Done(proto::Empty {})),
-        });
+        self.raylet_sends(
+            link,
+            FrameKind::HeadReply,
+            correlation,
+            &proto::HeadReply {
+                failure: None,
+                reply: Some(proto::head_reply::Reply::Done(proto::Empty {})),
+            },
+        );
     }
 
     fn place_actor(&mut self, id: ActorId) {
@@ -391,7 +406,9 @@ impl Simulation {
     }
 
     fn tell_watcher(&mut self, id: ActorId, link: usize) {
-        let Some(actor) = self.head.actors.get(&id) else { return };
+        let Some(actor) = self.head.actors.get(&id) else {
+            return;
+        };
         let address = actor
             .process
             .filter(|_| actor.state == ActorState::Alive)

@@ -82,7 +82,11 @@ fn a_reference_put_into_an_object_keeps_the_inner_one() {
     let item = simulation.item(DRIVER, inner);
     let outer = driver(&mut simulation).put(&[item]);
     let process = driver(&mut simulation);
-    let index = process.references.iter().position(|(id, _)| *id == inner).unwrap();
+    let index = process
+        .references
+        .iter()
+        .position(|(id, _)| *id == inner)
+        .unwrap();
     process.drop_reference(index);
     simulation.settle_checked();
     assert_eq!(simulation.processes[DRIVER].state.objects[&inner].refs(), 1);
@@ -130,7 +134,10 @@ fn a_dead_borrower_borrows_nothing() {
     let item = simulation.item(DRIVER, object);
     driver(&mut simulation).call_actor(keeper, "keep", &[item], &[]);
     simulation.settle_checked();
-    assert_eq!(simulation.processes[DRIVER].state.objects[&object].borrower_count(), 1);
+    assert_eq!(
+        simulation.processes[DRIVER].state.objects[&object].borrower_count(),
+        1
+    );
     let process = simulation.index_of_actor(keeper).unwrap();
     simulation.kill(process);
     driver(&mut simulation).drop_all();

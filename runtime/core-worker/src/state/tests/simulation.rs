@@ -72,6 +72,7 @@ pub(super) struct Simulation {
     pub(super) raylets: Vec<Raylet>,
     pub(super) head: Head,
     links: Vec<Link>,
+    pub(super) last_actor: u64,
     /// Values in the stores, by node.
     pub(super) stored: HashMap<(usize, ObjectId), Vec<u8>>,
     /// Uses of stored values by processes.
@@ -98,6 +99,7 @@ impl Simulation {
             processes: Vec::new(),
             head: Head::default(),
             links: Vec::new(),
+            last_actor: 0,
             stored: HashMap::new(),
             uses: HashMap::new(),
             ran: Vec::new(),
@@ -113,7 +115,10 @@ impl Simulation {
     }
 
     pub(super) fn node_index(&self, id: &[u8]) -> usize {
-        self.nodes.iter().position(|node| node.as_bytes()[..] == *id).unwrap()
+        self.nodes
+            .iter()
+            .position(|node| node.as_bytes()[..] == *id)
+            .unwrap()
     }
 
     /// A new process, connected to its raylet.
@@ -160,7 +165,8 @@ impl Simulation {
 
     /// The link between a process and its raylet.
     pub(super) fn raylet_link(&self, process: usize) -> Option<usize> {
-        self.link_of(End::Process(process, RAYLET_CONN)).map(|(link, _)| link)
+        self.link_of(End::Process(process, RAYLET_CONN))
+            .map(|(link, _)| link)
     }
 
     /// Tells every process that lives.
@@ -234,9 +240,8 @@ impl Simulation {
                 self.processes[callee].arrivals.push_back(link);
                 // The raylet passes the socket on.
                 let descriptor = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-                let frame =
-                    Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
-                        .with_descriptor(descriptor);
+                let frame = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
+                    .with_descriptor(descriptor);
                 let raylet = self.raylet_link(callee).unwrap();
                 self.links[raylet].queues[0].push_back(Message::Frame(frame));
             }
@@ -345,6 +350,7 @@ impl Simulation {
         let Some(message) = self.links[link].queues[side].pop_front() else {
             return;
         };
+        if std::env::var("SIMLOG").is_ok() { eprintln!("{} {:?} <- {}", self.now, self.links[link].ends[side], match &message { Message::Frame(f) => format!("{:?} {}", f.kind, f.correlation), m => format!("{m:?}") }); }
         match self.links[link].ends[side] {
             End::Process(process, conn) => {
                 let process = &mut self.processes[process];

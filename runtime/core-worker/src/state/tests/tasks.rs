@@ -47,7 +47,10 @@ fn arguments_are_waited_for_and_errors_are_passed_on() {
     let values = &simulation.processes[DRIVER].values;
     assert_eq!(values[&keys[0]], Ok(number(7)));
     assert_eq!(values[&keys[1]].as_ref().unwrap_err().message, "it raised");
-    assert!(!simulation.runs.contains_key(&3), "it has no argument to run with");
+    assert!(
+        !simulation.runs.contains_key(&3),
+        "it has no argument to run with"
+    );
     simulation.check_nothing_left();
 }
 
