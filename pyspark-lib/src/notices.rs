@@ -16,11 +16,14 @@ use crate::core_worker::{runtime_of_worker, wait_for_borrows};
 use crate::object_ref::ObjectRef;
 use crate::values::{Loaded, load};
 
+/// A `concurrent.futures.Future` and the object whose value it gets.
+type Waiting = (Py<PyAny>, Py<ObjectRef>);
+
 /// Futures that wait for their objects.
 #[derive(Default)]
 pub(crate) struct Futures {
     next: AtomicU64,
-    waiting: Mutex<HashMap<u64, (Py<PyAny>, Py<ObjectRef>)>>,
+    waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
 /// Runs until the core worker is gone.

@@ -56,6 +56,10 @@ impl Serialized {
     }
 
     /// The whole value.
+    #[allow(
+        clippy::redundant_closure_for_method_calls,
+        reason = "the method is not general in the lifetime"
+    )]
     pub(crate) fn to_bytes(&self, py: Python<'_>) -> PyResult<Bytes> {
         self.with_value(py, |value| value.to_bytes())
     }

@@ -57,9 +57,12 @@ def test_what_ray_has_and_we_do_not_says_so(name):
         getattr(sparkray, name)
 
 
-def test_cancel_and_placement_groups_say_so():
+def test_cancel_says_so():
     with pytest.raises(NotImplementedError, match="not there yet"):
         sparkray.cancel(None)
+
+
+def test_placement_groups_say_so():
     with pytest.raises(AttributeError, match="not there yet"):
         _ = sparkray.util.placement_group
 

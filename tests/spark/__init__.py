@@ -1,0 +1,1 @@
+"""Tests with a real Spark on this machine: local and local-cluster."""

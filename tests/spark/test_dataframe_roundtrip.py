@@ -432,7 +432,7 @@ def test_a_bad_block_size_is_refused(spark: Any, ray: Any, limit: Any, error: ty
 
 def test_what_is_no_dataframe_is_refused(spark: Any, ray: Any) -> None:
     with pytest.raises(TypeError, match="not a builtins.list"):
-        sparkray.from_spark([1, 2, 3])  # type: ignore[arg-type]
+        sparkray.from_spark([1, 2, 3])
     with pytest.raises(ValueError, match="stream"):
         sparkray.from_spark(spark.readStream.format("rate").load())
 
@@ -450,7 +450,7 @@ def test_what_is_no_table_is_refused(spark: Any, ray: Any) -> None:
     with pytest.raises(TypeError, match="block 1 .*not an Arrow table"):
         sparkray.to_spark([table, sparkray.put(b"x" * 500_000)], spark)
     with pytest.raises(TypeError, match="SparkSession is needed"):
-        sparkray.to_spark([table], None)  # type: ignore[arg-type]
+        sparkray.to_spark([table], None)
 
 
 def test_tables_with_other_columns_are_named(spark: Any, ray: Any) -> None:

@@ -118,6 +118,11 @@ impl Connection {
         self.connecting.load(Ordering::Acquire)
     }
 
+    /// Whether the handshake was over, so that frames may have left.
+    pub(crate) fn was_open(&self) -> bool {
+        self.outgoing.lock().open
+    }
+
     /// Queues an encoded frame. Returns whether enough waits that it should leave now.
     pub(crate) fn append(&self, frame: &[u8]) -> bool {
         let mut outgoing = self.outgoing.lock();
@@ -136,10 +141,8 @@ impl Connection {
                 // The thread that writes looks again before it leaves.
                 return Flushed::Done;
             };
-            let outcome = self.write_out(&mut writing);
-            let blocked = match outcome {
-                Ok(blocked) => blocked,
-                Err(_) => return Flushed::Broken,
+            let Ok(blocked) = self.write_out(&mut writing) else {
+                return Flushed::Broken;
             };
             if blocked != writing.watched && !self.is_connecting() {
                 writing.watched = blocked;

@@ -32,17 +32,29 @@ pub(crate) struct CloseCause {
     pub(crate) message: String,
     /// The process that was called does not exist any more.
     pub(crate) gone: bool,
+    /// The handshake was not over: no frame has left.
+    pub(crate) unused: bool,
 }
 
-impl From<RpcError> for CloseCause {
-    fn from(error: RpcError) -> Self {
-        let gone = match &error {
+impl CloseCause {
+    /// A connection that was in use ended.
+    pub(crate) fn new(message: impl Into<String>) -> Self {
+        Self {
+            message: message.into(),
+            gone: false,
+            unused: false,
+        }
+    }
+
+    fn failed(error: &RpcError, unused: bool) -> Self {
+        let gone = match error {
             RpcError::Refused { refusal, .. } => *refusal != Refusal::Busy,
             _ => false,
         };
         Self {
             message: error.to_string(),
             gone,
+            unused,
         }
     }
 }
@@ -224,8 +236,12 @@ impl Reactor {
         };
         self.kick.awake();
         for (id, message) in std::mem::take(&mut *self.broken.lock()) {
-            self.forget(id);
-            incidents.push(Incident::Closed(id, CloseCause { message, gone: false }));
+            let unused = self.forget(id);
+            let cause = CloseCause {
+                unused,
+                ..CloseCause::new(message)
+            };
+            incidents.push(Incident::Closed(id, cause));
         }
         outcome
     }
@@ -259,8 +275,8 @@ impl Reactor {
         };
         if flags.intersects(EventFlags::OUT) {
             if let Err(error) = connection.on_writable() {
-                self.forget(id);
-                incidents.push(Incident::Closed(id, error.into()));
+                let unused = self.forget(id);
+                incidents.push(Incident::Closed(id, CloseCause::failed(&error, unused)));
                 return;
             }
             self.flush(id, &connection);
@@ -275,28 +291,35 @@ impl Reactor {
         if !frames.is_empty() {
             incidents.push(Incident::Frames(id, frames));
         }
-        let cause = match outcome {
+        let outcome = match outcome {
             Ok(true) => {
                 // The handshake may just have ended: frames that waited for it leave now.
                 self.flush(id, &connection);
                 return;
             }
-            Ok(false) => CloseCause {
-                message: "the other side closed the connection".to_owned(),
-                gone: false,
-            },
-            Err(error) => error.into(),
+            Ok(false) => Ok(()),
+            Err(error) => Err(error),
         };
-        self.forget(id);
+        let unused = self.forget(id);
+        let cause = match outcome {
+            Ok(()) => CloseCause {
+                unused,
+                ..CloseCause::new("the other side closed the connection")
+            },
+            Err(error) => CloseCause::failed(&error, unused),
+        };
         incidents.push(Incident::Closed(id, cause));
     }
 
-    fn forget(&self, id: ConnId) {
+    /// Forgets a connection that ended. Whether it was never used.
+    fn forget(&self, id: ConnId) -> bool {
         let connection = self.connections.lock().remove(&id);
-        if let Some(connection) = connection {
-            // Closing the last descriptor would remove it too, but clones may live.
-            let _ = epoll::delete(&self.epoll, connection.socket().as_fd());
-            connection.close();
-        }
+        let Some(connection) = connection else {
+            return true;
+        };
+        // Closing the last descriptor would remove it too, but clones may live.
+        let _ = epoll::delete(&self.epoll, connection.socket().as_fd());
+        connection.close();
+        !connection.was_open()
     }
 }

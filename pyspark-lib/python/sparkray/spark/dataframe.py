@@ -138,7 +138,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     references = _check_references(refs)
     described = blocks.describe(core, references)
     table_id = uuid.uuid4().hex
-    tables: Any = context.sc._jvm.org.sparkray.data.RayTables  # type: ignore[union-attr]
+    tables: Any = context.sc._jvm.org.sparkray.data.RayTables
     tables.register(table_id, json.dumps(described))
     try:
         with java_errors.translated("to_spark failed"):

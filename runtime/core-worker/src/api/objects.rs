@@ -17,7 +17,7 @@ use crate::worker::CoreWorker;
 /// Objects from this size on have their pages brought in ahead of the copy.
 const LARGE_OBJECT: usize = 1 << 20;
 /// The nodes of a feed have answered by then, or do not answer.
-const ADOPT_DEADLINE: Duration = Duration::from_secs(60);
+const ADOPT_DEADLINE: Duration = Duration::from_mins(1);
 /// References that came out of a value are known to their owners by then, or the owner does not answer.
 const BORROW_DEADLINE: Duration = Duration::from_secs(10);
 

@@ -486,7 +486,7 @@ impl State {
                 other => self.fail_pending(other, message),
             }
         }
-        self.worker_connection_lost(state.lease, pushed, state.greeted, gone, message);
+        self.worker_connection_lost(state.lease, pushed, cause.unused, gone, message);
         if let Some(worker) = worker {
             if gone {
                 self.owner_died(worker);
@@ -547,7 +547,11 @@ impl State {
         }
         self.effects.push(Effect::Close { conn });
         let message = self.closing.get(&conn).cloned().unwrap_or_default();
-        self.on_closed(conn, &CloseCause { message, gone: true });
+        let cause = CloseCause {
+            gone: true,
+            ..CloseCause::new(message)
+        };
+        self.on_closed(conn, &cause);
     }
 
     pub(super) fn give_up_unanswered(&mut self, conn: ConnId) {
@@ -559,7 +563,7 @@ impl State {
             "the other side did not answer within {} s",
             ANSWER_TIME / 1_000_000
         );
-        self.on_closed(conn, &CloseCause { message, gone: false });
+        self.on_closed(conn, &CloseCause::new(message));
     }
 
     /// The id as a message carries it.

@@ -102,8 +102,8 @@ impl State {
         for conn in conns {
             self.effects.push(Effect::Close { conn });
             let cause = CloseCause {
-                message: message.cause.clone(),
                 gone: true,
+                ..CloseCause::new(message.cause.clone())
             };
             self.on_closed(conn, &cause);
         }

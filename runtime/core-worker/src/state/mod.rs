@@ -226,11 +226,7 @@ impl State {
         if let Err(error) = self.dispatch(conn, frame) {
             warn!(conn, ?kind, %error, "closed a connection whose messages cannot be understood");
             self.effects.push(Effect::Close { conn });
-            let cause = CloseCause {
-                message: error.message,
-                gone: false,
-            };
-            self.on_closed(conn, &cause);
+            self.on_closed(conn, &CloseCause::new(error.message));
         }
     }
 

@@ -698,12 +698,12 @@ impl State {
     }
 
     /// The connection to a worker is gone; `pushed` are the tasks that were there, the first of them running.
-    /// `reached`: the worker had said something; `gone`: it is dead.
+    /// `unused`: nothing was sent over it; `gone`: the worker is dead.
     pub(super) fn worker_connection_lost(
         &mut self,
         lease_id: Option<LeaseId>,
         pushed: Vec<TaskId>,
-        reached: bool,
+        unused: bool,
         gone: bool,
         cause: &str,
     ) {
@@ -717,8 +717,9 @@ impl State {
                     address.worker_id, address.node_id
                 );
             }
-            self.return_lease_message(lease.raylet, lease_id, reached || gone);
-            if !reached && !gone {
+            // It may still run what it was sent: nobody else may have it.
+            self.return_lease_message(lease.raylet, lease_id, gone || !unused);
+            if unused && !gone {
                 self.delay_requests(lease.class);
             }
         }
@@ -733,7 +734,7 @@ impl State {
         // From the last to the first, because each goes to the front of its queue.
         for (index, task_id) in functions.iter().enumerate().rev() {
             if index == 0 {
-                self.retry_lost(*task_id, reached, &worker, cause);
+                self.retry_lost(*task_id, !unused, &worker, cause);
             } else if let Some(class) = self.tasks.get(task_id).map(|task| task.class) {
                 // It waited behind the first: no attempt.
                 self.queue_again(class, *task_id);

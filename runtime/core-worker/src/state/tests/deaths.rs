@@ -144,10 +144,7 @@ fn the_end_of_the_raylet_ends_everything_that_is_waited_for() {
         keys.push(driver(&mut simulation).fetch(id));
     }
     simulation.run(10);
-    let cause = CloseCause {
-        message: "killed".to_owned(),
-        gone: false,
-    };
+    let cause = CloseCause::new("killed");
     driver(&mut simulation).state.on_closed(RAYLET_CONN, &cause);
     simulation.carry_out();
     while simulation.processes[DRIVER].can_go_on() {

@@ -1,6 +1,6 @@
 //! The network: links between processes and raylets, and the order in which things happen.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 
 use sparkray_common::{ActorId, NodeId, ObjectId, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
@@ -81,6 +81,9 @@ pub(super) struct Simulation {
     pub(super) ran: Vec<(ActorId, u64, usize, u64)>,
     /// How often functions ran, by their number.
     pub(super) runs: BTreeMap<u64, u32>,
+    /// Objects that a process knew that died: values that it owned may have been copied with references to them, which
+    /// nobody keeps any more.
+    pub(super) orphans: HashSet<ObjectId>,
     /// Frames are delivered in the order of their links, not at random.
     pub(super) orderly: bool,
 }
@@ -104,6 +107,7 @@ impl Simulation {
             uses: HashMap::new(),
             ran: Vec::new(),
             runs: BTreeMap::new(),
+            orphans: HashSet::new(),
             orderly: false,
         };
         simulation.start_process(0);
@@ -257,8 +261,9 @@ impl Simulation {
         let link = self.add_link(end, end);
         self.links[link].broken = true;
         let cause = CloseCause {
-            message: "no such process".to_owned(),
             gone: true,
+            unused: true,
+            ..CloseCause::new("no such process")
         };
         self.links[link].queues[0].push_back(Message::Closed(cause));
     }
@@ -271,10 +276,9 @@ impl Simulation {
             let link = &mut self.links[link];
             link.broken = true;
             link.queues[side].clear();
-            link.queues[1 - side].push_back(Message::Closed(CloseCause {
-                message: "the other side closed the connection".to_owned(),
-                gone: false,
-            }));
+            link.queues[1 - side].push_back(Message::Closed(CloseCause::new(
+                "the other side closed the connection",
+            )));
         }
     }
 
@@ -292,16 +296,14 @@ impl Simulation {
         link.broken = true;
         for queue in &mut link.queues {
             queue.clear();
-            queue.push_back(Message::Closed(CloseCause {
-                message: "connection reset".to_owned(),
-                gone: false,
-            }));
+            queue.push_back(Message::Closed(CloseCause::new("connection reset")));
         }
     }
 
     /// A process dies. What it has sent arrives still.
     pub(super) fn kill(&mut self, index: usize) {
         self.processes[index].alive = false;
+        self.orphans.extend(self.processes[index].state.objects.keys());
         let ends: Vec<End> = self
             .links
             .iter()
@@ -350,7 +352,6 @@ impl Simulation {
         let Some(message) = self.links[link].queues[side].pop_front() else {
             return;
         };
-        if std::env::var("SIMLOG").is_ok() { eprintln!("{} {:?} <- {}", self.now, self.links[link].ends[side], match &message { Message::Frame(f) => format!("{:?} {}", f.kind, f.correlation), m => format!("{m:?}") }); }
         match self.links[link].ends[side] {
             End::Process(process, conn) => {
                 let process = &mut self.processes[process];
