@@ -8,9 +8,10 @@ use sparkray_common::{FunctionId, MAX_INLINE_BYTES, ResourceSet};
 use sparkray_core_worker::{CallArguments, TaskTemplate};
 
 use crate::convert::bad_id;
-use crate::core_worker::{PyCoreWorker, Runtime};
+use crate::core_worker::PyCoreWorker;
 use crate::object_ref::ObjectRef;
-use crate::values::serialize;
+use crate::runtime::Runtime;
+use crate::values::{Serialized, serialize};
 
 /// What all calls of one remote function with the same options share.
 #[pyclass(frozen, name = "TaskTemplate", module = "sparkray._native")]
@@ -53,44 +54,87 @@ pub(crate) fn resource_set(units: std::collections::BTreeMap<String, f64>) -> Py
     ResourceSet::from_units(units).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))
 }
 
-/// Encodes the arguments of a call: references at the top level become slots, the rest one value.
+/// Encoded arguments, and what has to be kept until the call is submitted.
+pub(crate) struct Encoded {
+    pub(crate) arguments: CallArguments,
+    /// References inside the value.
+    _contained: Vec<Py<ObjectRef>>,
+    /// Large arguments that were put into the store for this call.
+    _put: Vec<ObjectRef>,
+}
+
+/// Encodes the arguments of a call. Without keywords and references they are one tuple; else all of them are one list,
+/// in which references at the top level leave their places empty.
 pub(crate) fn encode(
     runtime: &Runtime,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
-) -> PyResult<CallArguments> {
+) -> PyResult<Encoded> {
     let py = args.py();
     let mut call = CallArguments::default();
+    let mut put = Vec::new();
     if args.is_empty() && kwargs.is_empty() {
-        return Ok(call);
+        return Ok(Encoded {
+            arguments: call,
+            _contained: Vec::new(),
+            _put: put,
+        });
     }
+    let is_simple = kwargs.is_empty() && !args.iter().any(|item| item.is_exact_instance_of::<ObjectRef>());
+    let mut value = None;
+    if is_simple {
+        let whole = serialize(args.as_any())?;
+        if whole.len(py) <= MAX_INLINE_BYTES {
+            value = Some(whole);
+        }
+    }
+    let value = match value {
+        Some(value) => value,
+        None => encode_parts(runtime, args, kwargs, &mut call, &mut put)?,
+    };
+    call.value = value.to_bytes(py)?;
+    call.contained = value.contained_ids();
+    Ok(Encoded {
+        arguments: call,
+        _contained: value.contained,
+        _put: put,
+    })
+}
+
+fn encode_parts(
+    runtime: &Runtime,
+    args: &Bound<'_, PyTuple>,
+    kwargs: &Bound<'_, PyDict>,
+    call: &mut CallArguments,
+    put: &mut Vec<ObjectRef>,
+) -> PyResult<Serialized> {
+    let py = args.py();
     let flat = PyList::empty(py);
     for (index, item) in args.iter().enumerate() {
-        flat.append(take_reference(index, item, &mut call)?)?;
+        flat.append(take_reference(index, item, call)?)?;
     }
     for (index, (name, item)) in kwargs.iter().enumerate() {
         call.keyword_names.push(name.cast::<PyString>()?.to_string());
-        flat.append(take_reference(args.len() + index, item, &mut call)?)?;
+        flat.append(take_reference(args.len() + index, item, call)?)?;
     }
-    let mut value = serialize(flat.as_any())?;
-    if value.len(py) > MAX_INLINE_BYTES {
-        // Large arguments go to the store, so that they do not pass through the control connections.
-        for (index, item) in flat.iter().enumerate() {
-            if item.is_none() {
-                continue;
-            }
-            let part = serialize(&item)?;
-            if part.len(py) > MAX_INLINE_BYTES {
-                let reference = runtime.put_serialized(py, &part)?;
-                call.references.push((index as u32, reference));
-                flat.set_item(index, py.None())?;
-            }
+    let value = serialize(flat.as_any())?;
+    if value.len(py) <= MAX_INLINE_BYTES {
+        return Ok(value);
+    }
+    // Large arguments go to the store, so that they do not pass through the control connections.
+    for (index, item) in flat.iter().enumerate() {
+        if item.is_none() {
+            continue;
         }
-        value = serialize(flat.as_any())?;
+        let part = serialize(&item)?;
+        if part.len(py) > MAX_INLINE_BYTES {
+            let reference = runtime.put_serialized(py, &part)?;
+            call.references.push((index as u32, reference.id));
+            put.push(reference);
+            flat.set_item(index, py.None())?;
+        }
     }
-    call.value = value.to_bytes(py)?;
-    call.contained = value.contained;
-    Ok(call)
+    serialize(flat.as_any())
 }
 
 /// An argument that is a reference itself leaves `None` in its place.

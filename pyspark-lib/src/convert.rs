@@ -51,7 +51,8 @@ pub(crate) fn wait_exception(py: Python<'_>, error: WaitError<PyErr>, waited_for
 
 /// Lets a waiting thread notice signals, as Python's own waits do.
 pub(crate) fn check_signals() -> PyResult<()> {
-    Python::attach(|py| py.check_signals())
+    // `None`: the interpreter ends, and with it what this thread waits for.
+    Python::try_attach(|py| py.check_signals()).unwrap_or(Ok(()))
 }
 
 /// The time at which a timeout in seconds ends; `None`: never.

@@ -7,7 +7,8 @@ use sparkray_core_worker::FedBlock;
 use sparkray_proto::StoreStats;
 
 use crate::convert::{bad_id, check_signals, deadline_after, exception, wait_exception};
-use crate::core_worker::{Runtime, ids_of};
+use crate::objects::ids_of;
+use crate::runtime::Runtime;
 
 /// Adopts the winners of a feed and drops its other blocks, on `nodes` too; gives the winners with one reference each.
 pub(crate) fn adopt(

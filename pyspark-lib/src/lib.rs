@@ -7,11 +7,17 @@ mod actor;
 mod arguments;
 mod convert;
 mod core_worker;
+mod event;
 mod execution;
 mod feed;
+mod head;
+mod incoming;
 mod notices;
 mod object_ref;
+mod objects;
 mod process;
+mod results;
+mod runtime;
 mod values;
 
 use pyo3::prelude::*;
@@ -27,11 +33,11 @@ mod _native {
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]
-    use crate::execution::PyIncomingTask;
+    use crate::incoming::PyIncomingTask;
     #[pymodule_export]
     use crate::object_ref::{ObjectRef, rebuild_object_ref};
     #[pymodule_export]
-    use crate::process::{LocalProcesses, after_fork_in_child, set_parent_death_signal};
+    use crate::process::{LocalProcesses, after_fork_in_child, note_fork, set_parent_death_signal};
     #[pymodule_export]
     use crate::values::ValueBuffer;
 

@@ -9,12 +9,13 @@ use std::sync::mpsc::Receiver;
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
-use sparkray_core_worker::{CoreError, CoreWorker, Fetched, Notice};
+use sparkray_core_worker::{CoreError, Fetched, Notice};
 
 use crate::convert::{cached, exception};
-use crate::core_worker::{runtime_of_worker, wait_for_borrows};
+
 use crate::object_ref::ObjectRef;
-use crate::values::{Loaded, load};
+use crate::objects::read;
+use crate::runtime::runtime_of_worker;
 
 /// A `concurrent.futures.Future` and the object whose value it gets.
 type Waiting = (Py<PyAny>, Py<ObjectRef>);
@@ -70,15 +71,6 @@ fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, 
         if !matches!(cancelled, Ok(true)) {
             error.write_unraisable(py, Some(future.bind(py)));
         }
-    }
-}
-
-fn read<'py>(py: Python<'py>, core: &Arc<CoreWorker>, value: &Fetched) -> PyResult<Bound<'py, PyAny>> {
-    let loaded = load(py, value)?;
-    wait_for_borrows(py, core)?;
-    match loaded {
-        Loaded::Value(object) => Ok(object),
-        Loaded::Raised(error) => Err(error),
     }
 }
 

@@ -1,26 +1,35 @@
 //! `ObjectRef`, and the references that a value contains while it is being pickled.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
+use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_core_worker::CoreWorker;
 
-use crate::convert::bad_id;
-use crate::core_worker::current_runtime;
+use crate::convert::{bad_id, cached};
 use crate::notices;
+use crate::runtime::{check_not_forked, current_runtime};
 
 thread_local! {
     /// References of the value that this thread pickles; `None`: it pickles nothing of ours.
-    static CONTAINED: RefCell<Option<Vec<ObjectId>>> = const { RefCell::new(None) };
+    static CONTAINED: RefCell<Option<Vec<Py<ObjectRef>>>> = const { RefCell::new(None) };
+    /// This thread has made references out of pickles.
+    static REBUILT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `pickle`; gives its result and the references that it met.
-pub(crate) fn collecting<T>(pickle: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<ObjectId>)> {
+/// Whether this thread has made references out of pickles since the last call.
+pub(crate) fn take_rebuilt() -> bool {
+    REBUILT.replace(false)
+}
+
+/// Runs `pickle`; gives its result and the references that it met, which must be kept as long as the pickle.
+pub(crate) fn collecting<T>(pickle: impl FnOnce() -> PyResult<T>) -> PyResult<(T, Vec<Py<ObjectRef>>)> {
     let outer = CONTAINED.replace(Some(Vec::new()));
     let outcome = pickle();
     let met = CONTAINED.replace(outer).unwrap_or_default();
@@ -32,6 +41,9 @@ pub(crate) fn collecting<T>(pickle: impl FnOnce() -> PyResult<T>) -> PyResult<(T
 pub(crate) struct ObjectRef {
     pub(crate) id: ObjectId,
     pub(crate) worker: Arc<CoreWorker>,
+    /// It came out of a pickle: there may be others of the same object.
+    pub(crate) is_copy: bool,
+    mark: AtomicU64,
 }
 
 impl ObjectRef {
@@ -40,7 +52,14 @@ impl ObjectRef {
         Self {
             id,
             worker: Arc::clone(worker),
+            is_copy: false,
+            mark: AtomicU64::new(0),
         }
+    }
+
+    /// Marks it; whether it had this mark already.
+    pub(crate) fn mark(&self, mark: u64) -> bool {
+        self.mark.swap(mark, Ordering::Relaxed) == mark
     }
 }
 
@@ -83,32 +102,31 @@ impl ObjectRef {
         format!("ObjectRef({})", self.id)
     }
 
-    fn __reduce__<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        let owner = self.worker.owner_of(self.id).ok_or_else(|| {
+    fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
+        static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        let py = slf.py();
+        let this = slf.get();
+        check_not_forked(&this.worker)?;
+        let owner = this.worker.owner_of(this.id).ok_or_else(|| {
             PyRuntimeError::new_err(format!(
                 "object {} belongs to a cluster that was stopped",
-                self.id
+                this.id
             ))
         })?;
-        let collected = CONTAINED.with_borrow_mut(|contained| {
-            contained
-                .as_mut()
-                .map(|contained| contained.push(self.id))
-                .is_some()
+        let collected = CONTAINED.with_borrow_mut(|contained| match contained {
+            Some(contained) => {
+                contained.push(slf.clone().unbind());
+                true
+            }
+            None => false,
         });
         if !collected {
             // Pickled by somebody else: who will read it is not known, so it stays until shutdown.
-            self.worker.add_reference(self.id);
+            this.worker.add_reference(this.id);
         }
-        let rebuild = py.import("sparkray._native")?.getattr("_rebuild_object_ref")?;
-        let arguments = (
-            PyBytes::new(py, self.id.as_bytes()),
-            PyBytes::new(py, owner.node_id.as_bytes()),
-            PyBytes::new(py, owner.worker_id.as_bytes()),
-            owner.node_address,
-        )
-            .into_pyobject(py)?;
-        Ok((rebuild, arguments))
+        let rebuild = cached(py, &REBUILD, "sparkray._native", "_rebuild_object_ref")?.clone();
+        let arguments = (PyBytes::new(py, this.id.as_bytes()), describe_owner(py, &owner));
+        Ok((rebuild, arguments.into_pyobject(py)?))
     }
 
     /// A `concurrent.futures.Future` that gets the value, or the task's exception.
@@ -130,28 +148,81 @@ impl ObjectRef {
     }
 }
 
+/// An owner in a pickle: node id, worker id, and the address of the node's raylet.
+struct KnownOwner {
+    address: Arc<WorkerAddress>,
+    bytes: Py<PyBytes>,
+}
+
+thread_local! {
+    /// The owner of the last reference: the next one often has the same.
+    static LAST_OWNER: RefCell<Option<KnownOwner>> = const { RefCell::new(None) };
+}
+
+/// The same object for the same owner, so that a pickle holds it once.
+fn describe_owner<'py>(py: Python<'py>, owner: &Arc<WorkerAddress>) -> Bound<'py, PyBytes> {
+    let last = LAST_OWNER.with_borrow(|last| {
+        let last = last.as_ref()?;
+        (*last.address == **owner).then(|| last.bytes.clone_ref(py))
+    });
+    if let Some(bytes) = last {
+        return bytes.into_bound(py);
+    }
+    let mut bytes = Vec::with_capacity(32 + owner.node_address.len());
+    bytes.extend_from_slice(owner.node_id.as_bytes());
+    bytes.extend_from_slice(owner.worker_id.as_bytes());
+    bytes.extend_from_slice(owner.node_address.as_bytes());
+    let bytes = PyBytes::new(py, &bytes);
+    remember_owner(owner, &bytes);
+    bytes
+}
+
+fn remember_owner(owner: &Arc<WorkerAddress>, bytes: &Bound<'_, PyBytes>) {
+    let known = KnownOwner {
+        address: Arc::clone(owner),
+        bytes: bytes.clone().unbind(),
+    };
+    // The former one is dropped outside of the borrow.
+    let former = LAST_OWNER.replace(Some(known));
+    drop(former);
+}
+
+fn read_owner(bytes: &Bound<'_, PyBytes>) -> PyResult<Arc<WorkerAddress>> {
+    let py = bytes.py();
+    let last = LAST_OWNER.with_borrow(|last| {
+        let last = last.as_ref()?;
+        let same = last.bytes.is(bytes) || last.bytes.as_bytes(py) == bytes.as_bytes();
+        same.then(|| Arc::clone(&last.address))
+    });
+    if let Some(owner) = last {
+        return Ok(owner);
+    }
+    let (node_id, rest) = bytes.as_bytes().split_at_checked(NodeId::LEN).unwrap_or_default();
+    let (worker_id, address) = rest.split_at_checked(WorkerId::LEN).unwrap_or_default();
+    let owner = Arc::new(WorkerAddress {
+        node_id: NodeId::from_slice(node_id).map_err(bad_id)?,
+        worker_id: WorkerId::from_slice(worker_id).map_err(bad_id)?,
+        node_address: String::from_utf8(address.to_vec())?,
+    });
+    remember_owner(&owner, bytes);
+    Ok(owner)
+}
+
 /// Makes a reference that came out of a pickle.
 #[pyfunction]
 #[pyo3(name = "_rebuild_object_ref")]
-pub(crate) fn rebuild_object_ref(
-    py: Python<'_>,
-    id: &[u8],
-    node_id: &[u8],
-    worker_id: &[u8],
-    node_address: String,
-) -> PyResult<ObjectRef> {
+pub(crate) fn rebuild_object_ref(id: &[u8], owner: &Bound<'_, PyBytes>) -> PyResult<ObjectRef> {
     let runtime = current_runtime().ok_or_else(|| {
         PyRuntimeError::new_err(
             "a reference can be read only in a process that takes part in a cluster: call init()",
         )
     })?;
     let id = ObjectId::from_slice(id).map_err(bad_id)?;
-    let owner = WorkerAddress {
-        node_id: NodeId::from_slice(node_id).map_err(bad_id)?,
-        worker_id: WorkerId::from_slice(worker_id).map_err(bad_id)?,
-        node_address,
-    };
-    let core = Arc::clone(&runtime.core);
-    py.detach(|| core.add_foreign_reference(id, &owner));
-    Ok(ObjectRef::new(id, &core))
+    let core = &runtime.core;
+    let owner = read_owner(owner)?;
+    core.add_foreign_reference(id, &owner);
+    REBUILT.set(true);
+    let mut reference = ObjectRef::new(id, core);
+    reference.is_copy = true;
+    Ok(reference)
 }

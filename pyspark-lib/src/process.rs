@@ -99,6 +99,12 @@ pub(crate) fn set_parent_death_signal(signal: i32) -> PyResult<()> {
     })
 }
 
+/// In a child that user code forked: what it inherited from this module is not its own.
+#[pyfunction]
+pub(crate) fn note_fork() {
+    sparkray_core_worker::note_fork();
+}
+
 /// Makes the ids of a forked worker differ from those of its siblings.
 #[pyfunction]
 pub(crate) fn after_fork_in_child() {

@@ -11,7 +11,7 @@ use sparkray_common::{ErrorCode, ObjectId, ValueFormat, ValueHeader};
 use sparkray_core_worker::{CoreError, Fetched, NewValue};
 
 use crate::convert::cached;
-use crate::object_ref::collecting;
+use crate::object_ref::{ObjectRef, collecting};
 
 /// Parts that the fast path looks through before it leaves a value to Python.
 const PLAIN_BUDGET: usize = 64;
@@ -22,7 +22,8 @@ pub(crate) struct Serialized {
     format: ValueFormat,
     body: Body,
     buffers: Vec<PyBuffer<u8>>,
-    pub(crate) contained: Vec<ObjectId>,
+    /// References inside, kept with the value.
+    pub(crate) contained: Vec<Py<ObjectRef>>,
 }
 
 enum Body {
@@ -32,6 +33,14 @@ enum Body {
 }
 
 impl Serialized {
+    /// The ids of the references inside.
+    pub(crate) fn contained_ids(&self) -> Vec<ObjectId> {
+        self.contained
+            .iter()
+            .map(|reference| reference.get().id)
+            .collect()
+    }
+
     /// Lends the parts to `use_value`.
     pub(crate) fn with_value<T>(
         &self,
@@ -51,7 +60,7 @@ impl Serialized {
             format: self.format,
             body,
             buffers: &buffers,
-            contained: self.contained.clone(),
+            contained: self.contained_ids(),
         }))
     }
 

@@ -64,7 +64,7 @@ class IncomingTask:
     @property
     def name(self) -> str:
         """`Class.method`, for tracebacks."""
-    def load_args(self) -> tuple[list[Any], dict[str, Any]]:
+    def load_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments, with references at the top level replaced by their values. Raises the
         exception of an argument that failed."""
 
@@ -105,7 +105,8 @@ class CoreWorker:
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Raises ValueError when a reference occurs twice; TypeError for something else than a reference."""
 
-    def submit(self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[ObjectRef[Any]]: ...
+    def submit(self, template: TaskTemplate, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The reference of the result; a list of them when num_returns is above 1; None when it is 0."""
     def create_actor(
         self,
         options: dict[str, Any],
@@ -123,7 +124,8 @@ class CoreWorker:
     def actor_from_id(self, actor_id: bytes, class_name: str = "") -> ActorRef: ...
     def submit_actor(
         self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> list[ObjectRef[Any]]: ...
+    ) -> Any:
+        """As `submit`."""
     def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,
@@ -184,4 +186,5 @@ class LocalProcesses:
         is no error."""
 
 def set_parent_death_signal(signal: int) -> None: ...
+def note_fork() -> None: ...  # needed by python: in a child that user code forked
 def after_fork_in_child() -> None: ...

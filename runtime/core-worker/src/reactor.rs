@@ -220,6 +220,10 @@ impl Reactor {
         let mut corked = self.kick.fall_asleep();
         let mut patience = if corked { timeout.min(CORK_TIME) } else { timeout };
         let outcome = loop {
+            if corked {
+                // What comes now is taken along too: nobody needs to say so.
+                self.kick.awake();
+            }
             match self.wait(patience, incidents) {
                 Ok(kicked) => {
                     // Somebody corked frames, or left something to release: both are taken along a little later.

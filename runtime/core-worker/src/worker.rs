@@ -189,7 +189,7 @@ impl CoreWorker {
 
     /// This process.
     pub fn address(&self) -> WorkerAddress {
-        self.state.lock().me.clone()
+        WorkerAddress::clone(&self.state.lock().me)
     }
 
     /// The job of the driver, or of the task that runs.

@@ -88,20 +88,7 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
 }
 
 async fn another_version_is_refused(cluster: &Cluster, node: &Node) {
-    let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
-    let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
-        .await
-        .unwrap();
-    let (sender, receiver) = frame_connection(socket).unwrap();
-    let (worker_id, job) = (WorkerId::random(), JobId::random());
-    let mut stranger = Driver {
-        sender,
-        receiver,
-        worker_id,
-        job,
-        correlation: 0,
-        seen: Vec::new(),
-    };
+    let mut stranger = Driver::dial(cluster, node).await;
     let failure = stranger.register("0.0.1").await.failure.unwrap();
     assert_eq!(failure.error_code(), ErrorCode::VersionMismatch);
     assert!(failure.message.contains("0.0.1"), "{}", failure.message);

@@ -91,7 +91,7 @@ mod tests {
             "LOG_DIRS" => Some("/logs1/c,/logs2/c".to_owned()),
             _ => None,
         };
-        let dirs = NodeDirs::find(variable, Path::new("/cwd"), Path::new("/work"));
+        let dirs = NodeDirs::find(variable, Path::new("/cwd"), Path::new("/container"));
         assert_eq!(dirs.logs, Path::new("/logs1/c"));
         assert_eq!(
             dirs.spill_roots,
@@ -109,9 +109,9 @@ mod tests {
 
     #[test]
     fn elsewhere_everything_is_in_the_directory_of_the_process() {
-        let dirs = NodeDirs::find(|_| None, Path::new("/cwd"), Path::new("/work"));
-        assert_eq!(dirs.logs, Path::new("/work/logs"));
-        assert_eq!(dirs.spill_roots, [PathBuf::from("/work/spill")]);
+        let dirs = NodeDirs::find(|_| None, Path::new("/cwd"), Path::new("/container"));
+        assert_eq!(dirs.logs, Path::new("/container/logs"));
+        assert_eq!(dirs.spill_roots, [PathBuf::from("/container/spill")]);
         assert_eq!(dirs.container_id, "");
     }
 }

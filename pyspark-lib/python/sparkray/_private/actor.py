@@ -263,13 +263,10 @@ class ActorMethod:
             core = core_worker()
         self._shape.check(self._method, args, kwargs)
         try:
-            refs = core.submit_actor(self._ref, self._method, self._num_returns, args, kwargs)
+            return core.submit_actor(self._ref, self._method, self._num_returns, args, kwargs)
         except SerializationError as error:
             name = f"{self._info.name}.{self._method}"
             raise argument_error(name, self._shape, args, kwargs, error) from error
-        if self._num_returns == 1:
-            return refs[0]
-        return refs or None
 
 
 class ActorHandle:

@@ -75,7 +75,6 @@ class RemoteFunction:
         self._core: CoreWorker | None = None
         self._template: TaskTemplate | None = None
         self._blob = b""
-        self._single = True
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"a remote function cannot be called directly: write {self._name}.remote() for {self._name}()")
@@ -116,12 +115,9 @@ class RemoteFunction:
             core, template = self._prepare()
         self._shape.check(self._name, args, kwargs)
         try:
-            refs = core.submit(template, args, kwargs)
+            return core.submit(template, args, kwargs)
         except SerializationError as error:
             raise argument_error(self._name, self._shape, args, kwargs, error) from error
-        if self._single:
-            return refs[0]
-        return refs or None
 
     def _prepare(self) -> tuple[CoreWorker, TaskTemplate]:
         from sparkray._native import TaskTemplate
@@ -148,7 +144,7 @@ class RemoteFunction:
             options.get("max_retries", DEFAULT_MAX_RETRIES),
             options.get("retry_exceptions", False),
         )
-        self._core, self._template, self._single = core, template, count == 1
+        self._core, self._template = core, template
         return core, template
 
     def _pickled_for(self, core: CoreWorker) -> bytes:

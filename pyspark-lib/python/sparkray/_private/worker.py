@@ -56,6 +56,9 @@ state = _State()
 
 def _after_fork_in_child() -> None:
     if state.core is not None:
+        from sparkray import _native
+
+        _native.note_fork()
         process.never_free(state.core)
         state.core = None
         state.on_shutdown = None

@@ -1,5 +1,6 @@
 //! Objects: put, get, wait, references, and blocks of DataFrames.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -246,7 +247,8 @@ impl CoreWorker {
     /// A reference that came out of a value. Its owner is told by the next [`CoreWorker::wait_for_borrows`], or a little
     /// later.
     pub fn add_foreign_reference(&self, id: ObjectId, owner: &WorkerAddress) {
-        self.lock().add_foreign_ref(id, owner);
+        // Finalizers may have to wait: this is called once for each of many references.
+        self.state.lock().add_foreign_ref(id, owner);
         self.reactor.kick().later();
     }
 
@@ -273,10 +275,10 @@ impl CoreWorker {
     }
 
     /// The owner of an object that this process knows.
-    pub fn owner_of(&self, id: ObjectId) -> Option<WorkerAddress> {
+    pub fn owner_of(&self, id: ObjectId) -> Option<Arc<WorkerAddress>> {
         let state = self.state.lock();
         let object = state.objects.get(&id)?;
-        Some(object.owner.as_deref().unwrap_or(&state.me).clone())
+        Some(Arc::clone(object.owner.as_ref().unwrap_or(&state.me)))
     }
 
     // ---- DataFrames ----------------------------------------------------------------------------------------

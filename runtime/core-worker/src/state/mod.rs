@@ -13,12 +13,16 @@ mod actor_calls;
 mod actors;
 mod borrowing;
 mod callers;
+mod closing;
 mod connections;
 mod deaths;
 mod execution;
 mod ids;
+mod leases;
 mod objects;
+mod owners;
 mod reading;
+mod replies;
 mod scheduling;
 mod submission;
 mod timers;
@@ -29,6 +33,7 @@ mod tests;
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ObjectId, TaskId, WorkerAddress};
@@ -43,7 +48,8 @@ use crate::store::Dropped;
 
 use actors::ActorClient;
 use borrowing::{Borrowing, ReturnPins};
-use connections::{BrokenConnection, ConnState};
+use closing::BrokenConnection;
+use connections::ConnState;
 pub(crate) use connections::{PeerKey, Pending};
 use deaths::Deaths;
 pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument};
@@ -107,7 +113,7 @@ pub(crate) enum SlotResult {
 }
 
 pub(crate) struct State {
-    pub(crate) me: WorkerAddress,
+    pub(crate) me: Arc<WorkerAddress>,
     pub(crate) me_message: proto::WorkerAddress,
     pub(crate) job_id: JobId,
     pub(crate) python_version: String,
@@ -165,7 +171,7 @@ impl State {
     ) -> Self {
         let me_message = (&me).into();
         let mut state = Self {
-            me,
+            me: Arc::new(me),
             me_message,
             job_id,
             python_version,
@@ -209,9 +215,12 @@ impl State {
 
     /// The identity of this process once the raylet has told it.
     pub(crate) fn set_address(&mut self, node_id: NodeId, node_address: String) {
-        self.me.node_id = node_id;
-        self.me.node_address = node_address;
-        self.me_message = (&self.me).into();
+        self.me = Arc::new(WorkerAddress {
+            node_id,
+            worker_id: self.me.worker_id,
+            node_address,
+        });
+        self.me_message = (&*self.me).into();
     }
 
     // ---- receiving -----------------------------------------------------------------------------------------

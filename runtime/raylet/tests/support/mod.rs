@@ -127,21 +127,27 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
-    pub(crate) async fn connect(cluster: &Cluster, node: &Node) -> Self {
+    /// A connection past the handshake that has not said yet who it is.
+    pub(crate) async fn dial(cluster: &Cluster, node: &Node) -> Self {
         let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
         let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
             .await
             .unwrap();
         let (sender, receiver) = frame_connection(socket).unwrap();
         let (worker_id, job) = (WorkerId::random(), JobId::random());
-        let mut driver = Self {
+        Self {
             sender,
             receiver,
             worker_id,
             job,
             correlation: 0,
             seen: Vec::new(),
-        };
+        }
+    }
+
+    /// A registered driver.
+    pub(crate) async fn connect(cluster: &Cluster, node: &Node) -> Self {
+        let mut driver = Self::dial(cluster, node).await;
         let reply = driver.register(VERSION).await;
         assert_eq!(reply.failure, None);
         assert_eq!(reply.node_address, node.ready.address);

@@ -164,7 +164,7 @@ impl Process {
         let contained = references(items).into_iter().map(|(id, _)| id).collect();
         self.state
             .add_owned(id, Value::Inline(encode(items).into()), contained);
-        self.hold(id, self.state.me.clone());
+        self.hold(id, WorkerAddress::clone(&self.state.me));
         id
     }
 
@@ -214,7 +214,7 @@ impl Process {
                 .collect(),
             contained: references(items).into_iter().map(|(id, _)| id).collect(),
         });
-        self.hold(results[0], self.state.me.clone());
+        self.hold(results[0], WorkerAddress::clone(&self.state.me));
         results[0]
     }
 
@@ -425,11 +425,11 @@ impl Simulation {
             "error" => Err(CoreError::new(ErrorCode::Internal, "it raised")),
             "put" => {
                 let id = process.put(&[Item::Number(1)]);
-                Ok(vec![Item::Reference(id, process.state.me.clone())])
+                Ok(vec![Item::Reference(id, WorkerAddress::clone(&process.state.me))])
             }
             "deep" => {
                 let id = process.put(&inner);
-                Ok(vec![Item::Reference(id, process.state.me.clone())])
+                Ok(vec![Item::Reference(id, WorkerAddress::clone(&process.state.me))])
             }
             "pass" | "keep" => Ok(inner),
             "give" => {

@@ -202,7 +202,7 @@ impl Simulation {
                 .leases
                 .insert(request.lease, (worker, request.link));
             let reply = proto::RequestWorkerLeaseReply {
-                worker: Some((&self.processes[worker].state.me).into()),
+                worker: Some((&*self.processes[worker].state.me).into()),
                 worker_pid: worker as u32,
                 ..Default::default()
             };
@@ -412,7 +412,7 @@ impl Simulation {
         let address = actor
             .process
             .filter(|_| actor.state == ActorState::Alive)
-            .map(|process| (&self.processes[process].state.me).into());
+            .map(|process| (&*self.processes[process].state.me).into());
         let update = proto::ActorUpdate {
             actor_id: id.to_vec().into(),
             state: actor.state.into(),

@@ -1,0 +1,114 @@
+//! Calls of an actor that Python itself drives: async actors, and those with several threads.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use pyo3::exceptions::PyRuntimeError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyTuple};
+use sparkray_common::ErrorCode;
+use sparkray_core_worker::{CoreError, IncomingTask, WorkItem};
+
+use crate::execution::{arguments_of, hooks};
+use crate::results::{answer_of, send_error};
+use crate::runtime::Runtime;
+
+/// A call. One that is dropped without an answer fails.
+#[pyclass(frozen, name = "IncomingTask", module = "sparkray._native")]
+pub(crate) struct PyIncomingTask {
+    task: IncomingTask,
+    runtime: Arc<Runtime>,
+    answered: AtomicBool,
+}
+
+#[pymethods]
+impl PyIncomingTask {
+    #[getter]
+    fn task_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        PyBytes::new(py, self.task.task_id.as_bytes())
+    }
+
+    #[getter]
+    fn method(&self) -> &str {
+        &self.task.method
+    }
+
+    #[getter]
+    fn name(&self) -> &str {
+        &self.task.name
+    }
+
+    /// Positional and keyword arguments, references replaced by their values.
+    fn load_args<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
+        let (args, kwargs) = arguments_of(py, &self.runtime, &self.task)?;
+        Ok((args, kwargs.unwrap_or_else(|| PyDict::new(py))))
+    }
+}
+
+impl PyIncomingTask {
+    /// False: it was answered before.
+    fn begin_answer(&self) -> bool {
+        !self.answered.swap(true, Ordering::AcqRel)
+    }
+
+    /// Answers with a value. When that cannot be sent, the call is still open.
+    pub(crate) fn finish(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+        let answer = answer_of(&self.runtime, &self.task, value)?;
+        if self.begin_answer() {
+            answer.send(&self.runtime, &self.task);
+        }
+        Ok(())
+    }
+
+    /// Answers with an error.
+    pub(crate) fn fail(&self, error: &Bound<'_, PyAny>) {
+        if self.begin_answer() {
+            let py = error.py();
+            let hooks = hooks(py);
+            let error = PyErr::from_value(error.clone());
+            send_error(
+                hooks.as_ref().map(|hooks| hooks.bind(py)),
+                &self.runtime,
+                &self.task,
+                &error,
+                py,
+            );
+        }
+    }
+}
+
+impl Drop for PyIncomingTask {
+    fn drop(&mut self) {
+        if self.begin_answer() && !self.runtime.core.is_forked() {
+            let message = format!("{} was not run to its end: the actor gave it up", self.task.name);
+            self.runtime
+                .core
+                .fail_task(&self.task, &CoreError::new(ErrorCode::Cancelled, message));
+        }
+    }
+}
+
+/// Calls that have arrived; `None`: the worker is to end.
+pub(crate) fn poll_tasks(py: Python<'_>, runtime: &Arc<Runtime>) -> PyResult<Option<Vec<PyIncomingTask>>> {
+    runtime.event.clear();
+    let mut tasks = Vec::new();
+    let core = Arc::clone(&runtime.core);
+    while let Some(work) = py.detach(|| core.try_next_work()) {
+        match work {
+            WorkItem::Task(task) => tasks.push(PyIncomingTask {
+                task,
+                runtime: Arc::clone(runtime),
+                answered: AtomicBool::new(false),
+            }),
+            WorkItem::CreateActor(_) => {
+                return Err(PyRuntimeError::new_err(
+                    "a worker that is an actor was told to become another",
+                ));
+            }
+        }
+    }
+    if tasks.is_empty() && core.is_ending() {
+        return Ok(None);
+    }
+    Ok(Some(tasks))
+}
