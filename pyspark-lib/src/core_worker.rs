@@ -260,10 +260,12 @@ impl PyCoreWorker {
         incoming::poll_tasks(py, &self.runtime)
     }
 
+    #[allow(clippy::unused_self, reason = "a method for Python")]
     fn finish_task(&self, task: &PyIncomingTask, value: &Bound<'_, PyAny>) -> PyResult<()> {
         task.finish(value)
     }
 
+    #[allow(clippy::unused_self, reason = "a method for Python")]
     fn fail_task(&self, task: &PyIncomingTask, error: &Bound<'_, PyAny>) {
         task.fail(error);
     }

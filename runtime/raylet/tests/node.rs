@@ -9,15 +9,13 @@ mod support;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use sparkray_common::{
-    ActorId, ErrorCode, JobId, LeaseId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId,
-};
+use sparkray_common::{ActorId, ErrorCode, LeaseId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_object_store::{BlockingStoreClient, GetEntry};
 use sparkray_proto::{
     ActorSpec, ActorState, ActorUpdate, FrameKind, LeaseBroken, LogBatch, RegisterActor, RegisterJob,
     WatchActor, WorkerDied, head_request, location_of,
 };
-use sparkray_rpc::{Endpoint, Frame, Target, dial, frame_connection};
+use sparkray_rpc::Frame;
 
 use support::{Cluster, Driver, Node, PATIENCE, STAND_IN, cpus};
 

@@ -23,7 +23,7 @@ fn a_reference_goes_through_three_processes_and_is_freed_with_the_last() {
         let object = driver(&mut simulation).put(&[Item::Number(5)]);
         let keeper = simulation.create_actor(DRIVER, 0);
         let item = simulation.item(DRIVER, object);
-        driver(&mut simulation).call_actor(keeper, "keep", &[item.clone()], &[]);
+        driver(&mut simulation).call_actor(keeper, "keep", std::slice::from_ref(&item), &[]);
         let deep = driver(&mut simulation).submit("deep", &[Item::Number(0), item], &[]);
         let key = driver(&mut simulation).fetch(deep);
         simulation.settle_checked();
