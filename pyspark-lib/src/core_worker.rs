@@ -261,8 +261,14 @@ impl PyCoreWorker {
     }
 
     #[allow(clippy::unused_self, reason = "a method for Python")]
-    fn finish_task(&self, task: &PyIncomingTask, value: &Bound<'_, PyAny>) -> PyResult<()> {
-        task.finish(value)
+    #[pyo3(signature = (task, value, more = false))]
+    fn finish_task(&self, task: &PyIncomingTask, value: &Bound<'_, PyAny>, more: bool) -> PyResult<()> {
+        task.finish(value, more)
+    }
+
+    /// Sends the answers that wait for others.
+    fn flush(&self) {
+        self.runtime.core.flush();
     }
 
     #[allow(clippy::unused_self, reason = "a method for Python")]

@@ -137,7 +137,7 @@ impl<'py> Loop<'py> {
         match outcome {
             Ok(answer) => {
                 CURRENT.set(None);
-                answer.send(&self.runtime, task);
+                answer.send(&self.runtime, task, false);
             }
             Err(error) => {
                 // What makes the error looks at the current task.

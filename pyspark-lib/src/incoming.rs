@@ -52,10 +52,10 @@ impl PyIncomingTask {
     }
 
     /// Answers with a value. When that cannot be sent, the call is still open.
-    pub(crate) fn finish(&self, value: &Bound<'_, PyAny>) -> PyResult<()> {
+    pub(crate) fn finish(&self, value: &Bound<'_, PyAny>, more: bool) -> PyResult<()> {
         let answer = answer_of(&self.runtime, &self.task, value)?;
         if self.begin_answer() {
-            answer.send(&self.runtime, &self.task);
+            answer.send(&self.runtime, &self.task, more);
         }
         Ok(())
     }

@@ -3,16 +3,16 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::Receiver;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 
 use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use sparkray_core_worker::{CoreError, Fetched, Notice};
+use sparkray_proto::LogLine;
 
 use crate::convert::{cached, exception};
-
 use crate::object_ref::ObjectRef;
 use crate::objects::read;
 use crate::runtime::runtime_of_worker;
@@ -27,9 +27,80 @@ pub(crate) struct Futures {
     waiting: Mutex<HashMap<u64, Waiting>>,
 }
 
+/// Lines of output that wait for Python at most; those that come when as many wait are counted, and lost.
+const MAX_WAITING_LINES: usize = 100_000;
+
+/// What the two ends of the queue know of its lines. Values are bounded by the futures that wait for them.
+#[derive(Default)]
+struct Lines {
+    waiting: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+/// The core worker's end.
+pub(crate) struct NoticeSender {
+    sender: Mutex<Sender<Notice>>,
+    lines: Arc<Lines>,
+}
+
+/// The thread's end.
+pub(crate) struct NoticeReceiver {
+    receiver: Receiver<Notice>,
+    lines: Arc<Lines>,
+}
+
+/// The way of notices to the thread.
+pub(crate) fn queue() -> (NoticeSender, NoticeReceiver) {
+    let (sender, receiver) = mpsc::channel();
+    let lines = Arc::new(Lines::default());
+    let sender = NoticeSender {
+        sender: Mutex::new(sender),
+        lines: Arc::clone(&lines),
+    };
+    (sender, NoticeReceiver { receiver, lines })
+}
+
+impl NoticeSender {
+    /// Never blocks.
+    pub(crate) fn send(&self, notice: Notice) {
+        if let Notice::Log(lines) = &notice {
+            if self.lines.waiting.load(Ordering::Relaxed) >= MAX_WAITING_LINES {
+                self.lines.lost.fetch_add(lines.len(), Ordering::Relaxed);
+                return;
+            }
+            self.lines.waiting.fetch_add(lines.len(), Ordering::Relaxed);
+        }
+        // The thread is gone only when the interpreter ends.
+        let _ = self.sender.lock().send(notice);
+    }
+}
+
+impl NoticeReceiver {
+    /// The next notice; `None`: the core worker is gone.
+    fn next(&self) -> Option<Notice> {
+        let mut notice = self.receiver.recv().ok()?;
+        if let Notice::Log(lines) = &mut notice {
+            self.lines.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
+            let lost = self.lines.lost.swap(0, Ordering::Relaxed);
+            if lost > 0 {
+                lines.push(LogLine {
+                    name: "sparkray".to_owned(),
+                    pid: std::process::id(),
+                    text: format!(
+                        "{lost} lines of workers' output came faster than they were printed: not shown"
+                    ),
+                    is_stderr: true,
+                    ..LogLine::default()
+                });
+            }
+        }
+        Some(notice)
+    }
+}
+
 /// Runs until the core worker is gone.
-pub(crate) fn run(notices: &Receiver<Notice>, futures: &Futures, log_callback: Option<&Py<PyAny>>) {
-    while let Ok(notice) = notices.recv() {
+pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Option<&Py<PyAny>>) {
+    while let Some(notice) = notices.next() {
         // `None`: the interpreter ends.
         let attached = Python::try_attach(|py| match notice {
             Notice::Log(lines) => {

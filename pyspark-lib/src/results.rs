@@ -23,14 +23,14 @@ pub(crate) struct Answer {
 }
 
 impl Answer {
-    /// Sends it.
-    pub(crate) fn send(self, runtime: &Runtime, task: &IncomingTask) {
+    /// Sends it. `more`: others follow, for which it may wait.
+    pub(crate) fn send(self, runtime: &Runtime, task: &IncomingTask, more: bool) {
         let pins = self
             .contained
             .iter()
             .map(|reference| reference.get().id)
             .collect();
-        runtime.core.finish_task(task, self.results, pins);
+        runtime.core.finish_task(task, self.results, pins, more);
     }
 
     fn add(
@@ -137,7 +137,7 @@ pub(crate) fn send_error(
             Ok(answer)
         });
     match outcome {
-        Ok(answer) => answer.send(runtime, task),
+        Ok(answer) => answer.send(runtime, task, false),
         Err(problem) => runtime.core.fail_task(task, &describe(py, task, error, &problem)),
     }
 }

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::mpsc;
 
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
@@ -148,10 +147,10 @@ pub(crate) fn connect(
         .get_item("log_callback")?
         .filter(|callback| !callback.is_none())
         .map(Bound::unbind);
-    let (sender, receiver) = mpsc::channel();
+    let (sender, receiver) = notices::queue();
     let futures = Arc::new(Futures::default());
     let event = Arc::new(EventSignal::default());
-    let for_handler = (Mutex::new(sender), Arc::clone(&event));
+    let for_handler = (sender, Arc::clone(&event));
     let options = ConnectOptions {
         identity,
         raylet_socket: required(config, "socket_name")?,
@@ -167,8 +166,7 @@ pub(crate) fn connect(
             if matches!(notice, Notice::Work) {
                 for_handler.1.raise();
             } else {
-                // The thread is gone only when the runtime is.
-                let _ = for_handler.0.lock().send(notice);
+                for_handler.0.send(notice);
             }
         }),
     };

@@ -143,8 +143,11 @@ class CoreWorker:
         """Readable when `poll_tasks` has something."""
     def poll_tasks(self) -> list[IncomingTask] | None:
         """Calls that arrived, in order; never blocks. None: the worker was told to end."""
-    def finish_task(self, task: IncomingTask, value: Any) -> None:
-        """Any thread. Raises TypeError when the value cannot be pickled; the task is then still open."""
+    def finish_task(self, task: IncomingTask, value: Any, more: bool = False) -> None:
+        """Any thread. Raises TypeError when the value cannot be pickled; the task is then still open. `more`: other
+        answers follow, or `flush`; this one may wait for them, a millisecond at most."""
+    def flush(self) -> None:
+        """Sends the answers that wait."""
     def fail_task(self, task: IncomingTask, error: BaseException) -> None: ...
     def adopt_blocks(
         self,

@@ -19,7 +19,7 @@ use sparkray_rpc::{
 /// Bytes that wait before a writer that need not hurry sends them.
 const CORK_BYTES: usize = 32 * 1024;
 /// An empty buffer keeps at most this much memory.
-const KEPT_BYTES: usize = 256 * 1024;
+const KEPT_BYTES: usize = 64 * 1024;
 /// Reads in a row before others have their turn.
 const MAX_READS: usize = 16;
 
@@ -301,3 +301,6 @@ impl Connection {
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -14,6 +14,8 @@ mod kick;
 mod reactor;
 mod state;
 mod store;
+#[cfg(test)]
+mod test_raylet;
 mod waiting;
 mod worker;
 

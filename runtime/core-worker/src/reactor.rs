@@ -327,3 +327,6 @@ impl Reactor {
         !connection.was_open()
     }
 }
+
+#[cfg(test)]
+mod tests;

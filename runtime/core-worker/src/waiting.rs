@@ -334,3 +334,6 @@ impl CoreWorker {
         turns.helper_parked.store(false, Ordering::SeqCst);
     }
 }
+
+#[cfg(test)]
+mod tests;

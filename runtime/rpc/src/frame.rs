@@ -149,32 +149,54 @@ pub fn encode_frame_head<M: Message>(
 }
 
 /// Cuts a stream of bytes into frames.
+///
+/// Small frames are read through a buffer that is used again and again, and then cost exactly their bytes: whoever keeps
+/// a part of one keeps no more than what was read with it. Large ones are read straight into a buffer of their size.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     buffer: BytesMut,
+    /// For reads whose length is not known.
+    scratch: Vec<u8>,
+    /// The slot that was given is the end of `buffer`.
+    direct: bool,
     header: Option<FrameHeader>,
     descriptors: std::collections::VecDeque<OwnedFd>,
 }
 
 impl FrameDecoder {
+    /// How many bytes of a large frame are still to come; 0: no frame is known to be large.
+    fn missing(&self) -> usize {
+        let whole = self
+            .header
+            .map_or(0, |header| header.meta_len + header.payload_len);
+        let missing = whole.saturating_sub(self.buffer.len());
+        if missing > READ_SIZE { missing } else { 0 }
+    }
+
     /// Room to read into; call [`FrameDecoder::advance`] with the bytes that were read.
     pub fn read_slot(&mut self) -> &mut [u8] {
+        let missing = self.missing();
+        self.direct = missing > 0;
+        if !self.direct {
+            self.scratch.resize(READ_SIZE, 0);
+            return &mut self.scratch;
+        }
         let filled = self.buffer.len();
-        let missing = match self.header {
-            // A large frame is read straight into a buffer of its size.
-            Some(header) => (header.meta_len + header.payload_len).saturating_sub(filled),
-            None => 0,
-        };
         // Grown in steps, so that a length is believed only as its bytes arrive.
-        let room = missing.clamp(READ_SIZE, 4 << 20);
-        self.buffer.resize(filled + room, 0);
+        self.buffer.resize(filled + missing.min(4 << 20), 0);
         &mut self.buffer[filled..]
     }
 
-    /// Takes back the part of the slot that was not filled: `slot_len` is its length, `read` the bytes in it.
+    /// Takes the slot back: `slot_len` is its length, `read` the bytes in it.
     pub fn advance(&mut self, slot_len: usize, read: usize) {
-        let unused = slot_len - read;
-        self.buffer.truncate(self.buffer.len() - unused);
+        if self.direct {
+            let unused = slot_len - read;
+            self.buffer.truncate(self.buffer.len() - unused);
+        } else if self.buffer.is_empty() {
+            self.buffer = BytesMut::from(&self.scratch[..read]);
+        } else {
+            self.buffer.extend_from_slice(&self.scratch[..read]);
+        }
     }
 
     /// Adds bytes that were read elsewhere.

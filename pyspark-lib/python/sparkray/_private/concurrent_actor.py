@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import inspect
 import select
-from collections.abc import Callable
+from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -19,32 +19,31 @@ from sparkray._private.worker_main import actor_info
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker, IncomingTask
 
-current: contextvars.ContextVar[dict[str, Any] | None] = contextvars.ContextVar("sparkray_task", default=None)
+current: contextvars.ContextVar[IncomingTask | None] = contextvars.ContextVar("sparkray_task", default=None)
 
 
-def _describe(task: IncomingTask) -> dict[str, Any]:
+def describe(task: IncomingTask) -> dict[str, Any]:
+    """What the runtime context tells about a call."""
     return {"task_id": task.task_id, "name": task.name, "actor_id": actor_info.get("actor_id"), "attempt": 0}
-
-
-def _deliver(core: CoreWorker, task: IncomingTask, run: Callable[[], Any]) -> None:
-    """Reports what `run` returns or raises."""
-    try:
-        core.finish_task(task, run())
-    except BaseException as error:  # SystemExit of user code too: it is the caller's to know
-        core.fail_task(task, error)
 
 
 def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> None:
     """Runs each call on one of `max_concurrency` threads until the worker is told to end."""
 
     def run_call(task: IncomingTask) -> None:
-        token = current.set(_describe(task))
+        token = current.set(task)
         try:
-            _deliver(core, task, lambda: _call(instance, task))
+            args, kwargs = task.load_args()
+            result = getattr(instance, task.method)(*args, **kwargs)
+            # Answers of calls that follow each other travel together.
+            core.finish_task(task, result, not waiting.empty())
+        except BaseException as error:  # SystemExit of user code too: it is the caller's to know
+            core.fail_task(task, error)
         finally:
             current.reset(token)
 
     pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="actor")
+    waiting = pool._work_queue
     poller = select.poll()
     poller.register(core.event_fd(), select.POLLIN)
     while (tasks := core.poll_tasks()) is not None:
@@ -53,11 +52,6 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
         if not tasks:
             poller.poll()
     pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _call(instance: object, task: IncomingTask) -> Any:
-    args, kwargs = task.load_args()
-    return getattr(instance, task.method)(*args, **kwargs)
 
 
 def run_async(core: CoreWorker, instance: object, max_concurrency: int) -> None:
@@ -70,23 +64,43 @@ def run_async(core: CoreWorker, instance: object, max_concurrency: int) -> None:
 
 async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> None:
     loop = asyncio.get_running_loop()
-    room = asyncio.Semaphore(max_concurrency)
     ended = asyncio.Event()
     running: set[asyncio.Task[None]] = set()
+    waiting: deque[IncomingTask] = deque()
+    flushing = False
 
     async def run_call(task: IncomingTask) -> None:
-        async with room:
-            current.set(_describe(task))  # each asyncio task has its own context
-            try:
-                args, kwargs = task.load_args()
-                result = getattr(instance, task.method)(*args, **kwargs)
-                if inspect.isawaitable(result):
-                    result = await result
-                core.finish_task(task, result)
-            except BaseException as error:
-                core.fail_task(task, error)
-                if isinstance(error, asyncio.CancelledError) and ended.is_set():
-                    raise
+        nonlocal flushing
+        current.set(task)  # each asyncio task has its own context
+        try:
+            args, kwargs = task.load_args()
+            result = getattr(instance, task.method)(*args, **kwargs)
+            if inspect.isawaitable(result):
+                result = await result
+            core.finish_task(task, result, True)
+            if not flushing:
+                # Answers of one round of the loop travel together.
+                flushing = True
+                loop.call_soon(flush)
+        except BaseException as error:
+            core.fail_task(task, error)
+            if isinstance(error, asyncio.CancelledError) and ended.is_set():
+                raise
+
+    def flush() -> None:
+        nonlocal flushing
+        flushing = False
+        core.flush()
+
+    def start(task: IncomingTask) -> None:
+        started = loop.create_task(run_call(task))
+        running.add(started)
+        started.add_done_callback(done)
+
+    def done(finished: asyncio.Task[None]) -> None:
+        running.discard(finished)
+        if waiting:
+            start(waiting.popleft())
 
     def fetch() -> None:
         tasks = core.poll_tasks()
@@ -95,12 +109,14 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
             ended.set()
             return
         for task in tasks:
-            started = loop.create_task(run_call(task))
-            running.add(started)
-            started.add_done_callback(running.discard)
+            if len(running) < max_concurrency:
+                start(task)
+            else:
+                waiting.append(task)
 
     loop.add_reader(core.event_fd(), fetch)
     fetch()
     await ended.wait()
+    waiting.clear()
     for started in list(running):
         started.cancel()

@@ -123,7 +123,7 @@ def current_task() -> dict[str, Any] | None:
 
     running = concurrent_actor.current.get()
     if running is not None:
-        return running
+        return concurrent_actor.describe(running)
     return None if state.core is None else state.core.current_task()
 
 

@@ -8,7 +8,7 @@ use sparkray_proto::{self as proto, head_reply, head_request};
 
 use super::check_running;
 use crate::error::{CoreError, WaitError};
-use crate::state::{ActorMethod, CallKind, NewTask, TaskTemplate};
+use crate::state::{ActorMethod, CallKind, Creation, NewTask, TaskTemplate};
 use crate::worker::CoreWorker;
 
 /// The arguments of a call.
@@ -69,7 +69,8 @@ impl CoreWorker {
         })
     }
 
-    /// Registers an actor with the head, which places it. The caller holds one handle.
+    /// Registers an actor with the head, which places it. The caller holds one handle. An actor without a name whose
+    /// arguments are not there yet is registered when they are.
     pub fn create_actor<E>(
         &self,
         mut spec: proto::ActorSpec,
@@ -78,10 +79,12 @@ impl CoreWorker {
     ) -> Result<ActorId, WaitError<E>> {
         let actor_id = ActorId::random();
         let references: Vec<ObjectId> = arguments.references.iter().map(|(_, id)| *id).collect();
-        // The head keeps the values of small arguments, so they must be there.
-        self.wait(&references, references.len(), None, interrupt)?;
         let named = !spec.name.is_empty() || spec.detached;
-        let can_be_created = self.with_state(|state| {
+        if named {
+            // Whether the name is free is known only once it is registered.
+            self.wait(&references, references.len(), None, interrupt)?;
+        }
+        let request = self.with_state(|state| {
             check_running(state)?;
             if let Some(cause) = &state.head_lost {
                 return Err(CoreError::new(
@@ -89,33 +92,33 @@ impl CoreWorker {
                     format!("no actor can be created: the head of the cluster is gone ({cause})"),
                 ));
             }
-            state.add_actor_handle(actor_id, true);
-            if let Some((value, is_error)) = state.failed_object(&references) {
-                // Its calls fail as its constructor would have.
-                state.actor_died(actor_id, value, is_error);
-                return Ok(false);
-            }
-            let (messages, inline) = state.describe_arguments(&arguments.references);
             spec.actor_id = actor_id.to_vec().into();
             spec.job_id = state.job_id.to_vec().into();
             spec.owner = Some(state.me_message.clone());
             spec.arguments_value.clone_from(&arguments.value);
             spec.keyword_names.clone_from(&arguments.keyword_names);
-            spec.arguments = messages;
-            spec.inline_arguments = inline;
             spec.python_version.clone_from(&state.python_version);
+            state.add_actor_handle(actor_id, true);
             if named {
                 state.actor_escapes(actor_id);
             }
             let mut pins = references.clone();
             pins.extend(&arguments.contained);
             state.pin_for_actor(actor_id, pins);
-            Ok(true)
+            let creation = Creation {
+                spec,
+                references: arguments.references,
+            };
+            let ready = state.existing(&references, references.len()).len() == references.len();
+            if !ready || state.failed_object(&references).is_some() {
+                state.create_actor_later(actor_id, creation);
+                return Ok(None);
+            }
+            Ok(state.creation_request(creation).request)
         })?;
-        if !can_be_created {
+        let Some(request) = request else {
             return Ok(actor_id);
-        }
-        let request = head_request::Request::RegisterActor(proto::RegisterActor { spec: Some(spec) });
+        };
         match self.ask_head(request, interrupt) {
             Ok(_) => {
                 self.with_state(|state| state.actor_registered(actor_id));
@@ -129,7 +132,11 @@ impl CoreWorker {
                         true,
                     ),
                 };
-                self.with_state(|state| state.actor_refused(actor_id, reason, unsure));
+                self.with_state(|state| {
+                    state.actor_refused(actor_id, reason, unsure);
+                    // The caller gets the error and no handle.
+                    state.drop_actor_handle(actor_id);
+                });
                 Err(error)
             }
         }

@@ -227,11 +227,13 @@ impl CoreWorker {
     }
 
     /// Answers a call. `pins`: references inside the results, which the caller of this function keeps until it returns.
+    /// `more`: other answers follow, or [`CoreWorker::flush`]; this one may wait for them.
     pub fn finish_task(
         &self,
         task: &IncomingTask,
         results: Vec<(proto::ReturnValue, Bytes)>,
         pins: Vec<ObjectId>,
+        more: bool,
     ) {
         let mut returns = Vec::with_capacity(results.len());
         let mut values = Vec::with_capacity(results.len());
@@ -244,8 +246,13 @@ impl CoreWorker {
             for id in &pins {
                 state.add_ref(*id);
             }
-            state.finish_work(task, returns, &payload, pins);
+            state.finish_work(task, returns, &payload, pins, more);
         });
+    }
+
+    /// Sends the answers that wait for others.
+    pub fn flush(&self) {
+        self.reactor.flush_dirty();
     }
 
     /// Answers a call that has no result, not even an error value.

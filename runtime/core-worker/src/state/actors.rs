@@ -6,9 +6,10 @@ use sparkray_common::{ActorId, ErrorCode, ObjectId, ValueFormat, ValueHeader, Wo
 use sparkray_proto::{self as proto, ActorState, FrameKind};
 
 use super::actor_calls::Calls;
+use super::objects::Waiter;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
-use crate::reactor::ConnId;
+use crate::reactor::{ConnId, RAYLET_CONN};
 
 /// Where calls of an actor go.
 #[derive(Debug)]
@@ -40,6 +41,17 @@ pub(crate) struct ActorClient {
     kill_sent: bool,
     /// The head knows it: it may be asked about it.
     registered: bool,
+    /// Its creation waits for arguments.
+    creation: Option<Box<Creation>>,
+}
+
+/// An actor that the head does not know yet.
+#[derive(Debug)]
+pub(crate) struct Creation {
+    /// All but the arguments that are references.
+    pub(crate) spec: proto::ActorSpec,
+    /// Arguments that are references: index in the flat list, and the object.
+    pub(crate) references: Vec<(u32, ObjectId)>,
 }
 
 impl ActorClient {
@@ -56,6 +68,7 @@ impl ActorClient {
             pins: Vec::new(),
             kill_sent: false,
             registered: !created,
+            creation: None,
         }
     }
 
@@ -93,6 +106,65 @@ impl State {
         }
     }
 
+    /// What the head is asked for, once the arguments are there.
+    pub(crate) fn creation_request(&self, creation: Creation) -> proto::HeadRequest {
+        let (arguments, inline_arguments) = self.describe_arguments(&creation.references);
+        let spec = proto::ActorSpec {
+            arguments,
+            inline_arguments,
+            ..creation.spec
+        };
+        proto::HeadRequest {
+            request: Some(proto::head_request::Request::RegisterActor(
+                proto::RegisterActor { spec: Some(spec) },
+            )),
+        }
+    }
+
+    /// Registers an actor with the head when its arguments are there; its calls wait for that.
+    pub(crate) fn create_actor_later(&mut self, actor_id: ActorId, creation: Creation) {
+        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        if let Some(client) = self.actors.get_mut(&actor_id) {
+            client.creation = Some(Box::new(creation));
+        }
+        for id in references {
+            self.depend(id, Waiter::Actor(actor_id));
+        }
+        self.creation_dependency_resolved(actor_id);
+    }
+
+    pub(super) fn creation_dependency_resolved(&mut self, actor_id: ActorId) {
+        let Some(creation) = self
+            .actors
+            .get(&actor_id)
+            .and_then(|client| client.creation.as_ref())
+        else {
+            return;
+        };
+        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        if let Some((value, is_error)) = self.failed_object(&references) {
+            // Its calls fail as its constructor would have.
+            self.actor_died(actor_id, value, is_error);
+            return;
+        }
+        if self.existing(&references, references.len()).len() < references.len() {
+            return;
+        }
+        let creation = self
+            .actors
+            .get_mut(&actor_id)
+            .and_then(|client| client.creation.take());
+        if let Some(creation) = creation {
+            let request = self.creation_request(*creation);
+            self.request(
+                RAYLET_CONN,
+                Pending::Creation(actor_id),
+                FrameKind::HeadRequest,
+                &request,
+            );
+        }
+    }
+
     /// The head knows an actor that this process creates.
     pub(crate) fn actor_registered(&mut self, actor_id: ActorId) {
         if let Some(client) = self.actors.get_mut(&actor_id) {
@@ -120,13 +192,12 @@ impl State {
         }
     }
 
-    /// The creation failed; its handle goes with the error. `unsure`: the head may have heard of it.
+    /// The creation failed. `unsure`: the head may have heard of it.
     pub(crate) fn actor_refused(&mut self, actor_id: ActorId, error: CoreError, unsure: bool) {
-        if unsure && self.head_lost.is_none() {
+        if unsure && self.head_lost.is_none() && self.broken.is_none() {
             self.end_actor(actor_id);
         }
         self.actor_died(actor_id, Value::failed(error), false);
-        self.drop_actor_handle(actor_id);
     }
 
     /// This process had the actor killed for good.
@@ -248,6 +319,7 @@ impl State {
         client.death = Some((death.clone(), is_error));
         client.link = Link::Idle;
         client.address = None;
+        client.creation = None;
         let mut calls = client.calls.take_sent();
         calls.extend(client.calls.take_queue());
         let pins = std::mem::take(&mut client.pins);

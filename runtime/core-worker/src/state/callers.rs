@@ -203,3 +203,120 @@ impl Callers {
         self.callers.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use sparkray_common::{FunctionId, JobId, NodeId, TaskId, WorkerAddress};
+
+    fn task(caller: WorkerId, conn: ConnId) -> IncomingTask {
+        IncomingTask {
+            task_id: TaskId::NIL,
+            name: String::new(),
+            method: String::new(),
+            function_id: FunctionId::NIL,
+            num_returns: 1,
+            attempt: 0,
+            job_id: JobId::NIL,
+            arguments: Bytes::new(),
+            keyword_names: Vec::new(),
+            references: Vec::new(),
+            caller: WorkerAddress {
+                node_id: NodeId::NIL,
+                worker_id: caller,
+                node_address: String::new(),
+            },
+            sequence: None,
+            conn,
+            correlation: 100 + conn,
+            started: 0,
+        }
+    }
+
+    struct Actor {
+        callers: Callers,
+        caller: WorkerId,
+        started: u32,
+    }
+
+    impl Actor {
+        fn arrive(&mut self, sequence: u64, acknowledged: u64, conn: ConnId) -> Arrival {
+            let started = &mut self.started;
+            let call = task(self.caller, conn);
+            self.callers
+                .arrive(call, sequence, acknowledged, |_| *started += 1)
+        }
+    }
+
+    fn actor() -> Actor {
+        Actor {
+            callers: Callers::default(),
+            caller: WorkerId::from_array([1; 16]),
+            started: 0,
+        }
+    }
+
+    #[test]
+    fn calls_that_come_early_wait_for_their_turn() {
+        let mut actor = actor();
+        assert!(matches!(actor.arrive(2, 0, 1), Arrival::Nothing));
+        assert!(matches!(actor.arrive(1, 0, 1), Arrival::Nothing));
+        assert_eq!(actor.started, 0);
+        assert!(matches!(actor.arrive(0, 0, 1), Arrival::Start));
+        assert_eq!(actor.started, 3);
+    }
+
+    #[test]
+    fn a_call_that_comes_again_is_answered_where_it_came_from() {
+        let mut actor = actor();
+        actor.arrive(0, 0, 1);
+        // While it runs.
+        assert!(matches!(actor.arrive(0, 0, 2), Arrival::Nothing));
+        assert_eq!(actor.callers.place_of(actor.caller, 0), Some((2, 102)));
+        actor
+            .callers
+            .answered(actor.caller, 0, Bytes::from_static(b"answer"));
+        // And after it was answered.
+        match actor.arrive(0, 0, 3) {
+            Arrival::Repeat { answer } => assert_eq!(answer, "answer"),
+            other => panic!("{other:?}"),
+        }
+        assert_eq!(actor.started, 1);
+    }
+
+    #[test]
+    fn answers_are_forgotten_when_they_are_acknowledged() {
+        let mut actor = actor();
+        for sequence in 0..4 {
+            actor.arrive(sequence, 0, 1);
+        }
+        for sequence in [1, 2, 3] {
+            actor.callers.answered(actor.caller, sequence, Bytes::new());
+        }
+        // The first runs for long; the others are acknowledged one by one.
+        actor.callers.acknowledge(actor.caller, 0, &[1, 3]);
+        assert_eq!(actor.callers.kept_answers(), 1);
+        actor.callers.answered(actor.caller, 0, Bytes::new());
+        actor.arrive(4, 4, 1);
+        assert_eq!(actor.callers.kept_answers(), 0);
+        actor.callers.answered(actor.caller, 4, Bytes::new());
+        actor.callers.acknowledge(actor.caller, 5, &[]);
+        actor.callers.forget_settled(actor.caller);
+        assert_eq!(actor.callers.len(), 0);
+        // Its next call says where it is.
+        assert!(matches!(actor.arrive(5, 5, 1), Arrival::Start));
+    }
+
+    #[test]
+    fn a_caller_whose_calls_run_is_not_forgotten() {
+        let mut actor = actor();
+        actor.arrive(0, 0, 1);
+        actor.callers.forget_idle(actor.caller);
+        assert_eq!(actor.callers.len(), 1);
+        actor.callers.answered(actor.caller, 0, Bytes::new());
+        actor.callers.forget_settled(actor.caller);
+        assert_eq!(actor.callers.len(), 1, "its answer may be asked for");
+        actor.callers.forget_idle(actor.caller);
+        assert_eq!(actor.callers.len(), 0);
+    }
+}

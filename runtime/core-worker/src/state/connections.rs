@@ -3,14 +3,14 @@
 use bytes::Bytes;
 use prost::Message;
 use sparkray_common::{
-    ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId,
+    ActorId, ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId,
 };
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::{Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Target};
 use tracing::debug;
 
 use super::timers::Timer;
-use super::{Effect, SlotResult, State};
+use super::{Effect, SlotResult, State, Value};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
 use crate::reactor::{ConnId, RAYLET_CONN};
@@ -43,6 +43,8 @@ pub(crate) enum Pending {
         object: ObjectId,
     },
     Head(u64),
+    /// RegisterActor, for which no thread waits.
+    Creation(ActorId),
     /// A slot that only waits for Empty.
     Done(u64),
     /// AddBorrower to an owner.
@@ -374,6 +376,27 @@ impl State {
         }
     }
 
+    pub(super) fn on_head_reply(&mut self, conn: ConnId, frame: &Frame) {
+        let reply = frame.decode::<proto::HeadReply>().map_err(CoreError::from);
+        match self.take_pending(conn, frame.correlation) {
+            Some(Pending::Head(slot)) => {
+                let result = reply.map_or_else(SlotResult::Failed, SlotResult::Head);
+                self.fill_slot(slot, result);
+            }
+            Some(Pending::Creation(actor)) => {
+                let failure = reply.and_then(|reply| match &reply.failure {
+                    Some(failure) => Err(failure.into()),
+                    None => Ok(()),
+                });
+                match failure {
+                    Ok(()) => self.actor_registered(actor),
+                    Err(error) => self.actor_died(actor, Value::failed(error), false),
+                }
+            }
+            _ => {}
+        }
+    }
+
     pub(super) fn on_created(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
         let Some(Pending::Create { slot, object }) = self.take_pending(conn, frame.correlation) else {
             return Ok(());
@@ -420,6 +443,7 @@ impl State {
             Pending::Create { slot, .. } | Pending::Head(slot) | Pending::Done(slot) => {
                 self.fill_slot(slot, SlotResult::Failed(error()));
             }
+            Pending::Creation(actor) => self.actor_refused(actor, error(), true),
             Pending::Borrow(objects) => self.borrows_lost(objects),
         }
     }

@@ -318,13 +318,14 @@ impl State {
     }
 
     /// Answers a call. `pins`: references inside the results, each counted once, which are kept until the caller
-    /// has them.
+    /// has them. `more`: other answers follow, for which this one may wait.
     pub(crate) fn finish_work(
         &mut self,
         task: &IncomingTask,
         returns: Vec<proto::ReturnValue>,
         payload: &[&[u8]],
         pins: Vec<ObjectId>,
+        more: bool,
     ) {
         let reply = proto::PushTaskReply {
             status: TaskStatus::Done.into(),
@@ -332,7 +333,7 @@ impl State {
             run_micros: self.now.saturating_sub(task.started),
             ..Default::default()
         };
-        self.answer(task, &reply, payload, pins);
+        self.answer(task, &reply, payload, pins, more);
     }
 
     /// Answers a call that has no result, not even an error value.
@@ -342,7 +343,7 @@ impl State {
             failure: Some(super::failure_of(error)),
             ..Default::default()
         };
-        self.answer(task, &reply, &[], Vec::new());
+        self.answer(task, &reply, &[], Vec::new(), false);
     }
 
     fn answer(
@@ -351,9 +352,10 @@ impl State {
         reply: &proto::PushTaskReply,
         payload: &[&[u8]],
         pins: Vec<ObjectId>,
+        more: bool,
     ) {
         // While more calls wait here, answers travel together.
-        let urgent = self.execution.ready.is_empty();
+        let urgent = !more && self.execution.ready.is_empty();
         let Some(sequence) = task.sequence else {
             self.execution.running_since = None;
             self.pin_returned(task.task_id, task.conn, pins);

@@ -19,17 +19,17 @@ const LEASE_LINGER: u64 = 20_000;
 /// A lease that others wait for goes back when it has been held for this long, in microseconds.
 const LEASE_SLICE: u64 = 100_000;
 /// A class whose request was lost with a node asks again after this time, in microseconds.
-const REQUEST_DELAY: u64 = 100_000;
+pub(super) const REQUEST_DELAY: u64 = 100_000;
 /// Failures of other nodes, one after the other, that do not yet fail the tasks of a class.
 const MAX_REQUEST_FAILURES: u8 = 5;
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    class: ClassId,
+    pub(super) class: ClassId,
     /// `None` while it is asked for.
-    worker: Option<LeasedWorker>,
+    pub(super) worker: Option<LeasedWorker>,
     /// The raylet that was asked, or granted it.
-    raylet: ConnId,
+    pub(super) raylet: ConnId,
     pushed: VecDeque<TaskId>,
     granted_at: u64,
     idle_since: u64,
@@ -41,10 +41,10 @@ pub(super) struct Lease {
 }
 
 #[derive(Debug)]
-struct LeasedWorker {
-    address: WorkerAddress,
-    conn: ConnId,
-    pid: u32,
+pub(super) struct LeasedWorker {
+    pub(super) address: WorkerAddress,
+    pub(super) conn: ConnId,
+    pub(super) pid: u32,
 }
 
 impl State {
@@ -390,7 +390,7 @@ impl State {
         }
     }
 
-    fn remove_lease(&mut self, lease_id: LeaseId) -> Option<Lease> {
+    pub(super) fn remove_lease(&mut self, lease_id: LeaseId) -> Option<Lease> {
         let lease = self.scheduling.leases.remove(&lease_id)?;
         if let Some(class) = self.scheduling.classes.get_mut(&lease.class) {
             class.leases.retain(|other| *other != lease_id);
@@ -403,7 +403,7 @@ impl State {
         Some(lease)
     }
 
-    fn return_lease_message(&mut self, raylet: ConnId, lease_id: LeaseId, worker_failed: bool) {
+    pub(super) fn return_lease_message(&mut self, raylet: ConnId, lease_id: LeaseId, worker_failed: bool) {
         let message = proto::ReturnWorkerLease {
             lease_id: lease_id.to_vec().into(),
             worker_failed,
@@ -462,79 +462,5 @@ impl State {
             self.give_lease_back(lease_id);
         }
         Ok(())
-    }
-
-    // ---- losses --------------------------------------------------------------------------------------------
-
-    pub(super) fn on_lease_broken(&mut self, message: &proto::LeaseBroken) -> Result<(), CoreError> {
-        let lease_id = LeaseId::from_slice(&message.lease_id)?;
-        let worker = self
-            .scheduling
-            .leases
-            .get(&lease_id)
-            .and_then(|lease| lease.worker.as_ref());
-        if let Some((worker, conn)) = worker.map(|worker| (worker.address.worker_id, worker.conn)) {
-            self.deaths.workers.add(worker);
-            self.close_after_drain(conn, &message.cause);
-        }
-        Ok(())
-    }
-
-    /// The connection to a worker is gone; `pushed` are the tasks that were there, the first of them running.
-    /// `unused`: nothing was sent over it; `gone`: the worker is dead.
-    pub(super) fn worker_connection_lost(
-        &mut self,
-        lease_id: Option<LeaseId>,
-        pushed: Vec<TaskId>,
-        unused: bool,
-        gone: bool,
-        cause: &str,
-    ) {
-        let mut worker = "its worker".to_owned();
-        let mut class_id = None;
-        if let Some((lease_id, lease)) = lease_id.and_then(|id| Some((id, self.remove_lease(id)?))) {
-            class_id = Some(lease.class);
-            if let Some(LeasedWorker { address, pid, .. }) = &lease.worker {
-                worker = format!(
-                    "worker {} (pid {pid}) on node {}",
-                    address.worker_id, address.node_id
-                );
-            }
-            // It may still run what it was sent: nobody else may have it.
-            self.return_lease_message(lease.raylet, lease_id, gone || !unused);
-            if unused && !gone {
-                self.delay_requests(lease.class);
-            }
-        }
-        let functions: Vec<TaskId> = pushed
-            .into_iter()
-            .filter(|task| {
-                self.tasks
-                    .get(task)
-                    .is_some_and(|task| matches!(task.call.kind, CallKind::Function(_)))
-            })
-            .collect();
-        // From the last to the first, because each goes to the front of its queue.
-        for (index, task_id) in functions.iter().enumerate().rev() {
-            if index == 0 {
-                self.retry_lost(*task_id, !unused, &worker, cause);
-            } else if let Some(class) = self.tasks.get(task_id).map(|task| task.class) {
-                // It waited behind the first: no attempt.
-                self.queue_again(class, *task_id);
-            }
-        }
-        if let Some(class_id) = class_id {
-            self.pump(class_id, true);
-        }
-    }
-
-    fn delay_requests(&mut self, class_id: ClassId) {
-        let at = self.now + REQUEST_DELAY;
-        if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
-            if class.retry_at.is_none() {
-                class.retry_at = Some(at);
-                self.timers.set(at, Timer::LeaseRequests(class_id));
-            }
-        }
     }
 }

@@ -19,6 +19,7 @@ mod deaths;
 mod execution;
 mod ids;
 mod leases;
+mod losses;
 mod objects;
 mod owners;
 mod reading;
@@ -31,7 +32,7 @@ mod waits;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
@@ -47,6 +48,7 @@ use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
 use crate::store::Dropped;
 
 use actors::ActorClient;
+pub(crate) use actors::Creation;
 use borrowing::{Borrowing, ReturnPins};
 use closing::BrokenConnection;
 use connections::ConnState;
@@ -144,6 +146,9 @@ pub(crate) struct State {
     pub(crate) objects: IdMap<ObjectId, Object>,
     /// Objects that the store is to be asked for.
     reads: Vec<ObjectId>,
+    /// Tasks and actors that waited for objects and may go on.
+    dependents: VecDeque<objects::Waiter>,
+    telling_dependents: bool,
     ready_reads: Vec<ReadyRead>,
     /// Objects that the store is to free.
     frees: Vec<proto::FreeEntry>,
@@ -195,6 +200,8 @@ impl State {
             waits: IdMap::default(),
             objects: IdMap::default(),
             reads: Vec::new(),
+            dependents: VecDeque::new(),
+            telling_dependents: false,
             ready_reads: Vec::new(),
             frees: Vec::new(),
             borrowing: Borrowing::default(),
@@ -267,13 +274,7 @@ impl State {
             FrameKind::LeaseWanted => self.on_lease_wanted(&frame.decode()?),
             FrameKind::LeaseBroken => self.on_lease_broken(&frame.decode()?),
             FrameKind::HeadReply => {
-                if let Some(Pending::Head(slot)) = self.take_pending(conn, frame.correlation) {
-                    let result = match frame.decode() {
-                        Ok(reply) => SlotResult::Head(reply),
-                        Err(error) => SlotResult::Failed(error.into()),
-                    };
-                    self.fill_slot(slot, result);
-                }
+                self.on_head_reply(conn, &frame);
                 Ok(())
             }
             FrameKind::ActorUpdate => self.on_actor_update(&frame.decode()?),

@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress};
+use sparkray_common::{ActorId, ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind, location_of};
 
 use super::waits::WaitId;
@@ -52,6 +52,8 @@ impl Value {
 pub(super) enum Waiter {
     /// A task whose argument it is.
     Task(TaskId),
+    /// An actor whose creation needs it.
+    Actor(ActorId),
     /// A wait for its existence.
     Exists(WaitId),
     /// A wait for its value, which goes to this place.
@@ -304,17 +306,31 @@ impl State {
         for (conn, correlation) in remote {
             self.reply_value(conn, correlation, id);
         }
-        let mut tasks = Vec::new();
         for waiter in waiters {
             match waiter {
-                Waiter::Task(task) => tasks.push(task),
+                Waiter::Task(_) | Waiter::Actor(_) => self.dependents.push_back(waiter),
                 Waiter::Exists(wait) => self.wait_met(wait),
                 Waiter::Value(wait, place) => self.deliver(id, wait, place),
             }
         }
-        for task in tasks {
-            self.dependency_resolved(task);
+        self.tell_dependents();
+    }
+
+    /// Lets go on what waited for objects. What that resolves in turn is not told by a call in this call: an error goes
+    /// through a chain of calls of any length.
+    pub(super) fn tell_dependents(&mut self) {
+        if self.telling_dependents {
+            return;
         }
+        self.telling_dependents = true;
+        while let Some(dependent) = self.dependents.pop_front() {
+            match dependent {
+                Waiter::Task(task) => self.dependency_resolved(task),
+                Waiter::Actor(actor) => self.creation_dependency_resolved(actor),
+                Waiter::Exists(_) | Waiter::Value(..) => {}
+            }
+        }
+        self.telling_dependents = false;
     }
 
     /// Ends what waits for objects that will never be resolved.

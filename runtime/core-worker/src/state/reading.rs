@@ -154,9 +154,10 @@ impl State {
             match waiter {
                 Waiter::Value(wait, place) => self.deliver(id, wait, place),
                 Waiter::Exists(wait) => self.wait_met(wait),
-                Waiter::Task(task) => self.dependency_resolved(task),
+                Waiter::Task(_) | Waiter::Actor(_) => self.dependents.push_back(waiter),
             }
         }
+        self.tell_dependents();
     }
 
     /// Gives a value to those who wait for it.
@@ -168,8 +169,9 @@ impl State {
             match waiter {
                 Waiter::Value(wait, place) => self.fill(wait, place, value.clone()),
                 Waiter::Exists(wait) => self.wait_met(wait),
-                Waiter::Task(task) => self.dependency_resolved(task),
+                Waiter::Task(_) | Waiter::Actor(_) => self.dependents.push_back(waiter),
             }
         }
+        self.tell_dependents();
     }
 }

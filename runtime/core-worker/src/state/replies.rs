@@ -4,16 +4,12 @@ use bytes::Bytes;
 use sparkray_common::{ErrorCode, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, TaskStatus};
 use sparkray_rpc::Frame;
-use tracing::warn;
 
 use super::objects::read_locations;
 use super::submission::CallKind;
 use super::{PayloadReader, Pending, State, Value};
 use crate::error::CoreError;
 use crate::reactor::ConnId;
-
-/// A function whose worker could not be reached is given to another one, this often.
-const MAX_MISSES: u8 = 20;
 
 impl State {
     pub(super) fn on_push_reply(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
@@ -167,52 +163,8 @@ impl State {
         self.queue_again(class, task_id);
         true
     }
-
-    /// The worker of a function died, or could not be reached. `ran`: it may have run the task.
-    pub(super) fn retry_lost(&mut self, task_id: TaskId, ran: bool, worker: &str, cause: &str) {
-        let Some(task) = self.tasks.get_mut(&task_id) else {
-            return;
-        };
-        let CallKind::Function(template) = &task.call.kind else {
-            return;
-        };
-        let class = task.class;
-        if !ran {
-            task.misses = task.misses.saturating_add(1);
-            if task.misses > MAX_MISSES {
-                let message = format!(
-                    "no worker could be reached for task {} ({task_id}): {cause}",
-                    template.name
-                );
-                self.finish_task_with(
-                    task_id,
-                    &Value::failed(CoreError::new(ErrorCode::Unavailable, message)),
-                    false,
-                );
-            } else {
-                self.queue_again(class, task_id);
-            }
-            return;
-        }
-        if !may_retry(template.max_retries, task.attempt) {
-            let message = format!(
-                "{worker} died while it ran task {} ({task_id}): {cause}; the task was tried {} times",
-                template.name,
-                task.attempt + 1
-            );
-            self.finish_task_with(
-                task_id,
-                &Value::failed(CoreError::new(ErrorCode::WorkerDied, message)),
-                false,
-            );
-            return;
-        }
-        task.attempt += 1;
-        warn!(%task_id, name = template.name, attempt = task.attempt, "runs a task again whose worker died");
-        self.queue_again(class, task_id);
-    }
 }
 
-fn may_retry(max_retries: i32, attempt: u32) -> bool {
+pub(super) fn may_retry(max_retries: i32, attempt: u32) -> bool {
     max_retries < 0 || i64::from(attempt) < i64::from(max_retries)
 }

@@ -135,7 +135,7 @@ impl State {
         }
         let mut missing = 0;
         for (_, id) in &call.slots {
-            if self.depend(*id, task_id) {
+            if self.depend(*id, Waiter::Task(task_id)) {
                 missing += 1;
             }
         }
@@ -163,13 +163,13 @@ impl State {
         results
     }
 
-    /// Makes a task wait for an object; `false`: it is there.
-    fn depend(&mut self, id: ObjectId, task: TaskId) -> bool {
+    /// Makes a task or actor wait for an object; `false`: it is there.
+    pub(super) fn depend(&mut self, id: ObjectId, waiter: Waiter) -> bool {
         self.want(id);
         // The owner may be known to be dead.
         match self.objects.get_mut(&id) {
             Some(object) if !object.is_resolved() => {
-                object.waiters.push(Waiter::Task(task));
+                object.waiters.push(waiter);
                 true
             }
             _ => false,

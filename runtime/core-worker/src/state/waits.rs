@@ -127,7 +127,7 @@ impl State {
             return;
         };
         let is_other = |waiter: &Waiter| match waiter {
-            Waiter::Task(_) => true,
+            Waiter::Task(_) | Waiter::Actor(_) => true,
             Waiter::Exists(other) | Waiter::Value(other, _) => *other != wait,
         };
         for id in entry.objects {
@@ -219,7 +219,10 @@ impl State {
     /// The last reference of an object went while somebody waited for it.
     pub(super) fn waited_for_freed(&mut self, id: ObjectId, waiter: Waiter) {
         match waiter {
-            Waiter::Task(task) => self.dependency_resolved(task),
+            Waiter::Task(_) | Waiter::Actor(_) => {
+                self.dependents.push_back(waiter);
+                self.tell_dependents();
+            }
             Waiter::Exists(wait) => self.wait_met(wait),
             Waiter::Value(wait, place) => self.fill(wait, place, Err(unknown_object(id))),
         }

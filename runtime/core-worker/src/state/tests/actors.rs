@@ -108,3 +108,25 @@ fn an_actor_ends_with_its_last_handle_after_its_calls() {
         simulation.check_nothing_left();
     }
 }
+
+#[test]
+fn an_actor_is_created_when_its_arguments_are_there() {
+    for seed in 0..20 {
+        let mut simulation = Simulation::new(seed, 1, 2);
+        let argument = driver(&mut simulation).submit("nest", &[Item::Number(0)], &[]);
+        let actor = simulation.create_actor_with(DRIVER, 0, &[argument]);
+        let id = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
+        let key = driver(&mut simulation).fetch(id);
+        let failing = driver(&mut simulation).submit("error", &[Item::Number(1)], &[]);
+        let dead = simulation.create_actor_with(DRIVER, 0, &[argument, failing]);
+        let id = driver(&mut simulation).call_actor(dead, "value", &[], &[]);
+        let dead_key = driver(&mut simulation).fetch(id);
+        simulation.settle();
+        let values = &simulation.processes[DRIVER].values;
+        assert_eq!(values[&key], Ok(vec![Item::Number(7)]));
+        assert_eq!(values[&dead_key].as_ref().unwrap_err().message, "it raised");
+        simulation.end_actors();
+        driver(&mut simulation).state.drop_actor_handle(dead);
+        simulation.check_nothing_left();
+    }
+}

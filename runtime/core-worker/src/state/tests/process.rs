@@ -15,7 +15,7 @@ use crate::api::Fetched;
 use crate::error::CoreError;
 use crate::kick::Kick;
 use crate::state::{
-    ActorMethod, ArgumentValue, Begun, CallKind, IdSource, IncomingTask, NewTask, Notice, State,
+    ActorMethod, ArgumentValue, Begun, CallKind, Creation, IdSource, IncomingTask, NewTask, Notice, State,
     TaskTemplate, Value, Work,
 };
 use crate::store::{DropQueue, Dropped, StoredValue};
@@ -494,7 +494,9 @@ impl Simulation {
                     result.inline_length = Some(value.len() as u64);
                     &value
                 };
-                process.state.finish_work(task, vec![result], &[payload], pins);
+                process
+                    .state
+                    .finish_work(task, vec![result], &[payload], pins, false);
             }
         }
         if task.name == "big" {
@@ -521,30 +523,25 @@ impl Simulation {
         self.head.actors.get(&actor).and_then(|actor| actor.process)
     }
 
-    /// Registers an actor by the driver, which holds one handle.
-    pub(super) fn create_actor(&mut self, by: usize, max_restarts: i32) -> ActorId {
+    /// Creates an actor by a process, which holds one handle, with these arguments.
+    pub(super) fn create_actor_with(&mut self, by: usize, max_restarts: i32, slots: &[ObjectId]) -> ActorId {
         self.last_actor += 1;
         let actor_id = ActorId::from_array(numbered_id(3, self.last_actor));
-        let process = &mut self.processes[by];
-        process.state.add_actor_handle(actor_id, true);
+        let state = &mut self.processes[by].state;
+        state.add_actor_handle(actor_id, true);
+        state.pin_for_actor(actor_id, slots.to_vec());
         let spec = proto::ActorSpec {
             actor_id: actor_id.to_vec().into(),
             max_restarts,
             class_name: "A".to_owned(),
             ..Default::default()
         };
-        let message = proto::HeadRequest {
-            request: Some(proto::head_request::Request::RegisterActor(
-                proto::RegisterActor { spec: Some(spec) },
-            )),
-        };
-        let slot = process.state.ask_raylet(
-            crate::state::Pending::Head,
-            sparkray_proto::FrameKind::HeadRequest,
-            &message,
-        );
-        process.state.slots.remove(&slot);
-        process.state.actor_registered(actor_id);
+        let references = slots.iter().map(|id| (0, *id)).collect();
+        state.create_actor_later(actor_id, Creation { spec, references });
         actor_id
+    }
+
+    pub(super) fn create_actor(&mut self, by: usize, max_restarts: i32) -> ActorId {
+        self.create_actor_with(by, max_restarts, &[])
     }
 }

@@ -147,3 +147,18 @@ fn a_lease_that_others_wait_for_goes_back() {
     assert_eq!(simulation.runs.len(), 40);
     simulation.check_nothing_left();
 }
+
+#[test]
+fn an_error_goes_through_a_long_chain_of_calls() {
+    let mut simulation = Simulation::new(1, 1, 1);
+    let mut last = driver(&mut simulation).submit("error", &number(0), &[]);
+    for index in 1..20_000 {
+        last = driver(&mut simulation).submit("value", &number(index), &[last]);
+    }
+    let key = driver(&mut simulation).fetch(last);
+    simulation.settle();
+    let error = simulation.processes[DRIVER].values[&key].clone().unwrap_err();
+    assert_eq!(error.message, "it raised");
+    assert_eq!(simulation.runs.len(), 1);
+    simulation.check_nothing_left();
+}
