@@ -150,14 +150,26 @@ class Result:
             return "n/a"
         return f"{number(statistics.median(self.values[side]))} {self.row.unit}".strip()
 
-    def ratio(self) -> str:
-        """How many times better the first engine is."""
+    def ratio(self) -> float | None:
+        """How many times better the first engine is; None when one of them has no figure."""
         if any(self.errors) or not all(self.values):
-            return ""
+            return None
         ours, theirs = (statistics.median(values) for values in self.values)
         if self.row.less_is_better:
             ours, theirs = theirs, ours
-        return f"{ours / theirs:.2g}x" if theirs and ours / theirs < 10 else f"{ours / theirs:.0f}x" if theirs else ""
+        return ours / theirs if theirs else None
+
+    def ratio_cell(self) -> str:
+        """The ratio as the table shows it."""
+        ratio = self.ratio()
+        return "" if ratio is None else f"{ratio:.2g}x" if ratio < 10 else f"{ratio:.0f}x"
+
+    def too_slow(self) -> bool:
+        """Whether a row that has a least ratio is below it, or has no figure of ours."""
+        if self.row.least is None or self.errors[1]:
+            return False
+        ratio = self.ratio()
+        return ratio is None or ratio < self.row.least
 
 
 def number(value: float) -> str:
@@ -240,7 +252,7 @@ def as_markdown(results: list[Result], labels: list[str], facts: list[str], how:
     lines = [f"Measured {datetime.date.today()}, {how}.", "", *(f"- {fact}" for fact in facts), ""]
     lines += [f"| row | {labels[0]} | {labels[1]} | ratio | goal |", "|---|---:|---:|---:|---:|"]
     for result in results:
-        cells = [result.row.name, result.cell(0), result.cell(1), result.ratio(), result.row.goal]
+        cells = [result.row.name, result.cell(0), result.cell(1), result.ratio_cell(), result.row.goal]
         lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(lines)
 
@@ -282,7 +294,7 @@ def main() -> int:
 
     def show(result: Result) -> None:
         results.append(result)
-        cells = f"{result.cell(0):>22}{result.cell(1):>22}{result.ratio():>8}{result.row.goal:>16}"
+        cells = f"{result.cell(0):>22}{result.cell(1):>22}{result.ratio_cell():>8}{result.row.goal:>16}"
         print(f"{result.row.name:<50}{cells}", flush=True)
 
     try:
@@ -304,7 +316,10 @@ def main() -> int:
         results.sort(key=lambda result: rows.ALL.index(result.row))
         write(options.write, as_markdown(results, labels, facts, how))
         print(f"written to {options.write}")
-    return 0
+    slow = [f"{result.row.name} (at least {result.row.least:g}x)" for result in results if result.too_slow()]
+    if slow and not options.quick:
+        print(f"below what they must be: {'; '.join(slow)}")
+    return 1 if slow and not options.quick else 0
 
 
 if __name__ == "__main__":

@@ -68,9 +68,11 @@ def schema_of(df: Any) -> list[tuple[str, str, bool]]:
 # ---------------------------------------------------------------------------------------------------- values
 
 
-@pytest.mark.parametrize("limit", ["64m", 64 * 1024], ids=["whole", "cut"])
-def test_every_value_of_every_flat_type_is_exact(spark: Any, ray: Any, limit: str | int) -> None:
-    df = frames.every_flat_type(spark, 5000, 5)
+@pytest.mark.parametrize(
+    ("limit", "seed"), [("64m", 0), (64 * 1024, 0), ("1m", 1), ("64m", 2)], ids=["whole", "cut", "other", "another"]
+)
+def test_every_value_of_every_flat_type_is_exact(spark: Any, ray: Any, limit: str | int, seed: int) -> None:
+    df = frames.every_flat_type(spark, 5000, 5, seed)
     wanted = frames.canonical_rows(frames.collect(df))
     assert wanted[1 + 3 * 8][7] == bytes.fromhex("0000000000000080"), "the frame has -0.0"
 
@@ -100,10 +102,12 @@ def test_a_row_larger_than_a_block_is_a_block_by_itself(spark: Any, ray: Any) ->
 
 
 def test_empty_partitions_have_no_block(spark: Any, ray: Any) -> None:
-    df = spark.range(0, 1000, 1, 10).filter("id < 250")
+    df = frames.every_flat_type(spark, 1000, 10).filter("id < 250")
     refs = sparkray.from_spark(df)
     assert len(refs) == 3
-    assert sparkray.to_spark(refs, spark).count() == 250
+    wanted = frames.canonical_rows(frames.collect(df))
+    assert len(wanted) == 250
+    assert frames.canonical_rows(frames.collect(sparkray.to_spark(refs, spark))) == wanted
 
 
 @pytest.mark.parametrize("partitions", [0, 3])

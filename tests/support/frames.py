@@ -18,8 +18,8 @@ def _cases(value: str, *special: str) -> str:
     return f"case {branches} when pmod(id, {3 * count}) = {len(special)} then null else {value} end"
 
 
-def _random(seed: int) -> str:
-    return f"xxhash64(id, {seed})"
+def _random(column: int) -> str:
+    return f"xxhash64(id, {column}, {{seed}})"
 
 
 # Name -> SQL. Values are functions of the id, so that a row is the same however often Spark computes it.
@@ -83,6 +83,8 @@ FLAT_COLUMNS = {
     ),
     "wall_clock": _cases(
         f"cast(timestamp_micros(pmod({_random(16)}, 4000000000000000)) as timestamp_ntz)",
+        "timestamp_ntz'-290308-12-21 19:59:05.224192'",
+        "timestamp_ntz'+294247-01-10 04:00:54.775807'",
         "timestamp_ntz'0001-01-01 00:00:00'",
         "timestamp_ntz'9999-12-31 23:59:59.999999'",
         "timestamp_ntz'1969-12-31 23:59:59.999999'",
@@ -91,9 +93,9 @@ FLAT_COLUMNS = {
 }
 
 
-def every_flat_type(spark: Any, rows: int, partitions: int) -> Any:
-    """A DataFrame with the column `id` and one column for each flat type."""
-    columns = [f"{sql} as {name}" for name, sql in FLAT_COLUMNS.items()]
+def every_flat_type(spark: Any, rows: int, partitions: int, seed: int = 0) -> Any:
+    """A DataFrame with the column `id` and one column for each flat type; another seed makes other values."""
+    columns = [f"{sql.replace('{seed}', str(seed))} as {name}" for name, sql in FLAT_COLUMNS.items()]
     return spark.range(0, rows, 1, partitions).selectExpr(ID, *columns)
 
 
