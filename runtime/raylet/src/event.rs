@@ -1,8 +1,8 @@
 //! What reaches the raylet's loop.
 
-use sparkray_common::{ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
-use sparkray_proto::{Failure, head_message};
+use sparkray_proto::{Failure, FreeEntry, head_message};
 use sparkray_rpc::{Accepted, Frame};
 use tokio::sync::oneshot;
 
@@ -44,6 +44,8 @@ pub(crate) enum Event {
         object: ObjectId,
         outcome: Result<MappedRange, Failure>,
     },
+    /// A message about freed objects to another node is over; `left` is what it did not take.
+    FreesTold { node: NodeId, left: Vec<FreeEntry> },
     /// An object was sent to another node, or as much of it as that node took.
     PushEnded { ticket: PushTicket, bytes: u64 },
 }

@@ -183,6 +183,7 @@ impl Raylet {
         self.view.remove(node);
         self.look = Look::ViewChanged;
         self.peers.forget(node);
+        self.store_side.frees.forget(node);
         self.store.node_gone(node);
         let message = NodeDied {
             node_id: notice.node_id,

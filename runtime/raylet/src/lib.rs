@@ -10,7 +10,7 @@
 //! | `gateway`, `clients`, `frames` | callers, their connections, what they may say |
 //! | `lease_service`, `actors` | leases and actors, by the decisions of `leases` |
 //! | `workers`, `zygote`, `logs`, `worker_output`, `orphans` | worker processes, by the decisions of `worker_pool` |
-//! | `store_service`, `transfer`, `peers` | objects of this node, from and to other nodes |
+//! | `store_service`, `transfer`, `peers`, `frees` | objects of this node, from and to other nodes |
 //! | `head_link`, `head_service` | the stream to the head |
 
 mod actors;
@@ -20,6 +20,7 @@ mod descendants;
 mod error;
 mod event;
 mod frames;
+mod frees;
 mod gateway;
 mod head_link;
 mod head_service;

@@ -1,9 +1,12 @@
 //! Frame connections to the raylets of other nodes, kept for the next use.
 //!
-//! A connection serves one exchange at a time, so that a slow transfer holds up no other, and TCP's own flow control
-//! is the back-pressure.
+//! Invariants:
+//! 1. A connection serves one exchange at a time, so that a slow transfer holds up no other, and TCP's own flow control
+//!    is the back-pressure.
+//! 2. Fetches and messages have connections of their own: fetches may wait long for room, messages must not.
+//! 3. Nobody waits for a node that is known to be dead, and nobody dials it any more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -14,9 +17,28 @@ use sparkray_rpc::{
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Exchanges with one node at a time.
-const PER_NODE: usize = 8;
+/// Dead nodes that are remembered; their ids are never used again.
+const REMEMBERED_DEAD: usize = 1024;
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What a connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) enum Lane {
+    /// Objects, each as long as it takes.
+    Fetches,
+    /// Short messages.
+    Messages,
+}
+
+impl Lane {
+    /// Exchanges with one node at a time.
+    fn width(self) -> usize {
+        match self {
+            Self::Fetches => 8,
+            Self::Messages => 2,
+        }
+    }
+}
 
 #[derive(Debug)]
 struct Peer {
@@ -24,18 +46,27 @@ struct Peer {
     idle: Vec<(FrameSender, FrameReceiver)>,
 }
 
+#[derive(Debug, Default)]
+struct Known {
+    peers: HashMap<(NodeId, Lane), Peer>,
+    dead: HashSet<NodeId>,
+    /// Oldest first.
+    dead_order: VecDeque<NodeId>,
+}
+
 /// Connections to other raylets; clones share them.
 #[derive(Clone, Debug)]
 pub(crate) struct Peers {
     own: NodeId,
     identity: Identity,
-    nodes: Arc<Mutex<HashMap<NodeId, Peer>>>,
+    known: Arc<Mutex<Known>>,
 }
 
 /// One connection, for one exchange.
 #[derive(Debug)]
 pub(crate) struct PeerConnection {
     node: NodeId,
+    lane: Lane,
     /// To the other raylet.
     pub(crate) sender: FrameSender,
     /// From it.
@@ -48,29 +79,39 @@ impl Peers {
         Self {
             own,
             identity,
-            nodes: Arc::new(Mutex::new(HashMap::new())),
+            known: Arc::new(Mutex::new(Known::default())),
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<NodeId, Peer>> {
-        self.nodes.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A connection to `node`: a kept one or a new one. Waits while many exchanges with it are under way.
-    pub(crate) async fn connect(&self, node: NodeId, address: &str) -> Result<PeerConnection, RpcError> {
+    /// A connection to `node`: a kept one or a new one. Waits while many exchanges of this lane are under way, until
+    /// the node is known to be dead. The caller must not hold another connection of the lane.
+    pub(crate) async fn connect(
+        &self,
+        node: NodeId,
+        address: &str,
+        lane: Lane,
+    ) -> Result<PeerConnection, RpcError> {
         let permits = {
-            let mut peers = self.lock();
-            let peer = peers.entry(node).or_insert_with(|| Peer {
-                permits: Arc::new(Semaphore::new(PER_NODE)),
+            let mut known = self.lock();
+            if known.dead.contains(&node) {
+                return Err(RpcError::Closed);
+            }
+            let peer = known.peers.entry((node, lane)).or_insert_with(|| Peer {
+                permits: Arc::new(Semaphore::new(lane.width())),
                 idle: Vec::new(),
             });
             Arc::clone(&peer.permits)
         };
         let permit = permits.acquire_owned().await.map_err(|_| RpcError::Closed)?;
-        while let Some((sender, receiver)) = self.take_idle(node) {
+        while let Some((sender, receiver)) = self.take_idle(node, lane) {
             if !sender.is_closed() {
                 return Ok(PeerConnection {
                     node,
+                    lane,
                     sender,
                     receiver,
                     _permit: permit,
@@ -80,14 +121,15 @@ impl Peers {
         let (sender, receiver) = self.dial(node, address).await?;
         Ok(PeerConnection {
             node,
+            lane,
             sender,
             receiver,
             _permit: permit,
         })
     }
 
-    fn take_idle(&self, node: NodeId) -> Option<(FrameSender, FrameReceiver)> {
-        self.lock().get_mut(&node)?.idle.pop()
+    fn take_idle(&self, node: NodeId, lane: Lane) -> Option<(FrameSender, FrameReceiver)> {
+        self.lock().peers.get_mut(&(node, lane))?.idle.pop()
     }
 
     async fn dial(&self, node: NodeId, address: &str) -> Result<(FrameSender, FrameReceiver), RpcError> {
@@ -117,14 +159,28 @@ impl Peers {
 
     /// Keeps a connection whose exchange is complete.
     pub(crate) fn give_back(&self, connection: PeerConnection) {
-        if let Some(peer) = self.lock().get_mut(&connection.node) {
+        if let Some(peer) = self.lock().peers.get_mut(&(connection.node, connection.lane)) {
             peer.idle.push((connection.sender, connection.receiver));
         }
     }
 
-    /// Closes the kept connections to a node that died.
+    /// Closes the kept connections to a node that died. Who waits for one, or asks for one later, hears that it is
+    /// closed.
     pub(crate) fn forget(&self, node: NodeId) {
-        self.lock().remove(&node);
+        let mut known = self.lock();
+        for lane in [Lane::Fetches, Lane::Messages] {
+            if let Some(peer) = known.peers.remove(&(node, lane)) {
+                peer.permits.close();
+            }
+        }
+        if known.dead.insert(node) {
+            known.dead_order.push_back(node);
+        }
+        if known.dead_order.len() > REMEMBERED_DEAD
+            && let Some(oldest) = known.dead_order.pop_front()
+        {
+            known.dead.remove(&oldest);
+        }
     }
 
     /// One request and its answer.
@@ -139,7 +195,7 @@ impl Peers {
         let mut attempts = 2;
         loop {
             attempts -= 1;
-            let mut connection = self.connect(node, address).await?;
+            let mut connection = self.connect(node, address, Lane::Messages).await?;
             let outcome = match connection.sender.send(frame()) {
                 Ok(()) => next_frame(&mut connection.receiver, deadline, address).await,
                 Err(error) => Err(error),
@@ -157,7 +213,7 @@ impl Peers {
 
     /// Sends without an answer.
     pub(crate) async fn tell(&self, node: NodeId, address: &str, frame: Frame) -> Result<(), RpcError> {
-        let connection = self.connect(node, address).await?;
+        let connection = self.connect(node, address, Lane::Messages).await?;
         connection.sender.send_wait(frame).await?;
         self.give_back(connection);
         Ok(())

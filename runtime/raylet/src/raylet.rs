@@ -154,6 +154,10 @@ impl Raylet {
                 object,
                 outcome,
             } => self.pull_ended(ticket, object, outcome),
+            Event::FreesTold { node, left } => {
+                let is_alive = self.view.get(node).is_some();
+                self.store_side.frees.told(node, left, is_alive);
+            }
             Event::PushEnded { ticket, bytes } => self.store.push_finished(ticket, bytes),
         }
     }

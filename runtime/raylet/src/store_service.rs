@@ -16,6 +16,8 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
+use crate::event::Event;
+use crate::frees::Frees;
 use crate::raylet::Raylet;
 use crate::transfer::{pull, push, refuse_pull};
 
@@ -34,8 +36,8 @@ struct Pull {
 #[derive(Debug, Default)]
 pub(crate) struct StoreSide {
     pulls: HashMap<PullTicket, Pull>,
-    /// Frees that other nodes are to hear of, until the next tick.
-    frees: HashMap<NodeId, (String, Vec<FreeEntry>)>,
+    /// Told at the next tick.
+    pub(crate) frees: Frees,
     /// Nodes that fetched an object from this one. Its owner does not know of their copies: they hear of its end from
     /// here, and pass it on to those that fetched it from them.
     fetched_by: HashMap<ObjectId, BTreeSet<NodeId>>,
@@ -105,15 +107,11 @@ impl Raylet {
                 }
             }
             for (node, address) in nodes {
-                let (_, entries) = self
-                    .store_side
-                    .frees
-                    .entry(node)
-                    .or_insert_with(|| (address, Vec::new()));
-                entries.push(FreeEntry {
+                let freed = FreeEntry {
                     object_id: entry.object_id.clone(),
                     locations: Vec::new(),
-                });
+                };
+                self.store_side.frees.note(node, &address, freed);
             }
         }
         Ok(())
@@ -121,22 +119,31 @@ impl Raylet {
 
     /// Tells other nodes what was freed since the last tick.
     pub(crate) fn flush_frees(&mut self) {
-        for (node, (address, objects)) in self.store_side.frees.drain() {
-            let frame = Frame::new(FrameKind::FreeObjects, 0, &FreeObjects { objects });
+        for (node, address, objects) in self.store_side.frees.take_due() {
+            let message = FreeObjects { objects };
+            let frame = Frame::new(FrameKind::FreeObjects, 0, &message);
             let peers = self.peers.clone();
             let cancel = self.cancel.clone();
+            let events = self.events.clone();
             tokio::spawn(async move {
                 let tell = tokio::time::timeout(TELL_DEADLINE, peers.tell(node, &address, frame));
                 let outcome = tokio::select! {
                     () = cancel.cancelled() => return,
                     outcome = tell => outcome,
                 };
-                // A node that cannot be told is dead, or will be declared so, and its copies with it.
-                match outcome {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => debug!(node_id = %node, %error, "cannot tell a node what was freed"),
-                    Err(_) => debug!(node_id = %node, "a node did not take what was freed in time"),
-                }
+                let left = match outcome {
+                    Ok(Ok(())) => Vec::new(),
+                    Ok(Err(error)) => {
+                        debug!(node_id = %node, %error, "cannot tell a node what was freed");
+                        message.objects
+                    }
+                    Err(_) => {
+                        debug!(node_id = %node, "a node did not take what was freed in time");
+                        message.objects
+                    }
+                };
+                // The receiver is gone only when the raylet ends.
+                let _ = events.send(Event::FreesTold { node, left }).await;
             });
         }
     }

@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::event::Event;
-use crate::peers::{PeerConnection, Peers, next_frame};
+use crate::peers::{Lane, PeerConnection, Peers, next_frame};
 
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;
@@ -181,15 +181,19 @@ impl Fetch {
     }
 
     async fn fetch_from(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
-        let mut connection = self.unless_cancelled(self.peers.connect(node, address)).await?;
-        let first = self.first_chunk(&mut connection, address).await;
-        let mut frame = match first {
-            // A kept connection may have been closed by the other side meanwhile.
-            Err(PullError::Location(_)) if connection.sender.is_closed() => {
-                connection = self.unless_cancelled(self.peers.connect(node, address)).await?;
-                self.first_chunk(&mut connection, address).await?
+        let mut connection = self.connect(node, address).await?;
+        let mut frame = match self.first_chunk(&mut connection, address).await? {
+            Ok(frame) => frame,
+            // A kept connection may have been closed by the other side meanwhile: then a second one is made, once the
+            // first one has given its place back.
+            Err(RpcError::Closed) => {
+                drop(connection);
+                connection = self.connect(node, address).await?;
+                self.first_chunk(&mut connection, address)
+                    .await?
+                    .map_err(location_error)?
             }
-            outcome => outcome?,
+            Err(error) => return Err(location_error(error)),
         };
         let mut filled = 0;
         loop {
@@ -223,18 +227,28 @@ impl Fetch {
         }
     }
 
-    async fn first_chunk(&self, connection: &mut PeerConnection, address: &str) -> Result<Frame, PullError> {
+    async fn connect(&self, node: NodeId, address: &str) -> Result<PeerConnection, PullError> {
+        self.unless_cancelled(self.peers.connect(node, address, Lane::Fetches))
+            .await
+    }
+
+    /// The inner error is the connection's.
+    async fn first_chunk(
+        &self,
+        connection: &mut PeerConnection,
+        address: &str,
+    ) -> Result<Result<Frame, RpcError>, PullError> {
         let request = PullObject {
             object_id: self.object.to_vec().into(),
         };
         let frame = Frame::new(FrameKind::PullObject, 2, &request);
-        connection.sender.send(frame).map_err(location_error)?;
-        let answer = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address);
-        let outcome = self.unless_cancelled(answer).await;
-        if matches!(outcome, Err(PullError::Location(_))) {
-            connection.sender.close();
+        if let Err(error) = connection.sender.send(frame) {
+            return Ok(Err(error));
         }
-        outcome
+        tokio::select! {
+            () = self.cancel.cancelled() => Err(cancelled()),
+            answer = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address) => Ok(answer),
+        }
     }
 
     /// Puts one chunk into its place; returns how many bytes are there now.
@@ -303,4 +317,118 @@ fn cancelled() -> PullError {
 
 fn location_error(error: RpcError) -> PullError {
     PullError::Location(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use sparkray_common::TaskId;
+    use sparkray_object_store::{ClientId, ObjectStore, StoreConfig, StoreEvent};
+    use sparkray_proto::{GetObjectEntry, GetObjects, location_of};
+
+    use super::*;
+    use crate::test_support::{OtherNode, PATIENCE};
+
+    /// Tickets of so many fetches, as a store hands them out.
+    fn fetches(count: u32, node: NodeId, address: &str) -> Vec<(PullTicket, ObjectId, Vec<ObjectLocation>)> {
+        let config = StoreConfig::new(
+            sparkray_common::ClusterId::random(),
+            NodeId::random(),
+            1 << 20,
+            false,
+        );
+        let mut store = ObjectStore::new(config, std::time::Instant::now());
+        let entry = |index| GetObjectEntry {
+            object_id: ObjectId::for_result(TaskId::next(), index).to_vec().into(),
+            locations: vec![location_of(node, address)],
+        };
+        let objects = (0..count).map(entry).collect();
+        store.get(ClientId(1), 1, &GetObjects { objects }).unwrap();
+        let started = store.drain_events().into_iter().filter_map(|event| match event {
+            StoreEvent::StartPull {
+                ticket,
+                object,
+                locations,
+            } => Some((ticket, object, locations)),
+            _ => None,
+        });
+        started.collect()
+    }
+
+    #[tokio::test]
+    async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
+        let mut other = OtherNode::start().await;
+        let peers = Peers::new(NodeId::random(), other.identity.clone());
+        let (events, mut news) = mpsc::channel(64);
+        let fetches = fetches(20, other.id, &other.address);
+        let count = fetches.len();
+        assert_eq!(count, 20);
+        for (ticket, object, locations) in fetches {
+            let cancel = CancellationToken::new();
+            tokio::spawn(pull(
+                peers.clone(),
+                ticket,
+                object,
+                locations,
+                events.clone(),
+                cancel,
+            ));
+        }
+        let mut asked = Vec::new();
+        while asked.len() < 8 {
+            let (sender, mut receiver) = other.callers.recv().await.unwrap();
+            assert_eq!(
+                receiver.next().await.unwrap().unwrap().kind,
+                FrameKind::PullObject
+            );
+            asked.push((sender, receiver));
+        }
+        // While all places are taken by fetches, messages go through.
+        let tell = peers.tell(
+            other.id,
+            &other.address,
+            Frame::new(FrameKind::FreeObjects, 0, &sparkray_proto::FreeObjects::default()),
+        );
+        tokio::time::timeout(PATIENCE, tell).await.unwrap().unwrap();
+        drop((asked, other));
+        for _ in 0..count {
+            let event = tokio::time::timeout(PATIENCE, news.recv())
+                .await
+                .expect("each fetch ends");
+            let Some(Event::PullEnded { outcome, .. }) = event else {
+                panic!("{event:?}");
+            };
+            assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_a_place_hears_of_the_death_of_the_node() {
+        let other = OtherNode::start().await;
+        let peers = Peers::new(NodeId::random(), other.identity.clone());
+        let mut held = Vec::new();
+        for _ in 0..8 {
+            held.push(
+                peers
+                    .connect(other.id, &other.address, Lane::Fetches)
+                    .await
+                    .unwrap(),
+            );
+        }
+        let waiting = peers.connect(other.id, &other.address, Lane::Fetches);
+        let mut waiting = Box::pin(waiting);
+        assert!(futures_poll(waiting.as_mut()).is_none());
+        peers.forget(other.id);
+        let outcome = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
+        assert!(matches!(outcome, Err(RpcError::Closed)));
+        let later = peers.connect(other.id, &other.address, Lane::Fetches).await;
+        assert!(matches!(later, Err(RpcError::Closed)));
+    }
+
+    fn futures_poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match future.poll(&mut context) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        }
+    }
 }
