@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import pathlib
 from typing import Any
 
 import pytest
 
+from sparkray.spark import spark_defaults
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.gateway import submit_arguments
-from sparkray.spark.spark_conf import build_local_conf, build_spark_conf, with_driver_java_option
+from sparkray.spark.spark_conf import build_local_conf, build_spark_conf, parse_seconds, with_driver_java_option
 
 MEBI = 1024**2
 
@@ -48,7 +50,8 @@ def test_the_seed_s_call() -> None:
         "spark.pyspark.python": "python_env/bin/python",
         "spark.ray.memory.budget": str(3 * 1024 * MEBI),
         "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
-        "spark.scheduler.minRegisteredResourcesRatio": "1.0",
+        "spark.scheduler.minRegisteredResourcesRatio": "0",
+        "spark.shuffle.service.enabled": "false",
         "spark.submit.deployMode": "client",
     }
 
@@ -137,9 +140,43 @@ def test_yarn_archive_of_spark() -> None:
 
 
 def test_driver_java_options_are_added() -> None:
-    conf = yarn_conf(conf={"spark.driver.extraJavaOptions": "-Da=b"})
-    assert with_driver_java_option(conf, "-Dc=d")["spark.driver.extraJavaOptions"] == "-Da=b -Dc=d"
-    assert with_driver_java_option(yarn_conf(), "-Dc=d")["spark.driver.extraJavaOptions"] == "-Dc=d"
+    key = "spark.driver.defaultJavaOptions"
+    assert with_driver_java_option(yarn_conf(conf={key: "-Da=b"}), "-Dc=d")[key] == "-Da=b -Dc=d"
+    # Those of spark-defaults.conf stay: the same key by being added to, the other one by not being set.
+    result = with_driver_java_option(yarn_conf(), "-Dc=d", {key: "-De=f", "spark.driver.extraJavaOptions": "-Dg=h"})
+    assert result[key] == "-De=f -Dc=d"
+    assert "spark.driver.extraJavaOptions" not in result
+
+
+def test_shuffle_service_of_a_distribution_is_off_unless_it_is_asked_for() -> None:
+    key = "spark.shuffle.service.enabled"
+    assert yarn_conf()[key] == "false" and local_conf()[key] == "false"
+    assert yarn_conf(conf={key: True})[key] == "true"
+    assert key not in yarn_conf(conf={"spark.dynamicAllocation.enabled": True})
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [("90", 90), ("90s", 90), ("5m", 300), ("2 min", 120), ("1500ms", 1.5), ("1h", 3600), ("0", 0)]
+)
+def test_times_as_spark_writes_them(text: str, seconds: float) -> None:
+    assert parse_seconds(text, "k") == seconds
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1s", "1.5m", "5 weeks"])
+def test_times_that_are_none(text: str) -> None:
+    with pytest.raises(SparkSetupError, match="spark.ray.start.timeout=.* is not a time"):
+        yarn_conf(conf={"spark.ray.start.timeout": text})
+
+
+def test_settings_as_java_reads_properties(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"spark.a": " x=1: \\d\tü", "spark.hadoop.k=v": "two\nlines", "spark.e": ""}
+    text = spark_defaults.to_properties(settings)
+    assert text.count("\n") == 3
+    assert "spark.hadoop.k\\=v=two\\nlines\n" in text and "spark.a=\\ x=1: \\\\d\\tü\n" in text
+    (tmp_path / "spark-defaults.conf").write_text("# no\n\nspark.b  -Dx=y\n spark.c=d e \nspark.f : g")
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    assert spark_defaults.read() == {"spark.b": "-Dx=y", "spark.c": "d e", "spark.f": "g"}
+    assert spark_defaults.read_text().endswith("g\n")
 
 
 def test_files_go_to_spark_submit_as_options() -> None:

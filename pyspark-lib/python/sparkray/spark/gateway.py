@@ -9,14 +9,19 @@ from __future__ import annotations
 import contextlib
 import os
 import shlex
+import signal
 import subprocess
+import tempfile
+import threading
 import traceback
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sparkray.spark import interruptible, spark_defaults, yarn_start
 from sparkray.spark.errors import SparkSetupError, SparkStartError
 
 END_SECONDS = 10.0
+LAUNCH_SECONDS = 30.0
 # These go to spark-submit as options. As settings, SparkContext would read them a second time and send the files to
 # the executors through the driver too, over what YARN has already put into the containers.
 _OPTIONS = {"spark.jars": "--jars", "spark.archives": "--archives", "spark.submit.pyFiles": "--py-files"}
@@ -27,6 +32,11 @@ def check_no_context() -> None:
     from pyspark import SparkContext
 
     active: Any = SparkContext._active_spark_context
+    process: Any = getattr(SparkContext._gateway, "proc", None)
+    if active is not None and process is not None and process.poll() is not None:
+        # Its Java is gone, and nothing but this process still calls it a SparkContext.
+        _forget_context(active)
+        active = None
     if active is not None:
         raise SparkSetupError(
             f"this process has a SparkContext already ({active.applicationId} on {active.master}): "
@@ -44,10 +54,13 @@ def end_gateway() -> None:
     from pyspark import SparkContext
 
     gateway: Any = SparkContext._gateway
-    if gateway is None:
-        return
     SparkContext._gateway = None
     SparkContext._jvm = None
+    if gateway is not None:
+        _end(gateway)
+
+
+def _end(gateway: Any) -> None:
     with contextlib.suppress(Exception):  # py4j has many ways to say that the other side is gone.
         gateway.shutdown()
     process: Any = getattr(gateway, "proc", None)
@@ -63,7 +76,9 @@ def end_gateway() -> None:
 
 
 def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]) -> Any:
-    """Starts a gateway and a SparkContext, or leaves neither behind.
+    """Starts a gateway and a SparkContext, or leaves neither behind, nor an application on YARN.
+
+    On YARN it returns when the executors are there, and shows where the application is meanwhile.
 
     Arguments:
         conf: the whole Spark configuration.
@@ -81,21 +96,94 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
 
     check_no_context()
     end_gateway()
+    _forget_interrupt_handler()
+    tag = None
+    if conf.get("spark.master") == "yarn":
+        conf, tag = yarn_start.with_tag(conf)
     spark_conf = SparkConf(loadDefaults=False)
     for key, value in conf.items():
         if key not in _OPTIONS:
             spark_conf.set(key, value)
-    with changed_environment({**environment, "PYSPARK_SUBMIT_ARGS": submit_arguments(conf)}):
+    with changed_environment(environment):
+        watch = None
         try:
-            return SparkContext(conf=spark_conf)
+            gateway = _launch(conf)
+            SparkContext._gateway, SparkContext._jvm = gateway, gateway.jvm
+            if tag is not None:
+                watch = yarn_start.StartWatch(gateway.jvm, conf, tag)
+                watch.begin()
+            context = SparkContext(conf=spark_conf, gateway=gateway)
+            if watch is not None:
+                watch.end()
+                watch.wait_for_executors(context)
+            return context
         except Exception as error:
             # The text of a Java exception is fetched from Java when it is asked for: before the gateway ends.
             reason, trace = _java_reason(error), traceback.format_exc()
-            end_gateway()
+            _abandon(watch)
+            if watch is not None and watch.failure is not None:
+                reason = watch.failure
             raise SparkStartError(f"Spark did not start: {reason}") from RuntimeError(trace)
         except BaseException:
-            end_gateway()
+            _abandon(watch)
             raise
+
+
+def _launch(conf: Mapping[str, str]) -> Any:
+    """Starts Spark's Java; also when it is interrupted, none is left.
+
+    The settings are in a file that only this user can read, and only until Java runs: a command line can be read by
+    everyone on this machine, and settings may be secrets.
+    """
+    from pyspark.java_gateway import launch_gateway
+
+    with tempfile.TemporaryDirectory(prefix="sparkray-conf-") as directory:
+        path = os.path.join(directory, "spark.conf")
+        with open(os.open(path, os.O_CREAT | os.O_WRONLY, 0o600), "w", encoding="utf-8") as file:
+            file.write(spark_defaults.read_text())
+            file.write(spark_defaults.to_properties({k: v for k, v in conf.items() if k not in _OPTIONS}))
+        arguments = shlex.join(["--properties-file", path]) + " " + submit_arguments(conf)
+        with changed_environment({"PYSPARK_SUBMIT_ARGS": arguments}):
+            launching = interruptible.Call(launch_gateway, "sparkray-launch")
+            try:
+                return launching.result()
+            except BaseException:
+                if launching.join(LAUNCH_SECONDS):
+                    with contextlib.suppress(Exception):
+                        _end(launching.result())
+                raise
+
+
+def _abandon(watch: yarn_start.StartWatch | None) -> None:
+    from pyspark import SparkContext
+
+    try:
+        if watch is not None:
+            watch.abort()
+    finally:
+        _forget_context(SparkContext._active_spark_context)
+        end_gateway()
+
+
+def _forget_context(context: Any) -> None:
+    """What SparkContext.stop() does on Python's side, without Java."""
+    from pyspark import SparkContext
+
+    SparkContext._active_spark_context = None
+    if context is None:
+        return
+    context._jsc = None
+    server = getattr(context, "_accumulatorServer", None)
+    if server is not None:
+        server.shutdown()
+
+
+def _forget_interrupt_handler() -> None:
+    """pyspark's handler of SIGINT stays when its SparkContext goes, and then raises something else than it should."""
+    handler = signal.getsignal(signal.SIGINT)
+    is_pyspark = getattr(handler, "__module__", "") == "pyspark.context"
+    if is_pyspark and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def _java_reason(error: Exception) -> str:

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkray.spark import driver_log, environment, gateway, hadoop, java, packaging
+from sparkray.spark import driver_log, environment, gateway, hadoop, java, packaging, spark_defaults
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.spark_conf import (
     ENVIRONMENT_NAME,
@@ -54,8 +54,13 @@ def init_spark_on_yarn(
     The Python environment of the executors is ``penv_archive``, or else the running virtual environment, which is
     packed and shipped. Between Spark's processes authentication and encryption are on, unless ``conf`` says
     ``spark.authenticate`` or ``spark.network.crypto.enabled`` is false. Dynamic allocation is off unless ``conf`` turns
-    it on. Returns when all executors are there, or when Spark gives up waiting for them
-    (``spark.scheduler.maxRegisteredResourcesWaitingTime``).
+    it on.
+
+    Where the application is, is shown on standard error while it starts. Returns when all executors are there. Without
+    a place in the queue for ``spark.ray.start.timeout`` (600 s) the application is ended. Executors are waited for
+    during ``spark.scheduler.maxRegisteredResourcesWaitingTime`` (120 s) from when it runs: with some of them the call
+    returns with a warning, with none the application is ended. When the call raises, also on Ctrl-C, no application is
+    left.
 
     Arguments:
         hadoop_conf: directory of the Hadoop client configuration; None for that in HADOOP_CONF_DIR.
@@ -86,7 +91,7 @@ def init_spark_on_yarn(
     Raises:
         SparkSetupError: something is wrong with the arguments, the environment or this machine.
         ClusterUnreachableError: the ResourceManager or the NameNode does not answer.
-        SparkStartError: Spark did not start, with its reason.
+        SparkStartError: Spark did not start, or not in time, with its reason.
         ValueError: a memory size cannot be read.
         TypeError: an argument is missing or not known.
 
@@ -199,7 +204,7 @@ def _start(
         warnings.warn("PYSPARK_SUBMIT_ARGS is not used: pass conf=, jars= and py_files= instead", stacklevel=3)
     if redirect_spark_log:
         log, option = driver_log.redirect_driver_log(spark_log_level)
-        conf = with_driver_java_option(conf, option)
+        conf = with_driver_java_option(conf, option, spark_defaults.read())
         print(f"Spark's log is {log}", file=sys.stderr, flush=True)
     context: SparkContext = gateway.start_context(conf, variables)
     context.setLogLevel(spark_log_level.upper())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -13,6 +14,8 @@ from sparkray.spark.errors import SparkSetupError
 PLUGIN_CLASS = "org.sparkray.RayPlugin"
 # Bytes in which the object store and the workers of one executor must fit.
 MEMORY_BUDGET = "spark.ray.memory.budget"
+# How long an application may wait in YARN's queue; RayConf.java declares it.
+START_TIMEOUT = "spark.ray.start.timeout"
 # The folder in a container's working directory where the environment is unpacked.
 ENVIRONMENT_NAME = "python_env"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".zip")
@@ -26,6 +29,9 @@ _WAIT_FOR_EXECUTORS = {
     "spark.scheduler.minRegisteredResourcesRatio": "1.0",
     "spark.scheduler.maxRegisteredResourcesWaitingTime": "120s",
 }
+# On YARN Spark would count the time in the queue too, and say nothing: yarn_start.py waits instead.
+_WAIT_ON_YARN = {**_WAIT_FOR_EXECUTORS, "spark.scheduler.minRegisteredResourcesRatio": "0"}
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1, "": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
 # What an argument of ours says already, by the argument.
 _KEYS_OF_ARGUMENTS = {
     "spark.executor.instances": "num_executors",
@@ -112,8 +118,9 @@ def build_spark_conf(
             "conf sets spark.executorEnv.PYTHONHOME, with which the shipped environment does not find its packages: "
             "leave it out"
         )
-    defaults = _WAIT_FOR_EXECUTORS
-    return _merge(result, user, defaults)
+    for key in (START_TIMEOUT, "spark.scheduler.maxRegisteredResourcesWaitingTime"):
+        parse_seconds(user.get(key, "0"), key)
+    return _merge(result, user, _WAIT_ON_YARN)
 
 
 def build_local_conf(
@@ -168,6 +175,9 @@ def _merge(ours: Mapping[str, str], user: Mapping[str, str], defaults: Mapping[s
         **defaults,
         **user,
     }
+    if result["spark.dynamicAllocation.enabled"].lower() != "true":
+        # Distributions turn it on in spark-defaults.conf, and it refuses executors that authenticate.
+        result.setdefault("spark.shuffle.service.enabled", "false")
     for key, value in ours.items():
         if key in _LIST_KEYS:
             value = ",".join(part for part in (user.get(key, ""), value) if part)
@@ -218,10 +228,25 @@ def user_conf(conf: Mapping[str, Any] | None) -> dict[str, str]:
     return result
 
 
-def with_driver_java_option(conf: Mapping[str, str], option: str) -> dict[str, str]:
-    """The same configuration with one more option for the driver's Java."""
-    key = "spark.driver.extraJavaOptions"
-    return {**conf, key: f"{conf.get(key, '')} {option}".strip()}
+def with_driver_java_option(
+    conf: Mapping[str, str], option: str, defaults: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The same configuration with one more option for the driver's Java.
+
+    It is added to the setting that Spark puts ahead of ``spark.driver.extraJavaOptions``, which distributions set in
+    spark-defaults.conf (``defaults``), so that those options stay.
+    """
+    key = "spark.driver.defaultJavaOptions"
+    before = conf.get(key, (defaults or {}).get(key, ""))
+    return {**conf, key: f"{before} {option}".strip()}
+
+
+def parse_seconds(text: str, key: str) -> float:
+    """Seconds from a time as Spark writes it, such as ``120s``, ``10min`` or a number of seconds."""
+    match = re.fullmatch(r"(\d+)\s*([a-z]*)", text.strip().lower())
+    if match is None or match[2] not in _SECONDS:
+        raise SparkSetupError(f'{key}={text!r} is not a time: write a whole number and a unit, such as "120s" or "10m"')
+    return int(match[1]) * _SECONDS[match[2]]
 
 
 def positive(value: object, name: str) -> int:

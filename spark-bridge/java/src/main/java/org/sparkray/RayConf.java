@@ -15,6 +15,12 @@ public final class RayConf {
       "the executor's memory overhead on YARN and Kubernetes; no limit elsewhere",
       "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
           + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
+  static final Entry START_TIMEOUT = entry(
+      "spark.ray.start.timeout",
+      "time, for example 600s",
+      "600s",
+      "How long `init_spark_on_yarn` lets the application wait in its queue, from its submission to its start, before "
+          + "it ends it and says what YARN says; 0 waits without an end.");
   static final Entry INIT_TIMEOUT = entry(
       "spark.ray.init.timeout",
       "time, for example 120s",
