@@ -60,6 +60,11 @@ impl ActorRef {
     fn escape(&self) {
         self.worker.actor_escapes(self.id);
     }
+
+    /// The actor runs several calls at a time: those whose arguments are late do not hold up others.
+    fn call_out_of_order(&self) {
+        self.worker.call_out_of_order(self.id);
+    }
 }
 
 impl Drop for ActorRef {

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use parking_lot::Mutex;
+use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use sparkray_core_worker::{CoreError, Fetched, Notice};
@@ -132,7 +133,10 @@ fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, 
         .and_then(|value| read(py, &reference.get().worker, &value));
     let told = match outcome {
         Ok(value) => future.call_method1(py, "set_result", (value,)),
-        Err(error) => future.call_method1(py, "set_exception", (error.into_value(py),)),
+        Err(error) => {
+            let error = for_awaiting(py, error);
+            future.call_method1(py, "set_exception", (error.into_value(py),))
+        }
     };
     if let Err(error) = told {
         // A future that was cancelled takes no result.
@@ -143,6 +147,23 @@ fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, 
             error.write_unraisable(py, Some(future.bind(py)));
         }
     }
+}
+
+/// The error as a coroutine can raise it: one that ends iterations would end the coroutine's own instead, and no future of
+/// asyncio takes it.
+fn for_awaiting(py: Python<'_>, error: PyErr) -> PyErr {
+    if !error.is_instance_of::<PyStopIteration>(py) && !error.is_instance_of::<PyStopAsyncIteration>(py) {
+        return error;
+    }
+    let name = error.get_type(py).name().map_or_else(
+        |_| "an exception that ends iterations".to_owned(),
+        |name| name.to_string(),
+    );
+    let wrapped = PyRuntimeError::new_err(format!(
+        "the awaited task raised {name}, which a coroutine cannot pass on"
+    ));
+    wrapped.set_cause(py, Some(error));
+    wrapped
 }
 
 /// A `concurrent.futures.Future` of an object.

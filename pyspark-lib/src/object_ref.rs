@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use pyo3::exceptions::PyRuntimeError;
+use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple, PyType};
@@ -81,9 +81,74 @@ impl ObjectRef {
         self.id.to_string()
     }
 
-    /// The id of the task that makes the object, as bytes.
-    fn task_id<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.id.task_id().as_bytes())
+    fn __bytes__<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
+        self.binary(py)
+    }
+
+    /// Whether it refers to nothing (Ray: ObjectRef.is_nil).
+    fn is_nil(&self) -> bool {
+        self.id.is_nil()
+    }
+
+    /// A reference that refers to nothing (Ray: ObjectRef.nil).
+    ///
+    /// Raises:
+    ///     RuntimeError: sparkray is not running in this process.
+    #[staticmethod]
+    fn nil() -> PyResult<Self> {
+        let runtime = current_runtime().ok_or_else(|| {
+            PyRuntimeError::new_err("a reference belongs to a cluster: call init() before this")
+        })?;
+        Ok(Self::new(ObjectId::NIL, &runtime.core))
+    }
+
+    /// The id of the task that makes the object, in hexadecimal, with `hex()` and `binary()` (Ray: ObjectRef.task_id).
+    fn task_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
+        static HEX_ID: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        cached(py, &HEX_ID, "sparkray._private.ids", "HexId")?.call1((self.id.task_id().to_string(),))
+    }
+
+    /// The same reference: it cannot change.
+    fn __copy__(slf: Bound<'_, Self>) -> Bound<'_, Self> {
+        slf
+    }
+
+    /// The same reference: it cannot change.
+    fn __deepcopy__<'py>(slf: Bound<'py, Self>, _memo: &Bound<'py, PyAny>) -> Bound<'py, Self> {
+        slf
+    }
+
+    /// Not there yet.
+    #[staticmethod]
+    fn job_id() -> PyResult<()> {
+        Err(missing(
+            "job_id",
+            "get_runtime_context().get_job_id() tells this process's job",
+        ))
+    }
+
+    /// Not there yet.
+    #[staticmethod]
+    fn call_site() -> PyResult<()> {
+        Err(missing("call_site", "nobody records where references are made"))
+    }
+
+    /// Not there yet.
+    #[staticmethod]
+    fn from_binary(_id: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(missing("from_binary", "a reference travels whole, by pickle"))
+    }
+
+    /// Not there yet.
+    #[staticmethod]
+    fn from_hex(_id: &Bound<'_, PyAny>) -> PyResult<()> {
+        Err(missing("from_hex", "a reference travels whole, by pickle"))
+    }
+
+    /// Not there yet.
+    #[staticmethod]
+    fn from_random() -> PyResult<()> {
+        Err(missing("from_random", "put() makes a reference with a value"))
     }
 
     fn __hash__(&self) -> u64 {
@@ -129,9 +194,24 @@ impl ObjectRef {
         Ok((rebuild, arguments.into_pyobject(py)?))
     }
 
-    /// A `concurrent.futures.Future` that gets the value, or the task's exception.
+    /// A `concurrent.futures.Future` that gets the value, or the task's exception (Ray: ObjectRef.future).
+    ///
+    /// Raises:
+    ///     RuntimeError: the cluster of the reference was stopped.
     fn future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         notices::future_of(slf)
+    }
+
+    /// An `asyncio.Future` of the running event loop that gets the value, or the task's exception (Ray:
+    /// ObjectRef.as_future).
+    ///
+    /// Raises:
+    ///     RuntimeError: no event loop runs in this thread, or the cluster of the reference was stopped.
+    fn as_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
+        let asyncio = slf.py().import("asyncio")?;
+        // First, so that nothing is left waiting when there is none.
+        asyncio.call_method0("get_running_loop")?;
+        asyncio.call_method1("wrap_future", (notices::future_of(slf)?,))
     }
 
     fn __await__<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
@@ -146,6 +226,11 @@ impl ObjectRef {
     fn __class_getitem__<'py>(class: &Bound<'py, PyType>, _item: &Bound<'py, PyAny>) -> Bound<'py, PyType> {
         class.clone()
     }
+}
+
+/// A method that Ray's references have.
+fn missing(name: &str, instead: &str) -> PyErr {
+    PyNotImplementedError::new_err(format!("ObjectRef.{name}() is not there yet: {instead}"))
 }
 
 /// An owner in a pickle: node id, worker id, and the address of the node's raylet.

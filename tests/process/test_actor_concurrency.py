@@ -162,6 +162,123 @@ def test_sys_exit_ends_an_async_actor():
         sparkray.get(leaver.leave.remote(), timeout=30)
 
 
+def test_the_constructor_of_an_async_actor_runs_on_its_loop():
+    @sparkray.remote
+    class Ticker:
+        def __init__(self):
+            self.loop = asyncio.get_running_loop()
+            self.ticks: asyncio.Queue[int] = asyncio.Queue()
+            self.task = asyncio.create_task(self.fill())
+
+        async def fill(self):
+            for number in range(3):
+                await self.ticks.put(number)
+                await asyncio.sleep(0)
+
+        async def take(self):
+            assert asyncio.get_running_loop() is self.loop
+            return await self.ticks.get()
+
+    ticker = Ticker.remote()
+    assert sparkray.get([ticker.take.remote() for _ in range(3)], timeout=30) == [0, 1, 2]
+
+
+def test_a_constructor_may_be_async():
+    @sparkray.remote
+    class Slow:
+        async def __init__(self, value, *, more=0):
+            await asyncio.sleep(0.01)
+            if value is None:
+                raise ValueError("no value")
+            self.value = value + more
+
+        def get(self):
+            return self.value
+
+    assert sparkray.get(Slow.remote(1, more=2).get.remote(), timeout=30) == 3
+    with pytest.raises(exceptions.ActorDiedError, match="no value"):
+        sparkray.get(Slow.remote(None).get.remote(), timeout=30)
+
+
+@pytest.mark.parametrize("kind", ["async", "threads"])
+def test_a_late_argument_does_not_hold_up_later_calls(kind):
+    @sparkray.remote
+    class AsyncSignal:
+        def __init__(self):
+            self.event = asyncio.Event()
+
+        async def wait(self):
+            await self.event.wait()
+            return "signalled"
+
+        async def signal(self):
+            self.event.set()
+
+        async def use(self, value):
+            return value
+
+    @sparkray.remote(max_concurrency=3)
+    class ThreadSignal:
+        def __init__(self):
+            self.event = threading.Event()
+
+        def wait(self):
+            self.event.wait()
+            return "signalled"
+
+        def signal(self):
+            self.event.set()
+
+        def use(self, value):
+            return value
+
+    @sparkray.remote
+    def through_a_task(handle):
+        value = handle.wait.remote()
+        used = handle.use.remote(value)
+        handle.signal.remote()
+        return sparkray.get(used, timeout=20)
+
+    actor = (AsyncSignal if kind == "async" else ThreadSignal).options(name=f"signal-{kind}").remote()
+    value = actor.wait.remote()
+    used = [actor.use.remote(value) for _ in range(3)]
+    actor.signal.remote()
+    assert sparkray.get(used, timeout=20) == ["signalled"] * 3
+    # Handles that were passed on, or looked up, know it too.
+    again = (AsyncSignal if kind == "async" else ThreadSignal).remote()
+    assert sparkray.get(through_a_task.remote(again), timeout=30) == "signalled"
+
+    @sparkray.remote
+    def by_name(name):
+        handle = sparkray.get_actor(name)
+        late = number_later.remote()
+        used = handle.use.remote(late)
+        first = handle.use.remote("first")
+        ready, _ = sparkray.wait([used, first], timeout=20)
+        return ready == [first] and sparkray.get(used, timeout=20) == 5
+
+    @sparkray.remote
+    def number_later():
+        time.sleep(0.5)
+        return 5
+
+    assert sparkray.get(by_name.remote(f"signal-{kind}"), timeout=30)
+
+
+@pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])
+def test_awaiting_a_task_that_stopped_an_iteration_raises(kind):
+    @sparkray.remote
+    def stop():
+        raise kind("over")
+
+    async def program():
+        await stop.remote()
+
+    with pytest.raises(RuntimeError, match=kind.__name__) as caught:
+        asyncio.run(asyncio.wait_for(program(), 30))
+    assert isinstance(caught.value.__cause__, kind)
+
+
 def test_threads_of_a_task_may_use_the_api():
     @sparkray.remote
     def number(n):

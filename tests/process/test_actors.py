@@ -3,8 +3,10 @@
 # mypy: disable-error-code="attr-defined,union-attr,arg-type"
 from __future__ import annotations
 
+import atexit
 import threading
 import time
+from typing import Any
 
 import pytest
 
@@ -159,6 +161,169 @@ def test_methods_that_ray_adds():
     counter = Counter.remote(3)
     assert sparkray.get(counter.__ray_ready__.remote()) is True
     assert sparkray.get(counter.__ray_call__.remote(lambda self, n: self.value * n, 2)) == 6
+
+
+def test_ray_terminate_ends_the_actor_after_its_calls():
+    counter = Counter.remote(3)
+    before = counter.add.remote()
+    end = counter.__ray_terminate__.remote()
+    assert sparkray.get(before) == 4
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(end, timeout=30)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(counter.add.remote(), timeout=30)
+
+
+@pytest.mark.parametrize("how", ["exit_actor", "terminate", "sys.exit"])
+@pytest.mark.parametrize("kind", ["plain", "async"])
+def test_an_actor_that_ends_in_order_runs_its_exit_handlers(how, kind, tmp_path):
+    @sparkray.remote
+    class Leaver:
+        def __init__(self, path):
+            self.path = path
+            atexit.register(self.note, "atexit")
+
+        def note(self, text):
+            with open(self.path, "a") as file:
+                file.write(text + "\n")
+
+        def __ray_shutdown__(self):
+            self.note("shutdown")
+
+        def leave(self, how):
+            if how == "exit_actor":
+                sparkray.actor.exit_actor()
+            raise SystemExit(0)
+
+    leaver_class: Any = Leaver
+    if kind == "async":
+        plain: Any = Leaver._class
+
+        async def leave(self, how):
+            return plain.leave(self, how)
+
+        leaver_class = sparkray.remote(type("AsyncLeaver", (plain,), {"leave": leave}))
+    path = tmp_path / "notes"
+    leaver = leaver_class.remote(str(path))
+    end = leaver.__ray_terminate__.remote() if how == "terminate" else leaver.leave.remote(how)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(end, timeout=30)
+    assert path.read_text().split() == ["shutdown", "atexit"]
+
+
+def test_an_actor_that_is_killed_runs_no_exit_handlers(tmp_path):
+    @sparkray.remote
+    class Held:
+        def __init__(self, path):
+            self.path = path
+
+        def ready(self):
+            return True
+
+        def __ray_shutdown__(self):
+            open(self.path, "w").close()
+
+    path = tmp_path / "notes"
+    held = Held.remote(str(path))
+    assert sparkray.get(held.ready.remote())
+    sparkray.kill(held)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(held.ready.remote(), timeout=30)
+    assert not path.exists()
+
+
+def test_what_rays_handles_can_do_beside():
+    from typing import get_args
+
+    generic: Any
+    for generic in (sparkray.ActorHandle, sparkray.ActorClass):
+        assert get_args(generic[int]) == (int,)
+    counter = Counter._remote(args=(5,), kwargs={}, name="by-remote")
+    assert sparkray.get(counter.add._remote(args=(2,))) == 7
+    assert sparkray.get(counter.pair._remote(num_returns=1)) == (7, "second")
+
+    @sparkray.remote
+    def call(method):
+        return sparkray.get(method.remote(3))
+
+    assert sparkray.get(call.remote(counter.add), timeout=30) == 10
+    with pytest.raises(sparkray.actor.ActorClassInheritanceException):
+        __import__("types").new_class("Child", (Counter,))
+
+
+def test_options_of_methods():
+    @sparkray.remote
+    class Methods:
+        @sparkray.method
+        def bare(self):
+            return 1
+
+        @sparkray.method(enable_task_events=False, num_returns=2)
+        def two(self):
+            return 1, 2
+
+    methods = Methods.remote()
+    assert sparkray.get(methods.bare.remote()) == 1
+    assert sparkray.get(methods.two.remote()) == [1, 2]
+    assert sparkray.get(methods.two.options(num_returns=1, enable_task_events=False, name="x").remote()) == (1, 2)
+    for refused in (sparkray.method, methods.two.options):
+        with pytest.raises(NotImplementedError, match="concurrency_group"):
+            refused(concurrency_group="io")
+        with pytest.raises(ValueError, match="did you mean 'num_returns'"):
+            refused(num_return=1)
+        assert refused(max_task_retries=0)
+
+
+@sparkray.remote
+class Constants:
+    """Has attributes that belong to the class."""
+
+    LIMIT = 17
+    table = {"a": 1}
+
+    @staticmethod
+    def double(x):
+        return 2 * x
+
+    @classmethod
+    def limit(cls):
+        return cls.LIMIT
+
+    def limit_through_the_actor_class(self):
+        return Constants.LIMIT
+
+
+def test_attributes_of_the_class_are_there():
+    assert Constants.LIMIT == 17
+    assert Constants.table == {"a": 1}
+    assert Constants.double(4) == 8
+    assert Constants.limit() == 17
+    assert sparkray.get(Constants.remote().limit_through_the_actor_class.remote()) == 17
+    assert not hasattr(Constants, "nothing")
+    with pytest.raises(AttributeError, match="Constants.*nothing"):
+        Constants.nothing()
+
+
+def test_generator_methods_say_so_and_do_not_spoil_the_class():
+    @sparkray.remote
+    class Helper:
+        def pairs(self):
+            yield 1
+            yield 2
+
+        async def stream(self):
+            yield 1
+
+        async def total(self):
+            return sum([item async for item in self.stream()]) + sum(self.pairs())
+
+    helper = Helper.remote()
+    assert sparkray.get(helper.total.remote(), timeout=30) == 4
+    for method in (helper.pairs, helper.stream, helper.stream.options(num_returns=2)):
+        with pytest.raises(NotImplementedError, match="generator"):
+            method.remote()
+    # A fixed number of values needs no stream.
+    assert sparkray.get(helper.pairs.options(num_returns=2).remote(), timeout=30) == [1, 2]
 
 
 def test_a_worker_cannot_leave_the_cluster():

@@ -139,6 +139,119 @@ def test_get_of_a_list_raises_when_one_failed():
         sparkray.get([use.remote(1), fail.remote(ValueError, "one"), use.remote(2)])
 
 
+def test_the_first_failure_ends_a_get_of_several():
+    @sparkray.remote(num_cpus=0)
+    class Gate:
+        def __init__(self):
+            self.event = threading.Event()
+
+        def wait(self):
+            self.event.wait()
+
+        def open(self):
+            self.event.set()
+
+        def fail(self, text):
+            raise ValueError(text)
+
+    closed, other = Gate.options(max_concurrency=2).remote(), Gate.remote()
+    never = closed.wait.remote()
+    failing = other.fail.remote("at once")
+    for references in ([never, failing], [failing, never], [use.remote(1), never, failing]):
+        with pytest.raises(ValueError, match="at once"):
+            sparkray.get(references, timeout=30)
+    # Failed before the wait begins.
+    with pytest.raises(ValueError, match="at once"):
+        sparkray.get([never, failing], timeout=0)
+    # Of several that failed, the first in the list.
+    second = other.fail.remote("second")
+    sparkray.wait([failing, second], num_returns=2)
+    with pytest.raises(ValueError, match="second"):
+        sparkray.get([never, second, failing], timeout=30)
+    with pytest.raises(exceptions.GetTimeoutError):
+        sparkray.get([use.remote(1), never], timeout=0.3)
+    closed.open.remote()
+    assert sparkray.get([never, use.remote(3)], timeout=30) == [None, 3]
+
+
+def test_a_dead_actor_ends_a_get_of_several():
+    @sparkray.remote(num_cpus=0)
+    class Sleeper:
+        def sleep(self):
+            threading.Event().wait()
+
+    one, two = Sleeper.remote(), Sleeper.remote()
+    references = [one.sleep.remote(), two.sleep.remote()]
+    threading.Timer(0.2, lambda: sparkray.kill(two)).start()
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        sparkray.get(references, timeout=30)
+    assert caught.value.actor_id == two._actor_id.hex()
+    sparkray.kill(one)
+
+
+def test_the_error_of_an_actor_keeps_its_id_through_a_task():
+    @sparkray.remote(num_cpus=0)
+    class Short:
+        def leave(self):
+            os._exit(1)
+
+    @sparkray.remote
+    def ask(handle):
+        return sparkray.get(handle.leave.remote())
+
+    short = Short.remote()
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        sparkray.get(ask.remote(short), timeout=30)
+    assert isinstance(caught.value, exceptions.RayTaskError)
+    assert caught.value.actor_id == short._actor_id.hex()
+    with pytest.raises(exceptions.ActorDiedError) as caught:
+        sparkray.get(short.leave.remote(), timeout=30)
+    assert caught.value.actor_id == short._actor_id.hex()
+
+
+def test_an_exception_whose_class_is_not_here_arrives_as_text(tmp_path):
+    (tmp_path / "only_in_workers.py").write_text("class Private(Exception):\n    pass\n")
+
+    @sparkray.remote
+    def raise_it():
+        sys.path.insert(0, str(tmp_path))
+        try:
+            import only_in_workers
+        finally:
+            sys.path.remove(str(tmp_path))
+        raise only_in_workers.Private("secret")
+
+    with pytest.raises(exceptions.UnserializableException, match="only_in_workers") as caught:
+        sparkray.get(raise_it.options(max_retries=0).remote())
+    assert "raise_it" in str(caught.value)
+    assert "secret" in str(caught.value)
+
+
+class Crowded(Exception):
+    """An exception with attributes that Ray's errors have too."""
+
+    def __init__(self, text):
+        super().__init__(text)
+        self.pid = "its pid"
+        self.ip = "its ip"
+        self.actor_id = "its actor"
+        self.function_name = "its function"
+        self.fields = ["its", "fields"]
+
+
+def test_attributes_of_the_exception_are_not_replaced_by_ours():
+    with pytest.raises(Crowded) as caught:
+        sparkray.get(fail.remote(Crowded, "text"))
+    for error in (caught.value, pickle.loads(pickle.dumps(caught.value))):
+        assert error.pid == "its pid"
+        assert error.ip == "its ip"
+        assert error.actor_id == "its actor"
+        assert error.function_name == "its function"
+        assert error.fields == ["its", "fields"]
+        assert str(error).startswith("ray::fail() (pid=")
+        assert "its pid" not in str(error)
+
+
 def test_an_argument_that_cannot_be_pickled_is_named():
     with pytest.raises(TypeError, match=r"argument 'value' of use\(\).*_thread\.lock"):
         use.remote(threading.Lock())
@@ -239,10 +352,40 @@ def test_get_of_something_else_is_refused(bad):
         sparkray.get([sparkray.put(1), bad])
 
 
+def test_constructors_take_what_rays_take():
+    inner = exceptions.RayTaskError("f", "Traceback: text", ValueError("x"), pid=7, ip="1.2.3.4", actor_id="ab")
+    died = exceptions.ActorDiedError(inner)
+    assert died.actor_id == "ab"
+    assert died.actor_init_failed
+    made = [
+        exceptions.RayActorError(actor_id="aa", error_msg="gone", preempted=True),
+        died,
+        exceptions.ActorDiedError(),
+        exceptions.ActorUnavailableError("restarts", b"\x01\x02"),
+        exceptions.TaskCancelledError(task_id="cc", error_message="by hand"),
+        exceptions.ObjectLostError("dd", "somebody", ""),
+        exceptions.UnserializableException("a traceback"),
+        exceptions.OwnerDiedError("ee", None, ""),
+        exceptions.ActorAlreadyExistsError("taken"),
+        exceptions.GetTimeoutError("late"),
+        inner,
+    ]
+    for error in made:
+        again = pickle.loads(pickle.dumps(error))
+        assert type(again) is type(error)
+        assert str(again) == str(error)
+        again_attributes = {name: str(value) for name, value in vars(again).items()}
+        assert again_attributes == {name: str(value) for name, value in vars(error).items()}
+    assert made[0].preempted
+    assert made[3].actor_id == "0102"
+    assert "cc" in str(made[4])
+    assert "by hand" in str(made[4])
+
+
 def test_names_and_hierarchy_are_rays():
     assert issubclass(exceptions.GetTimeoutError, TimeoutError)
     assert issubclass(exceptions.ActorDiedError, exceptions.RayActorError)
     assert issubclass(exceptions.ActorUnavailableError, exceptions.RayActorError)
     assert issubclass(exceptions.OwnerDiedError, exceptions.ObjectLostError)
-    for name in exceptions.__all__:
+    for name in set(exceptions.__all__) - {"RAY_EXCEPTION_TYPES"}:
         assert issubclass(getattr(exceptions, name), exceptions.RayError), name

@@ -26,6 +26,7 @@ from process.helpers import (
     zygote_of,
 )
 from sparkray import exceptions
+from sparkray._private.worker import state
 
 
 @sparkray.remote
@@ -137,6 +138,51 @@ def test_arguments_that_cannot_be_used_leave_nothing_half_started(arguments, err
     assert "\n" not in str(caught.value)
     assert not sparkray.is_initialized()
     assert children_of(os.getpid()) == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "words"),
+    [
+        ({"num_gpus": 1}, NotImplementedError, "CUDA_VISIBLE_DEVICES"),
+        ({"logging_config": object()}, NotImplementedError, "logging_config"),
+        ({"_enable_object_reconstruction": True}, NotImplementedError, "not there yet"),
+        ({"proxy_server_url": "http://x"}, NotImplementedError, "not there yet"),
+        ({"cgroup_path": "/x"}, NotImplementedError, "not there yet"),
+        ({"_object_spilling_directory": "/x"}, NotImplementedError, "not there yet"),
+        ({"address": "auto"}, ConnectionError, "not a cluster of this process"),
+    ],
+    ids=str,
+)
+def test_arguments_of_rays_that_are_not_there_yet_say_so(arguments, error, words):
+    with pytest.raises(error, match=words):
+        sparkray.init(**arguments)
+    assert not sparkray.is_initialized()
+
+
+@pytest.mark.parametrize("address", [None, "auto"])
+def test_a_cluster_that_the_environment_names_is_not_replaced_by_another(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "10.1.2.3:6379")
+    with pytest.raises(ConnectionError, match=r"10\.1\.2\.3:6379.*RAY_ADDRESS"):
+        sparkray.init(address)
+    assert not sparkray.is_initialized()
+    with sparkray.init("local", num_cpus=1):
+        assert sparkray.get(identity.remote(1)) == 1
+
+
+def test_what_has_no_effect_is_said_and_does_no_harm():
+    with pytest.warns(UserWarning, match="no dashboard"):
+        sparkray.init(num_cpus=1, num_gpus=0, include_dashboard=True, log_to_driver=None, logging_level=10)
+    assert state.log_to_driver is True
+
+
+def test_facts_that_ray_tells_of_a_cluster():
+    with sparkray.init(num_cpus=1) as info:
+        assert info["gcs_address"] == info["address"]
+        assert info["raylet_ip_address"] == info["node_ip_address"]
+        assert info["raylet_socket_name"]
+        (node,) = sparkray.nodes()
+        assert node["ObjectManagerPort"] == node["NodeManagerPort"] > 0
+        assert {"ObjectStoreSocketName", "RayletSocketName", "MetricsExportPort", "DeathReason"} <= node.keys()
 
 
 def test_a_missing_binary_is_named(monkeypatch):

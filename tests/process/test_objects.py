@@ -1,8 +1,10 @@
 """put, get, wait; shared memory; references."""
 
-# mypy: disable-error-code="attr-defined,union-attr"
+# mypy: disable-error-code="attr-defined,union-attr,arg-type,call-overload"
 from __future__ import annotations
 
+import asyncio
+import copy
 import gc
 import time
 
@@ -89,8 +91,51 @@ def test_a_reference_has_an_id_and_equality():
     assert one != two
     assert len({one, two, one}) == 2
     assert one.hex() == one.binary().hex()
-    assert len(one.task_id()) == 16
+    assert len(one.task_id().binary()) == 16
+    assert one.task_id().hex() == one.task_id()
     assert one.hex() in repr(one)
+
+
+def test_a_reference_has_what_rays_has():
+    one = sparkray.put(1)
+    assert bytes(one) == one.binary()
+    assert not one.is_nil()
+    assert type(one).nil().is_nil()
+    for missing in ("job_id", "call_site", "from_random"):
+        with pytest.raises(NotImplementedError, match=missing):
+            getattr(one, missing)()
+
+    async def program():
+        return await one.as_future()
+
+    assert asyncio.run(program()) == 1
+    with pytest.raises(RuntimeError, match="loop"):
+        one.as_future()
+
+
+def test_a_copy_of_a_reference_is_the_reference():
+    one = sparkray.put(bytes(1 << 20))
+    assert copy.copy(one) is one
+    nested = copy.deepcopy({"a": [one]})
+    assert nested["a"][0] is one
+
+
+def test_wait_takes_the_names_and_numbers_that_ray_takes():
+    refs = [sparkray.put(1), sparkray.put(2)]
+    for ready, rest in (
+        sparkray.wait(ray_waitables=refs, num_returns=np.int64(2)),
+        sparkray.wait(object_refs=refs, num_returns=2, timeout=np.float32(5)),
+        sparkray.wait(refs, num_returns=2, timeout=np.int32(5)),
+    ):
+        assert (ready, rest) == (refs, [])
+    with pytest.raises(TypeError, match="not both"):
+        sparkray.wait(refs, object_refs=refs)
+    with pytest.raises(TypeError, match="list"):
+        sparkray.wait()
+    with pytest.raises(TypeError, match="num_returns"):
+        sparkray.wait(refs, num_returns=1.5)
+    with pytest.raises(TypeError, match="timeout"):
+        sparkray.get(refs, timeout="1")
 
 
 def test_put_of_a_reference_is_refused():

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 
 import pytest
 
 import sparkray
+from sparkray.util import address_of_host
 
 pytestmark = pytest.mark.usefixtures("shared")
 
@@ -83,9 +85,35 @@ def test_in_an_actor(kind):
     sparkray.kill(actor)
 
 
+def test_ids_are_strings_with_the_methods_of_rays_ids(shared):
+    context = sparkray.get_runtime_context()
+    for ours in (context.job_id, context.node_id, context.worker_id, sparkray.put(1).task_id()):
+        assert ours.hex() == ours
+        assert ours.binary() == bytes.fromhex(ours)
+    assert context.node_id == context.get_node_id()
+    actor = Actor.remote()
+    assert actor._actor_id.binary() == bytes.fromhex(sparkray.get(actor.ask.remote())["actor"])
+    assert context.get_task_function_name() is None
+    assert context.get_node_labels() == {}
+
+
+@pytest.mark.parametrize("name", ["runtime_env", "get_placement_group_id", "get_accelerator_ids", "gcs_address"])
+def test_what_rays_context_has_beside_says_so(name):
+    with pytest.raises(NotImplementedError, match=name):
+        getattr(sparkray.get_runtime_context(), name)
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = sparkray.get_runtime_context().nothing
+
+
 def test_node_ip_address(shared):
     @sparkray.remote
     def address():
         return sparkray.util.get_node_ip_address()
 
     assert sparkray.get(address.remote()) == shared["node_ip_address"] == sparkray.util.get_node_ip_address()
+    ipaddress.ip_address(sparkray.util.get_node_ip_address())
+
+
+def test_a_host_name_becomes_an_address():
+    assert address_of_host("localhost") == "127.0.0.1"
+    assert address_of_host("10.0.0.1") == "10.0.0.1"

@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import time
 from pathlib import Path
 
+import cloudpickle
 import numpy as np
 import pytest
 
@@ -259,6 +261,29 @@ def test_arguments_that_do_not_fit_are_refused_where_the_call_is_made():
 def test_options_that_cannot_be_used_are_refused(options, error, words):
     with pytest.raises(error, match=words):
         echo.options(**options)
+
+
+def test_generators_return_a_fixed_number_of_values_and_say_so_otherwise():
+    @sparkray.remote
+    def pair(n):
+        yield n
+        yield n + 1
+
+    @sparkray.remote
+    async def stream():
+        yield 1
+
+    assert sparkray.get(pair.options(num_returns=2).remote(3)) == [3, 4]
+    with pytest.raises(NotImplementedError, match="generator"):
+        pair.remote(3)
+    with pytest.raises(NotImplementedError, match="generator"):
+        stream.remote()
+
+
+def test_a_remote_function_that_was_pickled_keeps_its_name():
+    copy = pickle.loads(cloudpickle.dumps(add))
+    assert copy.__name__ == "add"
+    assert sparkray.get(copy._remote(args=(1,), kwargs={"times": 3}, num_cpus=0.5)) == 33
 
 
 def test_a_task_is_run_again_when_its_worker_is_killed(tmp_path):

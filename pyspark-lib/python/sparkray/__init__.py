@@ -129,7 +129,7 @@ def init(
     labels: dict[str, str] | None = None,
     object_store_memory: int | str | None = None,
     namespace: str | None = None,
-    log_to_driver: bool = True,
+    log_to_driver: bool | None = None,
     ignore_reinit_error: bool = False,
     runtime_env: dict[str, Any] | None = None,
     include_dashboard: bool | None = None,
@@ -143,22 +143,27 @@ def init(
     On Spark use `RayContext(sc).init()` instead; it does this too.
 
     Args:
-        address: None or "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process.
+        address: "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process, or "auto" when
+            there is only one. None: what the environment variable RAY_ADDRESS says, else a new cluster.
         num_cpus: CPUs that tasks may ask for. Default: those that this process may run on.
-        num_gpus: GPUs that tasks may ask for.
+        num_gpus: not there yet; must be None or 0.
         resources: custom resources, for example {"special": 2}.
         labels: labels of the node.
         object_store_memory: bytes of shared memory for objects, or a string such as "2g" (binary units). Default: 30 %
             of the memory that is free.
         namespace: in which named actors are found. Default: a new one for each driver.
-        log_to_driver: print what tasks and actors print.
+        log_to_driver: print what tasks and actors print. None: True.
         ignore_reinit_error: keep a running cluster instead of raising.
         runtime_env: not there yet; must be None or empty.
-        include_dashboard: accepted, without effect: there is no dashboard yet.
+        include_dashboard: without effect: there is no dashboard yet. A warning when it is True.
+        _memory: bytes that tasks may ask for, or a string such as "2g". Default: what is free, without the store.
+        _temp_dir: directory for the session's logs and spilled objects. Default: that of Python's tempfile.
+        _node_ip_address: address to bind and to advertise. Default: 127.0.0.1.
+        other: arguments of Ray's init that have no effect (logging_level, ...); others are refused.
 
     Returns:
-        A mapping with node_id, node_ip_address, address, session_dir, cluster_id, namespace; as a context manager it
-        calls `shutdown`.
+        A mapping with node_id, node_ip_address, address, session_dir, cluster_id, namespace and more (see ClusterInfo);
+        as a context manager it calls `shutdown`.
 
     Raises:
         RuntimeError: a cluster runs in this process already, or a process of the new one ended (the end of its log is
@@ -167,18 +172,20 @@ def init(
         ValueError, TypeError: an argument cannot be used, or is unknown.
         NotImplementedError: an argument of Ray's that is not there yet.
     """
-    _init.check_other_arguments({"runtime_env": runtime_env, **other})
+    _init.check_other_arguments({"runtime_env": runtime_env, "include_dashboard": include_dashboard, **other})
+    print_output = log_to_driver is None or bool(log_to_driver)
     if _worker.state.core is not None:
         return _init.already_connected(ignore_reinit_error)
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ValueError("namespace is a string that is not empty, or None for a new one")
-    if address is not None and address != "local":
+    address = _init.address_to_join(address)
+    if address is not None:
         for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("resources", resources)):
             if value is not None:
                 raise ValueError(f"{name} belongs to a new cluster: leave it out when address is given")
         if object_store_memory is not None:
             raise ValueError("object_store_memory belongs to a new cluster: leave it out when address is given")
-        return _init.connect_existing(address, namespace, log_to_driver)
+        return _init.connect_existing(address, namespace, print_output)
     return _init.start_local(
         num_cpus=num_cpus,
         num_gpus=num_gpus,
@@ -186,7 +193,7 @@ def init(
         object_store_memory=object_store_memory,
         memory=_memory,
         namespace=namespace,
-        log_to_driver=log_to_driver,
+        log_to_driver=print_output,
         labels=labels,
         temp_dir=_temp_dir,
         host=_node_ip_address,
@@ -208,7 +215,11 @@ def shutdown() -> None:
 
 
 def is_initialized() -> bool:
-    """Whether this process belongs to a cluster (Ray: ray.is_initialized)."""
+    """Whether this process belongs to a cluster (Ray: ray.is_initialized).
+
+    Returns:
+        True after `init` or `RayContext.init`, and in tasks and actors; False after `shutdown`.
+    """
     return _worker.state.core is not None
 
 
@@ -308,6 +319,12 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
 def put(value: T) -> ObjectRef[T]:
     """Stores a value and returns a reference to it (Ray: ray.put).
 
+    Args:
+        value: any object that can be pickled. Large ones, and Arrow tables, go to the node's shared memory.
+
+    Returns:
+        The reference. The value is freed when the last reference is gone.
+
     Raises:
         TypeError: the value cannot be pickled (the part is named), or it is a reference itself.
         ObjectStoreFullError: neither shared memory nor disk has room.
@@ -317,19 +334,21 @@ def put(value: T) -> ObjectRef[T]:
 
 
 def wait(
-    object_refs: Sequence[ObjectRef[T]],
+    ray_waitables: Sequence[ObjectRef[T]] | None = None,
     *,
     num_returns: int = 1,
     timeout: float | None = None,
     fetch_local: bool = True,
+    object_refs: Sequence[ObjectRef[T]] | None = None,
 ) -> tuple[list[ObjectRef[T]], list[ObjectRef[T]]]:
     """Waits until some references are ready (Ray: ray.wait). A failed task is ready.
 
     Args:
-        object_refs: a list of different references.
+        ray_waitables: a list of different references.
         num_returns: how many to wait for.
         timeout: seconds to wait at most; None: without limit; 0: only look.
-        fetch_local: bring values to this node; False: to exist anywhere is enough.
+        fetch_local: accepted; a value that exists anywhere is ready, and `get` brings it to this node.
+        object_refs: the name that `ray_waitables` had in older versions of Ray.
 
     Returns:
         (ready, others): at most `num_returns` that are ready, and the rest; both in the order that was given.
@@ -338,7 +357,11 @@ def wait(
         TypeError, ValueError: not a list of different references, or `num_returns` does not fit.
         RaySystemError: sparkray is not running in this process.
     """
-    return _worker.wait(object_refs, num_returns, timeout, fetch_local)
+    if object_refs is not None:
+        if ray_waitables is not None:
+            raise TypeError("wait() takes ray_waitables, or object_refs as it was called before, not both")
+        ray_waitables = object_refs
+    return _worker.wait(ray_waitables, num_returns, timeout, fetch_local)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:
@@ -362,6 +385,9 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         name: as given by `.options(name=...)`.
         namespace: None: this driver's.
 
+    Returns:
+        A handle; the actor does not end with it.
+
     Raises:
         ValueError: there is none.
         RaySystemError: sparkray is not running in this process.
@@ -374,7 +400,11 @@ def nodes() -> list[dict[str, Any]]:
 
     Returns:
         Dicts with NodeID, Alive, NodeManagerAddress, NodeManagerPort, NodeManagerHostname, NodeName, Resources (in
-        units; memory in bytes), Labels, and of our own: Pid (of the raylet), ObjectStore (bytes and counts).
+        units; memory in bytes), Labels, and of our own: Pid (of the raylet), ObjectStore (bytes and counts). Ray's
+        ObjectManagerPort is that of the raylet; MetricsExportPort is 0, and socket names are "": there are none.
+
+    Raises:
+        RaySystemError: sparkray is not running in this process.
     """
     return [_describe_node(node) for node in _worker.core_worker().nodes()]
 
@@ -389,6 +419,14 @@ def _describe_node(node: dict[str, Any]) -> dict[str, Any]:
         "NodeManagerHostname": node.get("hostname", ""),
         "NodeManagerPort": int(port or 0),
         "NodeName": host,
+        # One port serves all; there are neither metrics nor sockets of the object store.
+        "ObjectManagerPort": int(port or 0),
+        "ObjectStoreSocketName": "",
+        "RayletSocketName": "",
+        "MetricsExportPort": 0,
+        "RuntimeEnvAgentPort": 0,
+        "DeathReason": 0,
+        "DeathReasonMessage": "",
         "Resources": dict(node["total"]) if node["alive"] else {},
         "Labels": dict(node.get("labels", {})),
         "Pid": node.get("pid", 0),
@@ -406,12 +444,26 @@ def _sum_resources(key: str) -> dict[str, float]:
 
 
 def cluster_resources() -> dict[str, float]:
-    """What all live nodes have, by name: units, memory in bytes (Ray: ray.cluster_resources)."""
+    """What all live nodes have (Ray: ray.cluster_resources).
+
+    Returns:
+        Amounts by name: units; memory and object_store_memory in bytes.
+
+    Raises:
+        RaySystemError: sparkray is not running in this process.
+    """
     return _sum_resources("total")
 
 
 def available_resources() -> dict[str, float]:
-    """What is not in use, as the head knows it: up to a tenth of a second old (Ray: ray.available_resources)."""
+    """What is not in use, as the head knows it: up to a tenth of a second old (Ray: ray.available_resources).
+
+    Returns:
+        Amounts by name, as of `cluster_resources`; what is used up is left out.
+
+    Raises:
+        RaySystemError: sparkray is not running in this process.
+    """
     return {name: amount for name, amount in _sum_resources("available").items() if amount > 0}
 
 

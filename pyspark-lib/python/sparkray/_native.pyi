@@ -1,8 +1,11 @@
 """Types of the extension module `sparkray._native` (Rust, pyspark-lib/src). Users do not import it."""
 
+from asyncio import Future as AsyncFuture
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, Protocol, TypeVar, final
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
+
+from sparkray._private.ids import HexId
 
 T = TypeVar("T")
 
@@ -15,9 +18,27 @@ class ObjectRef(Generic[T]):
 
     def binary(self) -> bytes: ...
     def hex(self) -> str: ...
-    def task_id(self) -> bytes: ...
+    def task_id(self) -> HexId: ...
+    def is_nil(self) -> bool: ...
+    @staticmethod
+    def nil() -> ObjectRef[Any]:
+        """Raises RuntimeError when sparkray is not running."""
     def future(self) -> Future[T]:
         """A future that gets the value or the task's exception. It is completed by a native thread."""
+    def as_future(self) -> AsyncFuture[T]:
+        """As `future`, for the running event loop. Raises RuntimeError when there is none."""
+    def job_id(self) -> NoReturn:
+        """Raises NotImplementedError, as do the next ones."""
+    def call_site(self) -> NoReturn: ...
+    @staticmethod
+    def from_binary(id: bytes, /) -> NoReturn: ...
+    @staticmethod
+    def from_hex(id: str, /) -> NoReturn: ...
+    @staticmethod
+    def from_random() -> NoReturn: ...
+    def __bytes__(self) -> bytes: ...
+    def __copy__(self) -> ObjectRef[T]: ...
+    def __deepcopy__(self, memo: Any, /) -> ObjectRef[T]: ...
     def __await__(self) -> Generator[Any, None, T]: ...
     def __hash__(self) -> int: ...
     def __eq__(self, other: object) -> bool: ...
@@ -52,6 +73,8 @@ class ActorRef:
     def actor_id(self) -> bytes: ...
     def escape(self) -> None:
         """A handle is being pickled: the actor does not end with this process's last handle any more."""
+    def call_out_of_order(self) -> None:
+        """The actor runs several calls at a time: those whose arguments are late do not hold up others."""
 
 @final
 class IncomingTask:
@@ -162,6 +185,8 @@ class CoreWorker:
     ) -> list[tuple[bytes, int, list[tuple[bytes, str]], bool]]:
         """Waits until the objects exist: (object_id, size, [(node_id, node_address)], is_error) each. A value that is
         not in a store has no nodes. Raises when an object is lost."""
+    def worker_address(self) -> tuple[bytes, bytes, str]:
+        """(node_id, worker_id, host:port of the node's raylet) of this process."""
     @property
     def cluster_id(self) -> str: ...
     @property
@@ -187,6 +212,15 @@ class LocalProcesses:
     def stop(self, pid: int, grace: float) -> None:
         """Closes the leash, then SIGTERM, then SIGKILL after `grace` seconds; waits for the end. An unknown or dead pid
         is no error."""
+
+@final
+class ValueBuffer:
+    """Part of a value as a read-only buffer, which keeps the value's memory. Made by the module only."""
+
+    def __len__(self) -> int: ...
+
+def _rebuild_object_ref(id: bytes, owner: bytes) -> ObjectRef[Any]:
+    """A reference that came out of a pickle."""
 
 def set_parent_death_signal(signal: int) -> None: ...
 def note_fork() -> None: ...  # needed by python: in a child that user code forked

@@ -17,6 +17,15 @@ from sparkray._private import units, worker
 
 __all__ = ["Cluster"]
 
+_LATER = frozenset({"AutoscalingCluster"})
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        raise AttributeError(f"sparkray.cluster_utils.{name} is not there yet (docs/STATUS.md lists what is missing)")
+    raise AttributeError(f"module 'sparkray.cluster_utils' has no attribute {name!r}")
+
+
 _NODE_ARGUMENTS = frozenset({"num_cpus", "num_gpus", "memory", "resources", "object_store_memory", "labels", "wait"})
 
 
@@ -66,6 +75,11 @@ class Cluster:
         return self.head_node.address
 
     @property
+    def gcs_address(self) -> str:
+        """As `address`: the first node is the way to the head."""
+        return self.address
+
+    @property
     def cluster_id(self) -> str:
         """Hexadecimal id, which is in the environment of all its processes."""
         return self._cluster().cluster_id
@@ -81,7 +95,17 @@ class Cluster:
         return self._local
 
     def connect(self, namespace: str | None = None) -> _init.ClusterInfo:
-        """Makes this process a driver of the cluster."""
+        """Makes this process a driver of the cluster.
+
+        Args:
+            namespace: in which named actors are found. Default: a new one.
+
+        Returns:
+            What `sparkray.init` returns.
+
+        Raises:
+            RuntimeError: the cluster has no node yet, or this process is connected already.
+        """
         return _init.connect_existing(self.address, namespace, True)
 
     def add_node(self, wait: bool = True, **arguments: Any) -> _node.LocalNode:
@@ -92,13 +116,19 @@ class Cluster:
             arguments: num_cpus (default 1), num_gpus, memory (bytes), resources, object_store_memory (bytes or "2g";
                 default 150 MiB), labels.
 
+        Returns:
+            The node: node_id, address, pid, ...
+
         Raises:
             RuntimeError: the node's process ended; with the end of its log.
-            TypeError: an unknown argument.
+            TypeError, ValueError: an unknown argument, or a wrong value.
+            NotImplementedError: num_gpus above 0.
         """
         for name in arguments:
             if name not in _NODE_ARGUMENTS:
                 raise TypeError(_options.unknown(f"argument {name!r} of add_node()", name, _NODE_ARGUMENTS))
+        if arguments.get("num_gpus") is not None:
+            _init.check_gpus(arguments["num_gpus"])
         store = arguments.get("object_store_memory")
         memory = arguments.get("memory")
         is_first = self._local is None
@@ -129,6 +159,10 @@ class Cluster:
         Args:
             node: as returned by `add_node`; the first only when it is the last.
             allow_graceful: False: by SIGKILL.
+
+        Raises:
+            ValueError: not a node of this cluster, or the first of several.
+            RuntimeError: the cluster is not running.
         """
         if not allow_graceful:
             with contextlib.suppress(ProcessLookupError):
@@ -136,7 +170,11 @@ class Cluster:
         self._cluster().remove_node(node)
 
     def list_all_nodes(self) -> list[_node.LocalNode]:
-        """The nodes, the first one first."""
+        """The nodes, the first one first.
+
+        Returns:
+            Those that were added and not removed.
+        """
         return list(self._local.nodes) if self._local is not None else []
 
     def wait_for_nodes(self, timeout: float = 30) -> None:
@@ -166,7 +204,14 @@ class Cluster:
             time.sleep(0.01)
 
     def remaining_processes_alive(self) -> bool:
-        """Whether head and raylets live."""
+        """Whether head and raylets live.
+
+        Returns:
+            True while all of them do.
+
+        Raises:
+            RuntimeError: the cluster is not running.
+        """
         local = self._cluster()
         return all(os.path.exists(f"/proc/{pid}") for pid in (local.head_pid, *(node.pid for node in local.nodes)))
 

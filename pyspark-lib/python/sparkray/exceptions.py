@@ -12,7 +12,7 @@ import traceback
 import types
 import weakref
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 __all__ = [
     "ActorAlreadyExistsError",
@@ -31,12 +31,20 @@ __all__ = [
     "ObjectFreedError",
     "ObjectLostError",
     "ObjectReconstructionFailedError",
+    "ObjectRefStreamEndOfStreamError",
     "ObjectStoreFullError",
+    "OufOfBandObjectRefSerializationException",
     "OutOfDiskError",
     "OutOfMemoryError",
     "OwnerDiedError",
     "PendingCallsLimitExceeded",
+    "PlasmaObjectNotAvailable",
+    "RAY_EXCEPTION_TYPES",
     "RayActorError",
+    "RayCgraphCapacityExceeded",
+    "RayChannelError",
+    "RayChannelTimeoutError",
+    "RayDirectTransportError",
     "RayError",
     "RaySystemError",
     "RayTaskError",
@@ -55,13 +63,31 @@ __all__ = [
 class RayError(Exception):
     """Base of every exception of the runtime (Ray: ray.exceptions.RayError)."""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The parameters of a constructor need not be the `args`.
+        return _exception_from, _fields_of(self)
+
 
 class CrossLanguageError(RayError):
     """A task in another language failed."""
 
 
 class TaskCancelledError(RayError):
-    """The task was cancelled before it had a result."""
+    """The task was cancelled before it had a result.
+
+    Attributes:
+        task_id: the task, or None when it is not known.
+        error_message: what happened, or None.
+    """
+
+    def __init__(self, task_id: Any = None, error_message: str | None = None) -> None:
+        super().__init__(task_id, error_message)
+        self.task_id = task_id
+        self.error_message = error_message
+
+    def __str__(self) -> str:
+        task = f"task {self.task_id} was cancelled" if self.task_id else ""
+        return ": ".join(part for part in (task, self.error_message) if part) or "the task was cancelled"
 
 
 class LocalRayletDiedError(RayError):
@@ -77,18 +103,23 @@ class RayActorError(RayError):
 
     Attributes:
         actor_id: hexadecimal id of the actor, or None when it is not known.
+        error_msg: what happened.
     """
+
+    BASE_ERROR_MSG = "the actor failed before it answered"
 
     def __init__(
         self,
-        error_msg: str = "The actor experienced an error before finishing this task.",
         actor_id: str | None = None,
+        error_msg: str = BASE_ERROR_MSG,
         actor_init_failed: bool = False,
+        preempted: bool = False,
     ) -> None:
-        super().__init__(error_msg, actor_id, actor_init_failed)
-        self.error_msg = error_msg
+        Exception.__init__(self, actor_id, error_msg, actor_init_failed, preempted)
         self.actor_id = actor_id
+        self.error_msg = error_msg
         self._actor_init_failed = actor_init_failed
+        self._preempted = preempted
 
     def __str__(self) -> str:
         return self.error_msg
@@ -101,31 +132,51 @@ class RayActorError(RayError):
     @property
     def preempted(self) -> bool:
         """Whether the actor's node was taken away on purpose: always False here."""
-        return False
+        return self._preempted
 
 
 class ActorDiedError(RayActorError):
-    """The actor is dead: its process ended and no restart was left, it was killed, or its constructor raised."""
+    """The actor is dead: its process ended and no restart was left, it was killed, or its constructor raised.
 
-    def __init__(
-        self,
-        error_msg: str = "The actor died unexpectedly before finishing this task.",
-        actor_id: str | None = None,
-        actor_init_failed: bool = False,
-    ) -> None:
-        super().__init__(error_msg, actor_id, actor_init_failed)
+    Args:
+        cause: what its constructor raised; None when it is another reason, or not known.
+    """
+
+    BASE_ERROR_MSG = "the actor died before it answered"
+
+    def __init__(self, cause: RayTaskError | None = None) -> None:
+        if cause is None:
+            super().__init__(None, ActorDiedError.BASE_ERROR_MSG)
+            return
+        text = f"The actor died because of an error raised in its creation task, {RayTaskError.__str__(cause)}"
+        super().__init__(cause._facts.actor_id, text, True)
+        self.__cause__ = cause
 
     @staticmethod
     def from_task_error(task_error: RayTaskError) -> ActorDiedError:
-        """The error of an actor whose constructor raised `task_error`."""
-        text = f"The actor died because of an error raised in its creation task, {RayTaskError.__str__(task_error)}"
-        error = ActorDiedError(text, task_error.actor_id, True)
-        error.__cause__ = task_error
-        return error
+        """The error of an actor whose constructor raised.
+
+        Args:
+            task_error: what it raised.
+
+        Returns:
+            The error that its calls end with.
+        """
+        return ActorDiedError(task_error)
 
 
 class ActorUnavailableError(RayActorError):
-    """The actor cannot be reached for now, for example while it restarts. The call may or may not have run."""
+    """The actor cannot be reached for now, for example while it restarts. The call may or may not have run.
+
+    Args:
+        error_message: why.
+        actor_id: its id as bytes, or None when it is not known.
+    """
+
+    def __init__(self, error_message: str, actor_id: bytes | None = None) -> None:
+        name = "the actor" if actor_id is None else f"actor {actor_id.hex()}"
+        text = f"{name} is unavailable: {error_message}; the call may have run"
+        super().__init__(None if actor_id is None else actor_id.hex(), text)
 
 
 class RaySystemError(RayError):
@@ -180,7 +231,23 @@ class NodeDiedError(RayError):
 
 
 class ObjectLostError(RayError):
-    """Every copy of the object is gone, and it is not computed again."""
+    """Every copy of the object is gone, and it is not computed again.
+
+    Attributes:
+        object_ref_hex: hexadecimal id of the object, "" when only the message names it.
+        owner_address: where its owner is, or None.
+        call_site: where the reference was made; always "" here.
+    """
+
+    def __init__(self, object_ref_hex: str = "", owner_address: Any = None, call_site: str = "") -> None:
+        Exception.__init__(self, object_ref_hex, owner_address, call_site)
+        self.object_ref_hex = object_ref_hex
+        self.owner_address = owner_address
+        self.call_site = call_site
+        self._message = f"object lost: {object_ref_hex}" if object_ref_hex else "an object is lost"
+
+    def __str__(self) -> str:
+        return self._message
 
 
 class ObjectFetchTimedOutError(ObjectLostError):
@@ -211,6 +278,10 @@ class AsyncioActorExit(RayError):
     """Ends an async actor."""
 
 
+class PlasmaObjectNotAvailable(RayError):
+    """The value was not there within the time that was given."""
+
+
 class RuntimeEnvSetupError(RayError):
     """The environment of a worker could not be made."""
 
@@ -235,8 +306,43 @@ class ActorUnschedulableError(RayError):
     """No node can ever run the actor."""
 
 
+class ObjectRefStreamEndOfStreamError(RayError):
+    """A streaming generator has no more references. Streams are not there yet: nothing raises it."""
+
+
+class OufOfBandObjectRefSerializationException(RayError):
+    """A reference was pickled outside of the runtime while that is forbidden. It is allowed here: nothing raises it."""
+
+
+class RayChannelError(RaySystemError):
+    """A channel of a compiled graph failed. Those are not there yet: nothing raises it."""
+
+
+class RayChannelTimeoutError(RayChannelError, TimeoutError):
+    """A channel of a compiled graph had no value in time. Those are not there yet: nothing raises it."""
+
+
+class RayCgraphCapacityExceeded(RaySystemError):
+    """A compiled graph has too many results in flight. Those are not there yet: nothing raises it."""
+
+
+class RayDirectTransportError(RaySystemError):
+    """A transfer between accelerators failed. Those are not there yet: nothing raises it."""
+
+
 class UnserializableException(RayError):
-    """The task's exception could not be sent; the text holds its traceback."""
+    """The task's exception cannot be read here, for example because its module is missing.
+
+    Args:
+        original_stack_trace: the worker's traceback.
+    """
+
+    def __init__(self, original_stack_trace: str = "") -> None:
+        super().__init__(original_stack_trace)
+        self._original_stack_trace = original_stack_trace
+
+    def __str__(self) -> str:
+        return f"the task's exception cannot be read in this process; it was:\n{self._original_stack_trace}"
 
 
 class ActorAlreadyExistsError(ValueError, RayError):
@@ -250,15 +356,33 @@ class ActorHandleNotFoundError(ValueError, RayError):
 # ---------------------------------------------------------------------------------------------- errors of tasks
 
 
+class _Facts(NamedTuple):
+    """What a RayTaskError is made of."""
+
+    function_name: str
+    traceback_str: str
+    # The exception; in a pickle, the parts of one that cannot be pickled as it is.
+    cause: Any
+    proctitle: str | None
+    pid: int | None
+    ip: str | None
+    actor_repr: str | None
+    actor_id: str | None
+
+
 class RayTaskError(RayError):
     """A task or actor call raised an exception.
+
+    An error that is an instance of the cause's class too has the cause's attributes where both have one of a name.
 
     Attributes:
         cause: the exception that the task raised.
         function_name: function, or Class.method.
         traceback_str: the worker's traceback.
+        proctitle: name of the worker's process, or None.
         pid: process id of the worker.
         ip: address of the worker's node.
+        actor_repr: how the actor describes itself, or None.
         actor_id: hexadecimal id of the actor, or None.
     """
 
@@ -269,13 +393,17 @@ class RayTaskError(RayError):
         function_name: str,
         traceback_str: str,
         cause: BaseException,
-        pid: int = 0,
-        ip: str = "",
+        proctitle: str | None = None,
+        pid: int | None = None,
+        ip: str | None = None,
         actor_repr: str | None = None,
         actor_id: str | None = None,
     ) -> None:
+        # The arguments that make the same error again, whatever the cause's attributes are called.
+        self._facts = _Facts(function_name, traceback_str, cause, proctitle, pid, ip, actor_repr, actor_id)
         # Not super(): next to it may stand the class of the cause, whose arguments are others.
-        Exception.__init__(self, function_name, traceback_str, cause, pid, ip, actor_repr, actor_id)
+        Exception.__init__(self, *self._facts)
+        self.proctitle = proctitle
         self.function_name = function_name
         self.traceback_str = traceback_str
         self.cause = cause
@@ -286,30 +414,19 @@ class RayTaskError(RayError):
         # Set for a cause whose own way of pickling cannot be read back: class, args and attributes travel instead.
         self._cause_by_fields = False
 
-    def fields(self) -> tuple[Any, ...]:
-        """The arguments that make the same error again."""
-        return (
-            self.function_name,
-            self.traceback_str,
-            self.cause,
-            self.pid,
-            self.ip,
-            self.actor_repr,
-            self.actor_id,
-        )
-
     def __reduce__(self) -> tuple[Callable[..., RayTaskError], tuple[Any, ...]]:
-        fields = list(self.fields())
+        facts = self._facts
+        is_view = isinstance(self, _CauseView)
         if not self._cause_by_fields:
-            return _rebuild, (*fields, isinstance(self, _CauseView))
-        fields[2] = _fields_of(self.cause)
-        return _rebuild_by_fields, (*fields, isinstance(self, _CauseView))
+            return _rebuild, (*facts, is_view)
+        return _rebuild_by_fields, (*facts._replace(cause=_fields_of(facts.cause)), is_view)
 
     def as_instanceof_cause(self) -> RayTaskError:
         """The same error as an instance of the cause's class too.
 
-        Itself when that class cannot be subclassed, and for SystemExit and KeyboardInterrupt, which would end whoever
-        asks for the result.
+        Returns:
+            That one; itself when that class cannot be subclassed, and for SystemExit and KeyboardInterrupt, which would
+            end whoever asks for the result.
         """
         cause_class = type(self.cause)
         if isinstance(self, _CauseView) or issubclass(RayTaskError, cause_class):
@@ -317,8 +434,11 @@ class RayTaskError(RayError):
         if not issubclass(cause_class, Exception) and not hasattr(cause_class, "derive"):
             return self
         try:
-            view = _view_class(cause_class)(*self.fields())
+            view = _view_class(cause_class)(*self._facts)
             view._cause_by_fields = self._cause_by_fields
+            for name in _OWN_ATTRIBUTES:
+                if hasattr(self.cause, name):
+                    setattr(view, name, getattr(self.cause, name))
             if isinstance(view, OSError):
                 OSError.__init__(view, *self.cause.args)  # errno, strerror
                 view.filename = getattr(self.cause, "filename", None)
@@ -329,14 +449,19 @@ class RayTaskError(RayError):
         return view
 
     def __str__(self) -> str:
-        where = f"pid={self.pid}, ip={self.ip}"
-        if self.actor_id is not None:
-            where += f", actor_id={self.actor_id}"
-        if self.actor_repr:
-            where += f", repr={self.actor_repr}"
-        head = f"ray::{self.function_name}() ({where})"
-        lines = self.traceback_str.strip().split("\n")
+        facts = self._facts
+        where = f"pid={facts.pid}, ip={facts.ip}"
+        if facts.actor_id is not None:
+            where += f", actor_id={facts.actor_id}"
+        if facts.actor_repr:
+            where += f", repr={facts.actor_repr}"
+        head = f"ray::{facts.function_name}() ({where})"
+        lines = facts.traceback_str.strip().split("\n")
         return "\n".join(head if line.startswith("Traceback (most recent") else line for line in lines)
+
+
+# Attributes of ours that an exception of the user may have too; those are what `except` clauses look at.
+_OWN_ATTRIBUTES = ("proctitle", "function_name", "traceback_str", "pid", "ip", "actor_repr", "actor_id")
 
 
 class _CauseView:
@@ -441,7 +566,7 @@ def task_error(
     if problem is not None and not by_fields:
         kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
         cause = RayError(f"Exception {kind} isn't serializable: {problem}\nOriginal exception details:\n{text}")
-    wrapped = RayTaskError(name, text, cause, pid, ip, actor_repr, actor_id)
+    wrapped = RayTaskError(name, text, cause, None, pid, ip, actor_repr, actor_id)
     wrapped._cause_by_fields = by_fields
     return wrapped
 
@@ -484,6 +609,51 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
 }
 
 
-def from_failure(code: int, message: str) -> Exception:
+def from_failure(code: int, message: str, actor_id: str | None = None) -> Exception:
     """The exception for a failure that the runtime reports: `code` is a number of sparkray_common::ErrorCode."""
-    return _CLASS_OF_CODE.get(code, RaySystemError)(message)
+    kind = _CLASS_OF_CODE.get(code, RaySystemError)
+    if issubclass(kind, RayActorError):
+        error = kind.__new__(kind)
+        RayActorError.__init__(error, actor_id, message)
+        return error
+    if issubclass(kind, ObjectLostError):
+        lost = kind()
+        lost._message = message
+        return lost
+    if kind is TaskCancelledError:
+        return TaskCancelledError(error_message=message)
+    return kind(message)
+
+
+RAY_EXCEPTION_TYPES: list[type[RayError]] = [
+    PlasmaObjectNotAvailable,
+    RayError,
+    RayTaskError,
+    WorkerCrashedError,
+    RayActorError,
+    ObjectStoreFullError,
+    ObjectLostError,
+    ObjectFetchTimedOutError,
+    ReferenceCountingAssertionError,
+    ObjectReconstructionFailedError,
+    OwnerDiedError,
+    GetTimeoutError,
+    AsyncioActorExit,
+    RuntimeEnvSetupError,
+    TaskPlacementGroupRemoved,
+    ActorPlacementGroupRemoved,
+    PendingCallsLimitExceeded,
+    LocalRayletDiedError,
+    TaskUnschedulableError,
+    ActorDiedError,
+    ActorUnschedulableError,
+    ActorUnavailableError,
+    RayChannelError,
+    RayChannelTimeoutError,
+    OufOfBandObjectRefSerializationException,
+    RayCgraphCapacityExceeded,
+    UnserializableException,
+    ActorAlreadyExistsError,
+    ActorHandleNotFoundError,
+    AuthenticationError,
+]

@@ -5,44 +5,115 @@ from __future__ import annotations
 from typing import Any
 
 from sparkray._private import worker
+from sparkray._private.ids import HexId
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
+# What Ray's RuntimeContext has.
+_LATER = {
+    "current_placement_group_id": "there are no placement groups yet",
+    "get_placement_group_id": "there are no placement groups yet",
+    "should_capture_child_tasks_in_placement_group": "there are no placement groups yet",
+    "get_runtime_env_string": "there are no runtime environments yet",
+    "runtime_env": "there are no runtime environments yet",
+    "get_resource_ids": "GPUs are not assigned to tasks yet",
+    "get_accelerator_ids": "GPUs are not assigned to tasks yet",
+    "get_session_name": "sessions have no name",
+    "get_temp_dir": "init() tells the driver its session_dir",
+    "gcs_address": "init() tells the driver its address",
+    "is_canceled": "there is no cancel() yet",
+}
+
 
 class RuntimeContext:
-    """Facts about this process and the task that runs in it. Ids are hexadecimal strings."""
+    """Facts about this process and the task that runs in it. Ids are hexadecimal strings.
+
+    All methods raise RaySystemError when sparkray is not running in this process, and what Ray has and sparkray does
+    not have yet raises NotImplementedError.
+    """
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _LATER:
+            raise NotImplementedError(f"get_runtime_context().{name} is not there yet: {_LATER[name]}")
+        raise AttributeError(f"'RuntimeContext' object has no attribute {name!r}")
 
     def get_job_id(self) -> str:
-        """The driver program that this work belongs to."""
+        """The driver program that this work belongs to.
+
+        Returns:
+            Its id, in hexadecimal.
+        """
         return worker.core_worker().job_id
 
     def get_node_id(self) -> str:
-        """The node of this process."""
+        """The node of this process.
+
+        Returns:
+            Its id, in hexadecimal.
+        """
         return worker.core_worker().node_id
 
     def get_worker_id(self) -> str:
-        """This process."""
+        """This process.
+
+        Returns:
+            Its id, in hexadecimal.
+        """
         return worker.core_worker().worker_id
 
     def get_task_id(self) -> str | None:
-        """The task that runs on this thread, or None in a driver."""
+        """The task that runs on this thread or in this coroutine.
+
+        Returns:
+            Its id, in hexadecimal; None in a driver.
+        """
         return _hex((_task() or {}).get("task_id"))
 
     def get_task_name(self) -> str | None:
-        """Function, or Class.method, of the task that runs; None in a driver."""
+        """The name of the task that runs.
+
+        Returns:
+            Function, or Class.method, or what `.options(name=...)` said; None in a driver.
+        """
         name = (_task() or {}).get("name")
         return None if name is None else str(name)
 
-    get_task_function_name = get_task_name
+    def get_task_function_name(self) -> str | None:
+        """The function of the task that runs.
+
+        Returns:
+            As `get_task_name`, without the module that Ray puts before it; None in a driver.
+        """
+        return self.get_task_name()
 
     def get_actor_id(self) -> str | None:
-        """The actor in whose worker this runs, or None."""
+        """The actor in whose worker this runs.
+
+        Returns:
+            Its id, in hexadecimal; None outside of an actor.
+        """
         return _hex(_actor().get("actor_id"))
 
     def get_actor_name(self) -> str | None:
-        """The name that the actor was given, "" when it has none; None outside of an actor."""
+        """The name of the actor in whose worker this runs.
+
+        Returns:
+            The name that it was given, "" when it has none; None outside of an actor.
+        """
         actor = _actor()
         return str(actor.get("name") or "") if actor else None
+
+    def get_node_labels(self) -> dict[str, str]:
+        """The labels of the node of this process.
+
+        Returns:
+            Values by name, as given to `init` or `add_node`.
+        """
+        core = worker.core_worker()
+        for node in core.nodes():
+            if node["node_id"] == core.node_id:
+                return dict(node.get("labels", {}))
+        return {}
 
     @property
     def namespace(self) -> str:
@@ -65,51 +136,60 @@ class RuntimeContext:
         return handle_from_id(actor["actor_id"], actor["handle_metadata"])
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """The resources that the actor holds, for example {"CPU": 1.0}.
+        """The resources that the actor or task holds.
 
-        Empty in a driver, and in tasks, whose workers are not told yet.
+        Returns:
+            Amounts by name, for example {"CPU": 1.0}. Empty in a driver.
         """
-        resources = (_task() or {}).get("resources") or _actor().get("resources") or {}
+        resources = _actor().get("resources") or (_task() or {}).get("resources") or {}
         return {str(name): float(amount) for name, amount in resources.items()}
 
     def get(self) -> dict[str, Any]:
-        """Job, node and, inside of a task or actor, its ids."""
+        """Job, node and, inside of a task or actor, its ids.
+
+        Returns:
+            job_id, node_id, namespace, and where they exist task_id and actor_id.
+        """
         facts = {
-            "job_id": self.get_job_id(),
-            "node_id": self.get_node_id(),
+            "job_id": self.job_id,
+            "node_id": self.node_id,
             "namespace": self.namespace,
-            "task_id": self.get_task_id(),
-            "actor_id": self.get_actor_id(),
+            "task_id": self.task_id,
+            "actor_id": self.actor_id,
         }
         return {name: value for name, value in facts.items() if value is not None}
 
     @property
-    def job_id(self) -> str:
-        """See get_job_id."""
-        return self.get_job_id()
+    def job_id(self) -> HexId:
+        """See get_job_id; with hex() and binary()."""
+        return HexId(self.get_job_id())
 
     @property
-    def node_id(self) -> str:
-        """See get_node_id."""
-        return self.get_node_id()
+    def node_id(self) -> HexId:
+        """See get_node_id; with hex() and binary()."""
+        return HexId(self.get_node_id())
 
     @property
-    def worker_id(self) -> str:
-        """See get_worker_id."""
-        return self.get_worker_id()
+    def worker_id(self) -> HexId:
+        """See get_worker_id; with hex() and binary()."""
+        return HexId(self.get_worker_id())
 
     @property
-    def task_id(self) -> str | None:
-        """See get_task_id."""
-        return self.get_task_id()
+    def task_id(self) -> HexId | None:
+        """See get_task_id; with hex() and binary()."""
+        return _id(self.get_task_id())
 
     @property
-    def actor_id(self) -> str | None:
-        """See get_actor_id."""
-        return self.get_actor_id()
+    def actor_id(self) -> HexId | None:
+        """See get_actor_id; with hex() and binary()."""
+        return _id(self.get_actor_id())
 
 
 _FIRST_INCARNATION = 0
+
+
+def _id(value: str | None) -> HexId | None:
+    return None if value is None else HexId(value)
 
 
 def _hex(value: Any) -> str | None:
@@ -141,6 +221,9 @@ _context = RuntimeContext()
 
 def get_runtime_context() -> RuntimeContext:
     """What is known about this process and its task (Ray: ray.get_runtime_context).
+
+    Returns:
+        An object whose methods tell it.
 
     Raises:
         RaySystemError: by its methods, when sparkray is not running in this process.

@@ -6,6 +6,7 @@ AttributeError or ImportError that says so. This package cannot share an environ
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from importlib import metadata
 from importlib.abc import MetaPathFinder
@@ -93,11 +94,19 @@ def __getattr__(name: str) -> Any:
     )
 
 
+def _is_question() -> bool:
+    """Whether a program only asks if there is such a module, by importlib.util.find_spec, and gets None."""
+    caller = sys._getframe(2)
+    while caller is not None and "importlib._bootstrap" in caller.f_code.co_filename:
+        caller = caller.f_back
+    return caller is not None and caller.f_code is importlib.util.find_spec.__code__
+
+
 class _MissingModules(MetaPathFinder):
     """Says what is the matter when a module of Ray is imported that sparkray does not have. Asked last."""
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> None:
-        if fullname.startswith("ray."):
+        if fullname.startswith("ray.") and not _is_question():
             # Not a ModuleNotFoundError, which `from ray import x` would replace by a sentence of its own.
             raise ImportError(
                 f"{fullname} is not there: `ray` is sparkray {__version__} here (sparkray-ray-compat), "

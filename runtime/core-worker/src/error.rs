@@ -1,6 +1,6 @@
 //! Failures of the core worker: a code that callers decide on, and a sentence for people.
 
-use sparkray_common::ErrorCode;
+use sparkray_common::{ActorId, ErrorCode};
 use sparkray_proto::Failure;
 use sparkray_rpc::RpcError;
 
@@ -12,6 +12,8 @@ pub struct CoreError {
     pub code: ErrorCode,
     /// What happened, to which id, and what to do.
     pub message: String,
+    /// The actor that it is about, where this process knows it.
+    pub actor: Option<ActorId>,
 }
 
 impl CoreError {
@@ -20,25 +22,28 @@ impl CoreError {
         Self {
             code,
             message: message.into(),
+            actor: None,
+        }
+    }
+
+    /// The same failure, which is about this actor.
+    pub fn of_actor(self, actor: ActorId) -> Self {
+        Self {
+            actor: Some(actor),
+            ..self
         }
     }
 }
 
 impl From<&Failure> for CoreError {
     fn from(failure: &Failure) -> Self {
-        Self {
-            code: failure.error_code(),
-            message: failure.message.clone(),
-        }
+        Self::new(failure.error_code(), failure.message.clone())
     }
 }
 
 impl From<RpcError> for CoreError {
     fn from(error: RpcError) -> Self {
-        Self {
-            code: error.code(),
-            message: error.to_string(),
-        }
+        Self::new(error.code(), error.to_string())
     }
 }
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from types import GenericAlias
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from sparkray import exceptions
 from sparkray._private import options as option_checks
+from sparkray._private.ids import HexId
 from sparkray._private.remote_function import argument_error, definition_id, pickle_definition
 from sparkray._private.serialization import SerializationError
 from sparkray._private.signature import CallShape
@@ -23,18 +25,32 @@ ASYNC_DEFAULT_CONCURRENCY = 1000
 _NUM_RETURNS = "__ray_num_returns__"
 
 
-def method(*, num_returns: int | None = None, **options: Any) -> Callable[[F], F]:
-    """Options of one method of an actor class (Ray: ray.method).
+@overload
+def method(function: F, /) -> F: ...
+@overload
+def method(*, num_returns: int | None = None, **options: Any) -> Callable[[F], F]: ...
+def method(*function: Any, num_returns: int | None = None, **options: Any) -> Any:
+    """Options of one method of an actor class (Ray: ray.method). As `@method` or `@method(num_returns=...)`.
 
     Args:
+        function: the method, when there are no options.
         num_returns: how many references a call returns; the method then returns a tuple of that length.
+        options: others of Ray's that have no effect; the rest is refused.
+
+    Returns:
+        The method itself, or what makes it one with these options.
 
     Raises:
         NotImplementedError: an option of Ray that is not there yet.
+        ValueError, TypeError: an unknown option or a wrong value.
     """
-    for name in options:
-        raise NotImplementedError(f"option {name} of @method is not there yet: leave it out")
-    option_checks.check({"num_returns": num_returns}, is_actor=False)
+    if function:
+        if len(function) > 1 or num_returns is not None or options or not callable(function[0]):
+            raise TypeError("write @method or @method(num_returns=...); options are given by name")
+        return function[0]
+    if "name" in options:
+        raise ValueError("@method takes no name: handles call the method by its own")
+    option_checks.check_method({"num_returns": num_returns, **options})
 
     def decorate(function: F) -> F:
         if num_returns is not None:
@@ -44,41 +60,71 @@ def method(*, num_returns: int | None = None, **options: Any) -> Callable[[F], F
     return decorate
 
 
+# Instead of a number of returns: what such methods give is a stream, which is not there yet.
+_GENERATOR = -1
+_ASYNC_GENERATOR = -2
+
+
 class _ClassInfo:
     """What handles know about a class: picklable, small, without the class."""
 
-    def __init__(self, name: str, is_async: bool, methods: dict[str, tuple[int, CallShape]]) -> None:
+    def __init__(
+        self, name: str, is_async: bool, methods: dict[str, tuple[int, CallShape]], is_concurrent: bool = False
+    ) -> None:
         self.name = name
         self.is_async = is_async
         self.methods = methods
+        # Several calls run at a time: one whose arguments are late does not hold up others.
+        self.is_concurrent = is_concurrent
 
     def __reduce__(self) -> tuple[type[_ClassInfo], tuple[Any, ...]]:
-        return _ClassInfo, (self.name, self.is_async, self.methods)
+        return _ClassInfo, (self.name, self.is_async, self.methods, self.is_concurrent)
+
+    def with_concurrency(self, is_concurrent: bool) -> _ClassInfo:
+        """The same, for an actor that runs several calls at a time, or one."""
+        if is_concurrent == self.is_concurrent:
+            return self
+        return _ClassInfo(self.name, self.is_async, self.methods, is_concurrent)
 
     @classmethod
     def of(cls, actor_class: type) -> _ClassInfo:
         methods: dict[str, tuple[int, CallShape]] = {}
         is_async = False
         for name, function in inspect.getmembers(actor_class, callable):
+            if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+                is_async = True
             if name.startswith("__") and name not in ("__call__", "__len__", "__getitem__", "__contains__"):
                 continue
             if inspect.isclass(function):
                 continue
-            if inspect.iscoroutinefunction(function):
-                is_async = True
-            if inspect.isasyncgenfunction(function):
-                raise NotImplementedError(f"{actor_class.__name__}.{name} is an async generator: not there yet")
             static = inspect.getattr_static(actor_class, name)
             skip_first = not isinstance(static, (staticmethod, classmethod))
             shape = CallShape.of(function, skip_first=skip_first)
-            methods[name] = (getattr(function, _NUM_RETURNS, 1), shape)
+            num_returns = getattr(function, _NUM_RETURNS, None)
+            if inspect.isasyncgenfunction(function):
+                num_returns = _ASYNC_GENERATOR
+            elif num_returns is None:
+                num_returns = _GENERATOR if inspect.isgeneratorfunction(function) else 1
+            methods[name] = (num_returns, shape)
         methods["__ray_ready__"] = (1, CallShape(()))
         methods["__ray_call__"] = (1, CallShape(None))
+        methods["__ray_terminate__"] = (1, CallShape(()))
         return cls(actor_class.__name__, is_async, methods)
 
 
+class ActorClassInheritanceException(TypeError):
+    """An actor class was inherited from (Ray: ray.actor.ActorClassInheritanceException)."""
+
+
 class ActorClass:
-    """A class whose instances live in workers: `Counter.remote(...)` (Ray: ray.actor.ActorClass)."""
+    """A class whose instances live in workers: `Counter.remote(...)` (Ray: ray.actor.ActorClass).
+
+    Attributes, static methods and class methods of the class are its own too.
+    """
+
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias:  # for annotations
+        return GenericAlias(cls, item)
 
     def __init__(self, actor_class: type, options: Mapping[str, Any], parent: ActorClass | None = None) -> None:
         self._parent = parent
@@ -125,8 +171,18 @@ class ActorClass:
         name = self.__name__
         raise TypeError(f"an actor cannot be made directly: write {name}.remote() for {name}()")
 
+    def __getattr__(self, name: str) -> Any:
+        # Constants, static methods and class methods belong to the class. Special names would confuse pickle and copy.
+        plain: type | None = self.__dict__.get("_class")
+        if plain is None or (name.startswith("__") and name.endswith("__")):
+            raise AttributeError(name)
+        try:
+            return getattr(plain, name)
+        except AttributeError:
+            raise AttributeError(f"the actor class {plain.__name__} has no attribute {name!r}") from None
+
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
-        raise TypeError(
+        raise ActorClassInheritanceException(
             f"{self.__name__} is an actor class and cannot be inherited from: inherit from the plain class, "
             "and apply remote() to the result"
         )
@@ -135,16 +191,34 @@ class ActorClass:
         return f"ActorClass({self.__name__})"
 
     def options(self, **options: Any) -> ActorClass:
-        """The same class with other options; the arguments are those of `sparkray.remote`."""
+        """The same class with other options.
+
+        Args:
+            options: as of `sparkray.remote`; those that are not given stay as they are.
+
+        Returns:
+            The class with these options.
+
+        Raises:
+            ValueError, TypeError: an unknown option or a wrong value.
+            NotImplementedError: an option of Ray that is not there yet.
+        """
         merged = {**self._options, **option_checks.check(options, is_actor=True)}
         return ActorClass(self._class, merged, parent=self._parent or self)
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Ray's lazy graphs are not there yet."""
+        """Ray's lazy graphs are not there yet.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("bind() is not there yet: call remote() and pass the handle on")
 
     def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an instance in a worker. Returns at once; an error of the constructor is raised by the calls.
+
+        Args:
+            args, kwargs: arguments of the constructor; references are replaced by their values.
 
         Returns:
             The handle. The actor ends when its last handle goes, unless it is detached.
@@ -179,6 +253,15 @@ class ActorClass:
             raise
         return ActorHandle(ref, self._info, metadata)
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle:
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def _concurrency(self) -> int:
+        chosen = self._options.get("max_concurrency")
+        if chosen is None:
+            return ASYNC_DEFAULT_CONCURRENCY if self._info.is_async else 1
+        return int(chosen)
+
     def _creation_options(self) -> dict[str, Any]:
         options = self._options
         resources = option_checks.resources_of(options)
@@ -188,9 +271,6 @@ class ActorClass:
         else:
             resources.setdefault("CPU", 1.0)
             placement = dict(resources)
-        concurrency = options.get("max_concurrency")
-        if concurrency is None:
-            concurrency = ASYNC_DEFAULT_CONCURRENCY if self._info.is_async else 1
         return {
             "resources": {name: amount for name, amount in resources.items() if amount > 0},
             "placement_resources": {name: amount for name, amount in placement.items() if amount > 0},
@@ -198,17 +278,22 @@ class ActorClass:
             "name": options.get("name"),
             "namespace": options.get("namespace") or (job_namespace() if options.get("name") else None),
             "detached": options.get("lifetime") == "detached",
-            "max_concurrency": concurrency,
+            "max_concurrency": self._concurrency(),
             "is_async": self._info.is_async,
         }
 
     def _pickled_for(self, core: CoreWorker) -> tuple[bytes, bytes]:
-        if self._parent is not None:
-            return self._parent._pickled_for(core)
-        if self._core is not core:
+        if self._core is core:
+            return self._blob, self._metadata
+        info = self._info.with_concurrency(self._info.is_async or self._concurrency() > 1)
+        if self._parent is None:
             self._blob = pickle_definition(self._class, f"the class {self.__name__}")
-            self._metadata = pickle.dumps(self._info, 5)
-            self._core = core
+        else:
+            self._blob, self._metadata = self._parent._pickled_for(core)
+        if self._parent is None or info.is_concurrent != self._parent._info.is_concurrent:
+            self._metadata = pickle.dumps(info, 5)
+        self._info = info
+        self._core = core
         return self._blob, self._metadata
 
 
@@ -236,20 +321,29 @@ class ActorMethod:
         return f"ActorMethod({self._info.name}.{self._method})"
 
     def options(self, **options: Any) -> ActorMethod:
-        """The same method with another `num_returns`; `name` is accepted without effect."""
-        for option in options:
-            if option not in ("num_returns", "name"):
-                raise ValueError(
-                    option_checks.unknown(f"option {option!r} for actor methods", option, ("num_returns", "name"))
-                )
-        checked = option_checks.check({"num_returns": options.get("num_returns")}, is_actor=False)
-        count = checked["num_returns"]
-        return ActorMethod(
-            self._ref, self._info, self._method, self._num_returns if count is None else count, self._shape
-        )
+        """The same method with other options.
+
+        Args:
+            options: `num_returns`, as of `sparkray.method`. `name` has no effect.
+
+        Returns:
+            The method with these options.
+
+        Raises:
+            ValueError, TypeError: an unknown option or a wrong value.
+            NotImplementedError: an option of Ray that is not there yet.
+        """
+        count = option_checks.check_method(options)
+        return _bound(self._ref, self._info, self._method, self._num_returns if count is None else count, self._shape)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the method. Calls of one process on one actor start in the order in which they are made.
+
+        An actor that runs several calls at a time (async, or max_concurrency above 1) starts them in the order in which
+        their arguments are there.
+
+        Args:
+            args, kwargs: arguments of the method; references are replaced by their values.
 
         Returns:
             An ObjectRef; a list of them when num_returns is above 1; None when it is 0.
@@ -268,9 +362,62 @@ class ActorMethod:
             name = f"{self._info.name}.{self._method}"
             raise argument_error(name, self._shape, args, kwargs, error) from error
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def bind(self, *args: Any, **kwargs: Any) -> Any:
+        """Ray's lazy graphs are not there yet.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("bind() is not there yet: call remote() and pass the references on")
+
+    def __reduce__(self) -> tuple[Callable[..., ActorMethod], tuple[Any, ...]]:
+        self._ref.escape()
+        return _method_from_pickle, (
+            self._ref.actor_id(),
+            self._info,
+            self._method,
+            self._num_returns,
+            self._shape,
+        )
+
+
+class _StreamingMethod(ActorMethod):
+    """A method that is a generator, whose results would come one by one."""
+
+    __slots__ = ()
+
+    def options(self, **options: Any) -> ActorMethod:
+        """As of ActorMethod; an async generator stays one."""
+        changed = super().options(**options)
+        if self._num_returns != _ASYNC_GENERATOR:
+            return changed
+        return _StreamingMethod(self._ref, self._info, self._method, _ASYNC_GENERATOR, self._shape)
+
+    def remote(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Streams are not there yet."""
+        name = f"{self._info.name}.{self._method}"
+        if self._num_returns == _ASYNC_GENERATOR:
+            raise NotImplementedError(f"{name} is an async generator, and streams are not there yet: return a list")
+        raise NotImplementedError(
+            f"{name} is a generator, and streams are not there yet: return a list, or call it by "
+            ".options(num_returns=...) with the number of its values, at least 2"
+        )
+
+
+def _bound(ref: ActorRef, info: _ClassInfo, method: str, num_returns: int, shape: CallShape) -> ActorMethod:
+    kind = ActorMethod if num_returns >= 0 else _StreamingMethod
+    return kind(ref, info, method, num_returns, shape)
+
 
 class ActorHandle:
     """A handle to an actor (Ray: ray.actor.ActorHandle). It can be passed to tasks and other actors."""
+
+    @classmethod
+    def __class_getitem__(cls, item: Any) -> GenericAlias:  # for annotations
+        return GenericAlias(cls, item)
 
     def __init__(self, ref: ActorRef, info: _ClassInfo, metadata: bytes) -> None:
         self._ref = ref
@@ -287,7 +434,7 @@ class ActorHandle:
                 raise AttributeError(name)
             raise AttributeError(option_checks.unknown(f"method {name!r} of actor {found.name}", name, found.methods))
         num_returns, shape = entry
-        bound = ActorMethod(self._ref, found, name, num_returns, shape)
+        bound = _bound(self._ref, found, name, num_returns, shape)
         self.__dict__[name] = bound
         return bound
 
@@ -295,12 +442,12 @@ class ActorHandle:
         return sorted(self._info.methods)
 
     @property
-    def _actor_id(self) -> bytes:
-        return self._ref.actor_id()
+    def _actor_id(self) -> HexId:
+        return HexId(self._ref.actor_id().hex())
 
     @property
-    def _ray_actor_id(self) -> bytes:
-        return self._ref.actor_id()
+    def _ray_actor_id(self) -> HexId:
+        return self._actor_id
 
     def __repr__(self) -> str:
         return f"Actor({self._info.name}, {self._ref.actor_id().hex()})"
@@ -318,7 +465,22 @@ class ActorHandle:
 
 def _handle_from_pickle(actor_id: bytes, metadata: bytes) -> ActorHandle:
     info = pickle.loads(metadata)
-    return ActorHandle(core_worker().actor_from_id(actor_id, info.name), info, metadata)
+    return _handle_of(core_worker().actor_from_id(actor_id, info.name), info, metadata)
+
+
+def _method_from_pickle(
+    actor_id: bytes, info: _ClassInfo, method: str, num_returns: int, shape: CallShape
+) -> ActorMethod:
+    ref = core_worker().actor_from_id(actor_id, info.name)
+    if info.is_concurrent:
+        ref.call_out_of_order()
+    return _bound(ref, info, method, num_returns, shape)
+
+
+def _handle_of(ref: ActorRef, info: _ClassInfo, metadata: bytes) -> ActorHandle:
+    if info.is_concurrent:
+        ref.call_out_of_order()
+    return ActorHandle(ref, info, metadata)
 
 
 def handle_from_id(actor_id: bytes, metadata: bytes) -> ActorHandle:
@@ -352,7 +514,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
     if namespace is not None and (not isinstance(namespace, str) or not namespace):
         raise ValueError("namespace is a string that is not empty, or None for this driver's own")
     ref, metadata = core_worker().get_actor(name, namespace or job_namespace())
-    return ActorHandle(ref, pickle.loads(metadata), metadata)
+    return _handle_of(ref, pickle.loads(metadata), metadata)
 
 
 def kill(actor: Any, no_restart: bool) -> None:

@@ -11,6 +11,7 @@ import contextvars
 import inspect
 import select
 from collections import deque
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -54,12 +55,55 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
     pool.shutdown(wait=False, cancel_futures=True)
 
 
+# The loop of an async actor, from its constructor on.
+_loop: asyncio.AbstractEventLoop | None = None
+
+
+def create_async(actor_class: type, args: Sequence[Any], kwargs: Mapping[str, Any]) -> object:
+    """Makes the instance of an async actor, on the loop on which its calls will run; `__init__` may be async."""
+    global _loop
+
+    async def create() -> object:
+        kind: Any = actor_class
+        constructor = kind.__init__
+        if not inspect.iscoroutinefunction(constructor):
+            made: object = actor_class(*args, **kwargs)
+            return made
+        instance: object = kind.__new__(kind)
+        await constructor(instance, *args, **kwargs)
+        return instance
+
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        instance = loop.run_until_complete(create())
+    except BaseException:
+        asyncio.set_event_loop(None)
+        loop.close()
+        raise
+    _loop = loop
+    return instance
+
+
 def run_async(core: CoreWorker, instance: object, max_concurrency: int) -> None:
     """Runs each call as a coroutine, at most `max_concurrency` at a time, until the worker is told to end.
 
     Methods that are not async run on the loop's thread and hold it up, as in Ray.
     """
-    asyncio.run(_serve(core, instance, max_concurrency))
+    loop = _loop
+    if loop is None:
+        raise RuntimeError("an async actor is created by create_async")
+    try:
+        loop.run_until_complete(_serve(core, instance, max_concurrency))
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        if left:
+            loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        loop.run_until_complete(loop.shutdown_asyncgens())
+    finally:
+        asyncio.set_event_loop(None)
+        loop.close()
 
 
 async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> None:

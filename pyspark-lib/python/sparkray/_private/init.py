@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import os
 import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -20,26 +21,31 @@ _WITHOUT_EFFECT = frozenset(
         "configure_logging",
         "logging_level",
         "logging_format",
-        "logging_config",
-        "dashboard_host",
-        "dashboard_port",
         "_metrics_export_port",
-        "_enable_object_reconstruction",
         "_driver_object_store_memory",
+        "_skip_env_hook",
     }
 )
+# Arguments of Ray's init that have no effect, which is said when they are given: there is no dashboard yet.
+_DASHBOARD = frozenset({"include_dashboard", "dashboard_host", "dashboard_port"})
 # Arguments of Ray's init that are not there yet.
 _LATER = frozenset(
     {
         "runtime_env",
         "job_config",
         "local_mode",
+        "logging_config",
         "storage",
+        "cgroup_path",
+        "proxy_server_url",
+        "_cluster_id",
         "_system_config",
         "_tracing_startup_hook",
         "_redis_username",
         "_redis_password",
         "_plasma_directory",
+        "_object_spilling_directory",
+        "_enable_object_reconstruction",
         "_node_name",
         "enable_resource_isolation",
         "system_reserved_cpu",
@@ -59,6 +65,8 @@ _KNOWN = frozenset(
         "ignore_reinit_error",
         "runtime_env",
         "include_dashboard",
+        "dashboard_host",
+        "dashboard_port",
         "_memory",
         "_temp_dir",
         "_node_ip_address",
@@ -69,8 +77,10 @@ _KNOWN = frozenset(
 class ClusterInfo(Mapping[str, Any]):
     """What `init` returns: a mapping, and a context manager that calls `shutdown` (Ray: BaseContext).
 
-    Keys: node_id, node_ip_address, address (host:port of the raylet), session_dir (None for a cluster that this
-    process did not start), cluster_id, namespace.
+    Keys: node_id, node_ip_address, address and gcs_address (host:port of the raylet, which is the way to the head),
+    raylet_address, session_dir (None for a cluster that this process did not start), cluster_id, namespace, webui_url
+    (always ""). Ray's raylet_ip_address, object_store_address and raylet_socket_name are there; the store has no socket
+    of its own.
     """
 
     def __init__(self, address_info: dict[str, Any]) -> None:
@@ -106,11 +116,33 @@ def check_other_arguments(arguments: Mapping[str, Any]) -> None:
     for name, value in arguments.items():
         if name in _WITHOUT_EFFECT:
             continue
+        if name in _DASHBOARD:
+            if value not in (None, False, "127.0.0.1", "localhost", 8265):
+                warnings.warn(f"init({name}=...) has no effect: there is no dashboard yet", stacklevel=3)
+            continue
         if name in _LATER:
             if value not in (None, False, {}):
                 raise NotImplementedError(f"init({name}=...) is not there yet: leave it out")
             continue
         raise TypeError(option_checks.unknown(f"argument {name!r} of init()", name, _KNOWN))
+
+
+def check_gpus(num_gpus: float) -> None:
+    """Refuses nodes with GPUs: they would be counted, and no task would be told which one is its own."""
+    if option_checks.check_quantity("num_gpus", num_gpus) > 0:
+        raise NotImplementedError(
+            f"num_gpus={num_gpus} is not there yet: GPUs are not assigned to tasks (CUDA_VISIBLE_DEVICES); leave it "
+            "out, and bound the tasks that share a GPU by a custom resource"
+        )
+
+
+def address_to_join(address: str | None) -> str | None:
+    """What `init` joins: the address that it was given, or that RAY_ADDRESS names, as in Ray; None: a new cluster."""
+    if address is not None and not isinstance(address, str):
+        raise TypeError(f"address is a string or None, not a {type(address).__name__}")
+    if address is None or address == "auto":
+        address = os.environ.get("RAY_ADDRESS") or address
+    return None if address == "local" else address
 
 
 def start_local(
@@ -130,7 +162,7 @@ def start_local(
     if num_cpus is not None:
         option_checks.check_quantity("num_cpus", num_cpus)
     if num_gpus is not None:
-        option_checks.check_quantity("num_gpus", num_gpus)
+        check_gpus(num_gpus)
     checked = option_checks.check_resources(resources)
     store = None if object_store_memory is None else units.parse_bytes("object_store_memory", object_store_memory)
     heap = None if memory is None else units.parse_bytes("_memory", memory)
@@ -163,9 +195,11 @@ def connect_existing(address: str, namespace: str | None, log_to_driver: bool) -
     cluster = clusters.get(address)
     if cluster is None:
         known = f"; this process has: {', '.join(clusters)}" if clusters else ""
+        where = " (from RAY_ADDRESS)" if address == os.environ.get("RAY_ADDRESS") else ""
         raise ConnectionError(
-            f"address={address!r} is not a cluster of this process, and joining one that another process started is "
-            f"not there yet: leave address out for a cluster on this machine, or use RayContext on Spark{known}"
+            f"address={address!r}{where} is not a cluster of this process, and joining one that another process "
+            "started is not there yet: write init(address='local') for a cluster on this machine, or use RayContext on "
+            f"Spark{known}"
         )
     worker.connect_driver(cluster.connection(cluster.nodes[0]), namespace=namespace, log_to_driver=log_to_driver)
     return current_info(str(cluster.session.path))
@@ -180,6 +214,10 @@ def current_info(session_dir: str | None) -> ClusterInfo:
             "node_ip_address": core.node_ip,
             "address": core.node_address,
             "raylet_address": core.node_address,
+            "raylet_ip_address": core.node_ip,
+            "gcs_address": core.node_address,
+            "object_store_address": worker.state.socket_name,
+            "raylet_socket_name": worker.state.socket_name,
             "session_dir": session_dir,
             "cluster_id": core.cluster_id,
             "namespace": worker.state.namespace,

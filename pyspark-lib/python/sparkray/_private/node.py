@@ -22,7 +22,15 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass
 class LocalNode:
-    """One raylet of a local cluster."""
+    """One raylet of a local cluster.
+
+    Attributes:
+        node_id: its id, in hexadecimal.
+        address: host:port at which other nodes reach it.
+        socket_name: the abstract Unix socket at which processes of this machine reach it.
+        pid: its process id.
+        resources: amounts by name; memory and object_store_memory in bytes.
+    """
 
     node_id: str
     address: str

@@ -50,6 +50,33 @@ def check(options: Mapping[str, Any], *, is_actor: bool) -> dict[str, Any]:
     return checked
 
 
+METHOD_OPTIONS = frozenset({"num_returns", "name"})
+# As _LATER, for methods of actors.
+_LATER_FOR_METHODS: dict[str, tuple[Any, ...]] = {
+    "concurrency_group": (None,),
+    "max_task_retries": (None, 0),
+    "retry_exceptions": (None, False),
+    "_generator_backpressure_num_objects": (None, -1),
+    "tensor_transport": (None,),
+}
+
+
+def check_method(options: Mapping[str, Any]) -> int | None:
+    """Checks options of an actor's method; gives `num_returns`. Raises as `check`."""
+    for name, value in options.items():
+        if name in METHOD_OPTIONS:
+            if value is not None:
+                _check_value(name, value)
+        elif name in _LATER_FOR_METHODS:
+            if not any(value is allowed or value == allowed for allowed in _LATER_FOR_METHODS[name]):
+                raise NotImplementedError(f"option {name}={value!r} of actor methods is not there yet: leave it out")
+        elif name not in _WITHOUT_EFFECT:
+            known = METHOD_OPTIONS | _LATER_FOR_METHODS.keys()
+            raise ValueError(unknown(f"option {name!r} for actor methods", name, known))
+    count: int | None = options.get("num_returns")
+    return count
+
+
 def unknown(what: str, name: str, known: Any) -> str:
     """The sentence about a name that nothing has, with the most similar one that exists."""
     similar = difflib.get_close_matches(name, sorted(known), n=1)

@@ -60,8 +60,6 @@ class RemoteFunction:
         name = getattr(function, "__name__", type(function).__name__)
         if inspect.iscoroutinefunction(function):
             raise ValueError(f"{name} is async, and tasks are plain functions: make it a method of an actor")
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise NotImplementedError(f"{name} is a generator: tasks that stream are not there yet; return a list")
         self._function = function
         self._options = dict(options)
         # The function that `.options` was called on: both have one blob.
@@ -80,19 +78,31 @@ class RemoteFunction:
         raise TypeError(f"a remote function cannot be called directly: write {self._name}.remote() for {self._name}()")
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"function": self._function, "options": self._options}
+        return {"function": self._function, "options": self._options, "name": getattr(self, "__name__", "")}
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         # Not __init__: while a function that refers to itself is read back, it has no attributes yet.
         self._function = saved["function"]
         self._options = saved["options"]
         self._parent = None
+        self.__name__ = saved["name"]
         self._name = ""
         self._shape = CallShape(None)
         self._forget()
 
     def options(self, **options: Any) -> RemoteFunction:
-        """The same function with other options; the arguments are those of `sparkray.remote`."""
+        """The same function with other options.
+
+        Args:
+            options: as of `sparkray.remote`; those that are not given stay as they are.
+
+        Returns:
+            The function with these options.
+
+        Raises:
+            ValueError, TypeError: an unknown option or a wrong value.
+            NotImplementedError: an option of Ray that is not there yet.
+        """
         merged = {**self._options, **option_checks.check(options, is_actor=False)}
         return RemoteFunction(self._function, merged, parent=self._parent or self)
 
@@ -101,6 +111,9 @@ class RemoteFunction:
 
         Arguments that are ObjectRefs are replaced by their values before the function runs; references inside
         other arguments stay references.
+
+        Args:
+            args, kwargs: arguments of the function.
 
         Returns:
             An ObjectRef; a list of them when num_returns is above 1; None when it is 0.
@@ -119,6 +132,21 @@ class RemoteFunction:
         except SerializationError as error:
             raise argument_error(self._name, self._shape, args, kwargs, error) from error
 
+    def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> Any:
+        return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def _check_no_stream(self) -> None:
+        """A generator is called only for a fixed number of values, which a task can return."""
+        if inspect.isasyncgenfunction(self._function):
+            raise NotImplementedError(
+                f"{self._name} is an async generator, and streams are not there yet: return a list"
+            )
+        if inspect.isgeneratorfunction(self._function) and self._options.get("num_returns") is None:
+            raise NotImplementedError(
+                f"{self._name} is a generator, and streams are not there yet: return a list, or set num_returns to the "
+                "number of its values, at least 2"
+            )
+
     def _prepare(self) -> tuple[CoreWorker, TaskTemplate]:
         from sparkray._native import TaskTemplate
 
@@ -128,6 +156,7 @@ class RemoteFunction:
             self._name = str(self._options.get("name") or getattr(self._function, "__name__", "function"))
             self._shape = CallShape.of(self._function)
             functools.update_wrapper(self, self._function)
+        self._check_no_stream()
         blob = self._pickled_for(core)
         options = self._options
         count = options.get("num_returns")
@@ -158,5 +187,9 @@ class RemoteFunction:
         return self._blob
 
     def bind(self, *args: Any, **kwargs: Any) -> Any:
-        """Ray's lazy graphs are not there yet."""
+        """Ray's lazy graphs are not there yet.
+
+        Raises:
+            NotImplementedError: always.
+        """
         raise NotImplementedError("bind() is not there yet: call remote() and pass the references on")

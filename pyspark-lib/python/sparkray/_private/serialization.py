@@ -126,12 +126,16 @@ def load_error(body: Any) -> Exception:
     """The exception of a failed task from the body of an Error value."""
     from sparkray import exceptions
 
+    text = ""
     try:
         error = pickle.loads(body)
+        if isinstance(error, tuple):  # the text apart from the exception, whose class may not be here
+            text, inner = error
+            error = pickle.loads(inner)
     except Exception as problem:  # for example a module that this process does not have
-        return exceptions.RaySystemError(
-            f"the task failed, and its exception cannot be read here ({type(problem).__name__}: {problem}); "
-            "install the module of the exception's class in this environment too"
+        return exceptions.UnserializableException(
+            f"{text}\n(it cannot be read here: {type(problem).__name__}: {problem}; "
+            "install the module of the exception's class in this environment too)"
         )
     if isinstance(error, exceptions.RayTaskError):
         return error.as_instanceof_cause()

@@ -44,6 +44,8 @@ class _State:
         self.is_driver = True
         self.log_to_driver = True
         self.namespace = ""
+        # The abstract Unix socket of this node's raylet, in a driver.
+        self.socket_name = ""
         self.why_not = _NEVER_STARTED
         # Whether workers may have printed something that is still under way.
         self.expects_output = False
@@ -122,6 +124,7 @@ def connect_driver(
         core.shutdown()
         raise
     state.namespace = chosen
+    state.socket_name = connection.socket_name
     state.log_to_driver = log_to_driver
     state.is_driver = True
     state.expects_output = False
@@ -198,11 +201,13 @@ def check_timeout(timeout: float | None) -> float | None:
     """Seconds, or None for no limit."""
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+    # Whatever is a number: numpy's scalars too.
+    if isinstance(timeout, bool) or not hasattr(timeout, "__float__"):
         raise TypeError(f"timeout is a number of seconds or None, not a {type(timeout).__name__}")
-    if timeout != timeout or timeout < 0:
+    seconds = float(timeout)
+    if seconds != seconds or seconds < 0:
         raise ValueError(f"timeout is at least 0 seconds, not {timeout}")
-    return float(timeout)
+    return seconds
 
 
 def wait(
@@ -218,8 +223,9 @@ def wait(
     core = core_worker()
     if not refs:
         return [], []
-    if isinstance(num_returns, bool) or not isinstance(num_returns, int):
+    if isinstance(num_returns, bool) or not hasattr(num_returns, "__index__"):  # numpy's integers are fine
         raise TypeError(f"num_returns is an int, not a {type(num_returns).__name__}")
+    num_returns = int(num_returns)
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"num_returns is between 1 and the number of references ({len(refs)}), not {num_returns}")
     return core.wait(refs, num_returns, check_timeout(timeout), fetch_local)

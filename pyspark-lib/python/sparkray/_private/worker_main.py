@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import atexit
+import contextlib
 import functools
 import os
+import pickle
 import random
 import sys
+import traceback
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sparkray import exceptions
-from sparkray._private import serialization
+from sparkray._private import serialization, worker
 from sparkray._private.worker import python_version, state
 
 
@@ -34,8 +38,22 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
     state.core = core
     state.is_driver = False
     state.why_not = "this worker is about to end"
+    # The driver's own; those of the modules that the zygote has imported belong to every process.
+    atexit.unregister(worker.disconnect)
     core.run_worker(Hooks(core))
+    run_exit_handlers()
     return 0
+
+
+def run_exit_handlers() -> None:
+    """What user code wants done when an actor or worker ends in order: `__ray_shutdown__`, then handlers of atexit."""
+    shutdown = getattr(actor_info.get("instance"), "__ray_shutdown__", None)
+    if callable(shutdown):
+        try:
+            shutdown()
+        except Exception:
+            traceback.print_exc()
+    atexit._run_exitfuncs()
 
 
 # What the runtime context tells about an actor.
@@ -82,6 +100,8 @@ class Hooks:
         if code is not None and not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1
+        with contextlib.suppress(BaseException):  # handlers print what they raise; nothing keeps the actor from ending
+            run_exit_handlers()
         self._core.shutdown()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -94,7 +114,13 @@ class Hooks:
         try:
             plain_class = serialization.load_definition(spec["class_blob"])
             actor_class = _with_runtime_methods(plain_class)
-            instance: object = actor_class(*spec.get("args", ()), **spec.get("kwargs", {}))
+            args, kwargs = spec.get("args", ()), spec.get("kwargs", {})
+            if spec["is_async"]:
+                from sparkray._private import concurrent_actor
+
+                instance: object = concurrent_actor.create_async(actor_class, args, kwargs)
+            else:
+                instance = actor_class(*args, **kwargs)
         except BaseException as error:
             name = f"{spec['class_name']}.__init__"
             actor_id = bytes(spec["actor_id"]).hex()
@@ -138,12 +164,13 @@ def _actor_repr() -> str | None:
 
 
 def _pickle_error(error: exceptions.RayTaskError) -> bytes:
+    text = error.traceback_str
     try:
-        return serialization.pickle_by_value(error)
+        return pickle.dumps((text, serialization.pickle_by_value(error)), 5)
     except Exception:  # a representation that is not a plain string, for example
-        plain = exceptions.RayError(error.traceback_str)
+        plain = exceptions.RayError(text)
         return serialization.pickle_by_value(
-            exceptions.RayTaskError(error.function_name, error.traceback_str, plain, error.pid, error.ip)
+            exceptions.RayTaskError(error.function_name, error.traceback_str, plain, None, error.pid, error.ip)
         )
 
 
@@ -154,12 +181,18 @@ def _with_runtime_methods(plain_class: type) -> type:
     def ready(self: object) -> bool:
         return True
 
+    def terminate(self: object) -> None:
+        from sparkray._private.actor import exit_actor
+
+        exit_actor()
+
     def call(self: object, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
 
     members = {
         "__ray_ready__": ready,
         "__ray_call__": call,
+        "__ray_terminate__": terminate,
         "__module__": plain_class.__module__,
         "__qualname__": plain_class.__qualname__,
         "__doc__": plain_class.__doc__,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import ipaddress
 import socket
 from typing import Any
 
@@ -50,12 +53,15 @@ def get_node_ip_address(address: str = "") -> str:
         address: accepted for compatibility, without effect.
 
     Returns:
-        In a cluster: the address that the cluster uses for this node. Otherwise: that of the route to the outside, or
-        127.0.0.1 when there is none.
+        An IP address. In a cluster: the one that the cluster uses for this node. Otherwise: that of the route to the
+        outside, or 127.0.0.1 when there is none.
+
+    Raises:
+        OSError: the cluster uses a host name for this node that cannot be resolved.
     """
     core = worker.state.core
     if core is not None:
-        return core.node_ip
+        return address_of_host(core.node_ip)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # nothing is sent: this only asks for the route
@@ -64,11 +70,25 @@ def get_node_ip_address(address: str = "") -> str:
             return "127.0.0.1"
 
 
+@functools.cache
+def address_of_host(host: str) -> str:
+    """The IP address of a host that is given by name or address. Raises OSError when the name is not known."""
+    with contextlib.suppress(ValueError):
+        return str(ipaddress.ip_address(host))
+    found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    # IPv4 first: sparkray's listeners are on it.
+    addresses = sorted(str(entry[4][0]) for entry in found if entry[0] == socket.AF_INET)
+    return addresses[0] if addresses else str(found[0][4][0])
+
+
 def list_named_actors(all_namespaces: bool = False) -> list[Any]:
     """Names of live actors (Ray: ray.util.list_named_actors).
 
     Args:
         all_namespaces: False: names in this driver's namespace; True: dicts with `name` and `namespace`, of all.
+
+    Returns:
+        Names, or those dicts, of actors that are not dead.
 
     Raises:
         RaySystemError: sparkray is not running in this process.

@@ -99,6 +99,9 @@ impl CoreWorker {
             spec.keyword_names.clone_from(&arguments.keyword_names);
             spec.python_version.clone_from(&state.python_version);
             state.add_actor_handle(actor_id, true);
+            if spec.is_async || spec.max_concurrency > 1 {
+                state.call_out_of_order(actor_id);
+            }
             if named {
                 state.actor_escapes(actor_id);
             }
@@ -145,6 +148,11 @@ impl CoreWorker {
     /// A handle of an actor that another process made, or that was looked up.
     pub fn add_actor_handle(&self, actor_id: ActorId) {
         self.with_state(|state| state.add_actor_handle(actor_id, false));
+    }
+
+    /// The actor of a handle runs several calls at a time: those whose arguments are late do not hold up others.
+    pub fn call_out_of_order(&self, actor_id: ActorId) {
+        self.with_state(|state| state.call_out_of_order(actor_id));
     }
 
     /// One handle less. May be called anywhere, finalizers included.

@@ -168,14 +168,34 @@ impl CoreWorker {
 
     // ---- getting -------------------------------------------------------------------------------------------
 
-    /// The values of objects, in order. An object without a value is an error in its place.
+    /// The values of objects, in order. The first failure that is known ends the wait: the values are then those that
+    /// are there, in order, and one of them is an error.
     pub fn get<E>(
         &self,
         ids: &[ObjectId],
         deadline: Option<Instant>,
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<Vec<Result<Fetched, CoreError>>, WaitError<E>> {
-        let wait = match self.with_state(|state| state.fetch(ids, None)) {
+        self.fetch(ids, true, deadline, interrupt)
+    }
+
+    /// The values of objects, in order. An object without a value is an error in its place.
+    pub(super) fn get_all<E>(
+        &self,
+        ids: &[ObjectId],
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<Vec<Result<Fetched, CoreError>>, WaitError<E>> {
+        self.fetch(ids, false, None, interrupt)
+    }
+
+    fn fetch<E>(
+        &self,
+        ids: &[ObjectId],
+        until_failure: bool,
+        deadline: Option<Instant>,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<Vec<Result<Fetched, CoreError>>, WaitError<E>> {
+        let wait = match self.with_state(|state| state.fetch(ids, until_failure)) {
             Begun::Done(values) => return Ok(values),
             Begun::Waiting(wait) => wait,
         };
@@ -190,7 +210,7 @@ impl CoreWorker {
     /// Tells the value of an object by [`Notice::Fetched`] with this key, once it is here.
     pub fn fetch_later(&self, id: ObjectId, key: u64) {
         self.with_state(|state| {
-            if let Begun::Done(values) = state.fetch(&[id], Some(key)) {
+            if let Begun::Done(values) = state.fetch_for(id, key) {
                 for value in values {
                     state.notify(Notice::Fetched(key, value));
                 }

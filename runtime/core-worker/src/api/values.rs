@@ -72,4 +72,14 @@ impl Fetched {
             Self::Mapped(value) => value.as_slice(),
         }
     }
+
+    /// Whether it is the error of a task. Those are never in the store.
+    pub(crate) fn is_error(&self) -> bool {
+        match self {
+            Self::Inline(bytes) => {
+                ValueHeader::read(bytes).is_ok_and(|header| header.format == ValueFormat::Error)
+            }
+            Self::Mapped(_) => false,
+        }
+    }
 }

@@ -140,7 +140,7 @@ impl CoreWorker {
         let fetched = if stored.is_empty() {
             Ok(Vec::new())
         } else {
-            let fetched = self.get(&stored, None, interrupt);
+            let fetched = self.get_all(&stored, interrupt);
             self.with_state(|state| {
                 for id in &stored {
                     state.drop_ref(*id);

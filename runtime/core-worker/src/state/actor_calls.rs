@@ -2,6 +2,9 @@
 //!
 //! Calls of one caller to one incarnation are numbered. The worker starts them in that order, once each, and keeps
 //! its answers until they are acknowledged: with later calls, or by AcknowledgeReplies when there are none.
+//!
+//! They are numbered when they are sent: in the order in which they were made, and for actors that run several calls at
+//! a time, in the order in which their arguments are there.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,6 +16,7 @@ use super::actors::{Link, head_error};
 use super::submission::{ActorMethod, Arguments, CallKind, PushPrefix};
 use super::timers::Timer;
 use super::{State, Value};
+use crate::hash::IdSet;
 use crate::reactor::ConnId;
 
 /// An actor whose connection broke is called again after this time, in microseconds, unless its death is known.
@@ -29,6 +33,8 @@ const KEPT_PREFIXES: usize = 16;
 pub(super) struct Calls {
     /// Not sent, in order.
     queue: VecDeque<TaskId>,
+    /// Not sent, and out of the queue until their arguments are there.
+    waiting: IdSet<TaskId>,
     /// Sent, by sequence from `first`; `None`: answered.
     sent: VecDeque<Option<TaskId>>,
     /// All calls before it are answered.
@@ -44,13 +50,14 @@ pub(super) struct Calls {
 
 impl Calls {
     pub(super) fn is_idle(&self) -> bool {
-        self.queue.is_empty() && self.sent.is_empty()
+        self.queue.is_empty() && self.waiting.is_empty() && self.sent.is_empty()
     }
 
     /// For another incarnation: nothing is sent.
     pub(super) fn restart(&mut self) {
         *self = Self {
             queue: std::mem::take(&mut self.queue),
+            waiting: std::mem::take(&mut self.waiting),
             timed: self.timed,
             ..Self::default()
         };
@@ -62,8 +69,11 @@ impl Calls {
         sent.into_iter().flatten().collect()
     }
 
+    /// Those that are not sent.
     pub(super) fn take_queue(&mut self) -> VecDeque<TaskId> {
-        std::mem::take(&mut self.queue)
+        let mut queue = std::mem::take(&mut self.queue);
+        queue.extend(std::mem::take(&mut self.waiting));
+        queue
     }
 
     fn add(&mut self, task: TaskId) -> u64 {
@@ -114,7 +124,18 @@ impl State {
         }
     }
 
-    /// Sends queued calls, in order, up to the first whose arguments are not there.
+    /// The arguments of a call are there.
+    pub(super) fn actor_call_ready(&mut self, actor_id: ActorId, task_id: TaskId) {
+        if let Some(client) = self.actors.get_mut(&actor_id) {
+            if client.calls.waiting.remove(&task_id) {
+                client.calls.queue.push_back(task_id);
+            }
+        }
+        self.push_actor_calls(actor_id);
+    }
+
+    /// Sends queued calls, in order, up to the first whose arguments are not there; without those, when the actor runs
+    /// several at a time.
     pub(super) fn push_actor_calls(&mut self, actor_id: ActorId) {
         loop {
             let Some(client) = self.actors.get(&actor_id) else {
@@ -127,7 +148,16 @@ impl State {
                 return;
             };
             let arguments = match self.tasks.get(&task_id) {
-                Some(task) if task.missing > 0 => return,
+                Some(task) if task.missing > 0 => {
+                    if !client.out_of_order {
+                        return;
+                    }
+                    self.unqueue_actor_call(actor_id);
+                    if let Some(client) = self.actors.get_mut(&actor_id) {
+                        client.calls.waiting.insert(task_id);
+                    }
+                    continue;
+                }
                 Some(task) => self.arguments_of(task),
                 None => {
                     self.unqueue_actor_call(actor_id);

@@ -33,6 +33,8 @@ pub(crate) struct ActorClient {
     death: Option<(Value, bool)>,
     /// Handles in this process.
     handles: u32,
+    /// It runs several calls at a time: those that wait for arguments do not hold up others.
+    pub(super) out_of_order: bool,
     /// A handle left this process, or the actor is named or of another creator: it does not end with the handles.
     escaped: bool,
     /// References that its creation needs, for restarts.
@@ -64,6 +66,7 @@ impl ActorClient {
             calls: Calls::default(),
             death: None,
             handles: 0,
+            out_of_order: false,
             escaped: !created,
             pins: Vec::new(),
             kill_sent: false,
@@ -118,6 +121,13 @@ impl State {
             request: Some(proto::head_request::Request::RegisterActor(
                 proto::RegisterActor { spec: Some(spec) },
             )),
+        }
+    }
+
+    /// An actor runs several calls at a time.
+    pub(crate) fn call_out_of_order(&mut self, actor_id: ActorId) {
+        if let Some(client) = self.actors.get_mut(&actor_id) {
+            client.out_of_order = true;
         }
     }
 
@@ -197,13 +207,13 @@ impl State {
         if unsure && self.head_lost.is_none() && self.broken.is_none() {
             self.end_actor(actor_id);
         }
-        self.actor_died(actor_id, Value::failed(error), false);
+        self.actor_died(actor_id, Value::failed(error.of_actor(actor_id)), false);
     }
 
     /// This process had the actor killed for good.
     pub(crate) fn actor_killed(&mut self, actor_id: ActorId) {
         let message = format!("actor {actor_id} is dead: it was killed by kill()");
-        let error = CoreError::new(ErrorCode::ActorDied, message);
+        let error = CoreError::new(ErrorCode::ActorDied, message).of_actor(actor_id);
         self.actor_died(actor_id, Value::failed(error), false);
     }
 
@@ -261,7 +271,8 @@ impl State {
     pub(super) fn why_not_callable(&self, actor_id: ActorId) -> Option<(Value, bool)> {
         let Some(client) = self.actors.get(&actor_id) else {
             let message = format!("actor {actor_id} is not known in this process: get a handle first");
-            return Some((Value::failed(CoreError::new(ErrorCode::NotFound, message)), false));
+            let error = CoreError::new(ErrorCode::NotFound, message).of_actor(actor_id);
+            return Some((Value::failed(error), false));
         };
         client.death.clone()
     }
@@ -296,7 +307,8 @@ impl State {
             );
             let sent = client.calls.take_sent();
             client.reset(update.incarnation, address);
-            let failed = Value::failed(CoreError::new(ErrorCode::ActorUnavailable, message));
+            let error = CoreError::new(ErrorCode::ActorUnavailable, message).of_actor(actor_id);
+            let failed = Value::failed(error);
             for task in sent {
                 self.finish_task_with(task, &failed, false);
             }
@@ -361,7 +373,7 @@ fn death_of(actor_id: ActorId, update: &proto::ActorUpdate) -> (Value, bool) {
         &update.cause
     };
     let message = format!("actor {actor_id} ({}) is dead: {cause}", update.class_name);
-    let error = CoreError::new(ErrorCode::ActorDied, message);
+    let error = CoreError::new(ErrorCode::ActorDied, message).of_actor(actor_id);
     (Value::Failed(Arc::new(error)), false)
 }
 
@@ -372,4 +384,5 @@ pub(super) fn head_error(actor_id: ActorId, cause: &str) -> CoreError {
             "actor {actor_id} cannot be reached: the head of the cluster is gone ({cause}); start the cluster again"
         ),
     )
+    .of_actor(actor_id)
 }

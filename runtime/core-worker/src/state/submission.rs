@@ -186,7 +186,7 @@ impl State {
         }
         match task.call.kind {
             CallKind::Function(_) => self.enqueue(task_id),
-            CallKind::Actor { actor_id, .. } => self.push_actor_calls(actor_id),
+            CallKind::Actor { actor_id, .. } => self.actor_call_ready(actor_id, task_id),
         }
     }
 

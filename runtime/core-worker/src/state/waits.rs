@@ -21,6 +21,8 @@ pub(crate) struct Wait {
     objects: Vec<ObjectId>,
     /// For waits for values: each in its place.
     values: Vec<Option<FetchedResult>>,
+    /// It is over with the first value that is a failure, whatever else is missing.
+    until_failure: bool,
     /// Told to the embedding code when it is over.
     notify: Option<u64>,
 }
@@ -41,6 +43,14 @@ pub(crate) fn unknown_object(id: ObjectId) -> CoreError {
             "object {id} is not known to this process: its cluster was stopped, or all its references are gone"
         ),
     )
+}
+
+/// Whether there is no value, or it is the error of the task that should have made it.
+fn is_failure(value: &FetchedResult) -> bool {
+    match value {
+        Err(_) => true,
+        Ok(value) => value.is_error(),
+    }
 }
 
 impl State {
@@ -73,6 +83,7 @@ impl State {
             missing,
             objects: Vec::new(),
             values: Vec::new(),
+            until_failure: false,
             notify: None,
         });
         let mut objects = Vec::new();
@@ -99,7 +110,11 @@ impl State {
         let Some(entry) = self.waits.get_mut(&wait) else {
             return;
         };
-        entry.missing = entry.missing.saturating_sub(1);
+        if entry.missing == 0 {
+            // It was ended by a failure.
+            return;
+        }
+        entry.missing -= 1;
         if entry.missing == 0 {
             self.wait_over(wait);
         }
@@ -123,14 +138,18 @@ impl State {
 
     /// Forgets a wait whose thread goes on.
     pub(crate) fn end_wait(&mut self, wait: WaitId) {
-        let Some(entry) = self.waits.remove(&wait) else {
-            return;
-        };
+        if let Some(entry) = self.waits.remove(&wait) {
+            self.leave_objects(wait, entry.objects);
+        }
+    }
+
+    /// Objects need not tell a wait that is over.
+    fn leave_objects(&mut self, wait: WaitId, objects: Vec<ObjectId>) {
         let is_other = |waiter: &Waiter| match waiter {
             Waiter::Task(_) | Waiter::Actor(_) => true,
             Waiter::Exists(other) | Waiter::Value(other, _) => *other != wait,
         };
-        for id in entry.objects {
+        for id in objects {
             if let Some(object) = self.objects.get_mut(&id) {
                 object.waiters.retain(is_other);
             }
@@ -139,8 +158,23 @@ impl State {
 
     // ---- values --------------------------------------------------------------------------------------------
 
-    /// Waits for the values of objects. `notify`: whom to tell, instead of a thread that looks.
-    pub(crate) fn fetch(&mut self, ids: &[ObjectId], notify: Option<u64>) -> Begun<Vec<FetchedResult>> {
+    /// Waits for the values of one object, and has `notify` told instead of a thread that looks.
+    pub(crate) fn fetch_for(&mut self, id: ObjectId, notify: u64) -> Begun<Vec<FetchedResult>> {
+        self.begin_fetch(&[id], false, Some(notify))
+    }
+
+    /// Waits for the values of objects. `until_failure`: the first that is a failure ends the wait; the values are then
+    /// those that are there, in order, and one of them is a failure.
+    pub(crate) fn fetch(&mut self, ids: &[ObjectId], until_failure: bool) -> Begun<Vec<FetchedResult>> {
+        self.begin_fetch(ids, until_failure, None)
+    }
+
+    fn begin_fetch(
+        &mut self,
+        ids: &[ObjectId],
+        until_failure: bool,
+        notify: Option<u64>,
+    ) -> Begun<Vec<FetchedResult>> {
         let mut values: Vec<Option<FetchedResult>> = Vec::with_capacity(ids.len());
         let mut missing = Vec::new();
         for (place, id) in ids.iter().enumerate() {
@@ -150,13 +184,15 @@ impl State {
             }
             values.push(value);
         }
-        if missing.is_empty() {
+        let failed = || values.iter().flatten().any(is_failure);
+        if missing.is_empty() || (until_failure && failed()) {
             return Begun::Done(values.into_iter().flatten().collect());
         }
         let wait = self.new_wait(Wait {
             missing: missing.len(),
             objects: missing.iter().map(|(_, id)| *id).collect(),
             values,
+            until_failure,
             notify,
         });
         for (place, id) in &missing {
@@ -200,10 +236,18 @@ impl State {
         let Some(entry) = self.waits.get_mut(&wait) else {
             return;
         };
-        if let Some(slot) = entry.values.get_mut(place as usize) {
-            if slot.replace(value).is_none() {
-                self.wait_met(wait);
-            }
+        let ends = entry.until_failure && entry.missing > 1 && is_failure(&value);
+        let Some(slot) = entry.values.get_mut(place as usize) else {
+            return;
+        };
+        if slot.replace(value).is_some() {
+            return;
+        }
+        if ends {
+            entry.missing = 0;
+            self.wait_over(wait);
+        } else {
+            self.wait_met(wait);
         }
     }
 
@@ -213,6 +257,9 @@ impl State {
             return None;
         }
         let entry = self.waits.remove(&wait)?;
+        if entry.values.iter().any(Option::is_none) {
+            self.leave_objects(wait, entry.objects);
+        }
         Some(entry.values.into_iter().flatten().collect())
     }
 

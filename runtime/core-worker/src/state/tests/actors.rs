@@ -91,6 +91,41 @@ fn calls_wait_in_order_for_their_arguments_and_over_a_restart() {
 }
 
 #[test]
+fn a_late_argument_holds_up_only_its_own_call_of_a_concurrent_actor() {
+    for seed in 0..20 {
+        let mut simulation = Simulation::new(seed, 1, 2);
+        let actor = simulation.create_actor(DRIVER, 0);
+        driver(&mut simulation).state.call_out_of_order(actor);
+        simulation.settle();
+        let slow = driver(&mut simulation).submit("nest", &[Item::Number(0)], &[]);
+        let late = driver(&mut simulation).call_actor(actor, "value", &[], &[slow]);
+        let late = driver(&mut simulation).fetch(late);
+        let keys: Vec<u64> = (0..3)
+            .map(|_| {
+                let id = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
+                driver(&mut simulation).fetch(id)
+            })
+            .collect();
+        while keys
+            .iter()
+            .any(|key| !simulation.processes[DRIVER].values.contains_key(key))
+        {
+            assert!(simulation.step());
+        }
+        assert!(!simulation.processes[DRIVER].values.contains_key(&late));
+        simulation.settle();
+        assert_eq!(
+            simulation.processes[DRIVER].values[&late],
+            Ok(vec![Item::Number(7)])
+        );
+        let order: Vec<u64> = simulation.ran.iter().map(|(_, _, _, number)| *number).collect();
+        assert_eq!(order, [1, 2, 3, 0]);
+        simulation.end_actors();
+        simulation.check_nothing_left();
+    }
+}
+
+#[test]
 fn an_actor_ends_with_its_last_handle_after_its_calls() {
     for seed in 0..20 {
         let mut simulation = Simulation::new(seed, 1, 1);

@@ -175,7 +175,7 @@ impl Process {
         self.told.insert(key, (id, 0));
         // As a language binding keeps what it waits for.
         self.state.add_ref(id);
-        if let Begun::Done(values) = self.state.fetch(&[id], Some(key)) {
+        if let Begun::Done(values) = self.state.fetch_for(id, key) {
             for value in values {
                 self.state.notify(Notice::Fetched(key, value));
             }
