@@ -34,6 +34,7 @@ pub(crate) fn nodes<'py>(py: Python<'py>, runtime: &Runtime) -> PyResult<Bound<'
         entry.set_item("available", node.available.unwrap_or_default().units)?;
         entry.set_item("labels", node.labels)?;
         entry.set_item("pid", node.pid)?;
+        entry.set_item("report_count", node.report_count)?;
         entry.set_item(
             "store",
             feed::describe_store(py, &node.store.unwrap_or_default())?,

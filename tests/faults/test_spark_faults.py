@@ -77,7 +77,8 @@ def test_a_killed_executor_costs_no_result_and_its_actor_comes_back(context: Ray
     ready, _ = sparkray.wait(tasks, num_returns=10, timeout=60)
     assert len(ready) == 10
     os.kill(victim["executor_pid"], signal.SIGKILL)
-    wait_until(lambda: not alive(victim["pid"]) and not alive(first_pid), 5, "what ran in the executor is gone")
+    wait_until(lambda: not alive(victim["executor_pid"]), 10, "the executor is gone")
+    wait_until(lambda: not alive(victim["pid"]) and not alive(first_pid), 2, "what ran in the executor is gone")
 
     assert sparkray.get(tasks, timeout=90) == [100_000.0 + n for n in range(TASKS)]
     # The other one did not notice.

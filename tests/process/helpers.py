@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from sparkray._private import worker
@@ -62,6 +62,37 @@ def sockets_of(cluster_id: str) -> list[str]:
     """Abstract Unix sockets of a cluster."""
     needle = f"@sparkray-{cluster_id[:8]}"
     return [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if needle in line]
+
+
+def open_files(pid: int) -> list[str]:
+    """What the descriptors of a process refer to."""
+    found = []
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            try:
+                found.append(os.readlink(f"/proc/{pid}/fd/{number}"))
+            except OSError:
+                continue
+    except OSError:
+        pass
+    return found
+
+
+def memory_files(cluster_id: str, pids: Iterable[int] | None = None) -> dict[int, set[str]]:
+    """The memfds of a cluster that processes have open or mapped, by pid; all processes of this machine when none are
+    given."""
+    name = f"/memfd:sparkray-{cluster_id}"
+    found: dict[int, set[str]] = {}
+    for pid in map(int, filter(str.isdigit, os.listdir("/proc"))) if pids is None else pids:
+        held = {path for path in open_files(pid) if path.startswith(name)}
+        try:
+            with open(f"/proc/{pid}/maps") as maps:
+                held.update(line[line.index(name) :].rstrip("\n") for line in maps if name in line)
+        except OSError:
+            pass
+        if held:
+            found[pid] = {path.removesuffix(" (deleted)") for path in held}
+    return found
 
 
 def children_of(pid: int) -> list[int]:

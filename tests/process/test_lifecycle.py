@@ -18,6 +18,7 @@ from process.helpers import (
     alive,
     assert_nothing_left,
     children_of,
+    memory_files,
     processes_of,
     run_driver,
     running_cluster,
@@ -452,3 +453,13 @@ def test_two_drivers_do_not_disturb_each_other():
     for driver in drivers:
         out, err = driver.communicate(timeout=60)
         assert driver.returncode == 0, out + err
+
+
+def test_references_that_are_kept_do_not_keep_the_stores_memory():
+    info = sparkray.init(num_cpus=1)
+    kept = sparkray.put(bytes(1 << 20))
+    assert os.getpid() in memory_files(info["cluster_id"], [os.getpid()])
+    sparkray.shutdown()
+    assert memory_files(info["cluster_id"], [os.getpid()]) == {}
+    with pytest.raises(exceptions.RaySystemError, match="was stopped"):
+        sparkray.get(kept)

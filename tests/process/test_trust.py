@@ -3,39 +3,20 @@
 # mypy: disable-error-code="attr-defined,union-attr"
 from __future__ import annotations
 
-import hashlib
 import hmac
 import os
 import socket
-import struct
 
 import pytest
 
 import sparkray
 from process.helpers import running_cluster, sockets_of
-
-HELLO = 104
+from support.listeners import HELLO, hello, proof, read_all, read_exactly
 
 
 @sparkray.remote
 def echo(value):
     return value
-
-
-def hello(cluster_id, epoch=1, kind=3, node_id=bytes(16), version=1):
-    return (
-        b"SPARKRAY"
-        + struct.pack("<HB5x", version, kind)
-        + cluster_id
-        + struct.pack("<Q", epoch)
-        + node_id
-        + bytes(16)
-        + os.urandom(32)
-    )
-
-
-def proof(token, role, greeting, nonce):
-    return hmac.new(token, role + greeting + nonce, hashlib.sha256).digest()
 
 
 @pytest.fixture
@@ -57,22 +38,6 @@ def connect(listener):
     connection.settimeout(10)
     connection.connect(address)
     return connection
-
-
-def read_all(connection):
-    data = b""
-    while chunk := connection.recv(4096):
-        data += chunk
-    return data
-
-
-def read_exactly(connection, length):
-    data = b""
-    while len(data) < length:
-        chunk = connection.recv(length - len(data))
-        assert chunk, f"closed after {len(data)} of {length} bytes"
-        data += chunk
-    return data
 
 
 def test_a_wrong_token_is_refused_by_every_listener(listeners):

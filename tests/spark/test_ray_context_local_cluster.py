@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import signal
@@ -16,7 +17,7 @@ import sparkray
 from process.helpers import alive, run_driver, start_driver, wait_until
 from sparkray.spark import RayContext, RayContextError, init_spark_on_local
 from sparkray.spark.manager import Manager
-from support.ray_processes import Recorded, look_at
+from support.ray_processes import Recorded, Traces, allowed_troubles, executors_of_spark, look_at
 
 MASTER = "local-cluster[2,1,1024]"
 STORE = "64m"
@@ -38,14 +39,15 @@ def spark() -> Iterator[Any]:
 
 
 @pytest.fixture
-def context(spark: Any) -> Iterator[RayContext]:
-    """A cluster on both executors; nothing of it is left afterwards."""
+def context(spark: Any, request: pytest.FixtureRequest) -> Iterator[RayContext]:
+    """A cluster on both executors; nothing of it is left afterwards, and its logs are quiet."""
     context = RayContext(spark, object_store_memory=STORE)
     context.init()
     recorded = Recorded(context)
     yield context
     context.stop()
     recorded.assert_gone()
+    recorded.assert_quiet(allowed_troubles(request))
 
 
 @sparkray.remote
@@ -61,8 +63,8 @@ def test_init_starts_one_node_on_each_executor_and_is_quick(spark: Any, capsys: 
     first = RayContext(spark, object_store_memory=STORE)
     with pytest.raises(RayContextError, match="call init"):
         _ = first.cluster_id
-    first.init()
-    first.stop()
+    # The very first start of this SparkContext, once its executors are up.
+    wait_until(lambda: executors_of_spark(spark) == 2, 90, "Spark has its executors")
     capsys.readouterr()
     started = time.monotonic()
     info = first.init()
@@ -231,7 +233,7 @@ def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any, monkeypa
             context.init()
         timer.join()
         assert not context.initialized
-        wait_until(lambda: not daemons_of(os.getpid()), 3, "the head and raylets that were started are gone")
+        wait_until(lambda: not daemons_of(os.getpid()), 2, "the head and raylets that were started are gone")
         request = context._request(0)
         with monkeypatch.context() as patch:
             # Long enough to see that the other side does not answer any more.
@@ -324,7 +326,7 @@ def test_environment_and_resources_reach_the_workers(spark: Any) -> None:
 
 def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
     program = f"""
-    import os, sys, time
+    import json, sys
     from sparkray.spark import RayContext, init_spark_on_local
     from support.ray_processes import Recorded
     sc = init_spark_on_local(memory="1g", conf={CONF!r})
@@ -338,25 +340,24 @@ def test_spark_stop_ends_the_cluster_and_so_does_the_death_of_python() -> None:
     sc = init_spark_on_local(memory="1g", conf={CONF!r})
     context = RayContext(sc, object_store_memory="{STORE}")
     context.init()
-    print("pids", context.cluster_id, *Recorded(context).pids, flush=True)
+    recorded = Recorded(context)
+    print("recorded", json.dumps(recorded.java_pids), recorded.text(), sep="|", flush=True)
     sys.stdin.read()
     """
     with start_driver(program) as process:
         assert process.stdout is not None
         try:
             lines: list[str] = []
-            while not lines or not lines[-1].startswith("pids"):
+            while not lines or not lines[-1].startswith("recorded"):
                 line = process.stdout.readline()
                 assert line, process.stderr.read() if process.stderr else ""
                 lines.append(line)
             assert "stopped\n" in lines
-            _, cluster_id, *pids = lines[-1].split()
+            _, java_pids, text = lines[-1].split("|", 2)
         finally:
             process.kill()
-    from process.helpers import assert_nothing_left
-
     # The driver's JVM ends when its Python has, then the executors'.
-    assert_nothing_left(cluster_id, [int(pid) for pid in pids], 10)
+    Traces.of_text(text).assert_gone_with(json.loads(java_pids))
 
 
 def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path) -> None:

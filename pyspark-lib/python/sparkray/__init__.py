@@ -400,8 +400,10 @@ def nodes() -> list[dict[str, Any]]:
 
     Returns:
         Dicts with NodeID, Alive, NodeManagerAddress, NodeManagerPort, NodeManagerHostname, NodeName, Resources (in
-        units; memory in bytes), Labels, and of our own: Pid (of the raylet), ObjectStore (bytes and counts). Ray's
-        ObjectManagerPort is that of the raylet; MetricsExportPort is 0, and socket names are "": there are none.
+        units; memory in bytes), Labels, and of our own: Pid (of the raylet), ObjectStore (bytes and counts),
+        ReportCount (of the node's reports so far: it sends one when something changed, ten times a second at most, and
+        one each second when nothing did; ObjectStore is as of the last one). Ray's ObjectManagerPort is that of the
+        raylet; MetricsExportPort is 0, and socket names are "": there are none.
 
     Raises:
         RaySystemError: sparkray is not running in this process.
@@ -430,6 +432,7 @@ def _describe_node(node: dict[str, Any]) -> dict[str, Any]:
         "Resources": dict(node["total"]) if node["alive"] else {},
         "Labels": dict(node.get("labels", {})),
         "Pid": node.get("pid", 0),
+        "ReportCount": node.get("report_count", 0),
         "ObjectStore": dict(node.get("store") or {}),
     }
 

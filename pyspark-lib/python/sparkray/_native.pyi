@@ -152,7 +152,7 @@ class CoreWorker:
     def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,
-        store (dict of StoreStats)."""
+        store (dict of StoreStats), report_count (of the node's reports, of which store and available are the last)."""
     def actors(self) -> list[dict[str, Any]]:
         """Keys: actor_id (hex), name, namespace, state, class_name, pid."""
     def current_task(self) -> dict[str, Any] | None:

@@ -227,6 +227,9 @@ impl CoreWorker {
             }
         }
         self.reactor.close_all();
+        // A program may keep references for as long as it likes: they do not keep the store's memory. Values that
+        // were read keep what they lie in.
+        *self.segments.lock() = SegmentTable::default();
     }
 
     pub(crate) fn is_stopping(&self) -> bool {

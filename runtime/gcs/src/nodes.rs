@@ -298,6 +298,7 @@ impl Node {
             hostname: self.hostname.clone(),
             store: self.store,
             pid: self.pid,
+            report_count: self.reports,
         }
     }
 }

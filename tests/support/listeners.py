@@ -1,0 +1,126 @@
+"""Listening sockets of processes, by what the kernel tells; and what their owners answer to a wrong token."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import hmac
+import os
+import pathlib
+import re
+import socket
+import struct
+
+HELLO = 104
+MANAGER, RAYLET = 2, 3
+_TCP_LISTEN = "0A"
+# __SO_ACCEPTCON
+_UNIX_LISTEN = 0x10000
+
+
+@dataclasses.dataclass(frozen=True)
+class Listener:
+    """A listening socket: a TCP port of any address, or the name of a Unix socket (abstract ones begin with @)."""
+
+    pid: int
+    port: int = 0
+    name: str = ""
+
+    def connect(self, seconds: float = 10.0) -> socket.socket:
+        """A connection to it."""
+        connection = socket.socket(socket.AF_UNIX if self.name else socket.AF_INET, socket.SOCK_STREAM)
+        connection.settimeout(seconds)
+        if self.name:
+            connection.connect("\0" + self.name[1:] if self.name.startswith("@") else self.name)
+        else:
+            connection.connect(("127.0.0.1", self.port))
+        return connection
+
+
+def _tcp_listeners() -> dict[int, int]:
+    """Port by inode."""
+    found = {}
+    for table in ("tcp", "tcp6"):
+        with contextlib.suppress(FileNotFoundError):
+            for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                fields = line.split()
+                if fields[3] == _TCP_LISTEN:
+                    found[int(fields[9])] = int(fields[1].rpartition(":")[2], 16)
+    return found
+
+
+def _unix_listeners() -> dict[int, str]:
+    """Name by inode."""
+    found = {}
+    for line in pathlib.Path("/proc/net/unix").read_text().splitlines()[1:]:
+        fields = line.split(None, 7)
+        if int(fields[3], 16) & _UNIX_LISTEN and len(fields) == 8:
+            found[int(fields[6])] = fields[7]
+    return found
+
+
+def socket_inodes(pid: int) -> set[int]:
+    """The sockets that a process has open."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):
+                match = re.fullmatch(r"socket:\[(\d+)\]", os.readlink(f"/proc/{pid}/fd/{number}"))
+                if match:
+                    found.add(int(match.group(1)))
+    return found
+
+
+def listening_ports() -> set[int]:
+    """TCP ports that somebody on this machine listens on."""
+    return set(_tcp_listeners().values())
+
+
+def listening_ports_of(pid: int) -> set[int]:
+    """TCP ports that a process listens on."""
+    own = socket_inodes(pid)
+    return {port for inode, port in _tcp_listeners().items() if inode in own}
+
+
+def listeners_of(pid: int) -> list[Listener]:
+    """All listening sockets of a process."""
+    own = socket_inodes(pid)
+    found = [Listener(pid, port=port) for inode, port in _tcp_listeners().items() if inode in own]
+    return found + [Listener(pid, name=name) for inode, name in _unix_listeners().items() if inode in own]
+
+
+def hello(cluster_id: bytes, epoch: int = 1, kind: int = RAYLET, node_id: bytes = bytes(16), version: int = 1) -> bytes:
+    """The first message of a caller: runtime/rpc/src/handshake.rs."""
+    return (
+        b"SPARKRAY"
+        + struct.pack("<HB5x", version, kind)
+        + cluster_id
+        + struct.pack("<Q", epoch)
+        + node_id
+        + bytes(16)
+        + os.urandom(32)
+    )
+
+
+def proof(token: bytes, role: bytes, greeting: bytes, nonce: bytes) -> bytes:
+    """What only who knows the token can say."""
+    return hmac.new(token, role + greeting + nonce, hashlib.sha256).digest()
+
+
+def read_all(connection: socket.socket) -> bytes:
+    """Everything until the other side closes."""
+    data = b""
+    while chunk := connection.recv(4096):
+        data += chunk
+    return data
+
+
+def read_exactly(connection: socket.socket, length: int) -> bytes:
+    """So many bytes; an AssertionError when the other side closes before."""
+    data = b""
+    while len(data) < length:
+        chunk = connection.recv(length - len(data))
+        assert chunk, f"closed after {len(data)} of {length} bytes"
+        data += chunk
+    return data
