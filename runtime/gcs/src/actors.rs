@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::Instant;
 
+use prost::Message as _;
 use prost::bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, NodeId, WorkerId};
 use sparkray_proto::head_message::Message;
@@ -253,6 +254,7 @@ impl ActorTable {
         actor.spec.arguments_value = Bytes::new();
         actor.spec.arguments = Vec::new();
         actor.spec.inline_arguments = Vec::new();
+        let_go_of_the_message(&mut actor.spec);
         publish(actor, context.effects);
         if !actor.spec.name.is_empty() {
             self.names
@@ -327,6 +329,15 @@ impl ActorTable {
     /// Living actors that end with this owner.
     pub(crate) fn owned_by(&self, owner: WorkerId) -> Vec<ActorId> {
         self.living_where(|actor| actor.owner.worker_id == owner && !actor.spec.detached)
+    }
+}
+
+/// What came with a message shares the message's buffer: a few bytes of a name would keep a large class in memory.
+fn let_go_of_the_message(spec: &mut ActorSpec) {
+    let bytes = spec.encode_to_vec();
+    match ActorSpec::decode(&bytes[..]) {
+        Ok(copy) => *spec = copy,
+        Err(error) => tracing::error!(%error, "an actor's specification cannot be copied"),
     }
 }
 

@@ -3,12 +3,15 @@
 //! Invariants:
 //! 1. The state is behind one mutex that is never held across an await; effects are carried out under it, so
 //!    that a node gets its messages in the order of the events.
-//! 2. Every node has one bounded queue of messages. A node that lets it overflow is dead; its log lines are
-//!    dropped earlier, so that a chatty program does not cost the driver its node.
+//! 2. Every node has one bounded queue; what one event makes for a node takes one place in it, however much that is. A
+//!    node that lets it overflow is dead; its log lines are dropped earlier, so that a chatty program does not cost the
+//!    driver its node.
 //! 3. A node's stream is read by one task; its end, whatever the cause, detaches the node.
 
 use std::collections::HashMap;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, Instant};
 
 use sparkray_common::NodeId;
@@ -18,7 +21,7 @@ use sparkray_proto::{
     HeadMessage, HeadReply, HeadRequest, NodeMessage, RegisterNode, Registered, node_message,
 };
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
+use tokio_stream::Stream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming};
@@ -27,14 +30,15 @@ use tracing::{info, warn};
 use crate::effects::Effect;
 use crate::state::HeadState;
 
-/// Messages that may wait for a node.
+/// Batches of messages that may wait for a node.
 const QUEUE: usize = 16 * 1024;
 /// Log batches are dropped when fewer places than this are free.
 const LOG_RESERVE: usize = QUEUE / 2;
 /// A node that opened its stream registers within this time.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 
-type Outgoing = mpsc::Sender<Result<HeadMessage, Status>>;
+type Batch = Result<Vec<HeadMessage>, Status>;
+type Outgoing = mpsc::Sender<Batch>;
 
 /// The state and the streams that its effects go to.
 #[derive(Debug)]
@@ -123,9 +127,9 @@ impl SharedHead {
                     failure: Some(failure),
                 };
                 // The queue is new and empty; a receiver that is gone needs no answer.
-                let _ = outgoing.try_send(Ok(HeadMessage {
+                let _ = outgoing.try_send(Ok(vec![HeadMessage {
                     message: Some(Message::Registered(refusal)),
-                }));
+                }]));
                 None
             }
         };
@@ -194,21 +198,33 @@ impl Core {
             if effects.is_empty() {
                 return;
             }
+            let mut batches: HashMap<NodeId, Vec<HeadMessage>> = HashMap::new();
             for effect in effects {
                 match effect {
                     Effect::Send { node, message } => {
-                        let Some(stream) = self.streams.get_mut(&node) else {
-                            continue;
-                        };
-                        if let Err(cause) = stream.send(node, message) {
-                            self.state.detach(now, node, cause);
+                        if let Some(stream) = self.streams.get_mut(&node)
+                            && stream.takes(node, &message)
+                        {
+                            let message = Some(message);
+                            batches.entry(node).or_default().push(HeadMessage { message });
                         }
                     }
                     Effect::Detach { node } => {
                         if let Some(stream) = self.streams.remove(&node) {
+                            if let Some(last) = batches.remove(&node) {
+                                // It dies anyway.
+                                let _ = stream.outgoing.try_send(Ok(last));
+                            }
                             stream.cancel.cancel();
                         }
                     }
+                }
+            }
+            for (node, batch) in batches {
+                if let Some(stream) = self.streams.get(&node)
+                    && let Err(cause) = stream.send(batch)
+                {
+                    self.state.detach(now, node, cause);
                 }
             }
         }
@@ -216,23 +232,48 @@ impl Core {
 }
 
 impl NodeStream {
-    fn send(&mut self, node: NodeId, message: Message) -> Result<(), &'static str> {
+    /// Whether a message is sent; output of workers may have to give way.
+    fn takes(&mut self, node: NodeId, message: &Message) -> bool {
         if matches!(message, Message::Log(_)) && self.outgoing.capacity() < LOG_RESERVE {
             self.dropped_logs += 1;
-            return Ok(());
+            return false;
         }
         if self.dropped_logs > 0 {
             warn!(node_id = %node, batches = self.dropped_logs, "dropped worker output: the driver's node does not read fast enough");
             self.dropped_logs = 0;
         }
-        self.outgoing
-            .try_send(Ok(HeadMessage {
-                message: Some(message),
-            }))
-            .map_err(|error| match error {
-                mpsc::error::TrySendError::Full(_) => "it does not read the head's messages",
-                mpsc::error::TrySendError::Closed(_) => "its raylet closed its connection to the head",
-            })
+        true
+    }
+
+    fn send(&self, batch: Vec<HeadMessage>) -> Result<(), &'static str> {
+        self.outgoing.try_send(Ok(batch)).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => "it does not read the head's messages",
+            mpsc::error::TrySendError::Closed(_) => "its raylet closed its connection to the head",
+        })
+    }
+}
+
+/// The messages of a node's queue, one after the other.
+#[derive(Debug)]
+pub(crate) struct NodeMessages {
+    queue: mpsc::Receiver<Batch>,
+    begun: std::vec::IntoIter<HeadMessage>,
+}
+
+impl Stream for NodeMessages {
+    type Item = Result<HeadMessage, Status>;
+
+    fn poll_next(mut self: Pin<&mut Self>, context: &mut TaskContext<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            if let Some(message) = self.begun.next() {
+                return Poll::Ready(Some(Ok(message)));
+            }
+            match ready!(self.queue.poll_recv(context)) {
+                Some(Ok(batch)) => self.begun = batch.into_iter(),
+                Some(Err(status)) => return Poll::Ready(Some(Err(status))),
+                None => return Poll::Ready(None),
+            }
+        }
     }
 }
 
@@ -242,18 +283,19 @@ pub(crate) struct HeadService(pub(crate) Arc<SharedHead>);
 
 #[tonic::async_trait]
 impl Head for HeadService {
-    type AttachNodeStream = ReceiverStream<Result<HeadMessage, Status>>;
+    type AttachNodeStream = NodeMessages;
 
     async fn attach_node(
         &self,
         request: Request<Streaming<NodeMessage>>,
     ) -> Result<Response<Self::AttachNodeStream>, Status> {
-        let (outgoing, receiver) = mpsc::channel(QUEUE);
+        let (outgoing, queue) = mpsc::channel(QUEUE);
         let head = Arc::clone(&self.0);
         self.0
             .tasks
             .spawn(async move { head.serve_node(request.into_inner(), outgoing).await });
-        Ok(Response::new(ReceiverStream::new(receiver)))
+        let begun = Vec::new().into_iter();
+        Ok(Response::new(NodeMessages { queue, begun }))
     }
 
     async fn call(&self, request: Request<HeadRequest>) -> Result<Response<HeadReply>, Status> {
@@ -268,7 +310,10 @@ impl Head for HeadService {
 mod tests {
     use super::*;
     use sparkray_common::VERSION;
-    use sparkray_proto::{LogBatch, RegisterJob, WorkerAddress, WorkerDeath, head_request};
+    use sparkray_proto::{
+        ActorSpec, LogBatch, RegisterActor, RegisterJob, Resources, WatchActorOnNode, WorkerAddress,
+        WorkerDeath, head_request,
+    };
 
     fn register(id: NodeId) -> RegisterNode {
         RegisterNode {
@@ -279,10 +324,10 @@ mod tests {
         }
     }
 
-    fn received(receiver: &mut mpsc::Receiver<Result<HeadMessage, Status>>) -> Vec<Message> {
+    fn received(receiver: &mut mpsc::Receiver<Batch>) -> Vec<Message> {
         let mut messages = Vec::new();
-        while let Ok(Ok(message)) = receiver.try_recv() {
-            messages.extend(message.message);
+        while let Ok(Ok(batch)) = receiver.try_recv() {
+            messages.extend(batch.into_iter().filter_map(|message| message.message));
         }
         messages
     }
@@ -300,7 +345,7 @@ mod tests {
         let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
         let (reader, idler) = (NodeId::random(), NodeId::random());
         let (to_reader, mut reads) = mpsc::channel(QUEUE);
-        let (to_idler, mut idle) = mpsc::channel(3);
+        let (to_idler, mut idle) = mpsc::channel(2);
         head.attach(register(reader), to_reader).unwrap();
         let (_, idler_cancel) = head.attach(register(idler), to_idler).unwrap();
         for number in 0..2 {
@@ -314,12 +359,75 @@ mod tests {
         let told = received(&mut reads);
         let is_death = |message: &Message| matches!(message, Message::NodeDeath(notice) if notice.node_id == idler.to_vec());
         assert!(told.iter().any(is_death), "{told:?}");
-        assert_eq!(received(&mut idle).len(), 3);
+        let heard = received(&mut idle);
+        let deaths = heard
+            .iter()
+            .filter(|message| matches!(message, Message::WorkerDeath(_)));
+        assert_eq!(deaths.count(), 1, "{heard:?}");
         let end = idle.try_recv();
         assert!(
             matches!(end, Err(mpsc::error::TryRecvError::Disconnected)),
             "its stream ends: {end:?}"
         );
+    }
+
+    #[test]
+    fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
+        let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+        let (first, second) = (NodeId::random(), NodeId::random());
+        let places = 8;
+        let (to_first, mut reads) = mpsc::channel(places);
+        let (to_second, _idle) = mpsc::channel(QUEUE);
+        head.attach(register(first), to_first).unwrap();
+        head.attach(register(second), to_second).unwrap();
+        received(&mut reads);
+        let count = 10 * places;
+        let job = RegisterJob {
+            job_id: vec![1; 4].into(),
+            driver: Some(WorkerAddress {
+                node_id: second.to_vec().into(),
+                worker_id: vec![1; 16].into(),
+                node_address: String::new(),
+            }),
+            ..RegisterJob::default()
+        };
+        let register_job = head_request::Request::RegisterJob(job.clone());
+        ask(&head, register_job);
+        for number in 0..count {
+            let mut actor_id = vec![0; 16];
+            actor_id[..8].copy_from_slice(&(number as u64).to_le_bytes());
+            let spec = ActorSpec {
+                actor_id: actor_id.clone().into(),
+                job_id: vec![1; 4].into(),
+                owner: job.driver.clone(),
+                resources: Some(Resources {
+                    units: HashMap::from([("CPU".to_owned(), 1.0)]),
+                }),
+                ..ActorSpec::default()
+            };
+            ask(
+                &head,
+                head_request::Request::RegisterActor(RegisterActor { spec: Some(spec) }),
+            );
+            let watch = WatchActorOnNode {
+                actor_id: actor_id.into(),
+            };
+            say(&head, first, node_message::Message::WatchActor(watch));
+            received(&mut reads);
+        }
+        // The end of the driver's node is the end of all actors.
+        head.with_state(|state, now| state.detach(now, second, "test"));
+        let told = received(&mut reads);
+        assert!(told.len() > count, "{} messages", told.len());
+        assert!(head.lock().streams.contains_key(&first));
+    }
+
+    fn ask(head: &SharedHead, request: head_request::Request) {
+        let request = HeadRequest {
+            request: Some(request),
+        };
+        let reply = head.with_state(|state, now| state.request(now, request));
+        assert_eq!(reply.failure, None);
     }
 
     #[test]

@@ -15,10 +15,12 @@ pub struct StoreConfig {
     pub capacity_bytes: u64,
     /// Whether there is a directory to spill to. Without one, a full store refuses after [`Self::stall`].
     pub can_spill: bool,
-    /// Free memory that is kept when nobody creates objects.
+    /// Free memory that is kept when nobody asks for room.
     pub warm_bytes: u64,
-    /// How long nobody must have created an object before free memory above `warm_bytes` is given back.
+    /// How long nobody must have asked for room before free memory above `warm_bytes` is given back.
     pub idle_after: Duration,
+    /// A feed of which nothing was heard for this long is asked about, this often.
+    pub feed_patience: Duration,
     /// How long a create waits without any memory coming free before it gets room on disk.
     pub stall: Duration,
 }
@@ -33,6 +35,7 @@ impl StoreConfig {
             can_spill,
             warm_bytes: 32 << 20,
             idle_after: Duration::from_secs(2),
+            feed_patience: Duration::from_mins(5),
             stall: Duration::from_secs(10),
         }
     }

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ObjectId, WorkerAddress};
+use sparkray_common::{FeedId, ObjectId, WorkerAddress};
 use sparkray_proto::{CreateObjectReply, Failure, ObjectLocation, ObjectReady};
 
 use crate::io::IoJob;
@@ -80,6 +80,14 @@ pub enum StoreEvent {
     CancelPull {
         /// The fetch.
         ticket: PullTicket,
+    },
+    /// Nothing was heard of a feed for long: ask the raylet of its owner with `FeedQuery`, and give its answer to
+    /// `adopt_feed` when the winners are known. An owner that still works on the feed is asked again later.
+    AskFeed {
+        /// The feed.
+        feed: FeedId,
+        /// Its owner.
+        owner: WorkerAddress,
     },
     /// Give this to [`crate::IoExecutor::start`].
     Io(IoJob),

@@ -15,6 +15,8 @@ use crate::spill::{SpillDirectories, SpillFile};
 const DISK_JOBS: usize = 2;
 /// Jobs on memory that run at once.
 const MEMORY_JOBS: usize = 1;
+/// Removals that run at once. A file system may take long over them, and neither spills nor memory wait for that.
+const REMOVALS: usize = 2;
 const OUTCOMES: usize = 1024;
 
 /// Work that the store asks for; give it to [`IoExecutor::start`].
@@ -77,13 +79,6 @@ pub(crate) enum Outcome {
 }
 
 impl Job {
-    fn is_disk_work(&self) -> bool {
-        matches!(
-            self,
-            Self::Spill { .. } | Self::Restore { .. } | Self::Fallback { .. }
-        )
-    }
-
     /// Does the work. Blocks.
     pub(crate) fn run(self, directories: &SpillDirectories) -> Option<Outcome> {
         match self {
@@ -138,6 +133,7 @@ pub struct IoExecutor {
     directories: Arc<SpillDirectories>,
     disk_permits: Arc<Semaphore>,
     memory_permits: Arc<Semaphore>,
+    removal_permits: Arc<Semaphore>,
     outcomes: mpsc::Sender<IoOutcome>,
     running: JoinSet<()>,
 }
@@ -151,6 +147,7 @@ impl IoExecutor {
             directories: Arc::new(SpillDirectories::new(spill_dirs)?),
             disk_permits: Arc::new(Semaphore::new(DISK_JOBS)),
             memory_permits: Arc::new(Semaphore::new(MEMORY_JOBS)),
+            removal_permits: Arc::new(Semaphore::new(REMOVALS)),
             outcomes,
             running: JoinSet::new(),
         };
@@ -161,10 +158,10 @@ impl IoExecutor {
     pub fn start(&mut self, job: IoJob) {
         while self.running.try_join_next().is_some() {}
         let directories = Arc::clone(&self.directories);
-        let permits = if job.0.is_disk_work() {
-            &self.disk_permits
-        } else {
-            &self.memory_permits
+        let permits = match &job.0 {
+            Job::Spill { .. } | Job::Restore { .. } | Job::Fallback { .. } => &self.disk_permits,
+            Job::Discard { .. } | Job::Populate { .. } => &self.memory_permits,
+            Job::Delete { .. } | Job::Close { .. } => &self.removal_permits,
         };
         let permits = Arc::clone(permits);
         let outcomes = self.outcomes.clone();
@@ -192,6 +189,42 @@ impl IoExecutor {
     pub async fn shutdown(mut self) {
         self.disk_permits.close();
         self.memory_permits.close();
+        self.removal_permits.close();
         self.running.shutdown().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shm::PAGE_SIZE;
+
+    #[tokio::test]
+    async fn removals_that_hang_hold_up_no_work_on_memory() {
+        let directory = tempfile::tempdir().unwrap();
+        let (mut executor, mut outcomes) = IoExecutor::new(vec![directory.path().to_owned()]).unwrap();
+        let id = SegmentId::memory(1);
+        let segment = Arc::new(Segment::in_memory(id, "sparkray-test", 1 << 21).unwrap());
+        let range = Range {
+            segment: id,
+            offset: 0,
+            len: PAGE_SIZE,
+        };
+        let hung = Arc::clone(&executor.removal_permits)
+            .acquire_many_owned(REMOVALS as u32)
+            .await
+            .unwrap();
+        for _ in 0..4 {
+            let segment = Arc::clone(&segment);
+            executor.start(IoJob(Job::Close { segment }));
+        }
+        executor.start(IoJob(Job::Discard { segment, range }));
+        let outcome = tokio::time::timeout(std::time::Duration::from_secs(20), outcomes.recv()).await;
+        assert!(matches!(
+            outcome.unwrap(),
+            Some(IoOutcome(Outcome::Discarded { .. }))
+        ));
+        drop(hung);
+        executor.shutdown().await;
     }
 }

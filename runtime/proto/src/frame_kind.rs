@@ -71,4 +71,5 @@ frame_kinds! {
     AdoptFeed = 72,
     PullObject = 73,
     ObjectChunk = 74,
+    FeedQuery = 75,
 }

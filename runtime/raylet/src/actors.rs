@@ -39,6 +39,8 @@ struct Actor {
     resources: ResourceSet,
     since: Instant,
     phase: Phase,
+    /// Correlation id of its CreateActor.
+    creation: Option<u64>,
 }
 
 /// The actors of this node.
@@ -66,6 +68,9 @@ impl Actors {
     fn remove(&mut self, id: ActorId) -> Option<Actor> {
         let actor = self.entries.remove(&id)?;
         self.by_lease.remove(&actor.lease_id);
+        if let Some(correlation) = actor.creation {
+            self.creating.remove(&correlation);
+        }
         Some(actor)
     }
 }
@@ -85,7 +90,7 @@ fn larger(left: &ResourceSet, right: &ResourceSet) -> ResourceSet {
 }
 
 impl Raylet {
-    fn report_actor(&self, id: ActorId, incarnation: u64, outcome: Outcome, pid: u32) {
+    fn report_actor(&mut self, id: ActorId, incarnation: u64, outcome: Outcome, pid: u32) {
         let report = ActorReport {
             actor_id: id.to_vec().into(),
             incarnation,
@@ -132,6 +137,7 @@ impl Raylet {
             resources,
             since: Instant::now(),
             phase: Phase::Placing,
+            creation: None,
         };
         self.actors.by_lease.insert(lease_id, id);
         self.actors.entries.insert(id, actor);
@@ -147,6 +153,7 @@ impl Raylet {
             return;
         };
         actor.phase = Phase::Creating(worker);
+        actor.creation = Some(correlation);
         self.actors.creating.insert(correlation, id);
         let Some(entry) = self.workers.pool.get_mut(worker) else {
             return;
@@ -194,7 +201,7 @@ impl Raylet {
         Ok(())
     }
 
-    fn report_alive(&self, id: ActorId) {
+    fn report_alive(&mut self, id: ActorId) {
         let Some(actor) = self.actors.entries.get(&id) else {
             return;
         };
@@ -316,9 +323,10 @@ impl Raylet {
     }
 
     /// The head knows nothing of what was said before: tell it again.
-    pub(crate) fn report_all_actors(&self) {
-        for id in self.actors.entries.keys() {
-            self.report_alive(*id);
+    pub(crate) fn report_all_actors(&mut self) {
+        let ids: Vec<ActorId> = self.actors.entries.keys().copied().collect();
+        for id in ids {
+            self.report_alive(id);
         }
     }
 
@@ -382,7 +390,7 @@ impl Raylet {
     }
 
     /// Asks the head for an actor's states. The head answers with the present one, each time.
-    pub(crate) fn watch_at_head(&self, id: ActorId) {
+    pub(crate) fn watch_at_head(&mut self, id: ActorId) {
         let message = sparkray_proto::WatchActorOnNode {
             actor_id: id.to_vec().into(),
         };

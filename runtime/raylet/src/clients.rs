@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -13,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags};
 use sparkray_common::{ActorId, JobId, NodeId, WorkerId};
 use sparkray_proto::{ClientKind, FrameKind};
 use sparkray_rpc::{Frame, FrameReceiver, FrameSender, register};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
@@ -33,6 +35,8 @@ pub(crate) struct Client {
     /// Drivers only.
     pub(crate) job_id: Option<JobId>,
     pub(crate) log_to_driver: bool,
+    /// Lines of output that it was too slow for, until it is told.
+    pub(crate) lost_lines: usize,
     pub(crate) watched: HashSet<ActorId>,
 }
 
@@ -55,6 +59,8 @@ pub(crate) struct Connection {
     pub(crate) client: Option<Client>,
     /// A worker that the zygote was asked for: nobody else may register here.
     pub(crate) expected: Option<WorkerId>,
+    /// The process of a local client that is no child of this one; readable once it has ended.
+    pub(crate) process: Option<Arc<AsyncFd<OwnedFd>>>,
 }
 
 /// All connections.
@@ -87,6 +93,7 @@ impl Clients {
                 drain,
                 client: None,
                 expected,
+                process: None,
             },
         );
         id
@@ -123,6 +130,8 @@ impl Clients {
     /// Forgets a connection; what was sent still leaves.
     pub(crate) fn remove(&mut self, id: u64) -> Option<Connection> {
         let connection = self.connections.remove(&id)?;
+        // Ends the tasks that read from it and watch its process.
+        connection.drain.cancel();
         if let Some(client) = &connection.client
             && self.by_worker.get(&client.worker_id) == Some(&id)
         {
@@ -239,19 +248,36 @@ async fn drain_frames(id: u64, receiver: &mut FrameReceiver, events: &mpsc::Send
 }
 
 /// Watches a process that is not a child of this one; when it is gone, its connection is drained.
-pub(crate) fn watch_process(pid: u32, drain: CancellationToken) -> std::io::Result<()> {
+pub(crate) fn watch_process(pid: u32, drain: CancellationToken) -> std::io::Result<Arc<AsyncFd<OwnedFd>>> {
     let pid = i32::try_from(pid)
         .ok()
         .and_then(Pid::from_raw)
         .ok_or(std::io::ErrorKind::InvalidInput)?;
     let pidfd: OwnedFd = rustix::process::pidfd_open(pid, PidfdFlags::NONBLOCK)?;
-    let pidfd = register(pidfd)?;
+    let process = Arc::new(register(pidfd)?);
+    let watched = Arc::clone(&process);
     tokio::spawn(async move {
         tokio::select! {
             // Readable once the process has ended; a failure to watch leaves the socket as the only sign.
-            _ = pidfd.readable() => drain.cancel(),
+            _ = watched.readable() => drain.cancel(),
             () = drain.cancelled() => {}
         }
     });
-    Ok(())
+    Ok(process)
+}
+
+/// Tells the loop when the process behind a connection that is over has ended.
+pub(crate) async fn await_end(
+    connection: u64,
+    process: Arc<AsyncFd<OwnedFd>>,
+    events: mpsc::Sender<Event>,
+    cancel: CancellationToken,
+) {
+    tokio::select! {
+        () = cancel.cancelled() => {}
+        _ = process.readable() => {
+            // The receiver is gone only when the raylet ends.
+            let _ = events.send(Event::ProcessEnded { connection }).await;
+        }
+    }
 }

@@ -1,9 +1,13 @@
 //! What this raylet knows of the other nodes: a hint, never a promise. Pure.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use sparkray_common::{NodeId, ResourceSet};
 use sparkray_proto::{ClusterView as ViewMessage, MessageError, NodeView};
+
+/// A report that comes this long after a request was sent shows what became of it.
+const NOTE_AGE: Duration = Duration::from_millis(300);
 
 /// Another node.
 #[derive(Debug, Clone, PartialEq)]
@@ -16,6 +20,16 @@ pub(crate) struct NodeEntry {
     pub(crate) available: ResourceSet,
     /// Leases that wait there.
     pub(crate) queued: u32,
+    /// Requests sent there that its next report may show.
+    sent: Vec<Sent>,
+}
+
+/// One request that was sent to a node.
+#[derive(Debug, Clone, PartialEq)]
+struct Sent {
+    at: Instant,
+    /// Taken from what is available; `None`: counted as queued.
+    resources: Option<ResourceSet>,
 }
 
 /// The other nodes that are alive.
@@ -60,6 +74,7 @@ impl ClusterView {
             total: read(&message.total)?,
             available: read(&message.available)?,
             queued: message.queued_leases,
+            sent: Vec::new(),
         };
         self.nodes.insert(node, entry);
         Ok(())
@@ -97,15 +112,41 @@ impl ClusterView {
             .map(|(node, _)| *node)
     }
 
-    /// Notes that a request for `resources` was sent to `node`, until its next report.
-    pub(crate) fn note_sent(&mut self, node: NodeId, resources: &ResourceSet) {
-        if let Some(entry) = self.nodes.get_mut(&node) {
-            if entry.available.covers(resources) {
-                entry.available.subtract(resources);
-            } else {
-                entry.queued += 1;
+    /// Notes that a request for `resources` was sent to `node`, until its next report. A node whose resources are the
+    /// same as before does not report: then the note is forgotten after a while, see [`Self::forget_old_notes`].
+    pub(crate) fn note_sent(&mut self, node: NodeId, resources: &ResourceSet, now: Instant) {
+        let Some(entry) = self.nodes.get_mut(&node) else {
+            return;
+        };
+        let taken = entry.available.covers(resources).then(|| resources.clone());
+        match &taken {
+            Some(resources) => entry.available.subtract(resources),
+            None => entry.queued += 1,
+        }
+        entry.sent.push(Sent {
+            at: now,
+            resources: taken,
+        });
+    }
+
+    /// Forgets requests that were sent so long ago that a report would show them. True: some node has more room.
+    pub(crate) fn forget_old_notes(&mut self, now: Instant) -> bool {
+        let mut any = false;
+        for entry in self.nodes.values_mut() {
+            let old = entry
+                .sent
+                .iter()
+                .take_while(|sent| now.saturating_duration_since(sent.at) >= NOTE_AGE)
+                .count();
+            for sent in entry.sent.drain(..old) {
+                any = true;
+                match sent.resources {
+                    Some(resources) => entry.available.add(&resources),
+                    None => entry.queued = entry.queued.saturating_sub(1),
+                }
             }
         }
+        any
     }
 
     /// The largest amount of one resource that any other node has.
@@ -150,7 +191,7 @@ mod tests {
         view.apply(&ViewMessage { nodes }).unwrap();
         let request = resources(&[("CPU", 1.0)]);
         assert_eq!(view.node_with_room(&request), Some(large));
-        view.note_sent(large, &resources(&[("CPU", 4.0)]));
+        view.note_sent(large, &resources(&[("CPU", 4.0)]), Instant::now());
         assert_eq!(view.node_with_room(&request), Some(small));
         assert_eq!(view.node_with_room(&resources(&[("CPU", 2.0)])), None);
         assert!(view.feasible_node(&resources(&[("CPU", 4.0)])).is_some());
@@ -160,5 +201,24 @@ mod tests {
         .unwrap();
         assert!(view.get(large).is_none());
         assert!((view.largest("CPU") - 4.0).abs() < f64::EPSILON);
+    }
+
+    #[test]
+    fn a_node_that_reports_no_change_is_used_again() {
+        let node = NodeId::random();
+        let mut view = ClusterView::new(NodeId::random());
+        let nodes = vec![message(node, 1.0, 1.0, true)];
+        view.apply(&ViewMessage { nodes }).unwrap();
+        let request = resources(&[("CPU", 1.0)]);
+        let now = Instant::now();
+        let before = view.get(node).cloned();
+        view.note_sent(node, &request, now);
+        view.note_sent(node, &request, now);
+        assert_eq!(view.node_with_room(&request), None);
+        assert_eq!(view.get(node).unwrap().queued, 1);
+        assert!(!view.forget_old_notes(now + NOTE_AGE / 2));
+        assert!(view.forget_old_notes(now + NOTE_AGE));
+        assert_eq!(view.get(node).cloned(), before);
+        assert!(!view.forget_old_notes(now + 2 * NOTE_AGE));
     }
 }

@@ -2,7 +2,7 @@
 
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
-use sparkray_proto::{Failure, FreeEntry, head_message};
+use sparkray_proto::{AdoptFeed, Failure, FreeEntry, head_message};
 use sparkray_rpc::{Accepted, Frame};
 use tokio::sync::oneshot;
 
@@ -17,6 +17,8 @@ pub(crate) enum Event {
     Frame { connection: u64, frame: Frame },
     /// A client's connection ended and was drained.
     Closed { connection: u64, cause: String },
+    /// The process of a local client ended after its connection did.
+    ProcessEnded { connection: u64 },
     /// The zygote's news.
     Zygote(ZygoteEvent),
     /// Lines that a worker wrote.
@@ -44,10 +46,15 @@ pub(crate) enum Event {
         object: ObjectId,
         outcome: Result<MappedRange, Failure>,
     },
+    /// The winners of a feed, as the raylet of its owner knows them.
+    FeedSettled(AdoptFeed),
     /// A message about freed objects to another node is over; `left` is what it did not take.
     FreesTold { node: NodeId, left: Vec<FreeEntry> },
-    /// An object was sent to another node, or as much of it as that node took.
-    PushEnded { ticket: PushTicket, bytes: u64 },
+    /// An object was sent to another node, or as many bytes of it as that node took, or its bytes cannot be read.
+    PushEnded {
+        ticket: PushTicket,
+        outcome: Result<u64, String>,
+    },
 }
 
 /// What the link to the head reports.

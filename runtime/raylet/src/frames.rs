@@ -1,6 +1,7 @@
 //! Frames of clients: who may say what.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 
 use sparkray_common::{ErrorCode, JobId, NodeId, VERSION, WorkerId};
 use sparkray_object_store::ClientId;
@@ -8,7 +9,7 @@ use sparkray_proto::{ClientKind, Failure, FrameKind, MessageError, RegisterClien
 use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, info, warn};
 
-use crate::clients::{Client, watch_process};
+use crate::clients::{Client, Connection, await_end, watch_process};
 use crate::raylet::Raylet;
 use crate::store_service::FrameError;
 
@@ -33,7 +34,7 @@ impl Raylet {
             FrameKind::RequestWorkerLease => self.request_lease(connection, frame)?,
             FrameKind::ReturnWorkerLease => self.return_lease(connection, frame)?,
             FrameKind::CancelWorkerLease => self.cancel_lease(connection, frame)?,
-            FrameKind::FreeObjects | FrameKind::AdoptFeed | FrameKind::PullObject => {
+            FrameKind::FreeObjects | FrameKind::AdoptFeed | FrameKind::FeedQuery | FrameKind::PullObject => {
                 self.store_frame(connection, frame)?;
             }
             other => {
@@ -137,6 +138,7 @@ impl Raylet {
             pid: message.pid,
             job_id,
             log_to_driver: message.log_to_driver,
+            lost_lines: 0,
             watched: HashSet::new(),
         }))
     }
@@ -152,10 +154,13 @@ impl Raylet {
         if kind == ClientKind::Worker {
             // A child of this process: its end comes as SIGCHLD.
             self.worker_registered(worker_id);
-        } else if let Some(known) = self.clients.get(connection)
-            && let Err(error) = watch_process(pid, known.drain.clone())
-        {
-            debug!(pid, %error, "cannot watch a client; only the end of its connection tells that it died");
+        } else if let Some(known) = self.clients.get_mut(connection) {
+            match watch_process(pid, known.drain.clone()) {
+                Ok(process) => known.process = Some(process),
+                Err(error) => {
+                    debug!(pid, %error, "cannot watch a client; only the end of its connection tells that it died");
+                }
+            }
         }
     }
 
@@ -173,12 +178,30 @@ impl Raylet {
             .send(connection, FrameKind::RegisterClientReply, correlation, &reply);
     }
 
+    /// The store takes back what a client had once its process cannot touch it any more: a process may go on without
+    /// its connection.
+    fn client_left(&mut self, connection: u64, removed: &Connection) {
+        let client = ClientId(connection);
+        self.store.client_left(client);
+        if let Some(process) = &removed.process {
+            tokio::spawn(await_end(
+                connection,
+                Arc::clone(process),
+                self.events.clone(),
+                self.cancel.clone(),
+            ));
+        } else if removed.expected.is_none() {
+            self.store.client_gone(client);
+        }
+        // What a worker had is taken back in `worker_over`.
+    }
+
     /// A connection ended and everything that came over it was handled.
     pub(crate) fn closed(&mut self, connection: u64, cause: &str) {
         let Some(removed) = self.clients.remove(connection) else {
             return;
         };
-        self.store.client_gone(ClientId(connection));
+        self.client_left(connection, &removed);
         self.end_leases_of(connection);
         if let Some(worker) = removed.expected {
             if let Some(client) = removed.client {

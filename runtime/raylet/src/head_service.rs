@@ -1,6 +1,6 @@
 //! What the head says is done, and what it has to know is told.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, WorkerId};
@@ -30,7 +30,7 @@ const SHAPES: usize = 32;
 #[derive(Debug)]
 pub(crate) struct HeadSide {
     channel: Channel,
-    outgoing: mpsc::Sender<NodeMessage>,
+    outgoing: Outgoing,
     /// To the head's gateway, when the head runs on this node.
     gateway: Option<FrameSender>,
     /// The present states of actors that clients of this node watch.
@@ -49,7 +49,7 @@ impl HeadSide {
     ) -> Self {
         Self {
             channel,
-            outgoing,
+            outgoing: Outgoing::new(outgoing),
             gateway,
             actor_states: HashMap::new(),
             lost: None,
@@ -59,26 +59,64 @@ impl HeadSide {
     }
 
     /// Tells the head. What cannot be told any more is lost with the head.
-    pub(crate) fn send(&self, message: node_message::Message) {
-        if self.lost.is_some() {
-            return;
-        }
-        match self.outgoing.try_send(NodeMessage {
-            message: Some(message),
-        }) {
-            Ok(()) => {}
-            Err(mpsc::error::TrySendError::Closed(_)) => debug!("this raylet ends: the head is told no more"),
-            Err(mpsc::error::TrySendError::Full(_)) => {
-                warn!("a message to the head was lost: it does not read");
-            }
+    pub(crate) fn send(&mut self, message: node_message::Message) {
+        if self.lost.is_none() {
+            self.outgoing.send(message);
         }
     }
 
     /// Log lines give way to everything else.
-    pub(crate) fn send_log(&self, batch: LogBatch) {
-        if self.outgoing.capacity() > head_link::OUTGOING / 2 {
+    pub(crate) fn send_log(&mut self, batch: LogBatch) {
+        if self.outgoing.is_calm() {
             self.send(node_message::Message::Log(batch));
         }
+    }
+}
+
+/// The queue to the head. Deaths and states of actors are told once, so none of them may be lost: what finds no place
+/// waits here, in order.
+#[derive(Debug)]
+struct Outgoing {
+    queue: mpsc::Sender<NodeMessage>,
+    overflow: VecDeque<NodeMessage>,
+}
+
+impl Outgoing {
+    fn new(queue: mpsc::Sender<NodeMessage>) -> Self {
+        Self {
+            queue,
+            overflow: VecDeque::new(),
+        }
+    }
+
+    fn send(&mut self, message: node_message::Message) {
+        self.overflow.push_back(NodeMessage {
+            message: Some(message),
+        });
+        self.flush();
+    }
+
+    /// Moves what waits into the queue, as far as there is room.
+    fn flush(&mut self) {
+        while !self.overflow.is_empty() {
+            match self.queue.try_reserve() {
+                Ok(place) => {
+                    if let Some(message) = self.overflow.pop_front() {
+                        place.send(message);
+                    }
+                }
+                Err(mpsc::error::TrySendError::Full(())) => return,
+                Err(mpsc::error::TrySendError::Closed(())) => {
+                    debug!("this raylet ends: the head is told no more");
+                    self.overflow.clear();
+                }
+            }
+        }
+    }
+
+    /// Whether there is room for what is not essential.
+    fn is_calm(&self) -> bool {
+        self.overflow.is_empty() && self.queue.capacity() > self.queue.max_capacity() / 2
     }
 }
 
@@ -143,7 +181,7 @@ impl Raylet {
             head_message::Message::Actor(update) => self.actor_update(update),
             head_message::Message::WorkerDeath(notice) => self.other_worker_died(notice)?,
             head_message::Message::NodeDeath(notice) => self.other_node_died(notice)?,
-            head_message::Message::Log(batch) => self.log_from_head(&batch),
+            head_message::Message::Log(batch) => self.log_from_head(batch),
             head_message::Message::JobFinished(message) => {
                 let job = JobId::from_slice(&message.job_id)?;
                 info!(job_id = %job, "job finished");
@@ -200,8 +238,8 @@ impl Raylet {
     /// A client, worker or driver of this node is gone: its objects, and everybody who knew it.
     pub(crate) fn process_over(&mut self, worker: WorkerId, cause: &str, job: Option<JobId>) {
         self.routes.remove(worker);
-        self.store.owner_gone(worker);
         self.report_death(worker, cause, job);
+        self.store.owner_gone(worker);
         let message = WorkerDied {
             worker_id: worker.to_vec().into(),
             node_id: self.node.node_id.to_vec().into(),
@@ -263,16 +301,23 @@ impl Raylet {
         self.store.tick(Instant::now());
         self.tend_workers();
         self.kill_orphans();
+        let has_more_room = self.view.forget_old_notes(Instant::now());
         if self.leases.queued_count() > 0 {
             // Time alone can change what fits.
-            self.look_again();
+            self.look = self.look.max(if has_more_room {
+                Look::ViewChanged
+            } else {
+                Look::Again
+            });
         }
         self.tend_actors();
         self.flush_frees();
+        self.flush_lost_locations();
         if self.head.last_look.elapsed() >= REPORT_INTERVAL {
             self.head.last_look = Instant::now();
             self.name_infeasible();
         }
+        self.head.outgoing.flush();
         self.report();
     }
 
@@ -291,7 +336,33 @@ impl Raylet {
         {
             return;
         }
+        if !self.head.outgoing.is_calm() {
+            // The next tick has a newer one.
+            return;
+        }
         self.head.send(node_message::Message::Report(report.clone()));
         self.head.last_report = Some((report, Instant::now()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_to_the_head_are_not_lost_when_its_queue_is_full() {
+        let (queue, mut head) = mpsc::channel(4);
+        let mut outgoing = Outgoing::new(queue);
+        for number in 0..100_u8 {
+            outgoing.send(node_message::Message::UnwatchActor(vec![number].into()));
+        }
+        assert!(!outgoing.is_calm());
+        for number in 0..100_u8 {
+            let message = head.try_recv().unwrap().message;
+            let expected = node_message::Message::UnwatchActor(vec![number].into());
+            assert_eq!(message, Some(expected));
+            outgoing.flush();
+        }
+        assert!(outgoing.is_calm() && head.try_recv().is_err());
     }
 }

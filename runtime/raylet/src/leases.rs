@@ -186,7 +186,7 @@ impl LeaseManager {
     ) -> Vec<LeaseDecision> {
         let mut decisions = Vec::new();
         self.grant_what_fits(now, &mut decisions);
-        self.pass_on(view, view_changed, &mut decisions);
+        self.pass_on(view, view_changed, now, &mut decisions);
         self.ask_for_leases(&mut decisions);
         decisions
     }
@@ -262,7 +262,13 @@ impl LeaseManager {
         lease_id
     }
 
-    fn pass_on(&mut self, view: &mut ClusterView, view_changed: bool, decisions: &mut Vec<LeaseDecision>) {
+    fn pass_on(
+        &mut self,
+        view: &mut ClusterView,
+        view_changed: bool,
+        now: Instant,
+        decisions: &mut Vec<LeaseDecision>,
+    ) {
         let mut leaving = Vec::new();
         for ((_, resources), queue) in &self.queues {
             let feasible_here = !self.is_infeasible(resources);
@@ -282,7 +288,7 @@ impl LeaseManager {
                     target.or_else(|| view.feasible_node(resources))
                 };
                 let Some(node) = target else { continue };
-                view.note_sent(node, resources);
+                view.note_sent(node, resources, now);
                 leaving.push((*lease_id, node));
             }
         }
@@ -376,15 +382,11 @@ impl LeaseManager {
             .collect()
     }
 
-    /// All leases and requests of a finished job that came over connections.
-    pub(crate) fn end_job(&mut self, job: JobId) -> Vec<EndedLease> {
-        let of_job = self.leases.iter().filter(|(_, lease)| {
-            lease.request.job_id == job && matches!(lease.request.owner, LeaseOwner::Connection(_))
-        });
-        let ids: Vec<LeaseId> = of_job.map(|(lease_id, _)| *lease_id).collect();
-        ids.into_iter()
-            .filter_map(|lease_id| self.end(lease_id))
-            .collect()
+    /// Whether a worker serves a lease that was asked for over a connection, which still lives then.
+    pub(crate) fn serves_a_connection(&self, worker: WorkerId) -> bool {
+        self.lease_of_worker(worker)
+            .and_then(|lease_id| self.request_of(lease_id))
+            .is_some_and(|request| matches!(request.owner, LeaseOwner::Connection(_)))
     }
 
     /// The worker of a lease waits in `get` and lends its CPUs, or runs again and takes them back at once,

@@ -10,7 +10,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use sparkray_common::{ClusterId, JobId, LeaseId, NodeId, WorkerAddress, WorkerId};
-use sparkray_object_store::{IoExecutor, IoOutcome, ObjectStore};
+use sparkray_object_store::{ClientId, IoExecutor, IoOutcome, ObjectStore};
 use sparkray_rpc::{Identity, Target, frame_connection};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -134,6 +134,7 @@ impl Raylet {
             Event::Accepted { accepted, local } => self.accepted(accepted, local),
             Event::Frame { connection, frame } => self.frame(connection, frame),
             Event::Closed { connection, cause } => self.closed(connection, &cause),
+            Event::ProcessEnded { connection } => self.store.client_gone(ClientId(connection)),
             Event::Zygote(event) => self.zygote_event(event),
             Event::Output {
                 worker_id,
@@ -154,11 +155,19 @@ impl Raylet {
                 object,
                 outcome,
             } => self.pull_ended(ticket, object, outcome),
+            Event::FeedSettled(message) => {
+                if let Err(error) = self.store.adopt_feed(&message) {
+                    warn!(%error, "another raylet named the winners of a feed in a way that cannot be read");
+                }
+            }
             Event::FreesTold { node, left } => {
                 let is_alive = self.view.get(node).is_some();
                 self.store_side.frees.told(node, left, is_alive);
             }
-            Event::PushEnded { ticket, bytes } => self.store.push_finished(ticket, bytes),
+            Event::PushEnded { ticket, outcome } => match outcome {
+                Ok(bytes) => self.store.push_finished(ticket, bytes),
+                Err(reason) => self.store.push_failed(ticket, &reason),
+            },
         }
     }
 
@@ -203,14 +212,14 @@ impl Raylet {
         }
     }
 
-    /// A job is over: its leases, workers and objects go. Actors that outlive it stay.
+    /// A job is over: its workers and objects go. Actors that outlive it stay, with the leases that they hold: a lease
+    /// ends with the connection of its owner, whose end follows for all others.
     pub(crate) fn finish_job(&mut self, job: JobId) {
-        for ended in self.leases.end_job(job) {
-            self.lease_replies.remove(&ended.request.lease_id);
-        }
         self.actors_of_finished_job(job);
         for worker in self.workers.pool.of_job(job) {
-            self.kill_worker(worker);
+            if !self.leases.serves_a_connection(worker) {
+                self.kill_worker(worker);
+            }
         }
         self.look_again();
     }

@@ -5,11 +5,11 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use prost::Message;
-use sparkray_common::{NodeId, ObjectId, WorkerAddress};
+use sparkray_common::{FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{ClientId, MappedRange, PullTicket, StoreError, StoreEvent};
 use sparkray_proto::{
-    AdoptFeed, Empty, Failure, FrameKind, FreeEntry, FreeObjects, LocationLost, MessageError, ObjectLocation,
-    PullObject, WorkerHello,
+    AdoptFeed, Empty, Failure, FeedQuery, FrameKind, FreeEntry, FreeObjects, LocationLost, MessageError,
+    ObjectLocation, PullObject, WorkerHello,
 };
 use sparkray_rpc::{Endpoint, Frame, RpcError, Target, dial, frame_connection};
 use tokio::sync::oneshot;
@@ -25,6 +25,8 @@ use crate::transfer::{pull, push, refuse_pull};
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);
 const ADOPT_ATTEMPTS: u32 = 3;
 const TELL_DEADLINE: Duration = Duration::from_secs(10);
+/// Fetched objects that are remembered before it is looked which of them are still here.
+const FETCHED_BY_LIMIT: usize = 4096;
 
 #[derive(Debug)]
 struct Pull {
@@ -41,6 +43,13 @@ pub(crate) struct StoreSide {
     /// Nodes that fetched an object from this one. Its owner does not know of their copies: they hear of its end from
     /// here, and pass it on to those that fetched it from them.
     fetched_by: HashMap<ObjectId, BTreeSet<NodeId>>,
+    /// Entries of `fetched_by` at which those of objects that are gone are thrown out.
+    fetched_by_limit: usize,
+    /// Replies of the events that are being carried out, in order: each client gets its own together, because a queue
+    /// holds fewer frames than one request may have answers.
+    replies: HashMap<ClientId, Vec<Frame>>,
+    /// Copies that are gone, until the next tick: their owners on other nodes hear of them.
+    lost_locations: HashMap<WorkerId, (WorkerAddress, Vec<ObjectId>)>,
 }
 
 /// A frame that breaks the protocol, in one of two ways.
@@ -70,18 +79,29 @@ impl Raylet {
                 self.note_frees(&message)?;
             }
             FrameKind::AdoptFeed => self.adopt_feed(connection, frame.correlation, frame.decode()?)?,
+            FrameKind::FeedQuery => self.answer_feed_query(connection, frame)?,
             FrameKind::PullObject => {
                 let message: PullObject = frame.decode()?;
                 let object = ObjectId::from_slice(&message.object_id)
                     .map_err(|error| RpcError::Message(error.into()))?;
                 if let Some(node) = self.clients.client(connection).and_then(|client| client.node_id) {
-                    self.store_side.fetched_by.entry(object).or_default().insert(node);
+                    self.note_fetch(object, node);
                 }
                 self.store.push(client, frame.correlation, object);
             }
             other => return Err(FrameError::NotHere(other)),
         }
         Ok(())
+    }
+
+    fn note_fetch(&mut self, object: ObjectId, node: NodeId) {
+        let side = &mut self.store_side;
+        if side.fetched_by.len() >= side.fetched_by_limit {
+            // Objects whose fetch failed, and those of owners that died, are not freed by a message.
+            side.fetched_by.retain(|object, _| self.store.knows(*object));
+            side.fetched_by_limit = (2 * side.fetched_by.len()).max(FETCHED_BY_LIMIT);
+        }
+        side.fetched_by.entry(object).or_default().insert(node);
     }
 
     fn other_node(&self, location: &ObjectLocation) -> Option<NodeId> {
@@ -200,11 +220,74 @@ impl Raylet {
         Ok(())
     }
 
+    /// FeedQuery of another raylet.
+    fn answer_feed_query(&self, connection: u64, frame: &Frame) -> Result<(), FrameError> {
+        let query: FeedQuery = frame.decode()?;
+        let feed = FeedId::from_slice(&query.feed_id).map_err(|error| RpcError::Message(error.into()))?;
+        match self.store.winners_of(feed) {
+            Some(adopted) => {
+                self.clients
+                    .send(connection, FrameKind::AdoptFeed, frame.correlation, &adopted);
+            }
+            None => self
+                .clients
+                .send(connection, FrameKind::Empty, frame.correlation, &Empty {}),
+        }
+        Ok(())
+    }
+
+    /// Asks the raylet of a feed's owner what became of the feed.
+    fn ask_feed(&self, feed: FeedId, owner: WorkerAddress) {
+        if owner.node_id == self.node.node_id {
+            // It would have been adopted here.
+            return;
+        }
+        let peers = self.peers.clone();
+        let cancel = self.cancel.clone();
+        let events = self.events.clone();
+        tokio::spawn(async move {
+            let query = FeedQuery {
+                feed_id: feed.to_vec().into(),
+            };
+            let request = || Frame::new(FrameKind::FeedQuery, 4, &query);
+            let (node, address) = (owner.node_id, owner.node_address.as_str());
+            let outcome = tokio::select! {
+                () = cancel.cancelled() => return,
+                outcome = peers.ask(node, address, request, ADOPT_DEADLINE) => outcome,
+            };
+            let winners = outcome.and_then(|frame| match frame.kind {
+                FrameKind::AdoptFeed => frame.decode::<AdoptFeed>().map(Some),
+                _ => Ok(None),
+            });
+            match winners {
+                Ok(Some(winners)) => {
+                    // The receiver is gone only when the raylet ends.
+                    let _ = events.send(Event::FeedSettled(winners)).await;
+                }
+                Ok(None) => debug!(%feed, "a feed goes on"),
+                // It is asked again.
+                Err(error) => debug!(%feed, %error, "cannot ask what became of a feed"),
+            }
+        });
+    }
+
     /// Does what the store asks for, until it asks for nothing.
     pub(crate) fn carry_out_store_events(&mut self) {
         while self.store.has_events() {
             for event in self.store.drain_events() {
                 self.carry_out(event);
+            }
+        }
+        self.send_replies();
+    }
+
+    fn send_replies(&mut self) {
+        for (client, frames) in self.store_side.replies.drain() {
+            let Some(connection) = self.clients.get(client.0) else {
+                continue;
+            };
+            if let Err(error) = connection.sender.send_all(frames) {
+                debug!(connection = client.0, %error, "cannot send to a client");
             }
         }
     }
@@ -277,6 +360,7 @@ impl Raylet {
                 }
             }
             StoreEvent::Io(job) => self.executor.start(job),
+            StoreEvent::AskFeed { feed, owner } => self.ask_feed(feed, owner),
             StoreEvent::CopyGone { object, owner, lost } => {
                 debug!(object_id = %object, lost, "this node has no copy of an object any more");
                 self.store_side.fetched_by.remove(&object);
@@ -286,7 +370,7 @@ impl Raylet {
     }
 
     fn reply_with<M: Message>(
-        &self,
+        &mut self,
         client: ClientId,
         kind: FrameKind,
         correlation: u64,
@@ -295,7 +379,7 @@ impl Raylet {
     ) {
         let mut frame = Frame::new(kind, correlation, reply);
         frame.descriptor = descriptor;
-        self.clients.send_frame(client.0, frame);
+        self.store_side.replies.entry(client).or_default().push(frame);
     }
 
     fn start_pull(&mut self, ticket: PullTicket, object: ObjectId, locations: Vec<ObjectLocation>) {
@@ -348,47 +432,68 @@ impl Raylet {
         }
     }
 
-    /// LocationLost, to a process of this node over its raylet connection, to another one directly.
-    fn tell_owner(&self, object: ObjectId, owner: WorkerAddress) {
+    /// LocationLost, to a process of this node over its raylet connection, to others at the next tick.
+    fn tell_owner(&mut self, object: ObjectId, owner: WorkerAddress) {
+        if owner.node_id != self.node.node_id {
+            let (_, objects) = self
+                .store_side
+                .lost_locations
+                .entry(owner.worker_id)
+                .or_insert_with(|| (owner, Vec::new()));
+            objects.push(object);
+            return;
+        }
+        if let Some(connection) = self.clients.of_worker(owner.worker_id) {
+            // Behind the replies that were decided before.
+            let frame = self.location_lost(object);
+            let client = ClientId(connection);
+            self.store_side.replies.entry(client).or_default().push(frame);
+        }
+    }
+
+    fn location_lost(&self, object: ObjectId) -> Frame {
         let message = LocationLost {
             object_id: object.to_vec().into(),
             node_id: self.node.node_id.to_vec().into(),
         };
-        if owner.node_id == self.node.node_id {
-            if let Some(connection) = self.clients.of_worker(owner.worker_id) {
-                self.clients
-                    .send(connection, FrameKind::LocationLost, 0, &message);
-            }
-            return;
-        }
-        let identity = self.identity.clone();
-        let hello = WorkerHello {
-            address: Some((&self.address_of(sparkray_common::WorkerId::NIL)).into()),
-            ..WorkerHello::default()
-        };
-        let cancel = self.cancel.clone();
-        tokio::spawn(async move {
-            let tell = async {
-                let endpoint = Endpoint::Tcp(owner.node_address.clone());
-                let target = Target::Worker(owner.node_id, owner.worker_id);
-                let socket = dial(&identity, &endpoint, target, TELL_DEADLINE).await?;
-                let failed = |source| RpcError::Io {
-                    action: "use the connection to",
-                    peer: owner.node_address.clone(),
-                    source,
+        Frame::new(FrameKind::LocationLost, 0, &message)
+    }
+
+    /// Tells owners on other nodes which copies are gone since the last tick, each over one connection.
+    pub(crate) fn flush_lost_locations(&mut self) {
+        for (_, (owner, objects)) in std::mem::take(&mut self.store_side.lost_locations) {
+            let count = objects.len();
+            let hello = WorkerHello {
+                address: Some((&self.address_of(WorkerId::NIL)).into()),
+                ..WorkerHello::default()
+            };
+            let mut frames = vec![Frame::new(FrameKind::WorkerHello, 0, &hello)];
+            frames.extend(objects.into_iter().map(|object| self.location_lost(object)));
+            let identity = self.identity.clone();
+            let cancel = self.cancel.clone();
+            tokio::spawn(async move {
+                let tell = async {
+                    let endpoint = Endpoint::Tcp(owner.node_address.clone());
+                    let target = Target::Worker(owner.node_id, owner.worker_id);
+                    let socket = dial(&identity, &endpoint, target, TELL_DEADLINE).await?;
+                    let failed = |source| RpcError::Io {
+                        action: "use the connection to",
+                        peer: owner.node_address.clone(),
+                        source,
+                    };
+                    let (sender, _receiver) = frame_connection(socket).map_err(failed)?;
+                    sender.send_all(frames)
                 };
-                let (sender, _receiver) = frame_connection(socket).map_err(failed)?;
-                sender.send(Frame::new(FrameKind::WorkerHello, 0, &hello))?;
-                sender.send(Frame::new(FrameKind::LocationLost, 0, &message))
-            };
-            let outcome: Result<(), RpcError> = tokio::select! {
-                () = cancel.cancelled() => return,
-                outcome = tell => outcome,
-            };
-            if let Err(error) = outcome {
-                debug!(object_id = %object, %error, "cannot tell an owner that a copy is gone");
-            }
-        });
+                let outcome: Result<(), RpcError> = tokio::select! {
+                    () = cancel.cancelled() => return,
+                    outcome = tell => outcome,
+                };
+                if let Err(error) = outcome {
+                    let worker = owner.worker_id;
+                    debug!(%worker, count, %error, "cannot tell an owner that copies are gone");
+                }
+            });
+        }
     }
 }
 

@@ -34,27 +34,28 @@ pub(crate) async fn push(
         bytes,
     } = source;
     let mut sent = 0;
-    loop {
+    let outcome = loop {
         let chunk = match read_chunk(&bytes, sent).await {
+            Ok(chunk) if chunk.is_empty() && sent < size => {
+                Err(format!("it ends after {sent} of {size} bytes"))
+            }
+            Ok(chunk) => Ok(chunk),
+            Err(error) => Err(error.to_string()),
+        };
+        let chunk = match chunk {
             Ok(chunk) => chunk,
             Err(reason) => {
-                let failure = Failure::new(
-                    ErrorCode::ObjectLost,
-                    format!("object {object} cannot be read: {reason}"),
+                let message = format!("object {object} cannot be read: {reason}");
+                refuse_pull(
+                    &sender,
+                    correlation,
+                    object,
+                    Failure::new(ErrorCode::ObjectLost, message),
                 );
-                refuse_pull(&sender, correlation, object, failure);
-                break;
+                break Err(reason);
             }
         };
         let len = chunk.len() as u64;
-        if len == 0 && sent < size {
-            let failure = Failure::new(
-                ErrorCode::ObjectLost,
-                format!("object {object} ends after {sent} of {size} bytes"),
-            );
-            refuse_pull(&sender, correlation, object, failure);
-            break;
-        }
         let meta = ObjectChunk {
             object_id: object.to_vec().into(),
             failure: None,
@@ -65,15 +66,16 @@ pub(crate) async fn push(
         let frame = Frame::new(FrameKind::ObjectChunk, correlation, &meta).with_payload(chunk);
         if let Err(error) = sender.send_wait(frame).await {
             debug!(%object, %error, "a node stopped taking an object");
-            break;
+            break Ok(sent);
         }
         sent += len;
         if sent >= size {
-            break;
+            break Ok(sent);
         }
-    }
+    };
+    drop(bytes);
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::PushEnded { ticket, bytes: sent }).await;
+    let _ = events.send(Event::PushEnded { ticket, outcome }).await;
 }
 
 async fn read_chunk(bytes: &PushBytes, offset: u64) -> std::io::Result<Bytes> {

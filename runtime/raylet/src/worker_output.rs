@@ -6,6 +6,10 @@ use sparkray_rpc::{Frame, RpcError};
 
 use crate::raylet::Raylet;
 
+/// More frames, or bytes, than this in a driver's queue: it does not read, and its output is dropped.
+const MAX_QUEUED_FRAMES: usize = 1024;
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+
 /// What is known about the source of output lines; outlives the worker until its pipes are empty.
 #[derive(Debug, Default)]
 pub(crate) struct OutputLabel {
@@ -51,42 +55,65 @@ impl Raylet {
     }
 
     /// A line of the raylet itself for a job's driver.
-    pub(crate) fn tell_driver(&self, job: JobId, text: String) {
-        let line = LogLine {
-            name: "raylet".to_owned(),
-            pid: std::process::id(),
-            ip: self.node.host.clone(),
-            text,
-            is_stderr: true,
-        };
+    pub(crate) fn tell_driver(&mut self, job: JobId, text: String) {
+        let line = self.own_line(text);
         self.send_log(LogBatch {
             job_id: job.to_vec().into(),
             lines: vec![line],
         });
     }
 
-    fn send_log(&self, batch: LogBatch) {
+    fn own_line(&self, text: String) -> LogLine {
+        LogLine {
+            name: "raylet".to_owned(),
+            pid: std::process::id(),
+            ip: self.node.host.clone(),
+            text,
+            is_stderr: true,
+        }
+    }
+
+    fn send_log(&mut self, batch: LogBatch) {
         let Ok(job) = JobId::from_slice(&batch.job_id) else {
             return;
         };
         match self.clients.driver_of(job) {
-            Some((connection, driver)) if driver.log_to_driver => {
-                self.clients.send(connection, FrameKind::LogBatch, 0, &batch);
-            }
-            Some(_) => {}
+            Some((connection, _)) => self.log_to_driver(connection, batch),
             None => self.head.send_log(batch),
         }
     }
 
     /// Lines from other nodes for a driver of this one.
-    pub(crate) fn log_from_head(&self, batch: &LogBatch) {
+    pub(crate) fn log_from_head(&mut self, batch: LogBatch) {
         let Ok(job) = JobId::from_slice(&batch.job_id) else {
             return;
         };
-        if let Some((connection, driver)) = self.clients.driver_of(job)
-            && driver.log_to_driver
-        {
-            self.clients.send(connection, FrameKind::LogBatch, 0, batch);
+        if let Some((connection, _)) = self.clients.driver_of(job) {
+            self.log_to_driver(connection, batch);
         }
+    }
+
+    /// A driver that is stopped does not read: its lines are dropped, not its connection, and it hears how many.
+    fn log_to_driver(&mut self, connection: u64, mut batch: LogBatch) {
+        let Some(known) = self.clients.get_mut(connection) else {
+            return;
+        };
+        let is_slow =
+            known.sender.queued() > MAX_QUEUED_FRAMES || known.sender.queued_bytes() > MAX_QUEUED_BYTES;
+        let Some(driver) = known.client.as_mut().filter(|client| client.log_to_driver) else {
+            return;
+        };
+        if is_slow {
+            driver.lost_lines += batch.lines.len();
+            return;
+        }
+        let lost = std::mem::take(&mut driver.lost_lines);
+        if lost > 0 {
+            let text =
+                format!("{lost} lines of workers' output were dropped: the driver did not read them in time");
+            let line = self.own_line(text);
+            batch.lines.insert(0, line);
+        }
+        self.clients.send(connection, FrameKind::LogBatch, 0, &batch);
     }
 }

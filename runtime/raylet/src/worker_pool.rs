@@ -161,6 +161,14 @@ impl WorkerPool {
         self.set_state(worker, WorkerState::Ending, now);
     }
 
+    /// A worker that died, or will at once: no lease gets it any more. One that has not registered has failed to start,
+    /// which its state still says.
+    pub(crate) fn retire(&mut self, worker: WorkerId, now: Instant) {
+        if matches!(self.get(worker), Some(entry) if entry.state != WorkerState::Coming) {
+            self.set_state(worker, WorkerState::Ending, now);
+        }
+    }
+
     /// A worker is gone.
     pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Worker> {
         self.workers.remove(&worker)
@@ -252,6 +260,20 @@ mod tests {
         assert_eq!(pool.to_fork(3), 1);
         assert_eq!(pool.overdue(now + START_DEADLINE).len(), 2);
         assert!(pool.overdue(now).is_empty());
+    }
+
+    #[test]
+    fn a_worker_that_died_is_given_to_no_lease() {
+        let now = Instant::now();
+        let mut pool = pool_with(1, 1, now);
+        let idle = WorkerId::from_array([0; 16]);
+        pool.retire(idle, now);
+        assert_eq!(pool.take_idle(JOB, lease(), now), None);
+        let mut pool = pool_with(1, 1, now);
+        let busy = pool.take_idle(JOB, lease(), now).unwrap();
+        pool.retire(busy, now);
+        pool.give_back(busy, now);
+        assert_eq!(pool.take_idle(JOB, lease(), now), None);
     }
 
     #[test]

@@ -15,6 +15,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use sparkray_common::{JobId, WorkerId};
+use sparkray_object_store::ClientId;
 use sparkray_proto::{ExitWorker, FrameKind, node_message};
 use sparkray_rpc::frame_connection;
 use tokio::sync::mpsc;
@@ -26,7 +27,7 @@ use crate::leases::LeaseState;
 use crate::logs::{Output, follow};
 use crate::raylet::Raylet;
 use crate::worker_output::OutputLabel;
-use crate::worker_pool::{WorkerPool, WorkerState};
+use crate::worker_pool::{START_DEADLINE, WorkerPool, WorkerState};
 use crate::zygote::{ForkRequest, WorkerConfig, ZygoteEvent};
 
 /// A worker that was told to end, or closed its connection, is killed after this time.
@@ -261,6 +262,10 @@ impl Raylet {
         debug!(worker_id = %worker, "worker registered");
         self.workers.start_failures = 0;
         self.workers.pool.registered(worker, Instant::now());
+        if self.workers.ends.contains_key(&worker) {
+            // What it said is heard after its end.
+            self.workers.pool.retire(worker, Instant::now());
+        }
         self.look_again();
     }
 
@@ -289,6 +294,7 @@ impl Raylet {
             return;
         }
         self.workers.ends.insert(worker, end);
+        self.workers.pool.retire(worker, Instant::now());
         if let Some(connection) = self.workers.pool.get(worker).map(|worker| worker.connection)
             && let Some(connection) = self.clients.get(connection)
         {
@@ -305,6 +311,7 @@ impl Raylet {
         if self.workers.pool.get(worker).is_none() {
             return;
         }
+        self.workers.pool.retire(worker, Instant::now());
         // It is about to end; without its connection it is of no use.
         self.workers.closed.insert(worker);
         self.kill_later(worker);
@@ -357,6 +364,7 @@ impl Raylet {
         let Some(entry) = self.workers.pool.remove(worker) else {
             return;
         };
+        self.store.client_gone(ClientId(entry.connection));
         let pid = entry.pid.unwrap_or(0);
         let how = end.map_or_else(|| "it ended".to_owned(), |end| end.to_string());
         let cause = format!("worker {worker} (pid {pid}) on {}: {how}", self.node.host);
@@ -394,6 +402,9 @@ impl Raylet {
         let now = Instant::now();
         for worker in self.workers.pool.overdue(now) {
             warn!(worker_id = %worker, "a worker did not register in time");
+            let seconds = START_DEADLINE.as_secs();
+            self.workers
+                .start_failed(format!("it did not register in {seconds} s"));
             self.kill_worker(worker);
         }
         for worker in self.workers.pool.surplus(now) {
@@ -406,7 +417,7 @@ impl Raylet {
     }
 
     /// Tells the head about the end of a process.
-    pub(crate) fn report_death(&self, worker: WorkerId, cause: &str, job: Option<JobId>) {
+    pub(crate) fn report_death(&mut self, worker: WorkerId, cause: &str, job: Option<JobId>) {
         let message = sparkray_proto::WorkerDeath {
             worker_id: worker.to_vec().into(),
             cause: cause.to_owned(),

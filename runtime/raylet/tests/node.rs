@@ -12,8 +12,8 @@ use std::time::Instant;
 use sparkray_common::{ActorId, ErrorCode, LeaseId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_object_store::{BlockingStoreClient, GetEntry};
 use sparkray_proto::{
-    ActorSpec, ActorState, ActorUpdate, FrameKind, LeaseBroken, LogBatch, RegisterActor, RegisterJob,
-    WatchActor, WorkerDied, head_request, location_of,
+    ActorSpec, ActorState, ActorUpdate, FrameKind, GetObjectEntry, GetObjects, LeaseBroken, LogBatch,
+    ObjectReady, RegisterActor, RegisterJob, WatchActor, WorkerDied, head_request, location_of,
 };
 use sparkray_rpc::Frame;
 
@@ -60,6 +60,8 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
     a_broken_lease_names_the_reason(&mut driver).await;
     an_actor_lives_in_its_own_worker(&mut driver, &first).await;
     worker_output_reaches_the_driver(&mut driver).await;
+    a_request_may_have_more_answers_than_a_queue_has_places(&mut driver, &first).await;
+    a_range_is_not_used_again_while_its_process_lives(&cluster, &first).await;
 
     let second = cluster.raylet(4.0, None, Some(&first.ready.address)).await;
     a_request_that_fits_only_elsewhere_is_passed_on(&mut driver, &second).await;
@@ -192,6 +194,38 @@ async fn worker_output_reaches_the_driver(driver: &mut Driver) {
         .unwrap();
     assert_eq!(batch.lines[0].text, "hello from a worker");
     assert_eq!(batch.lines[0].ip, "127.0.0.1");
+}
+
+async fn a_request_may_have_more_answers_than_a_queue_has_places(driver: &mut Driver, node: &Node) {
+    let count = 70_000;
+    let here = location_of(node.id, &node.ready.address);
+    let entry = |_| GetObjectEntry {
+        object_id: ObjectId::for_result(TaskId::next(), 0).to_vec().into(),
+        locations: vec![here.clone()],
+    };
+    let objects = (0..count).map(entry).collect();
+    let correlation = driver.send(FrameKind::GetObjects, &GetObjects { objects });
+    for _ in 0..count {
+        let answer = driver.reply(FrameKind::ObjectReady, correlation).await;
+        let answer: ObjectReady = answer.decode().unwrap();
+        assert_eq!(answer.failure.unwrap().error_code(), ErrorCode::ObjectLost);
+    }
+}
+
+/// The drivers are this process, so they go on when their connections end.
+async fn a_range_is_not_used_again_while_its_process_lives(cluster: &Cluster, node: &Node) {
+    let mut first = Driver::connect(cluster, node).await;
+    let mut second = Driver::connect(cluster, node).await;
+    let range = first.create_object(node, 4096).await;
+    let gone = first.worker_id;
+    drop(first);
+    let is_the_end = |frame: &Frame| {
+        frame.kind == FrameKind::WorkerDied
+            && frame.decode::<WorkerDied>().unwrap().worker_id == gone.as_bytes()[..]
+    };
+    second.until(is_the_end).await;
+    let other = second.create_object(node, 4096).await;
+    assert_ne!((range.segment_id, range.offset), (other.segment_id, other.offset));
 }
 
 async fn a_request_that_fits_only_elsewhere_is_passed_on(driver: &mut Driver, other: &Node) {

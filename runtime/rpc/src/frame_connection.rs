@@ -13,10 +13,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::RpcError;
-use crate::frame::{Frame, FrameDecoder};
+use crate::frame::{FRAME_HEADER_LEN, Frame, FrameDecoder};
 use crate::socket::{receive_with_descriptors, register, send_with_descriptor};
 
-/// Frames that may wait for a reader that is slow; more mean that it does not read.
+/// Sendings that may wait for a reader that is slow; more mean that it does not read.
 const QUEUE: usize = 64 * 1024;
 /// Payloads up to this size are copied next to their headers, so that many frames leave in one write.
 const COPY_LIMIT: usize = 16 * 1024;
@@ -28,10 +28,40 @@ const BATCH_BYTES: usize = 128 * 1024;
 /// the sending direction is closed.
 #[derive(Clone, Debug)]
 pub struct FrameSender {
-    queue: mpsc::Sender<Frame>,
+    queue: mpsc::Sender<Sending>,
     cancel: CancellationToken,
-    queued: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     drained: Arc<Notify>,
+}
+
+/// One place in the queue.
+#[derive(Debug)]
+enum Sending {
+    One(Frame),
+    Many(Vec<Frame>),
+}
+
+/// What is in the queue.
+#[derive(Debug, Default)]
+struct Waiting {
+    frames: AtomicUsize,
+    bytes: AtomicUsize,
+}
+
+impl Waiting {
+    fn add(&self, frames: usize, bytes: usize) {
+        self.frames.fetch_add(frames, Ordering::AcqRel);
+        self.bytes.fetch_add(bytes, Ordering::AcqRel);
+    }
+
+    fn remove(&self, frames: usize, bytes: usize) {
+        self.frames.fetch_sub(frames, Ordering::AcqRel);
+        self.bytes.fetch_sub(bytes, Ordering::AcqRel);
+    }
+}
+
+fn size_of(frame: &Frame) -> usize {
+    FRAME_HEADER_LEN + frame.meta.len() + frame.payload.len()
 }
 
 /// The receiving half.
@@ -48,12 +78,12 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
     let socket = Arc::new(register(socket)?);
     let cancel = CancellationToken::new();
     let (queue, frames) = mpsc::channel(QUEUE);
-    let queued = Arc::new(AtomicUsize::new(0));
+    let waiting = Arc::new(Waiting::default());
     let drained = Arc::new(Notify::new());
     let sender = FrameSender {
         queue,
         cancel: cancel.clone(),
-        queued: Arc::clone(&queued),
+        waiting: Arc::clone(&waiting),
         drained: Arc::clone(&drained),
     };
     let receiver = FrameReceiver {
@@ -61,26 +91,52 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
         decoder: FrameDecoder::default(),
         cancel: cancel.clone(),
     };
-    tokio::spawn(write_loop(socket, frames, cancel, queued, drained));
+    tokio::spawn(write_loop(socket, frames, cancel, waiting, drained));
     Ok((sender, receiver))
 }
 
 impl FrameSender {
     /// Sends without waiting. Fails when the connection is closed; closes it when the other side does not read.
     pub fn send(&self, frame: Frame) -> Result<(), RpcError> {
-        // Counted first: the writer may take the frame at once.
-        self.queued.fetch_add(1, Ordering::AcqRel);
-        let Err(error) = self.queue.try_send(frame) else {
+        let bytes = size_of(&frame);
+        self.enqueue(Sending::One(frame), 1, bytes)
+    }
+
+    /// As [`Self::send`], for frames that belong together, however many: they take one place in the queue.
+    pub fn send_all(&self, frames: Vec<Frame>) -> Result<(), RpcError> {
+        let (count, bytes) = (frames.len(), frames.iter().map(size_of).sum());
+        if count == 0 {
+            return Ok(());
+        }
+        self.enqueue(Sending::Many(frames), count, bytes)
+    }
+
+    fn enqueue(&self, sending: Sending, frames: usize, bytes: usize) -> Result<(), RpcError> {
+        // Counted first: the writer may take it at once.
+        self.waiting.add(frames, bytes);
+        let Err(error) = self.queue.try_send(sending) else {
             return Ok(());
         };
-        let queued = self.queued.fetch_sub(1, Ordering::AcqRel) - 1;
+        self.waiting.remove(frames, bytes);
         match error {
             mpsc::error::TrySendError::Closed(_) => Err(RpcError::Closed),
             mpsc::error::TrySendError::Full(_) => {
                 self.cancel.cancel();
-                Err(RpcError::Overflow { queued })
+                Err(RpcError::Overflow {
+                    queued: self.queued(),
+                })
             }
         }
+    }
+
+    /// Frames that wait to be written.
+    pub fn queued(&self) -> usize {
+        self.waiting.frames.load(Ordering::Acquire)
+    }
+
+    /// Their bytes.
+    pub fn queued_bytes(&self) -> usize {
+        self.waiting.bytes.load(Ordering::Acquire)
     }
 
     /// Sends once at most [`STREAM_WINDOW`] frames wait, for streams of large payloads.
@@ -91,7 +147,7 @@ impl FrameSender {
             if self.cancel.is_cancelled() || self.queue.is_closed() {
                 return Err(RpcError::Closed);
             }
-            if self.queued.load(Ordering::Acquire) <= STREAM_WINDOW {
+            if self.queued() <= STREAM_WINDOW {
                 return self.send(frame);
             }
             tokio::select! {
@@ -153,20 +209,25 @@ fn read_some(fd: &OwnedFd, decoder: &mut FrameDecoder) -> std::io::Result<usize>
 
 async fn write_loop(
     socket: Arc<AsyncFd<OwnedFd>>,
-    mut frames: mpsc::Receiver<Frame>,
+    frames: mpsc::Receiver<Sending>,
     cancel: CancellationToken,
-    queued: Arc<AtomicUsize>,
+    waiting: Arc<Waiting>,
     drained: Arc<Notify>,
 ) {
+    let mut queue = Queue {
+        sendings: frames,
+        begun: Vec::new().into_iter(),
+        waiting,
+    };
     loop {
         let frame = tokio::select! {
             () = cancel.cancelled() => break,
-            frame = frames.recv() => frame,
+            frame = queue.next() => frame,
         };
         let Some(frame) = frame else { break };
         let outcome = tokio::select! {
             () = cancel.cancelled() => break,
-            outcome = write_batch(&socket, frame, &mut frames, &queued) => outcome,
+            outcome = write_batch(&socket, frame, &mut queue) => outcome,
         };
         if let Err(error) = outcome {
             debug!(%error, "cannot write to a peer");
@@ -185,17 +246,49 @@ async fn write_loop(
     let _ = rustix::net::shutdown(socket.get_ref(), how);
 }
 
+/// The frames that wait, one after the other.
+struct Queue {
+    sendings: mpsc::Receiver<Sending>,
+    /// The rest of a sending of many.
+    begun: std::vec::IntoIter<Frame>,
+    waiting: Arc<Waiting>,
+}
+
+impl Queue {
+    /// Waits for a frame; safe to cancel.
+    async fn next(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.begun.next() {
+            return Some(frame);
+        }
+        let sending = self.sendings.recv().await?;
+        self.begin(sending)
+    }
+
+    fn try_next(&mut self) -> Option<Frame> {
+        if let Some(frame) = self.begun.next() {
+            return Some(frame);
+        }
+        let sending = self.sendings.try_recv().ok()?;
+        self.begin(sending)
+    }
+
+    fn begin(&mut self, sending: Sending) -> Option<Frame> {
+        match sending {
+            Sending::One(frame) => Some(frame),
+            Sending::Many(frames) => {
+                self.begun = frames.into_iter();
+                self.begun.next()
+            }
+        }
+    }
+}
+
 /// Writes `first` and what waits behind it, as far as it fits one buffer.
-async fn write_batch(
-    socket: &AsyncFd<OwnedFd>,
-    first: Frame,
-    frames: &mut mpsc::Receiver<Frame>,
-    queued: &AtomicUsize,
-) -> std::io::Result<()> {
+async fn write_batch(socket: &AsyncFd<OwnedFd>, first: Frame, frames: &mut Queue) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(4096);
     let mut next = Some(first);
     while let Some(frame) = next.take() {
-        queued.fetch_sub(1, Ordering::AcqRel);
+        frames.waiting.remove(1, size_of(&frame));
         if frame.descriptor.is_some() && !buffer.is_empty() {
             write_parts(socket, &buffer, &Bytes::new(), None).await?;
             buffer.clear();
@@ -213,7 +306,7 @@ async fn write_batch(
             buffer.clear();
         }
         if buffer.len() < BATCH_BYTES {
-            next = frames.try_recv().ok();
+            next = frames.try_next();
         }
     }
     if !buffer.is_empty() {
@@ -346,6 +439,27 @@ mod tests {
             seen += 1;
         }
         assert_eq!(seen, 50);
+    }
+
+    #[tokio::test]
+    async fn any_number_of_frames_that_belong_together_is_sent_at_once() {
+        let mut pair = pair(true).await;
+        let count = QUEUE + 1000;
+        let mut frames: Vec<Frame> = (0..count).map(|index| label(&index.to_string())).collect();
+        let file = tempfile::tempfile().unwrap();
+        frames[1] = label("1").with_descriptor(OwnedFd::from(file));
+        pair.near.0.send_all(frames).unwrap();
+        pair.near.0.send(label("last")).unwrap();
+        assert_eq!(pair.near.0.queued(), count + 1);
+        assert!(pair.near.0.queued_bytes() > count * FRAME_HEADER_LEN);
+        for index in 0..count {
+            let frame = pair.far.1.next().await.unwrap().unwrap();
+            assert_eq!(frame.decode::<WorkerLabel>().unwrap().name, index.to_string());
+            assert_eq!(frame.descriptor.is_some(), index == 1);
+        }
+        let last = pair.far.1.next().await.unwrap().unwrap();
+        assert_eq!(last.decode::<WorkerLabel>().unwrap().name, "last");
+        assert_eq!((pair.near.0.queued(), pair.near.0.queued_bytes()), (0, 0));
     }
 
     #[tokio::test]

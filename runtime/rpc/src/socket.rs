@@ -4,6 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::net::ToSocketAddrs;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 
@@ -80,12 +81,23 @@ pub fn take_socket_error(socket: BorrowedFd<'_>) -> io::Result<()> {
     }
 }
 
-/// Sets what every TCP socket of ours has: no delay of small messages, and keep-alive probes. Does nothing to
-/// Unix sockets.
+/// A TCP connection on which nothing is under way is probed after this silence, this often, so many times.
+const PROBE_AFTER: Duration = Duration::from_secs(10);
+const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBES: u32 = 4;
+
+/// Sets what every TCP socket of ours has: no delay of small messages, and keep-alive probes, so that a host that
+/// vanished is noticed in half a minute. Does nothing to Unix sockets.
+///
+/// `TCP_USER_TIMEOUT` is left alone: Linux applies it to a receiver that answers but does not read too, and not to read
+/// for long is our back-pressure.
 pub fn pass_socket_options(socket: BorrowedFd<'_>) {
     // Failure means that it is not a TCP socket, which needs neither.
     let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
     let _ = rustix::net::sockopt::set_socket_keepalive(socket, true);
+    let _ = rustix::net::sockopt::set_tcp_keepidle(socket, PROBE_AFTER);
+    let _ = rustix::net::sockopt::set_tcp_keepintvl(socket, PROBE_EVERY);
+    let _ = rustix::net::sockopt::set_tcp_keepcnt(socket, PROBES);
 }
 
 /// Writes from `parts`, with a descriptor beside the first byte. Returns the bytes written.

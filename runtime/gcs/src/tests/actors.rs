@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
+use prost::Message as _;
+use prost::bytes::Bytes;
 use sparkray_common::ErrorCode;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{ActorState, GetActor, ListActors};
+use sparkray_proto::{ActorState, GetActor, ListActors, RegisterActor};
 
 use super::{Cluster, actor_id, code, cpus, kills, node_id, updates, worker};
 
@@ -40,6 +42,23 @@ fn an_actor_is_placed_comes_alive_and_its_watchers_are_told() {
     );
     cluster.kill(1, true).unwrap();
     assert!(updates(&cluster.inbox(cluster.driver_node)).is_empty());
+}
+
+#[test]
+fn a_dead_actor_does_not_keep_the_message_that_registered_it() {
+    let mut cluster = Cluster::with_nodes(&[4.0]);
+    let mut spec = cluster.spec(1, 1.0);
+    spec.class_blob = vec![7; 1 << 20].into();
+    let message = RegisterActor { spec: Some(spec) };
+    let buffer = Bytes::from(message.encode_to_vec());
+    let message = RegisterActor::decode(buffer.clone()).unwrap();
+    cluster.request(Request::RegisterActor(message)).unwrap();
+    assert!(cluster.placement(1).is_some());
+    assert!(!buffer.is_unique());
+    cluster.kill(1, true).unwrap();
+    cluster.inboxes.clear();
+    assert!(buffer.is_unique());
+    assert_eq!(cluster.record(1).handle_metadata, "metadata");
 }
 
 #[test]

@@ -243,27 +243,87 @@ impl ObjectStore {
         }
     }
 
-    pub(super) fn forget_client(&mut self, client: ClientId) {
-        let Some(record) = self.clients.remove(&client) else {
+    /// Drops everything of a client but the ranges that it may have mapped.
+    pub(super) fn forget_requests(&mut self, client: ClientId) {
+        let Some(record) = self.clients.get_mut(&client) else {
             return;
         };
+        let waiting = std::mem::take(&mut record.waiting);
+        let queued_behind = std::mem::take(&mut record.queued_behind);
+        let mut pushes: Vec<_> = std::mem::take(&mut record.pushes).into_iter().collect();
+        let mut writing: Vec<_> = record.writing.values().copied().collect();
         for entry in self.slots.values_mut() {
             entry.push_waiters.retain(|(waiting, _)| *waiting != client);
         }
-        for slot in record.waiting {
+        for slot in waiting {
             self.slot(slot).waiters.retain(|waiter| waiter.client != client);
             self.forget_if_unwanted(slot);
         }
-        for slot in record.queued_behind {
+        for slot in queued_behind {
             self.slot(slot)
                 .next_writers
                 .retain(|writer| writer.client != client);
         }
-        let mut pushes: Vec<_> = record.pushes.into_iter().collect();
         pushes.sort_unstable();
         for ticket in pushes {
-            self.push_finished(ticket, 0);
+            self.finish_push(ticket, 0);
         }
+        writing.sort_unstable();
+        for slot in writing {
+            if matches!(self.slots[&slot].stage, Stage::CreateQueued { .. }) {
+                let object = self.slots[&slot].object;
+                self.client(client).writing.remove(&object);
+                self.writer_ended(slot, "its writer left before there was room");
+            } else if !self.slots[&slot].detached {
+                self.writer_left(slot);
+            }
+        }
+    }
+
+    /// The writer of a slot will never seal it, but may still write: the slot keeps its range, and the object's id
+    /// leads to the next writer's, with those who wait for it, or nowhere.
+    fn writer_left(&mut self, slot: SlotId) {
+        let entry = self.slot(slot);
+        let object = entry.object;
+        let has_next = !entry.next_writers.is_empty();
+        let mut waiters = Vec::new();
+        let mut push_waiters = Vec::new();
+        if has_next {
+            waiters = std::mem::take(&mut entry.waiters);
+            push_waiters = std::mem::take(&mut entry.push_waiters);
+        }
+        let failure = Failure::new(
+            ErrorCode::ObjectLost,
+            format!("object {object} is lost: its writer left before it was complete"),
+        );
+        self.detach(slot, &failure);
+        if waiters.is_empty() && push_waiters.is_empty() {
+            return;
+        }
+        let next = match self.index.get(&object).copied() {
+            Some(next) => next,
+            None => self.new_slot(object, Stage::Awaited),
+        };
+        for waiter in &waiters {
+            let record = self.client(waiter.client);
+            record.waiting.remove(&slot);
+            record.waiting.insert(next);
+        }
+        self.slot(next).waiters.extend(waiters);
+        self.slot(next).push_waiters.extend(push_waiters);
+        if self.slots[&next].stage == Stage::Awaited {
+            // The next writer was refused.
+            self.fail_push_waiters(next, &failure);
+            self.fail_waiters(next, &failure);
+            self.forget_if_unwanted(next);
+        }
+    }
+
+    pub(super) fn forget_client(&mut self, client: ClientId) {
+        self.forget_requests(client);
+        let Some(record) = self.clients.remove(&client) else {
+            return;
+        };
         for uses in record.uses.into_values() {
             self.drop_uses(uses.held);
         }

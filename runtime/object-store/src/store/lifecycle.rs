@@ -14,8 +14,11 @@ use crate::shm::Access;
 
 impl ObjectStore {
     pub(super) fn begin_create(&mut self, object: ObjectId, writer: NextWriter) {
-        self.pressure.last_create = Some(self.now);
         let client = writer.client;
+        if let Some(failure) = self.dead_owner(&writer.owner, object) {
+            self.answer_create(client, writer.correlation, refused(failure), None);
+            return;
+        }
         let own = self.client(client).writing.get(&object).copied();
         if own.is_some_and(|slot| self.slots[&slot].detached) {
             let message =
@@ -78,7 +81,7 @@ impl ObjectStore {
         } = writer;
         self.owners.entry(owner.worker_id).or_default().insert(slot);
         if let Some(feed) = feed {
-            self.feeds.entry(feed).or_default().insert(slot);
+            self.join_feed(slot, feed, &owner);
         }
         let entry = self.slot(slot);
         entry.stage = Stage::CreateQueued { client, correlation };
@@ -150,6 +153,7 @@ impl ObjectStore {
             return;
         }
         record.writing.remove(&object);
+        self.note_sign_of_feed(slot);
         self.stats.created_bytes += self.slots[&slot].size;
         self.sealed(slot);
     }

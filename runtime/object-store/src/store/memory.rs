@@ -30,7 +30,8 @@ pub(super) struct Pressure {
     stalled: bool,
     /// The disks were full; why, and when to try again.
     pub(super) disk_failure: Option<(String, Instant)>,
-    pub(super) last_create: Option<Instant>,
+    /// When room was last asked for.
+    last_demand: Option<Instant>,
 }
 
 impl Pressure {
@@ -41,7 +42,7 @@ impl Pressure {
             last_progress: now,
             stalled: false,
             disk_failure: None,
-            last_create: None,
+            last_demand: None,
         }
     }
 
@@ -75,11 +76,13 @@ impl ObjectStore {
         }
         self.pump();
         self.balance_warm_memory();
+        self.ask_about_silent_feeds();
     }
 
     pub(super) fn ask_for_room(&mut self, slot: SlotId, purpose: Purpose) {
         let number = self.number();
         let since = self.now;
+        self.pressure.last_demand = Some(since);
         let entry = self.slot(slot);
         entry.demand = Some(number);
         let size = entry.size;
@@ -339,14 +342,15 @@ impl ObjectStore {
         }
     }
 
-    /// Gives free memory back to the kernel when nobody creates objects, and has a little of it ready when
-    /// somebody does.
+    /// Gives free memory back to the kernel when nobody asks for room, and has a little of it ready when somebody
+    /// does.
     pub(super) fn balance_warm_memory(&mut self) {
-        let Some(last_create) = self.pressure.last_create else {
-            return;
-        };
+        let idle = self
+            .pressure
+            .last_demand
+            .is_none_or(|at| self.now.saturating_duration_since(at) >= self.config.idle_after);
         let warm = self.memory.warm();
-        if self.now.saturating_duration_since(last_create) < self.config.idle_after {
+        if !idle {
             let wanted = self.config.warm_bytes.min(self.config.capacity_bytes / 4);
             if warm + self.memory.busy() + POPULATE_STEP > wanted || !self.demands.is_empty() {
                 return;

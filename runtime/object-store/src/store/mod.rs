@@ -9,6 +9,7 @@
 //! 4. Memory that is allocated, kept warm or being discarded never exceeds the capacity.
 
 mod clients;
+mod dead_owners;
 mod disk;
 mod feeds;
 mod lifecycle;
@@ -34,10 +35,15 @@ use crate::error::StoreError;
 use crate::event::{ClientId, PullTicket, PushTicket, StoreEvent};
 use crate::shm::{Segment, SegmentId};
 use clients::ClientRecord;
-use feeds::AdoptedFeeds;
+use dead_owners::DeadOwners;
+use feeds::{AdoptedFeeds, Feed};
+use lifecycle::refused;
 use memory::Pressure;
 use slot::{Demand, NextWriter, Slot, SlotId};
 use transfer::Push;
+
+/// No object is larger; who claims more is wrong, and sums of sizes stay far from overflow.
+const MAX_OBJECT_BYTES: u64 = 1 << 46;
 
 /// The store of one node. Methods never block; what is to be done comes out of [`ObjectStore::drain_events`].
 #[derive(Debug)]
@@ -49,8 +55,9 @@ pub struct ObjectStore {
     /// Attached slots by owner.
     owners: HashMap<WorkerId, HashSet<SlotId>>,
     /// Provisional blocks by feed.
-    feeds: HashMap<FeedId, HashSet<SlotId>>,
+    feeds: HashMap<FeedId, Feed>,
     adopted: AdoptedFeeds,
+    dead_owners: DeadOwners,
     clients: HashMap<ClientId, ClientRecord>,
     segments: HashMap<SegmentId, Arc<Segment>>,
     memory: Allocator,
@@ -85,6 +92,7 @@ impl ObjectStore {
             owners: HashMap::new(),
             feeds: HashMap::new(),
             adopted: AdoptedFeeds::default(),
+            dead_owners: DeadOwners::default(),
             clients: HashMap::new(),
             segments: HashMap::new(),
             memory: Allocator::default(),
@@ -119,6 +127,11 @@ impl ObjectStore {
             .is_some_and(|slot| self.slots[slot].stage == slot::Stage::Sealed)
     }
 
+    /// Whether anything leads to the object: it is here, on its way, or asked for.
+    pub fn knows(&self, object: ObjectId) -> bool {
+        self.index.contains_key(&object)
+    }
+
     /// What the store holds and did.
     pub fn stats(&self) -> StoreStats {
         let mut stats = self.stats;
@@ -141,6 +154,10 @@ impl ObjectStore {
         } else {
             Some(FeedId::from_slice(&message.feed_id)?)
         };
+        if let Some(failure) = too_large(object, message.size) {
+            self.answer_create(client, correlation, refused(failure), None);
+            return Ok(());
+        }
         let writer = NextWriter {
             client,
             correlation,
@@ -247,14 +264,32 @@ impl ObjectStore {
         Ok(())
     }
 
-    /// The client's connection ended and everything that it sent has been handled.
+    /// What became of a feed, when its winners are known here.
+    pub fn winners_of(&self, feed: FeedId) -> Option<AdoptFeed> {
+        let winners = self.adopted.winners_of(feed)?;
+        Some(AdoptFeed {
+            feed_id: feed.to_vec().into(),
+            winners: winners.iter().map(|object| object.to_vec().into()).collect(),
+            nodes: Vec::new(),
+        })
+    }
+
+    /// The client's connection ended and everything that it sent has been handled. Its process may go on and still
+    /// touch the ranges that it was given: they stay its own until [`Self::client_gone`].
+    pub fn client_left(&mut self, client: ClientId) {
+        self.forget_requests(client);
+        self.pump();
+    }
+
+    /// The client's process ended, or it never had a range: nothing is mapped any more.
     pub fn client_gone(&mut self, client: ClientId) {
         self.forget_client(client);
         self.pump();
     }
 
-    /// A process died: the objects that it owns are freed.
+    /// A process died: the objects that it owns are freed, and no more are made for it.
     pub fn owner_gone(&mut self, worker: WorkerId) {
+        self.dead_owners.add_worker(worker);
         let mut slots: Vec<SlotId> = self.owners.get(&worker).into_iter().flatten().copied().collect();
         slots.sort_unstable();
         for slot in slots {
@@ -267,6 +302,7 @@ impl ObjectStore {
 
     /// A node died: the objects that its processes own are freed.
     pub fn node_gone(&mut self, node: NodeId) {
+        self.dead_owners.add_node(node);
         let mut workers = HashSet::new();
         for slot in self.index.values() {
             if let Some(owner) = self.slots[slot]
@@ -280,6 +316,14 @@ impl ObjectStore {
         for worker in workers {
             self.owner_gone(worker);
         }
+    }
+
+    fn dead_owner(&self, owner: &WorkerAddress, object: ObjectId) -> Option<Failure> {
+        self.dead_owners.contains(owner).then(|| {
+            let worker = owner.worker_id;
+            let message = format!("object {object} is of no use: its owner, worker {worker}, died");
+            Failure::new(ErrorCode::OwnerDied, message)
+        })
     }
 
     fn number(&mut self) -> u64 {
@@ -297,4 +341,12 @@ impl ObjectStore {
             .get_mut(&slot)
             .expect("ids of live slots are kept only while the slot lives")
     }
+}
+
+fn too_large(object: ObjectId, size: u64) -> Option<Failure> {
+    (size > MAX_OBJECT_BYTES).then(|| {
+        let message =
+            format!("object {object} cannot have {size} bytes: no object has more than {MAX_OBJECT_BYTES}");
+        Failure::new(ErrorCode::InvalidArgument, message)
+    })
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Weak};
 use sparkray_common::{ErrorCode, ObjectId, WorkerAddress};
 use sparkray_proto::{Failure, ObjectLocation};
 
-use super::ObjectStore;
 use super::slot::{DiskWork, Purpose, SlotId, Stage};
+use super::{ObjectStore, too_large};
 use crate::event::{ClientId, PullTicket, PushBytes, PushSource, PushTicket, StoreEvent};
 use crate::shm::{Access, MappedRange};
 
@@ -61,8 +61,8 @@ impl ObjectStore {
         }
     }
 
-    /// A node answered a pull: asks for room. Answered by [`StoreEvent::PullRoom`], when there is room. Ignored when
-    /// the pull is over.
+    /// A node answered a pull: asks for room. Answered by [`StoreEvent::PullRoom`], when there is room, or at once
+    /// when the answer is of no use. Ignored when the pull is over.
     pub fn pull_room(&mut self, ticket: PullTicket, size: u64, owner: WorkerAddress) {
         let Some(slot) = self.pulls.get(&ticket).copied() else {
             return;
@@ -71,6 +71,15 @@ impl ObjectStore {
         if entry.detached || entry.demand.is_some() || entry.memory.is_some() {
             return;
         }
+        let object = entry.object;
+        if let Some(failure) = too_large(object, size).or_else(|| self.dead_owner(&owner, object)) {
+            self.events.push(StoreEvent::PullRoom {
+                ticket,
+                room: Err(failure),
+            });
+            return;
+        }
+        let entry = self.slot(slot);
         entry.size = size;
         let worker = owner.worker_id;
         entry.owner = Some(owner);
@@ -247,6 +256,12 @@ impl ObjectStore {
     /// The object was sent, or the sending was given up after `bytes_sent`. The bytes stay pinned as long as a chunk
     /// of them exists, which may wait in a connection's queue.
     pub fn push_finished(&mut self, ticket: PushTicket, bytes_sent: u64) {
+        self.finish_push(ticket, bytes_sent);
+        self.pump();
+    }
+
+    /// As [`Self::push_finished`], in the middle of something else.
+    pub(super) fn finish_push(&mut self, ticket: PushTicket, bytes_sent: u64) {
         let Some(push) = self.pushes.get_mut(&ticket) else {
             return;
         };
@@ -255,7 +270,6 @@ impl ObjectStore {
             self.stats.pushed_bytes += bytes_sent;
         }
         self.end_push(ticket);
-        self.pump();
     }
 
     /// Unpins what was sent and has left this process.

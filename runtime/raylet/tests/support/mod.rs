@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use sparkray_common::{
-    ClusterId, ClusterToken, HeadConfig, JobId, LeaseId, NodeId, RayletConfig, RayletReady, ResourceSet,
-    VERSION, WorkerId,
+    ClusterId, ClusterToken, HeadConfig, JobId, LeaseId, NodeId, ObjectId, RayletConfig, RayletReady,
+    ResourceSet, TaskId, VERSION, WorkerAddress, WorkerId,
 };
 use sparkray_proto::{
-    ClientKind, FrameKind, HeadReply, HeadRequest, RegisterClient, RegisterClientReply, RequestWorkerLease,
-    RequestWorkerLeaseReply, ReturnWorkerLease, head_request,
+    ClientKind, CreateObject, CreateObjectReply, FrameKind, HeadReply, HeadRequest, ObjectRange,
+    RegisterClient, RegisterClientReply, RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease,
+    head_request,
 };
 use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
 use tokio::sync::oneshot;
@@ -201,6 +202,24 @@ impl Driver {
             }
             self.seen.push(frame);
         }
+    }
+
+    /// Room for one object, which is not sealed.
+    pub(crate) async fn create_object(&mut self, node: &Node, size: u64) -> ObjectRange {
+        let owner = WorkerAddress {
+            node_id: node.id,
+            worker_id: self.worker_id,
+            node_address: node.ready.address.clone(),
+        };
+        let create = CreateObject {
+            object_id: ObjectId::for_result(TaskId::next(), 0).to_vec().into(),
+            size,
+            owner: Some((&owner).into()),
+            ..CreateObject::default()
+        };
+        let correlation = self.send(FrameKind::CreateObject, &create);
+        let reply = self.reply(FrameKind::CreateObjectReply, correlation).await;
+        reply.decode::<CreateObjectReply>().unwrap().range.unwrap()
     }
 
     pub(crate) fn request_lease(&mut self, amount: f64) -> (LeaseId, u64) {

@@ -47,9 +47,11 @@ struct Harness {
     jobs: Vec<Job>,
     pulls: Vec<(PullTicket, ObjectId, Vec<ObjectLocation>)>,
     rooms: HashMap<PullTicket, MappedRange>,
+    refused: Vec<(PullTicket, ErrorCode)>,
     cancelled: Vec<PullTicket>,
     pushed: Vec<(u64, Result<PushSource, ErrorCode>)>,
     gone: Vec<(ObjectId, bool)>,
+    asked: Vec<FeedId>,
 }
 
 fn object(number: u32) -> ObjectId {
@@ -90,9 +92,11 @@ impl Harness {
             jobs: Vec::new(),
             pulls: Vec::new(),
             rooms: HashMap::new(),
+            refused: Vec::new(),
             cancelled: Vec::new(),
             pushed: Vec::new(),
             gone: Vec::new(),
+            asked: Vec::new(),
         }
     }
 
@@ -155,10 +159,15 @@ impl Harness {
                     object,
                     locations,
                 } => self.pulls.push((ticket, object, locations)),
-                StoreEvent::PullRoom { ticket, room } => {
-                    if let Ok(target) = room {
+                StoreEvent::PullRoom { ticket, room } => match room {
+                    Ok(target) => {
                         self.rooms.insert(ticket, target);
                     }
+                    Err(failure) => self.refused.push((ticket, failure.error_code())),
+                },
+                StoreEvent::AskFeed { feed, owner } => {
+                    assert_eq!(owner, self.owner);
+                    self.asked.push(feed);
                 }
                 StoreEvent::CancelPull { ticket } => self.cancelled.push(ticket),
                 StoreEvent::Io(IoJob(job)) => self.jobs.push(job),

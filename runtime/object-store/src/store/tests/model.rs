@@ -37,6 +37,9 @@ enum Step {
     ClientGone {
         by: u64,
     },
+    ClientLeft {
+        by: u64,
+    },
     OwnerGone,
     Job {
         index: usize,
@@ -73,7 +76,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
             .prop_map(|(by, number, here, elsewhere)| Step::Get { by, number, here, elsewhere }),
         5 => index.prop_map(|index| Step::Release { index }),
         2 => number.clone().prop_map(|number| Step::Free { number }),
-        1 => by.prop_map(|by| Step::ClientGone { by }),
+        1 => by.clone().prop_map(|by| Step::ClientGone { by }),
+        1 => by.prop_map(|by| Step::ClientLeft { by }),
         1 => Just(Step::OwnerGone),
         6 => (index, prop::bool::weighted(0.2)).prop_map(|(index, fail)| Step::Job { index, fail }),
         2 => (index, 1..PAGES + 3).prop_map(|(index, pages)| Step::PullRoom { index, pages }),
@@ -288,6 +292,16 @@ impl Model {
         }
     }
 
+    /// Its process goes on: it reads and writes what it has, and lets go of it later.
+    fn client_left(&mut self, place: usize) {
+        let left = std::mem::replace(&mut self.clients[place], self.next_client);
+        self.next_client += 1;
+        self.creates.retain(|_, (by, _)| *by != left);
+        self.gets.retain(|_, (by, _)| *by != left);
+        self.harness.store.client_left(client(left));
+        self.harness.settle();
+    }
+
     fn client_gone(&mut self, place: usize) {
         let gone = std::mem::replace(&mut self.clients[place], self.next_client);
         self.next_client += 1;
@@ -331,6 +345,7 @@ impl Model {
             Step::Release { index } if !self.reading.is_empty() => self.release(index % self.reading.len()),
             Step::Free { number } => self.harness.free(number),
             Step::ClientGone { by } => self.client_gone(by as usize),
+            Step::ClientLeft { by } => self.client_left(by as usize),
             Step::OwnerGone => {
                 let worker = std::mem::replace(&mut self.harness.owner.worker_id, WorkerId::random());
                 self.harness.store.owner_gone(worker);

@@ -223,6 +223,26 @@ fn free_memory_goes_back_to_the_kernel_when_nobody_creates() {
     assert!(harness.bytes(get).as_slice().iter().all(|byte| *byte == 2));
 }
 
+#[test]
+fn free_memory_goes_back_to_the_kernel_on_a_node_that_only_fetches() {
+    let mut harness = Harness::new(64);
+    harness.get_from(1, 1, &[NodeId::random()]);
+    let (ticket, _, _) = harness.pulls.remove(0);
+    harness
+        .store
+        .pull_room(ticket, 40 * PAGE_SIZE, harness.owner.clone());
+    harness.settle();
+    let target = harness.rooms.remove(&ticket).unwrap();
+    harness.store.pull_finished(ticket, target);
+    harness.settle();
+    harness.store.client_gone(client(1));
+    harness.free(1);
+    assert_eq!(harness.store.memory.warm(), 40 * PAGE_SIZE);
+    harness.pass(Duration::from_secs(5));
+    harness.run_jobs();
+    assert_eq!(harness.store.memory.warm(), 2 * PAGE_SIZE);
+}
+
 impl Harness {
     /// Pushes everything else out of a store of two pages, and frees the object that did it.
     fn put_behind(&mut self, number: u32) {

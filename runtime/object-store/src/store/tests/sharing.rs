@@ -217,3 +217,121 @@ fn broken_messages_are_refused() {
     harness.release(2, 1);
     assert!(harness.store.contains(object(1)));
 }
+
+#[test]
+fn ranges_stay_with_a_process_that_lost_its_connection_until_it_ends() {
+    let mut harness = Harness::new(4);
+    let create = harness.create(1, 1, 1);
+    let mut written = harness.room(create);
+    harness.put(2, 2, 1);
+    let get = harness.get(1, 2);
+    let read = harness.bytes(get);
+    let queued = harness.create(1, 3, 3);
+    let waiting = harness.get(3, 1);
+    harness.store.client_left(client(1));
+    harness.settle();
+    assert!(!harness.created.contains_key(&queued));
+    assert_eq!(harness.failure(waiting), ErrorCode::ObjectLost);
+    harness.free(2);
+    assert_eq!(harness.store.stats().used_bytes, 2 * PAGE_SIZE);
+    harness.put(2, 4, 1);
+    harness.put(2, 5, 1);
+    written.as_mut_slice().fill(99);
+    for number in [4, 5] {
+        let get = harness.get(3, number);
+        assert!(
+            harness
+                .bytes(get)
+                .as_slice()
+                .iter()
+                .all(|byte| *byte == number as u8)
+        );
+    }
+    assert!(read.as_slice().iter().all(|byte| *byte == 2));
+    drop((read, written));
+    harness.store.client_gone(client(1));
+    harness.settle();
+    assert_eq!(harness.store.stats().used_bytes, 2 * PAGE_SIZE);
+}
+
+#[test]
+fn the_next_writer_takes_over_when_the_first_one_lost_its_connection() {
+    let mut harness = Harness::new(4);
+    let create = harness.create(1, 1, 1);
+    let mut written = harness.room(create);
+    let waiting = harness.get(3, 1);
+    let next = harness.create(2, 1, 1);
+    harness.store.client_left(client(1));
+    harness.settle();
+    harness.room(next).as_mut_slice().fill(7);
+    written.as_mut_slice().fill(99);
+    harness.seal(2, 1);
+    assert!(harness.bytes(waiting).as_slice().iter().all(|byte| *byte == 7));
+    harness.store.client_gone(client(1));
+    harness.settle();
+    assert_eq!(harness.store.stats().used_bytes, PAGE_SIZE);
+}
+
+#[test]
+fn nothing_is_made_for_an_owner_that_died() {
+    let mut harness = Harness::new(4);
+    let owner = harness.owner.clone();
+    let get = harness.get_from(1, 1, &[NodeId::random()]);
+    let (ticket, _, _) = harness.pulls.remove(0);
+    harness.store.owner_gone(owner.worker_id);
+    let create = harness.create(1, 2, 1);
+    assert!(matches!(
+        harness.created[&create],
+        Answer::Failed(ErrorCode::OwnerDied, _)
+    ));
+    harness.store.pull_room(ticket, PAGE_SIZE, owner);
+    harness.settle();
+    assert_eq!(harness.refused.pop(), Some((ticket, ErrorCode::OwnerDied)));
+    harness.store.pull_failed(ticket, "its owner died");
+    harness.settle();
+    assert_eq!(harness.failure(get), ErrorCode::ObjectLost);
+    harness.owner.worker_id = WorkerId::random();
+    harness.store.node_gone(harness.owner.node_id);
+    let create = harness.create(1, 3, 1);
+    assert!(matches!(
+        harness.created[&create],
+        Answer::Failed(ErrorCode::OwnerDied, _)
+    ));
+    assert!(harness.store.slots.is_empty());
+}
+
+#[test]
+fn a_feed_that_was_settled_elsewhere_is_asked_about_and_its_blocks_go() {
+    let mut harness = Harness::new(8);
+    let feed = FeedId::random();
+    harness.create_sized(1, 1, 100, Some(feed));
+    harness.seal(1, 1);
+    harness.pass(Duration::from_mins(4));
+    harness.create_sized(1, 2, 100, Some(feed));
+    harness.pass(Duration::from_mins(4));
+    assert!(harness.asked.is_empty(), "a feed that goes on is not asked about");
+    harness.seal(1, 2);
+    harness.pass(Duration::from_mins(4));
+    assert!(harness.asked.is_empty());
+    harness.pass(Duration::from_mins(1));
+    harness.pass(Duration::from_mins(4));
+    assert_eq!(harness.asked, [feed], "once in a while");
+    harness.pass(Duration::from_mins(1));
+    assert_eq!(harness.asked, [feed, feed], "as long as nobody answers");
+
+    // The raylet of the owner knows the winners.
+    let mut elsewhere = Harness::new(8);
+    assert_eq!(elsewhere.store.winners_of(feed), None);
+    let adopt = AdoptFeed {
+        feed_id: feed.to_vec().into(),
+        winners: vec![object(2).to_vec().into()],
+        nodes: Vec::new(),
+    };
+    elsewhere.store.adopt_feed(&adopt).unwrap();
+    let answer = elsewhere.store.winners_of(feed).unwrap();
+    harness.store.adopt_feed(&answer).unwrap();
+    harness.settle();
+    assert!(harness.store.contains(object(2)) && !harness.store.contains(object(1)));
+    harness.pass(Duration::from_mins(10));
+    assert_eq!(harness.asked.len(), 2);
+}

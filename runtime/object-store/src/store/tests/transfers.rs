@@ -1,6 +1,7 @@
 //! Objects that come from other nodes and go to them.
 
 use super::*;
+use crate::event::PushBytes;
 
 impl Harness {
     /// Answers the only pull with an object of this many pages.
@@ -179,4 +180,46 @@ fn a_writer_waits_for_a_pull_and_takes_over_when_it_fails() {
     harness.room(create).as_mut_slice().fill(1);
     harness.seal(2, 1);
     harness.bytes(get);
+}
+
+#[test]
+fn a_spill_file_that_a_sending_finds_damaged_is_a_lost_object() {
+    let mut harness = Harness::new(2);
+    harness.put(1, 1, 2);
+    harness.create(1, 2, 2);
+    harness.run_jobs();
+    let source = harness.push(1).unwrap();
+    let PushBytes::File(file) = &source.bytes else {
+        panic!("{source:?}");
+    };
+    file.damage();
+    assert!(source.bytes.read(0, 1 << 20).is_err());
+    harness.store.push_failed(source.ticket, "damaged");
+    harness.settle();
+    assert_eq!(harness.gone, [(object(1), true)]);
+    assert!(!harness.store.contains(object(1)));
+    assert!(matches!(harness.push(1), Err(ErrorCode::ObjectLost)));
+}
+
+#[test]
+fn a_size_that_no_object_has_is_refused() {
+    let mut harness = Harness::new(4);
+    for size in [u64::MAX, u64::MAX - 4096, (1 << 46) + 1] {
+        let create = harness.create_sized(1, 1, size, None);
+        assert!(matches!(
+            harness.created[&create],
+            Answer::Failed(ErrorCode::InvalidArgument, _)
+        ));
+        let get = harness.get_from(1, 2, &[NodeId::random()]);
+        let (ticket, _, _) = harness.pulls.remove(0);
+        harness.store.pull_room(ticket, size, harness.owner.clone());
+        harness.settle();
+        assert_eq!(harness.refused.pop(), Some((ticket, ErrorCode::InvalidArgument)));
+        harness
+            .store
+            .pull_failed(ticket, "it claims a size that no object has");
+        harness.settle();
+        assert_eq!(harness.failure(get), ErrorCode::ObjectLost);
+    }
+    assert!(harness.store.slots.is_empty());
 }
