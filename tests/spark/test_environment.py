@@ -99,6 +99,46 @@ def test_what_is_left_out(root: pathlib.Path) -> None:
     assert not {name for name in packed if name in ("bin/script", "bin/activate", "bin/Activate.ps1")}
 
 
+def test_links_lead_to_the_same_content_elsewhere(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    """As `uv pip install --link-mode symlink` leaves them: every file is a link into a cache."""
+    cache = tmp_path / "uv"
+    (cache / "package" / "inner").mkdir(parents=True)
+    (cache / "module.py").write_text("VALUE = 1\n")
+    (cache / "package" / "__init__.py").write_text("VALUE = 2\n")
+    (cache / "package" / "inner" / "chained.py").symlink_to(cache / "module.py")
+    (cache / "script").write_text(f"#!{root}/bin/python\n")
+    packages = site_packages(root)
+    (packages / "module.py").symlink_to(cache / "module.py")
+    (packages / "package").symlink_to(cache / "package")
+    (packages / "absolute.py").symlink_to(packages / "hello" / "__init__.py")
+    (packages / "relative.py").symlink_to("hello/__init__.py")
+    (packages / "dangling.py").symlink_to("/nowhere/at/all")
+    (root / "bin" / "linked-script").symlink_to(cache / "script")
+    archive, _ = pack(root)
+    inside = tmp_path / "elsewhere"
+    inside.mkdir()
+    subprocess.run(["tar", "xzf", archive, "-C", str(inside)], check=True)
+    unpacked = site_packages(inside)
+    for name in ("module.py", "package/__init__.py", "package/inner/chained.py"):
+        assert (unpacked / name).is_file() and not (unpacked / name).is_symlink()
+        assert (unpacked / name).read_text() == (packages / name).read_text()
+    assert os.readlink(unpacked / "absolute.py") == os.readlink(unpacked / "relative.py") == "hello/__init__.py"
+    assert os.readlink(inside / "bin" / "python") == os.readlink(root / "bin" / "python")
+    assert not (inside / "bin" / "linked-script").exists()
+    # What lies in the cache is part of what the archive is found by.
+    (cache / "module.py").write_text("VALUE = 1234\n")
+    assert pack(root)[0] != archive
+
+
+def test_link_to_a_directory_that_it_is_in_is_refused(root: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "loop").symlink_to(outside)
+    (site_packages(root) / "linked").symlink_to(outside)
+    with pytest.raises(SparkSetupError, match="linked/loop is a link to a directory that it is in"):
+        pack(root)
+
+
 def test_second_call_packs_nothing(root: pathlib.Path, cache: pathlib.Path) -> None:
     first, lines = pack(root)
     assert lines[0].startswith(f"python environment {root}: packing ")

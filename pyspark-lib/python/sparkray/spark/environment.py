@@ -31,7 +31,7 @@ from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.parallel_gzip import ParallelGzipWriter
 
 # Part of the hash: to be raised when the content of an archive changes for the same environment.
-_FORMAT = 1
+_FORMAT = 2
 _KEPT_ARCHIVES = 4
 _PROGRESS_SECONDS = 2.0
 
@@ -150,12 +150,14 @@ def cache_dir() -> pathlib.Path:
 
 def _collect(root: pathlib.Path) -> list[_Entry]:
     site_packages = [str(path.relative_to(root)) for path in _site_packages(root)]
-    entries = list(_walk(str(root), "", site_packages))
+    entries = list(_walk(str(root), str(root), "", site_packages, frozenset()))
     entries.sort(key=lambda entry: entry.name)
     return entries
 
 
-def _walk(directory: str, name: str, site_packages: list[str]) -> Iterator[_Entry]:
+def _walk(root: str, directory: str, name: str, site_packages: list[str], entered: frozenset[str]) -> Iterator[_Entry]:
+    """What is below a directory: the root, or one that a link leads to; `entered` are those it was reached through."""
+    entered |= {os.path.realpath(directory)}
     with os.scandir(directory) as found:
         children = list(found)
     for child in children:
@@ -163,11 +165,30 @@ def _walk(directory: str, name: str, site_packages: list[str]) -> Iterator[_Entr
         if _is_excluded(child_name, child.name, site_packages):
             continue
         if child.is_symlink():
-            yield _Entry(child.path, child_name, child.stat(follow_symlinks=False), os.readlink(child.path))
-        elif child.is_dir():
-            yield from _walk(child.path, child_name, site_packages)
+            link = _link_inside(root, child.path, child_name)
+            if link is not None:
+                yield _Entry(child.path, child_name, child.stat(follow_symlinks=False), link)
+                continue
+        # What a link out of the environment leads to goes in itself: executors' hosts do not have it.
+        if child.is_dir():
+            if os.path.realpath(child.path) in entered:
+                raise SparkSetupError(f"{child.path} is a link to a directory that it is in: remove it")
+            yield from _walk(root, child.path, child_name, site_packages, entered)
         elif child.is_file() and not (name == "bin" and _is_bound_to_place(child.path)):
             yield _Entry(child.path, child_name, child.stat(), None)
+
+
+def _link_inside(root: str, path: str, name: str) -> str | None:
+    """What the copy of a link says, None when its target's content takes its place."""
+    link = os.readlink(path)
+    # The base interpreter; and links that lead nowhere here either.
+    if name.startswith("bin/python") or not os.path.exists(path):
+        return link
+    directory = os.path.dirname(path)
+    target = os.path.normpath(os.path.join(directory, link))
+    if os.path.commonpath([root, target]) == root and path.startswith(f"{root}/{name}"):
+        return os.path.relpath(target, directory)
+    return None
 
 
 def _is_excluded(path: str, name: str, site_packages: list[str]) -> bool:
