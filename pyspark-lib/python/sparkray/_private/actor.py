@@ -251,10 +251,21 @@ class ActorClass:
             if options.get("get_if_exists"):  # another process made it meanwhile
                 return get_actor(str(name), options.get("namespace"))
             raise
-        return ActorHandle(ref, self._info, metadata)
+        return _handle_of(ref, self._info, metadata)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def _is_concurrent(self) -> bool:
+        """Whether calls with late arguments do not hold up others: Ray's rule."""
+        several = self._info.is_async or self._concurrency() > 1
+        chosen = self._options.get("allow_out_of_order_execution")
+        if chosen is False and several:
+            raise ValueError(
+                f"{self.__name__} runs several calls at a time, in no fixed order: allow_out_of_order_execution=False "
+                "cannot be kept"
+            )
+        return several if chosen is None else bool(chosen)
 
     def _concurrency(self) -> int:
         chosen = self._options.get("max_concurrency")
@@ -285,7 +296,7 @@ class ActorClass:
     def _pickled_for(self, core: CoreWorker) -> tuple[bytes, bytes]:
         if self._core is core:
             return self._blob, self._metadata
-        info = self._info.with_concurrency(self._info.is_async or self._concurrency() > 1)
+        info = self._info.with_concurrency(self._is_concurrent())
         if self._parent is None:
             self._blob = pickle_definition(self._class, f"the class {self.__name__}")
         else:
