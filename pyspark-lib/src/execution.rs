@@ -61,8 +61,6 @@ struct Loop<'py> {
     /// The actor that this worker is, and those of its methods that were called.
     instance: Option<Bound<'py, PyAny>>,
     actor_id: Option<ActorId>,
-    /// The actor describes itself: its output has one label.
-    has_own_label: bool,
     /// What the last call was named.
     name: Rc<str>,
     label: String,
@@ -81,7 +79,6 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
         functions: HashMap::new(),
         instance: None,
         actor_id: None,
-        has_own_label: false,
         name: Rc::from(""),
         label: String::new(),
         job_id: JobId::NIL,
@@ -124,12 +121,9 @@ impl<'py> Loop<'py> {
 
     fn run_task(&mut self, task: &IncomingTask) {
         self.take_job(task.job_id);
-        if !self.has_own_label {
-            let label = match (&self.instance, task.name.split_once('.')) {
-                (Some(_), Some((class, _))) => class,
-                _ => &task.name,
-            };
-            self.take_label(label);
+        if self.instance.is_none() {
+            // An actor keeps the label that it was created with.
+            self.take_label(&task.name);
         }
         if *self.name != *task.name {
             self.name = Rc::from(task.name.as_str());
@@ -216,7 +210,6 @@ impl<'py> Loop<'py> {
                 self.instance = Some(instance.clone());
                 if let Some(label) = label {
                     self.take_label(&label);
-                    self.has_own_label = true;
                 }
                 let driven = work.spec.is_async || work.spec.max_concurrency > 1;
                 core.finish_create_actor(&work, None, None)

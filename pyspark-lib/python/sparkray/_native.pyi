@@ -150,7 +150,7 @@ class CoreWorker:
     def submit_actor(
         self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As `submit`."""
+        """As `submit`. `method`: its name; with a NUL and another name behind it, the call is named so."""
     def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,

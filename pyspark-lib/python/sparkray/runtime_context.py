@@ -82,7 +82,7 @@ class RuntimeContext:
         """The function of the task that runs.
 
         Returns:
-            As `get_task_name`, without the module that Ray puts before it; None in a driver.
+            As `get_task_name`: workers are told one name. Ray gives the function with its module.
         """
         return self.get_task_name()
 
