@@ -9,6 +9,9 @@ use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
 use sparkray_core_worker::{ActorMethod, CoreWorker};
 
+/// Methods that are remembered: a program may name each call differently.
+const KEPT_METHODS: usize = 256;
+
 /// An actor as the runtime knows it; counts as one handle of this process.
 #[pyclass(frozen, module = "sparkray._native")]
 pub(crate) struct ActorRef {
@@ -29,22 +32,26 @@ impl ActorRef {
         }
     }
 
-    /// What calls of a method share.
-    pub(crate) fn method(&self, method: &str) -> Arc<ActorMethod> {
+    /// What calls of a method share. `key`: the method's name; with a NUL and another name behind it, the calls are named
+    /// so.
+    pub(crate) fn method(&self, key: &str) -> Arc<ActorMethod> {
         let mut methods = self.methods.lock();
-        if let Some(known) = methods.get(method) {
+        if let Some(known) = methods.get(key) {
             return Arc::clone(known);
         }
-        let name = if self.class_name.is_empty() {
-            method.to_owned()
-        } else {
-            format!("{}.{method}", self.class_name)
+        let (method, name) = match key.split_once('\0') {
+            Some((method, name)) => (method, name.to_owned()),
+            None if self.class_name.is_empty() => (key, key.to_owned()),
+            None => (key, format!("{}.{key}", self.class_name)),
         };
+        if methods.len() >= KEPT_METHODS {
+            methods.clear();
+        }
         let made = Arc::new(ActorMethod {
             method: method.to_owned(),
             name,
         });
-        methods.insert(method.to_owned(), Arc::clone(&made));
+        methods.insert(key.to_owned(), Arc::clone(&made));
         made
     }
 }

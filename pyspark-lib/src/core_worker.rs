@@ -115,7 +115,8 @@ impl PyCoreWorker {
                 "actor {} belongs to a cluster that was stopped, and ended with it",
                 actor.id
             );
-            return Err(exception(py, &CoreError::new(ErrorCode::ActorDied, message)));
+            let error = CoreError::new(ErrorCode::ActorDied, message).of_actor(actor.id);
+            return Err(exception(py, &error));
         }
         let encoded = encode(&self.runtime, args, kwargs)?;
         let results = core

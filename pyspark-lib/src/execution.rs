@@ -105,11 +105,14 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
 }
 
 impl<'py> Loop<'py> {
-    fn take_job(&mut self, job_id: JobId, label: &str) {
+    fn take_job(&mut self, job_id: JobId) {
         if job_id != self.job_id {
             self.job_id = job_id;
             self.runtime.core.set_job_id(job_id);
         }
+    }
+
+    fn take_label(&mut self, label: &str) {
         if self.label != label {
             label.clone_into(&mut self.label);
             self.runtime.core.set_label(label);
@@ -117,11 +120,11 @@ impl<'py> Loop<'py> {
     }
 
     fn run_task(&mut self, task: &IncomingTask) {
-        let label = match (&self.instance, task.name.split_once('.')) {
-            (Some(_), Some((class, _))) => class,
-            _ => &task.name,
-        };
-        self.take_job(task.job_id, label);
+        self.take_job(task.job_id);
+        if self.instance.is_none() {
+            // An actor keeps the label that it was created with.
+            self.take_label(&task.name);
+        }
         if *self.name != *task.name {
             self.name = Rc::from(task.name.as_str());
         }
@@ -185,7 +188,8 @@ impl<'py> Loop<'py> {
         let py = self.py;
         let job_id = JobId::from_slice(&work.spec.job_id).map_err(bad_id)?;
         let actor_id = ActorId::from_slice(&work.spec.actor_id).map_err(bad_id)?;
-        self.take_job(job_id, &work.spec.class_name);
+        self.take_job(job_id);
+        self.take_label(&work.spec.class_name);
         let name = format!("{}.__init__", work.spec.class_name);
         self.actor_id = Some(actor_id);
         CURRENT.set(Some(Current {
@@ -196,13 +200,17 @@ impl<'py> Loop<'py> {
         }));
         let made = self.actor_spec(&work).and_then(|spec| {
             let instance = self.hooks.call_method1("create_actor", (&spec,))?;
-            Ok((spec, instance))
+            let label: Option<String> = self.hooks.call_method0("actor_label")?.extract()?;
+            Ok((spec, instance, label))
         });
         CURRENT.set(None);
         let core = Arc::clone(&self.runtime.core);
         match made {
-            Ok((spec, instance)) => {
+            Ok((spec, instance, label)) => {
                 self.instance = Some(instance.clone());
+                if let Some(label) = label {
+                    self.take_label(&label);
+                }
                 let driven = work.spec.is_async || work.spec.max_concurrency > 1;
                 core.finish_create_actor(&work, None, None)
                     .map_err(|error| exception(py, &error))?;

@@ -196,8 +196,9 @@ def test_a_constructor_may_be_async():
             return self.value
 
     assert sparkray.get(Slow.remote(1, more=2).get.remote(), timeout=30) == 3
-    with pytest.raises(exceptions.ActorDiedError, match="no value"):
+    with pytest.raises(exceptions.ActorDiedError, match="no value") as caught:
         sparkray.get(Slow.remote(None).get.remote(), timeout=30)
+    assert "base_events.py" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["async", "threads"])
@@ -263,6 +264,32 @@ def test_a_late_argument_does_not_hold_up_later_calls(kind):
         return 5
 
     assert sparkray.get(by_name.remote(f"signal-{kind}"), timeout=30)
+
+
+def test_an_actor_with_one_call_at_a_time_may_run_them_out_of_order_too():
+    @sparkray.remote
+    class Notes:
+        def __init__(self):
+            self.notes = []
+
+        def note(self, value):
+            self.notes.append(value)
+            return list(self.notes)
+
+    @sparkray.remote
+    class Gate:
+        async def wait(self):
+            await asyncio.Event().wait()
+
+    gate = Gate.remote()
+    notes = Notes.options(allow_out_of_order_execution=True).remote()
+    held = notes.note.remote(gate.wait.remote())
+    assert sparkray.get(notes.note.remote("second"), timeout=30) == ["second"]
+    sparkray.kill(gate)
+    with pytest.raises(exceptions.ActorDiedError):
+        sparkray.get(held, timeout=30)
+    with pytest.raises(ValueError, match="several calls"):
+        Async.options(allow_out_of_order_execution=False).remote()
 
 
 @pytest.mark.parametrize("kind", [StopIteration, StopAsyncIteration])

@@ -274,6 +274,25 @@ def test_options_of_methods():
         assert refused(max_task_retries=0)
 
 
+def test_calls_of_a_method_can_be_named():
+    @sparkray.remote
+    class Named:
+        def name(self):
+            return sparkray.get_runtime_context().get_task_name()
+
+        def fail(self):
+            raise ValueError("named")
+
+    named = Named.remote()
+    calls = [named.name, named.name.options(name="first"), named.name.options(name="second")]
+    assert sparkray.get([call.remote() for call in calls * 2]) == ["Named.name", "first", "second"] * 2
+    assert sparkray.get([named.name.options(name=f"call {n}").remote() for n in range(600)]) == [
+        f"call {n}" for n in range(600)
+    ]
+    with pytest.raises(ValueError, match="ray::by hand"):
+        sparkray.get(named.fail.options(name="by hand").remote())
+
+
 @sparkray.remote
 class Constants:
     """Has attributes that belong to the class."""

@@ -47,6 +47,37 @@ def test_lines_have_the_name_and_pid_of_the_worker():
     assert "\033[" not in done.stdout
 
 
+def test_an_actor_that_describes_itself_does_so_before_its_output():
+    done = run_driver(
+        """
+        import os
+        import sparkray
+
+        class Shard:
+            def __init__(self, number):
+                self.number = number
+
+            def __repr__(self):
+                return f"Shard(number={self.number})"
+
+            def say(self, text):
+                print(text)
+                return os.getpid()
+
+        sparkray.init(num_cpus=2)
+        plain = sparkray.remote(Shard).remote(7)
+        threads = sparkray.remote(Shard).options(max_concurrency=2).remote(8)
+        print("PIDS", *sparkray.get([plain.say.remote("plain"), threads.say.remote("threads")]), flush=True)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    pids = re.search(r"^PIDS (\d+) (\d+)$", done.stdout, re.MULTILINE)
+    assert pids is not None, done.stdout
+    lines = done.stdout.splitlines()
+    assert f"(Shard(number=7) pid={pids[1]}) plain" in lines
+    assert f"(Shard(number=8) pid={pids[2]}) threads" in lines
+
+
 def test_output_can_be_kept_away():
     done = run_driver(PROGRAM.replace("{options}", ", log_to_driver=False"))
     assert done.returncode == 0, done.stderr

@@ -84,6 +84,25 @@ _ON_SPARK = frozenset({"RayContext", "from_spark", "init_spark_on_local", "init_
 _SUBMODULES = frozenset({"cluster_utils", "spark"})
 _LATER = frozenset(
     {
+        "ActorClassID",
+        "ActorID",
+        "ClientBuilder",
+        "DynamicObjectRefGenerator",
+        "FunctionID",
+        "JobID",
+        "LOCAL_MODE",
+        "Language",
+        "NodeID",
+        "ObjectRefGenerator",
+        "PlacementGroupID",
+        "SCRIPT_MODE",
+        "TaskID",
+        "UniqueID",
+        "WORKER_MODE",
+        "WorkerID",
+        "internal",
+        "show_in_dashboard",
+        "widgets",
         "air",
         "autoscaler",
         "client",
@@ -265,6 +284,8 @@ def remote(*definition: Any, **options: Any) -> Any:
         namespace: actors: in which the name lives; None: this driver's.
         lifetime: actors: "detached" lets it outlive its driver.
         get_if_exists: actors: return the actor that has the name, if there is one.
+        allow_out_of_order_execution: actors: whether a call whose arguments are late lets later ones go first. None:
+            for actors that run several calls at a time.
 
     Returns:
         A RemoteFunction or ActorClass: call `.remote(...)`; `.options(...)` changes options for a call.

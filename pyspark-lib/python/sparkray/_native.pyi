@@ -101,6 +101,8 @@ class WorkerHooks(Protocol):
         """Makes the instance. Keys: actor_id (bytes), class_blob, class_name, name, namespace, incarnation,
         max_concurrency, is_async, resources (dict), handle_metadata (bytes), args (list), kwargs (dict). What it raises
         is the constructor's error."""
+    def actor_label(self) -> str | None:
+        """What stands before the output of the actor that was made; None: its class's name."""
     def run_actor(self, instance: object, spec: dict[str, Any]) -> None:
         """Called in place of the native loop for actors with is_async or max_concurrency > 1. Drives
         `event_fd`/`poll_tasks` until `poll_tasks` returns None."""
@@ -148,7 +150,7 @@ class CoreWorker:
     def submit_actor(
         self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """As `submit`."""
+        """As `submit`. `method`: its name; with a NUL and another name behind it, the call is named so."""
     def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,

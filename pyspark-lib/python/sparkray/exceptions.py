@@ -531,6 +531,7 @@ def _view_class(cause_class: type) -> type[RayTaskError]:
     return view
 
 
+_EVENT_LOOP_FILES = tuple(os.path.join("asyncio", file) for file in ("base_events.py", "futures.py", "tasks.py"))
 _PACKAGE_DIR = os.path.dirname(os.path.abspath(__file__)) + os.sep
 
 
@@ -543,7 +544,9 @@ def format_traceback(error: BaseException) -> str:
 
 
 def _is_internal(frame: types.TracebackType) -> bool:
-    return frame.tb_frame.f_code.co_filename.startswith(_PACKAGE_DIR)
+    file = frame.tb_frame.f_code.co_filename
+    # The event loop stands between our frames and those of an async constructor.
+    return file.startswith(_PACKAGE_DIR) or file.endswith(_EVENT_LOOP_FILES)
 
 
 def task_error(

@@ -82,7 +82,7 @@ class RuntimeContext:
         """The function of the task that runs.
 
         Returns:
-            As `get_task_name`, without the module that Ray puts before it; None in a driver.
+            As `get_task_name`: workers are told one name. Ray gives the function with its module.
         """
         return self.get_task_name()
 
@@ -136,12 +136,20 @@ class RuntimeContext:
         return handle_from_id(actor["actor_id"], actor["handle_metadata"])
 
     def get_assigned_resources(self) -> dict[str, float]:
-        """The resources that the actor or task holds.
+        """The resources that the actor holds.
 
         Returns:
             Amounts by name, for example {"CPU": 1.0}. Empty in a driver.
+
+        Raises:
+            NotImplementedError: in a task, whose worker is not told yet.
         """
-        resources = _actor().get("resources") or (_task() or {}).get("resources") or {}
+        actor = _actor()
+        if not actor and _task() is not None:
+            raise NotImplementedError(
+                "get_assigned_resources() in a task is not there yet: its worker is not told; pass them as an argument"
+            )
+        resources = actor.get("resources") or {}
         return {str(name): float(amount) for name, amount in resources.items()}
 
     def get(self) -> dict[str, Any]:

@@ -251,10 +251,21 @@ class ActorClass:
             if options.get("get_if_exists"):  # another process made it meanwhile
                 return get_actor(str(name), options.get("namespace"))
             raise
-        return ActorHandle(ref, self._info, metadata)
+        return _handle_of(ref, self._info, metadata)
 
     def _remote(self, args: Any = None, kwargs: Any = None, **options: Any) -> ActorHandle:
         return self.options(**options).remote(*(args or ()), **(kwargs or {}))
+
+    def _is_concurrent(self) -> bool:
+        """Whether calls with late arguments do not hold up others: Ray's rule."""
+        several = self._info.is_async or self._concurrency() > 1
+        chosen = self._options.get("allow_out_of_order_execution")
+        if chosen is False and several:
+            raise ValueError(
+                f"{self.__name__} runs several calls at a time, in no fixed order: allow_out_of_order_execution=False "
+                "cannot be kept"
+            )
+        return several if chosen is None else bool(chosen)
 
     def _concurrency(self) -> int:
         chosen = self._options.get("max_concurrency")
@@ -285,7 +296,7 @@ class ActorClass:
     def _pickled_for(self, core: CoreWorker) -> tuple[bytes, bytes]:
         if self._core is core:
             return self._blob, self._metadata
-        info = self._info.with_concurrency(self._info.is_async or self._concurrency() > 1)
+        info = self._info.with_concurrency(self._is_concurrent())
         if self._parent is None:
             self._blob = pickle_definition(self._class, f"the class {self.__name__}")
         else:
@@ -303,14 +314,25 @@ class ActorMethod:
     It keeps the actor alive, not the handle, so that handle and method make no cycle.
     """
 
-    __slots__ = ("_info", "_method", "_num_returns", "_ref", "_shape")
+    __slots__ = ("_info", "_key", "_method", "_name", "_num_returns", "_ref", "_shape")
 
-    def __init__(self, ref: ActorRef, info: _ClassInfo, method: str, num_returns: int, shape: CallShape) -> None:
+    def __init__(
+        self,
+        ref: ActorRef,
+        info: _ClassInfo,
+        method: str,
+        num_returns: int,
+        shape: CallShape,
+        name: str | None = None,
+    ) -> None:
         self._ref = ref
         self._info = info
         self._method = method
         self._num_returns = num_returns
         self._shape = shape
+        self._name = name
+        # What `submit_actor` takes.
+        self._key = method if name is None else f"{method}\0{name}"
 
     def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise TypeError(
@@ -324,7 +346,8 @@ class ActorMethod:
         """The same method with other options.
 
         Args:
-            options: `num_returns`, as of `sparkray.method`. `name` has no effect.
+            options: `num_returns`, as of `sparkray.method`; `name` of the calls, for tracebacks and the runtime
+                context.
 
         Returns:
             The method with these options.
@@ -334,7 +357,9 @@ class ActorMethod:
             NotImplementedError: an option of Ray that is not there yet.
         """
         count = option_checks.check_method(options)
-        return _bound(self._ref, self._info, self._method, self._num_returns if count is None else count, self._shape)
+        count = self._num_returns if count is None else count
+        name = options.get("name") or self._name
+        return _bound(self._ref, self._info, self._method, count, self._shape, name)
 
     def remote(self, *args: Any, **kwargs: Any) -> Any:
         """Calls the method. Calls of one process on one actor start in the order in which they are made.
@@ -357,7 +382,7 @@ class ActorMethod:
             core = core_worker()
         self._shape.check(self._method, args, kwargs)
         try:
-            return core.submit_actor(self._ref, self._method, self._num_returns, args, kwargs)
+            return core.submit_actor(self._ref, self._key, self._num_returns, args, kwargs)
         except SerializationError as error:
             name = f"{self._info.name}.{self._method}"
             raise argument_error(name, self._shape, args, kwargs, error) from error
@@ -381,6 +406,7 @@ class ActorMethod:
             self._method,
             self._num_returns,
             self._shape,
+            self._name,
         )
 
 
@@ -407,9 +433,11 @@ class _StreamingMethod(ActorMethod):
         )
 
 
-def _bound(ref: ActorRef, info: _ClassInfo, method: str, num_returns: int, shape: CallShape) -> ActorMethod:
+def _bound(
+    ref: ActorRef, info: _ClassInfo, method: str, num_returns: int, shape: CallShape, name: str | None = None
+) -> ActorMethod:
     kind = ActorMethod if num_returns >= 0 else _StreamingMethod
-    return kind(ref, info, method, num_returns, shape)
+    return kind(ref, info, method, num_returns, shape, name)
 
 
 class ActorHandle:
@@ -469,12 +497,12 @@ def _handle_from_pickle(actor_id: bytes, metadata: bytes) -> ActorHandle:
 
 
 def _method_from_pickle(
-    actor_id: bytes, info: _ClassInfo, method: str, num_returns: int, shape: CallShape
+    actor_id: bytes, info: _ClassInfo, method: str, num_returns: int, shape: CallShape, name: str | None
 ) -> ActorMethod:
     ref = core_worker().actor_from_id(actor_id, info.name)
     if info.is_concurrent:
         ref.call_out_of_order()
-    return _bound(ref, info, method, num_returns, shape)
+    return _bound(ref, info, method, num_returns, shape, name)
 
 
 def _handle_of(ref: ActorRef, info: _ClassInfo, metadata: bytes) -> ActorHandle:

@@ -21,7 +21,6 @@ _LATER: dict[str, tuple[Any, ...]] = {
     "max_task_retries": (0,),
     "max_pending_calls": (-1,),
     "concurrency_groups": (None, {}, []),
-    "allow_out_of_order_execution": (None, False),
     "enable_tensor_transport": (None, False),
     "object_store_memory": (None,),
 }
@@ -30,7 +29,14 @@ _WITHOUT_EFFECT = frozenset({"enable_task_events", "_labels", "_metadata"})
 
 _COMMON = frozenset({"num_cpus", "num_gpus", "memory", "resources", "name"})
 TASK_OPTIONS = _COMMON | {"num_returns", "max_retries", "retry_exceptions"}
-ACTOR_OPTIONS = _COMMON | {"namespace", "lifetime", "max_restarts", "max_concurrency", "get_if_exists"}
+ACTOR_OPTIONS = _COMMON | {
+    "namespace",
+    "lifetime",
+    "max_restarts",
+    "max_concurrency",
+    "get_if_exists",
+    "allow_out_of_order_execution",
+}
 
 
 def check(options: Mapping[str, Any], *, is_actor: bool) -> dict[str, Any]:
@@ -107,6 +113,9 @@ def _check_value(name: str, value: Any) -> None:
     elif name == "lifetime":
         if value not in (None, "detached", "non_detached"):
             raise ValueError(f"lifetime is 'detached', 'non_detached' or None, not {value!r}")
+    elif name == "allow_out_of_order_execution":
+        if value is not None:
+            _check_kind(name, value, bool, "True, False or None")
     elif name == "get_if_exists":
         _check_kind(name, value, bool, "True or False")
     elif value is not None:  # name, namespace

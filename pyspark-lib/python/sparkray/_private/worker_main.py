@@ -60,6 +60,10 @@ def run_exit_handlers() -> None:
 _ACTOR_FACTS = ("actor_id", "name", "namespace", "incarnation", "resources", "handle_metadata")
 
 
+# Characters of an actor's own description before each line of its output.
+_MAX_LABEL = 80
+
+
 class _ConstructorFailed(Exception):
     """Carries the error that all calls of an actor get whose constructor raised."""
 
@@ -128,6 +132,14 @@ class Hooks:
             raise _ConstructorFailed(exceptions.ActorDiedError.from_task_error(wrapped)) from None
         actor_info["instance"] = instance
         return instance
+
+    def actor_label(self) -> str | None:
+        """What stands before the output of an actor that has a `__repr__` of its own; None: its class's name."""
+        kind: Any = type(actor_info.get("instance"))
+        if kind.__repr__ is object.__repr__:
+            return None
+        text = " ".join((_actor_repr() or "").split())
+        return text[:_MAX_LABEL] or None
 
     def run_actor(self, instance: object, spec: dict[str, Any]) -> None:
         """Drives an actor that is async or has several threads."""

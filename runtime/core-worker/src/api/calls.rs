@@ -99,9 +99,6 @@ impl CoreWorker {
             spec.keyword_names.clone_from(&arguments.keyword_names);
             spec.python_version.clone_from(&state.python_version);
             state.add_actor_handle(actor_id, true);
-            if spec.is_async || spec.max_concurrency > 1 {
-                state.call_out_of_order(actor_id);
-            }
             if named {
                 state.actor_escapes(actor_id);
             }

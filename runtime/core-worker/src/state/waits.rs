@@ -158,7 +158,7 @@ impl State {
 
     // ---- values --------------------------------------------------------------------------------------------
 
-    /// Waits for the values of one object, and has `notify` told instead of a thread that looks.
+    /// Waits for the value of one object, and has `notify` told instead of a thread that looks.
     pub(crate) fn fetch_for(&mut self, id: ObjectId, notify: u64) -> Begun<Vec<FetchedResult>> {
         self.begin_fetch(&[id], false, Some(notify))
     }

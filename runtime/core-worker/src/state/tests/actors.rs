@@ -91,28 +91,22 @@ fn calls_wait_in_order_for_their_arguments_and_over_a_restart() {
 }
 
 #[test]
-fn a_late_argument_holds_up_only_its_own_call_of_a_concurrent_actor() {
+fn a_late_argument_holds_up_only_its_own_call_when_order_does_not_matter() {
     for seed in 0..20 {
-        let mut simulation = Simulation::new(seed, 1, 2);
+        let mut simulation = Simulation::new(seed, 1, 1);
         let actor = simulation.create_actor(DRIVER, 0);
         driver(&mut simulation).state.call_out_of_order(actor);
-        simulation.settle();
-        let slow = driver(&mut simulation).submit("nest", &[Item::Number(0)], &[]);
-        let late = driver(&mut simulation).call_actor(actor, "value", &[], &[slow]);
+        let steps = simulation.random.below(60);
+        simulation.run(steps);
+        let argument = driver(&mut simulation).promise();
+        let late = driver(&mut simulation).call_actor(actor, "value", &[], &[argument]);
         let late = driver(&mut simulation).fetch(late);
-        let keys: Vec<u64> = (0..3)
-            .map(|_| {
-                let id = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
-                driver(&mut simulation).fetch(id)
-            })
-            .collect();
-        while keys
-            .iter()
-            .any(|key| !simulation.processes[DRIVER].values.contains_key(key))
-        {
-            assert!(simulation.step());
+        for _ in 0..3 {
+            driver(&mut simulation).call_actor(actor, "value", &[], &[]);
         }
+        simulation.settle();
         assert!(!simulation.processes[DRIVER].values.contains_key(&late));
+        driver(&mut simulation).keep_promise(argument, &[Item::Number(1)]);
         simulation.settle();
         assert_eq!(
             simulation.processes[DRIVER].values[&late],
@@ -123,6 +117,26 @@ fn a_late_argument_holds_up_only_its_own_call_of_a_concurrent_actor() {
         simulation.end_actors();
         simulation.check_nothing_left();
     }
+}
+
+#[test]
+fn calls_that_wait_for_arguments_end_with_their_actor() {
+    let mut simulation = Simulation::new(4, 1, 1);
+    let actor = simulation.create_actor(DRIVER, 0);
+    driver(&mut simulation).state.call_out_of_order(actor);
+    simulation.settle();
+    let argument = driver(&mut simulation).promise();
+    let late = driver(&mut simulation).call_actor(actor, "value", &[], &[argument]);
+    let late = driver(&mut simulation).fetch(late);
+    let process = simulation.index_of_actor(actor).unwrap();
+    simulation.kill(process);
+    simulation.settle();
+    let error = simulation.processes[DRIVER].values[&late].clone().unwrap_err();
+    assert_eq!(error.actor, Some(actor));
+    driver(&mut simulation).keep_promise(argument, &[Item::Number(1)]);
+    simulation.settle();
+    simulation.end_actors();
+    simulation.check_nothing_left();
 }
 
 #[test]

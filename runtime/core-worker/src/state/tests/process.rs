@@ -168,6 +168,18 @@ impl Process {
         id
     }
 
+    /// An object whose value comes with [`Process::keep_promise`].
+    pub(super) fn promise(&mut self) -> ObjectId {
+        let id = ObjectId::for_result(self.state.ids.next_task(), 0);
+        self.state.add_owned(id, Value::Pending, Vec::new());
+        self.hold(id, WorkerAddress::clone(&self.state.me));
+        id
+    }
+
+    pub(super) fn keep_promise(&mut self, id: ObjectId, items: &[Item]) {
+        self.state.resolve(id, Value::Inline(encode(items).into()), false);
+    }
+
     /// Asks for a value; gives the key under which it will be in `values`.
     pub(super) fn fetch(&mut self, id: ObjectId) -> u64 {
         self.next_key += 1;

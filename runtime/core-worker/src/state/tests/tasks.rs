@@ -1,5 +1,6 @@
 //! Functions: leases, spilling, giving back, retries.
 
+use super::super::Begun;
 use super::process::Process;
 use super::value::Item;
 use super::{DRIVER, Simulation};
@@ -51,6 +52,39 @@ fn arguments_are_waited_for_and_errors_are_passed_on() {
         !simulation.runs.contains_key(&3),
         "it has no argument to run with"
     );
+    simulation.check_nothing_left();
+}
+
+#[test]
+fn the_first_failure_ends_a_fetch_of_several() {
+    let mut simulation = Simulation::new(1, 1, 1);
+    let never = driver(&mut simulation).promise();
+    let failing = driver(&mut simulation).submit("error", &number(0), &[]);
+    let there = driver(&mut simulation).put(&number(1));
+    let ids = [there, never, failing];
+    let begun = driver(&mut simulation).state.fetch(&ids, true);
+    let Begun::Waiting(wait) = begun else {
+        panic!("nothing has failed yet");
+    };
+    assert!(driver(&mut simulation).state.take_values(wait).is_none());
+    simulation.settle();
+    let values = driver(&mut simulation).state.take_values(wait).unwrap();
+    assert_eq!(values.len(), 2);
+    assert!(values[0].is_ok());
+    assert!(values[1].is_err());
+    // Now it is known from the start; and who wants all values waits for all.
+    assert!(matches!(
+        driver(&mut simulation).state.fetch(&ids, true),
+        Begun::Done(_)
+    ));
+    let Begun::Waiting(all) = driver(&mut simulation).state.fetch(&ids, false) else {
+        panic!("one is missing");
+    };
+    simulation.settle();
+    assert!(driver(&mut simulation).state.take_values(all).is_none());
+    driver(&mut simulation).keep_promise(never, &number(2));
+    simulation.settle();
+    assert_eq!(driver(&mut simulation).state.take_values(all).unwrap().len(), 3);
     simulation.check_nothing_left();
 }
 
