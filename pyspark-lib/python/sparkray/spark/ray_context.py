@@ -101,7 +101,8 @@ class RayContext:
         sc: the SparkContext, or a SparkSession that has one.
         redis_port, redis_password: not used, there is no Redis; only None, so that nobody relies on them.
         object_store_memory: shared memory for objects on each node, with a unit: ``"2g"`` is 2 GiB. None: half of what
-            the containers set aside for Ray (``extra_executor_memory_for_ray``), 1 GiB where there is no container.
+            the containers set aside for Ray (``extra_executor_memory_for_ray``), 1 GiB where there is no container. At
+            least 128 MiB of what is set aside must be left for raylet and workers.
         verbose: whether ``init`` prints the settings of the cluster too.
         env: environment variables of the workers. PYTHONHOME and thread counts (OMP_NUM_THREADS, …) are left out, as
             upstream does.
