@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import logging
 import os
 import pathlib
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -138,6 +140,115 @@ def test_the_same_arguments_twice_do_nothing_and_others_are_refused(context: Ray
     assert context.cluster_id in repr(context)
 
 
+def test_a_context_ends_no_cluster_but_its_own(
+    spark: Any, context: RayContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = RayContext(spark, object_store_memory=STORE)
+    other.init()
+    other.stop()
+    assert not context.initialized and not other.initialized
+    context.init()
+    other.stop()
+    context.check()
+    # As another interpreter on the same JVM would: it knows of no cluster, and its start is refused.
+    stranger = RayContext(spark, object_store_memory=STORE)
+    with monkeypatch.context() as patch:
+        patch.setattr(RayContext, "_active", None)
+        patch.setattr(sparkray._private.worker.state, "core", None)
+        with pytest.raises(RayContextError, match="is there already"):
+            stranger.init()
+    context.check()
+    child = os.fork()
+    if child == 0:
+        try:
+            context.stop()
+            os._exit(0 if refused(context.init) and refused(context.check) else 1)
+        except BaseException:
+            os._exit(2)
+    assert os.waitpid(child, 0)[1] == 0
+    context.check()
+
+
+def refused(call: Callable[[], Any]) -> bool:
+    try:
+        call()
+    except RayContextError as error:
+        return "forked" in str(error)
+    return False
+
+
+def test_secrets_are_not_in_the_log_of_the_gateway(
+    spark: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens: list[str] = []
+    init = Manager.init
+
+    def spy(self: Manager, request: dict[str, Any]) -> dict[str, Any]:
+        result = init(self, request)
+        tokens.append(result["token"])
+        return result
+
+    monkeypatch.setattr(Manager, "init", spy)
+    caplog.set_level(logging.DEBUG)
+    with RayContext(spark, object_store_memory=STORE, env={"PASSWORD": "hunter2"}):
+        reveal = sparkray.remote(lambda: os.environ["PASSWORD"])
+        assert sparkray.get(reveal.remote(), timeout=20) == "hunter2"
+    assert "initWithFiles" in caplog.text
+    assert len(tokens[0]) == 64 and tokens[0] not in caplog.text
+    assert "hunter2" not in caplog.text
+    directory = pathlib.Path(Manager.find(spark)._java.workDirectory())
+    assert not list(directory.glob("init-*"))
+
+
+def test_node_addresses_are_ip_addresses(context: RayContext) -> None:
+    mine = context.address_info["node_ip_address"]
+    assert mine == sparkray.util.get_node_ip_address()
+    theirs = sparkray.get(sparkray.remote(sparkray.util.get_node_ip_address).remote(), timeout=20)
+    for address in (mine, theirs):
+        ipaddress.ip_address(address)
+
+
+def test_stop_names_executors_that_do_not_answer(spark: Any) -> None:
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    recorded = Recorded(context)
+    frozen = next(n for n in context.nodes() if n["executor_id"] != context._running()["head_executor_id"])
+    os.kill(frozen["executor_pid"], signal.SIGSTOP)
+    try:
+        with pytest.warns(RuntimeWarning, match=f"have not said.*executor {frozen['executor_id']} on "):
+            context.stop()
+    finally:
+        os.kill(frozen["executor_pid"], signal.SIGCONT)
+    recorded.assert_gone()
+
+
+def test_the_death_of_the_drivers_raylet_is_one_clear_sentence(spark: Any) -> None:
+    context = RayContext(spark, object_store_memory=STORE)
+    context.init()
+    recorded = Recorded(context)
+    os.kill(context._running()["driver_node"]["pid"], signal.SIGKILL)
+    wait_until(lambda: lost(context), 2, "the loss is seen")
+    with pytest.raises(RayContextError, match=r"its own raylet ended; call stop\(\) and then init\(\)"):
+        context.init()
+    started = time.monotonic()
+    for call in (lambda: sparkray.get_actor("nobody"), lambda: sparkray.get(where.remote(), timeout=10)):
+        with pytest.raises(sparkray.exceptions.RayError, match="raylet|connection"):
+            call()
+    assert time.monotonic() - started < 5
+    context.stop()
+    recorded.assert_gone()
+    with context:
+        assert len(sparkray.get([where.remote() for _ in range(4)], timeout=20)) == 4
+
+
+def lost(context: RayContext) -> bool:
+    try:
+        context.check()
+    except RayContextError:
+        return True
+    return False
+
+
 def test_as_a_context_manager_with_tasks_beside_the_driver(spark: Any) -> None:
     with RayContext(spark, object_store_memory=STORE) as entered:
         entered.check()
@@ -179,8 +290,11 @@ def test_the_raylet_beside_the_head_comes_back_too(context: RayContext) -> None:
 def test_a_killed_executor_is_replaced_and_its_processes_are_gone(context: RayContext) -> None:
     victim = next(node for node in context.nodes() if node["executor_id"] != context._running()["head_executor_id"])
     sparkray.get([where.remote() for _ in range(10)])
+    directory = pathlib.Path(os.readlink(f"/proc/{victim['pid']}/exe")).parent
+    assert directory.name.startswith("sparkray-jvm-")
     os.kill(victim["executor_pid"], signal.SIGKILL)
     wait_until(lambda: not alive(victim["pid"]), 2, "its raylet is gone")
+    wait_until(lambda: not directory.exists(), 2, "its files are gone")
     wait_until(lambda: victim["executor_id"] not in executors(context), 2, "its end is noticed")
     wait_until(lambda: len([n for n in context.nodes() if n["state"] == "up"]) == 2, 60, "Spark replaces it")
     context.check()
@@ -193,19 +307,12 @@ def test_the_death_of_the_heads_executor_is_one_clear_sentence(spark: Any) -> No
     head_executor = context._running()["head_executor_id"]
     recorded = Recorded(context)
     os.kill(executors(context)[head_executor]["executor_pid"], signal.SIGKILL)
-    lost = f"executor {head_executor} on .* which ran its head, is gone"
-
-    def is_lost() -> bool:
-        try:
-            context.check()
-        except RayContextError:
-            return True
-        return False
-
-    wait_until(is_lost, 2, "the loss is seen")
-    for _ in range(2):
-        with pytest.raises(RayContextError, match=lost):
-            context.check()
+    sentence = f"executor {head_executor} on .* which ran its head, is gone.*call stop"
+    wait_until(lambda: lost(context), 2, "the loss is seen")
+    for use in (context.check, context.check, context.init, RayContext.get, context.__enter__):
+        with pytest.raises(RayContextError, match=sentence):
+            use()
+    assert "is gone" in context._repr_html_()
     started = time.monotonic()
     # What needs the head says so.
     with pytest.raises(sparkray.exceptions.RayError, match="head"):
@@ -236,9 +343,13 @@ def test_ctrl_c_and_the_deadline_leave_nothing_half_started(spark: Any, monkeypa
         wait_until(lambda: not daemons_of(os.getpid()), 2, "the head and raylets that were started are gone")
         request = context._request(0)
         with monkeypatch.context() as patch:
+            missing = (
+                r"not complete within 10 s.*1 of 2 executors have joined.*"
+                rf"missing: executor {frozen['executor_id']} on "
+            )
             # Long enough to see that the other side does not answer any more.
             patch.setattr(context, "_request", lambda _: {**request, "deadline_seconds": 10})
-            with pytest.raises(RayContextError, match=r"not complete within 10 s.*1 of 2 executors have joined"):
+            with pytest.raises(RayContextError, match=missing):
                 context.init()
         assert not daemons_of(os.getpid())
     finally:
@@ -280,6 +391,7 @@ def daemons_of(pid: int) -> list[int]:
         ({"extra_params": {"temp-dir": "/tmp"}}, NotImplementedError, "ray start"),
         ({"extra_params": {"resources": {"CPU": 1}}}, ValueError, "argument of its own"),
         ({"env": {"A": 1}}, TypeError, "text"),
+        ({"object_store_memry": "1g"}, TypeError, "did you mean 'object_store_memory'"),
     ],
 )
 def test_bad_arguments_get_one_sentence(
@@ -296,6 +408,11 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any) -> None:
     assert not daemons_of(os.getpid())
     with pytest.raises(ValueError, match="driver_cores"):
         context.init(driver_cores=-1)
+
+
+def test_a_store_that_leaves_nothing_to_workers_is_refused(spark: Any) -> None:
+    with pytest.raises(RayContextError, match=r"executor \d on .* workers need at least 128.0 MiB beside"):
+        RayContext(spark, object_store_memory="1g").init()
 
 
 def test_a_failure_of_native_code_is_a_java_exception(spark: Any) -> None:
@@ -365,6 +482,7 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     old_python.write_text("#!/bin/sh\necho sparkray-probe 3.6.15 1\n")
     old_python.chmod(0o700)
     program = f"""
+    import os
     from pyspark import SparkConf, SparkContext
     from sparkray.spark import RayContext, init_spark_on_local
     from sparkray.spark.packaging import jar_path
@@ -393,10 +511,13 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
         stopped.init()
     except Exception as error:
         print(type(error).__name__, error, flush=True)
+    os.environ.update(CONTAINER_ID="container_1", LOCAL_DIRS="{tmp_path}", LOG_DIRS="{tmp_path}")
+    os.chdir("{tmp_path}")
+    refusal(init_spark_on_local(conf={{"spark.ui.enabled": "false"}}))
     """
     done = run_driver(program, 180)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
-    assert len(lines) == 7, done.stdout + done.stderr
+    assert len(lines) == 8, done.stdout + done.stderr
     assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
     assert f"its Python {old_python} is 3.6.15, the driver's is 3." in lines[1] and "executor driver on" in lines[1]
     assert "Python /nowhere/python cannot be run" in lines[2] and "PYSPARK_PYTHON" in lines[2]
@@ -404,3 +525,4 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     assert "no setting spark.ray.memory.bugdet" in lines[4]
     assert "0 of 2 executors have joined" in lines[5] and "executor 1 cannot: " in lines[5] and "/nowhere" in lines[5]
     assert "SparkContext was stopped" in lines[6]
+    assert "no memory for Ray" in lines[7] and "extra_executor_memory_for_ray" in lines[7]

@@ -358,6 +358,23 @@ fn waits_end_at_their_deadline_and_late_answers_give_back_what_they_grant() {
 }
 
 #[test]
+fn an_interrupted_thread_waits_no_longer() {
+    let spill = tempfile::tempdir().unwrap();
+    let raylet = SmallRaylet::start(1 << 20, &spill);
+    let client = BlockingStoreClient::connect_interruptible(
+        &raylet.identity,
+        &raylet.socket_name,
+        raylet.node,
+        WorkerId::random(),
+        Duration::from_secs(10),
+        || true,
+    )
+    .unwrap();
+    let got = client.get(&[here(new_object())], Instant::now() + Duration::from_secs(600));
+    assert_eq!(got[0].as_ref().unwrap_err().code(), ErrorCode::DeadlineExceeded);
+}
+
+#[test]
 fn many_threads_share_a_client_of_a_store_that_is_too_small() {
     const THREADS: u8 = 4;
     const ROUNDS: usize = 40;

@@ -40,7 +40,7 @@ pub(crate) struct NodeInfo {
     pub(crate) head_epoch: u64,
     /// `host:port`.
     pub(crate) address: String,
-    /// The host alone.
+    /// The host alone, as an IP address.
     pub(crate) host: String,
     pub(crate) log_dir: String,
 }

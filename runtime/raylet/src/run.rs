@@ -218,7 +218,7 @@ async fn serve(
         cluster_id: identity.cluster_id,
         head_epoch: config.head_epoch,
         address: address.clone(),
-        host: config.host.clone(),
+        host: ip_of(&config.host).await,
         log_dir: config.log_dir.clone(),
     };
     let worker_config = worker_config(config, &node, &socket_name);
@@ -290,6 +290,18 @@ fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
         log_dir: PathBuf::from(&config.log_dir),
         environment,
     }
+}
+
+/// Ray's programs expect the address of a node as an IP. The name itself when it has none.
+async fn ip_of(host: &str) -> String {
+    let Ok(found) = tokio::net::lookup_host((host, 0)).await else {
+        return host.to_owned();
+    };
+    let mut addresses: Vec<_> = found.map(|address| address.ip()).collect();
+    addresses.sort_by_key(std::net::IpAddr::is_ipv6);
+    addresses
+        .first()
+        .map_or_else(|| host.to_owned(), ToString::to_string)
 }
 
 fn worker_config(config: &RayletConfig, node: &NodeInfo, socket_name: &str) -> WorkerConfig {

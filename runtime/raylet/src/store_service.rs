@@ -13,11 +13,13 @@ use sparkray_proto::{
 };
 use sparkray_rpc::{Endpoint, Frame, RpcError, Target, dial, frame_connection};
 use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::event::Event;
 use crate::frees::Frees;
+use crate::peers::Peers;
 use crate::raylet::Raylet;
 use crate::transfer::{pull, push, refuse_pull};
 
@@ -61,6 +63,20 @@ pub(crate) enum FrameError {
     Store(#[from] StoreError),
     #[error("{0:?} is not for this connection")]
     NotHere(FrameKind),
+}
+
+/// Tells another node which blocks of a feed it is to keep.
+async fn forward_adoption(peers: Peers, node: NodeId, address: String, message: AdoptFeed) {
+    for attempt in 1..=ADOPT_ATTEMPTS {
+        let request = || Frame::new(FrameKind::AdoptFeed, 3, &message);
+        match peers.ask(node, &address, request, ADOPT_DEADLINE).await {
+            Ok(_) => return,
+            // A dead node has lost its blocks: their owner hears of its death.
+            Err(error) => {
+                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed")
+            }
+        }
+    }
 }
 
 impl Raylet {
@@ -195,23 +211,14 @@ impl Raylet {
         let peers = self.peers.clone();
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
-            let forward = async {
-                for (node, address) in others {
-                    for attempt in 1..=ADOPT_ATTEMPTS {
-                        let request = || Frame::new(FrameKind::AdoptFeed, 3, &forwarded);
-                        match peers.ask(node, &address, request, ADOPT_DEADLINE).await {
-                            Ok(_) => break,
-                            // A dead node has lost its blocks: their owner hears of its death.
-                            Err(error) => {
-                                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed");
-                            }
-                        }
-                    }
-                }
-            };
+            // A node that hangs keeps only its own blocks waiting.
+            let mut forwards = JoinSet::new();
+            for (node, address) in others {
+                forwards.spawn(forward_adoption(peers.clone(), node, address, forwarded.clone()));
+            }
             tokio::select! {
                 () = cancel.cancelled() => return,
-                () = forward => {}
+                _ = forwards.join_all() => {}
             }
             if let Err(error) = sender.send(Frame::new(FrameKind::Empty, correlation, &Empty {})) {
                 debug!(%error, "a client did not wait for its feed to be adopted");

@@ -11,6 +11,9 @@ use crate::SupervisorError;
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct InitRequest {
+    /// Hexadecimal id that the new cluster is to have, so that whoever asks can cancel the start; none: a random one.
+    #[serde(default)]
+    pub cluster_id: Option<String>,
     /// Executors whose raylets must have registered before `init` returns.
     pub expected_nodes: u32,
     /// Seconds until `init` fails and names the missing ones.
@@ -150,9 +153,9 @@ pub(crate) struct ClusterNames {
 }
 
 impl ClusterNames {
-    pub(crate) fn mint() -> Self {
+    pub(crate) fn mint(id: ClusterId) -> Self {
         Self {
-            id: ClusterId::random(),
+            id,
             token: ClusterToken::random(),
             head_epoch: 1,
         }

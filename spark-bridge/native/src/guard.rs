@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 use jni::errors::ErrorPolicy;
 use jni::objects::{JClass, JString, JThrowable, JValue};
 use jni::refs::Global;
-use jni::{Env, EnvUnowned, jni_sig, jni_str};
+use jni::{Env, EnvUnowned, JavaVM, jni_sig, jni_str};
 use sparkray_common::ErrorCode;
 
 use crate::error::NativeError;
@@ -14,10 +14,28 @@ use crate::error::NativeError;
 /// Found when the library is loaded: native threads and later callers do not see the classes of `--jars`.
 static EXCEPTION_CLASS: OnceLock<Global<JClass<'static>>> = OnceLock::new();
 
+/// Says whether the task of a thread was killed; found as early, for the same reason.
+static INTERRUPTION_CLASS: OnceLock<Global<JClass<'static>>> = OnceLock::new();
+
+/// Whether Spark has killed the task that the calling thread works for, or interrupted the thread.
+pub(crate) fn is_task_interrupted() -> bool {
+    let (Some(class), Ok(vm)) = (INTERRUPTION_CLASS.get(), JavaVM::singleton()) else {
+        return false;
+    };
+    let answer: jni::errors::Result<bool> = vm.attach_current_thread(|env| {
+        env.call_static_method(class, jni_str!("isInterrupted"), jni_sig!("()Z"), &[])?
+            .z()
+    });
+    answer.unwrap_or(false)
+}
+
 /// Remembers the exception's class. Called once, while Java loads the library.
 pub(crate) fn remember_classes(env: &mut Env<'_>) -> jni::errors::Result<()> {
     let class = env.find_class(jni_str!("org/sparkray/SparkRayException"))?;
     let class = env.new_global_ref(class)?;
+    let interruption = env.find_class(jni_str!("org/sparkray/Interruption"))?;
+    let interruption = env.new_global_ref(interruption)?;
+    let _ = INTERRUPTION_CLASS.set(interruption);
     // A second load in one process keeps the first.
     let _ = EXCEPTION_CLASS.set(class);
     Ok(())

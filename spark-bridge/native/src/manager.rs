@@ -2,9 +2,11 @@
 
 use jni::EnvUnowned;
 use jni::objects::{JClass, JString};
-use jni::sys::{jboolean, jlong};
+use jni::sys::jlong;
+use sparkray_common::{ClusterId, ErrorCode};
 use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager, InitRequest};
 
+use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
 
@@ -73,14 +75,50 @@ pub extern "system" fn Java_org_sparkray_Native_driverInit<'local>(
     })
 }
 
-/// Stops the cluster; false when an executor did not answer in time.
+/// Stops the cluster of this id if it is the current one; a list, in JSON, of those that did not answer in time.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverStopCluster<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     driver: jlong,
-) -> jboolean {
-    guard(env, |_| Ok(jboolean::from(DRIVERS.get(driver)?.stop_cluster())))
+    cluster_id: JString<'local>,
+) -> JString<'local> {
+    guard(env, |env| {
+        let id = ClusterId::from_hex(&text(env, &cluster_id)?)
+            .map_err(|error| NativeError::refused(ErrorCode::InvalidArgument, error.to_string()))?;
+        let unanswered = DRIVERS.get(driver)?.stop_cluster(id);
+        Ok(env.new_string(serde_json::to_string(&unanswered)?)?)
+    })
+}
+
+/// Spark has a new executor.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverExecutorAdded<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+    executor_id: JString<'local>,
+    host: JString<'local>,
+) {
+    guard(env, |env| {
+        let (executor_id, host) = (text(env, &executor_id)?, text(env, &host)?);
+        DRIVERS.get(driver)?.executor_added(executor_id, host);
+        Ok(())
+    });
+}
+
+/// Spark has lost an executor.
+#[unsafe(no_mangle)]
+pub extern "system" fn Java_org_sparkray_Native_driverExecutorRemoved<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    driver: jlong,
+    executor_id: JString<'local>,
+) {
+    guard(env, |env| {
+        DRIVERS.get(driver)?.executor_removed(&text(env, &executor_id)?);
+        Ok(())
+    });
 }
 
 /// An executor said, over Spark, that it cannot run a manager.

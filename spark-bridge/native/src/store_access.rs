@@ -11,6 +11,7 @@ use sparkray_supervisor::{RayletHandle, current_raylet, on_raylet_gone, wait_for
 
 use crate::error::NativeError;
 use crate::feed::OwnerAddress;
+use crate::guard::is_task_interrupted;
 
 /// A raylet that died is back in a second or two; Spark's attempts at a task would all be over by then.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
@@ -83,12 +84,13 @@ impl NodeStore {
                 });
             }
         }
-        let client = BlockingStoreClient::connect(
+        let client = BlockingStoreClient::connect_interruptible(
             &raylet.identity,
             &raylet.socket_name,
             raylet.node_id,
             WorkerId::random(),
             CONNECT_PATIENCE,
+            is_task_interrupted,
         )?;
         LETS_GO.call_once(|| on_raylet_gone(let_go));
         *connection = Some(client.clone());
@@ -120,7 +122,8 @@ impl NodeStore {
         let deadline = Instant::now() + CREATE_PATIENCE;
         let room = self
             .client
-            .create(object, size as u64, owner, Some(feed), deadline)?;
+            .create(object, size as u64, owner, Some(feed), deadline)
+            .map_err(why)?;
         let Some(mut room) = room else {
             let message = format!("object {object} exists already although its id was just made");
             return Err(NativeError::refused(ErrorCode::Internal, message));
@@ -152,8 +155,19 @@ impl NodeStore {
                 format!("the store gave no answer about object {object}"),
             )
         })?;
-        Ok(answer?)
+        answer.map_err(why)
     }
+}
+
+/// A wait that ends because the task was killed looks like one that took too long.
+fn why(error: StoreError) -> NativeError {
+    if matches!(error, StoreError::Deadline { .. }) && is_task_interrupted() {
+        return NativeError::refused(
+            ErrorCode::Cancelled,
+            "the task was killed while it waited for the store",
+        );
+    }
+    error.into()
 }
 
 fn id<T>(parsed: Result<T, IdError>) -> Result<T, NativeError> {

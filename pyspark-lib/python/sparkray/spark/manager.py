@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+import pathlib
 import queue
+import tempfile
 import threading
+import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +18,8 @@ if TYPE_CHECKING:
 
 _PLUGIN = "org.sparkray.RayPlugin"
 _CANCEL_SECONDS = 5.0
+# Of a cluster's id.
+_ID_BYTES = 16
 
 
 class RayContextError(RuntimeError):
@@ -81,16 +87,22 @@ class Manager:
         return cls(context, found)
 
     def init(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token.
+        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token. When it
+        fails, nothing of the cluster is left; another one that runs already is not touched.
 
         Java is called from another thread, so that Ctrl-C works: pyspark's handler for it talks to Java itself, which
         it cannot while this thread waits for an answer from there.
         """
+        cluster_id = os.urandom(_ID_BYTES).hex()
         answers: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+        cancelled = threading.Event()
 
         def call() -> None:
             try:
-                answers.put(self._call(self._java.init, json.dumps(request)))
+                answers.put(self._init({**request, "cluster_id": cluster_id}))
+                if cancelled.is_set():
+                    # The stop came before Java had begun.
+                    self.stop(cluster_id)
             except BaseException as error:
                 answers.put(error)
 
@@ -100,7 +112,8 @@ class Manager:
             answer = answers.get()
         except BaseException:
             # Cancels the start, upon which the thread ends.
-            self.stop()
+            cancelled.set()
+            self.stop(cluster_id)
             thread.join(_CANCEL_SECONDS)
             raise
         if isinstance(answer, BaseException):
@@ -113,11 +126,29 @@ class Manager:
         result: dict[str, Any] = json.loads(self._call(self._java.status))
         return result
 
-    def stop(self) -> None:
-        """Ends the cluster, also one that is starting. Does nothing when Spark's driver is gone: it took the cluster
-        with it."""
+    def _init(self, request: dict[str, Any]) -> str:
+        """Request and result go through files that only this user can read: they hold secrets, and py4j logs what it
+        carries."""
+        directory = self._call(self._java.workDirectory)
+        with tempfile.TemporaryDirectory(dir=directory, prefix="init-") as name:
+            question, answer = pathlib.Path(name, "request.json"), pathlib.Path(name, "result.json")
+            question.touch(0o600)
+            question.write_text(json.dumps(request))
+            self._call(self._java.initWithFiles, str(question), str(answer))
+            return answer.read_text()
+
+    def stop(self, cluster_id: str) -> None:
+        """Ends a cluster, also one that is starting. Does nothing when it is not the current one, and when Spark's
+        driver is gone: it took the cluster with it. Warns when it cannot be sure that all processes have ended."""
         with contextlib.suppress(RayContextError):
-            self._call(self._java.stop)
+            unanswered = json.loads(self._call(self._java.stop, cluster_id))
+            if unanswered:
+                warnings.warn(
+                    f"cluster {cluster_id} was stopped, but these have not said that their processes ended: "
+                    f"{', '.join(unanswered)}; the processes end when the connection to them does",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def stop_before_spark(self, stop: Callable[[], None]) -> None:
         """Has `stop` called by the SparkContext's own stop(), ahead of it."""

@@ -107,11 +107,16 @@ def _cores(asked: int | None, shape: ClusterShape) -> float:
 def _extra_resources(extra_params: Mapping[str, Any]) -> dict[str, float]:
     resources: dict[str, float] = {}
     for key, value in extra_params.items():
+        if not isinstance(key, str):
+            raise TypeError(f"extra_params has {key!r}: its names are text")
         name = key.lstrip("-").replace("-", "_")
         if name == "num_gpus":
             resources["GPU"] = _amount("num_gpus", value)
         elif name == "resources":
-            given = json.loads(value) if isinstance(value, str) else value
+            try:
+                given = json.loads(value) if isinstance(value, str) else value
+            except ValueError as error:
+                raise ValueError(f"extra_params['resources'] is not JSON: {value!r} ({error})") from error
             if not isinstance(given, Mapping):
                 raise TypeError(f"extra_params['resources'] is a dict of amounts, not {value!r}")
             for resource, amount in given.items():

@@ -17,15 +17,78 @@ from sparkray._version import __version__
 from sparkray.spark import manager
 from sparkray.spark.cluster_shape import read_shape
 from sparkray.spark.manager import RayContextError
-from sparkray.spark.ray_arguments import read_arguments
+from sparkray.spark.ray_arguments import NodeOptions, read_arguments
+from sparkray.spark.spark_conf import accept_arguments
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
 __all__ = ["RayContext", "RayContextError"]
 
+_FORKED = "this process was forked from the driver program: use the cluster there, or in tasks and actors"
 _NEVER_STARTED = "this RayContext has no cluster: call init() first"
 _STOPPED = "this RayContext was stopped: call init() for a new cluster"
+
+
+class _RunningCluster:
+    """A cluster that this program has started. Contexts with the same arguments share it; whoever ends it ends it for
+    all of them."""
+
+    def __init__(
+        self,
+        found: manager.Manager,
+        result: dict[str, Any],
+        options: NodeOptions,
+        driver_cores: float,
+        namespace: str | None,
+    ) -> None:
+        self.manager = found
+        # InitResult of runtime/supervisor, without the token.
+        self.result = result
+        self.arguments = (options, driver_cores, namespace)
+        # References that DataFrames borrow.
+        self.kept: list[Any] = []
+        self._pid = os.getpid()
+        self._ended = False
+
+    @property
+    def id(self) -> str:
+        return str(self.result["cluster_id"])
+
+    def is_connected(self) -> bool:
+        core = worker.state.core
+        return not self._ended and core is not None and core.cluster_id == self.id
+
+    def failure(self) -> str | None:
+        """Why it is lost, if it is."""
+        status = self.manager.status()
+        if status["cluster_id"] != self.id:
+            return f"cluster {self.id} was stopped by another program on this SparkContext"
+        failure: str | None = status["failure"]
+        return failure
+
+    def check(self) -> None:
+        """Raises RayContextError when it is lost."""
+        failure = self.failure()
+        if failure is not None:
+            hint = "" if "call stop()" in failure else "; call stop() and then init() for a new cluster"
+            raise RayContextError(failure + hint)
+
+    def disconnect(self) -> None:
+        """Ends it."""
+        if self.is_connected():
+            # Calls `end`.
+            worker.disconnect()
+        else:
+            self.end()
+
+    def end(self) -> None:
+        """Ends it once; a second call does nothing, and neither does one in a fork, whose sockets are its parent's."""
+        if self._ended or self._pid != os.getpid():
+            return
+        self._ended = True
+        self.kept.clear()
+        self.manager.stop(self.id)
 
 
 class RayContext:
@@ -38,7 +101,8 @@ class RayContext:
         sc: the SparkContext, or a SparkSession that has one.
         redis_port, redis_password: not used, there is no Redis; only None, so that nobody relies on them.
         object_store_memory: shared memory for objects on each node, with a unit: ``"2g"`` is 2 GiB. None: half of what
-            the containers set aside for Ray (``extra_executor_memory_for_ray``), 1 GiB where there is no container.
+            the containers set aside for Ray (``extra_executor_memory_for_ray``), 1 GiB where there is no container. At
+            least 128 MiB of what is set aside must be left for raylet and workers.
         verbose: whether ``init`` prints the settings of the cluster too.
         env: environment variables of the workers. PYTHONHOME and thread counts (OMP_NUM_THREADS, …) are left out, as
             upstream does.
@@ -78,7 +142,9 @@ class RayContext:
         system_config: Mapping[str, Any] | None = None,
         namespace: str | None = None,
         log_to_driver: bool = True,
+        **unknown: Any,
     ) -> None:
+        accept_arguments(type(self), unknown, {})
         self.sc = manager.spark_context_of(sc)
         self.verbose = verbose
         self.include_webui = include_webui
@@ -96,12 +162,8 @@ class RayContext:
             system_config=system_config,
             shape=self._shape,
         )
-        self._manager: manager.Manager | None = None
-        self._cluster: dict[str, Any] | None = None
-        self._driver_cores = 0.0
-        self._was_started = False
-        # References that DataFrames borrow.
-        self._kept: list[Any] = []
+        self._pid = os.getpid()
+        self._cluster: _RunningCluster | None = None
         if RayContext._active is None or not RayContext._active.initialized:
             RayContext._active = self
 
@@ -110,7 +172,8 @@ class RayContext:
     def init(self, driver_cores: float = 0) -> dict[str, Any]:
         """Starts the cluster and connects this program to it; returns when the nodes of all executors are there.
 
-        Calling it again with the same arguments does nothing.
+        Calling it again with the same arguments does nothing, also on another RayContext of the same SparkContext:
+        both have the same cluster then, and ``stop()`` on one of them ends it for both.
 
         Arguments:
             driver_cores: CPUs of the driver's own node; 0: no task runs beside the driver.
@@ -119,7 +182,8 @@ class RayContext:
             ``address_info``.
 
         Raises:
-            RayContextError: it cannot be started, for the reason given; nothing of it is left running.
+            RayContextError: it cannot be started, for the reason given; nothing of it is left running. Also when the
+                cluster that was started before is lost: ``stop()`` ends what is left of it, then this starts anew.
             ValueError: driver_cores is not a number of at least 0.
         """
         if isinstance(driver_cores, bool) or not isinstance(driver_cores, (int, float)) or not driver_cores >= 0:
@@ -133,42 +197,41 @@ class RayContext:
         request = self._request(float(driver_cores))
         if self.verbose:
             print(f"RayContext: {json.dumps({**request, 'worker_env': sorted(request['worker_env'])})}", flush=True)
+        # What fails in there leaves nothing.
+        result = found.init(request)
+        token = result.pop("token")
+        cluster = _RunningCluster(found, result, self._options, float(driver_cores), self._namespace)
         try:
-            cluster = found.init(request)
             worker.connect_driver(
                 worker.Connection(
-                    cluster_id=cluster["cluster_id"],
-                    token=cluster.pop("token"),
-                    head_epoch=cluster["head_epoch"],
-                    node_id=cluster["driver_node"]["node_id"],
-                    socket_name=cluster["socket_name"],
+                    cluster_id=cluster.id,
+                    token=token,
+                    head_epoch=result["head_epoch"],
+                    node_id=result["driver_node"]["node_id"],
+                    socket_name=result["socket_name"],
                 ),
                 namespace=self._namespace,
                 log_to_driver=self._log_to_driver,
-                on_shutdown=self._end_cluster,
+                on_shutdown=cluster.end,
             )
         except BaseException:
             # Also Ctrl-C: nothing is left half-started.
-            found.stop()
+            cluster.end()
             raise
-        self._manager = found
         self._cluster = cluster
-        self._driver_cores = float(driver_cores)
-        self._was_started = True
         RayContext._active = self
         found.stop_before_spark(self.stop)
         print(self._summary(time.monotonic() - started), flush=True)
         return self.address_info
 
     def stop(self) -> None:
-        """Ends the cluster: its processes are gone when this returns. Does nothing when there is none."""
-        if self._cluster is None:
-            return
-        if self._is_connected():
-            # Calls `_end_cluster`.
-            worker.disconnect()
-        else:
-            self._end_cluster()
+        """Ends the cluster: its processes are gone when this returns. Does nothing when it was ended before, and in a
+        process that was forked from the one that started it.
+
+        Warns (RuntimeWarning) with the names of executors that did not say in time that theirs have ended.
+        """
+        if self._cluster is not None:
+            self._cluster.disconnect()
 
     def purge(self) -> None:
         """Same as ``stop``: nothing of a cluster outlives it here. (Upstream name: ``purge``.)"""
@@ -182,16 +245,18 @@ class RayContext:
             initialize: whether to call ``init()`` when it has no cluster.
 
         Raises:
-            RayContextError: none was made.
+            RayContextError: none was made, or its cluster is lost (unless ``initialize`` is false).
         """
         if cls._active is None:
             raise RayContextError("no RayContext was made in this program: RayContext(sc) makes one")
-        if initialize and not cls._active.initialized:
-            cls._active.init()
+        if initialize:
+            cls._active.__enter__()
         return cls._active
 
     def __enter__(self) -> RayContext:
-        if not self.initialized:
+        if self.initialized:
+            self.check()
+        else:
             self.init()
         return self
 
@@ -208,7 +273,7 @@ class RayContext:
     @property
     def initialized(self) -> bool:
         """Whether there is a cluster that this program is connected to."""
-        return self._cluster is not None and self._is_connected()
+        return self._cluster is not None and self._cluster.is_connected()
 
     @property
     def address_info(self) -> dict[str, Any]:
@@ -219,7 +284,7 @@ class RayContext:
         driver = cluster["driver_node"]
         return {
             "node_id": driver["node_id"],
-            "node_ip_address": driver["address"].rpartition(":")[0],
+            "node_ip_address": worker.core_worker().node_ip,
             "address": cluster["head_address"],
             "redis_address": cluster["head_address"],
             "raylet_socket_name": cluster["socket_name"],
@@ -262,21 +327,18 @@ class RayContext:
     def nodes(self) -> list[dict[str, Any]]:
         """The executors' nodes as the manager knows them now: executor_id, node_id, address, hostname, container_id,
         pid (of the raylet), executor_pid, cpus, memory_budget_bytes, object_store_bytes, start_count, state (starting,
-        up, restarting or down), message. Raises RayContextError when there is no cluster, or when it was lost."""
-        self._running()
-        nodes: list[dict[str, Any]] = self._status()["nodes"]
+        up, restarting or down), message. Those of a lost cluster too: ``check()`` says whether it is lost. Raises
+        RayContextError when there is no cluster."""
+        nodes: list[dict[str, Any]] = self._connected().manager.status()["nodes"]
         return nodes
 
     def check(self) -> None:
         """Raises RayContextError with the reason when there is no cluster or it was lost."""
-        self._running()
-        failure = self._status()["failure"]
-        if failure is not None:
-            raise RayContextError(failure)
+        self._connected().check()
 
     def keep_until_stop(self, references: Sequence[Any]) -> None:
         """Keeps the objects of references alive until the cluster ends; `to_spark` does so."""
-        self._kept.extend(references)
+        self._connected().kept.extend(references)
 
     def __repr__(self) -> str:
         if not self.initialized:
@@ -288,11 +350,17 @@ class RayContext:
             return f"<p>{html.escape(repr(self))}</p>"
         columns = ("executor_id", "state", "address", "hostname", "container_id", "cpus", "object_store_bytes")
         head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+        title = f"Ray on {self.sc.applicationId}, cluster {self.cluster_id}"
+        try:
+            nodes = self.nodes()
+            failure = self._connected().failure()
+        except RayContextError as error:
+            # Spark's driver is gone.
+            nodes, failure = [], str(error)
         rows = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(node[name]))}</td>" for name in columns) + "</tr>"
-            for node in self._status()["nodes"]
+            "<tr>" + "".join(f"<td>{html.escape(str(node[name]))}</td>" for name in columns) + "</tr>" for node in nodes
         )
-        title = html.escape(f"Ray on {self.sc.applicationId}, cluster {self.cluster_id}")
+        title = html.escape(title if failure is None else f"{title}: {failure}")
         return f"<table><caption>{title}</caption><tr>{head}</tr>{rows}</table>"
 
     # ------------------------------------------------------------------------------------------ inside
@@ -300,18 +368,20 @@ class RayContext:
     def _already_initialized(self, active: RayContext, driver_cores: float) -> dict[str, Any]:
         if active is not self and active.sc is not self.sc:
             raise RayContextError("another RayContext runs in this program: call stop() on it first")
-        same = active._options == self._options and active._driver_cores == driver_cores
-        if not same or active._namespace != self._namespace:
+        cluster = active._connected()
+        cluster.check()
+        if cluster.arguments != (self._options, driver_cores, self._namespace):
             raise RayContextError(
                 "a cluster with other arguments runs on this SparkContext: call stop() first, or init() with the same"
             )
-        self._manager, self._cluster = active._manager, active._cluster
-        self._driver_cores, self._was_started = driver_cores, True
+        self._cluster = cluster
         RayContext._active = self
         print(f"Ray runs already: cluster {self.cluster_id}", flush=True)
         return self.address_info
 
     def _check_startable(self) -> None:
+        if self._pid != os.getpid():
+            raise RayContextError(_FORKED)
         if worker.state.core is not None:
             raise RayContextError("this program is connected to another cluster: call sparkray.shutdown() first")
         manager.check_alive(self.sc)
@@ -340,24 +410,16 @@ class RayContext:
         return value
 
     def _running(self) -> dict[str, Any]:
-        if self._cluster is None or not self._is_connected():
-            raise RayContextError(_STOPPED if self._was_started else _NEVER_STARTED)
-        return self._cluster
+        return self._connected().result
 
-    def _is_connected(self) -> bool:
-        core = worker.state.core
-        return core is not None and self._cluster is not None and core.cluster_id == self._cluster["cluster_id"]
-
-    def _status(self) -> dict[str, Any]:
-        if self._manager is None:
+    def _connected(self) -> _RunningCluster:
+        if self._pid != os.getpid():
+            raise RayContextError(_FORKED)
+        if self._cluster is None:
             raise RayContextError(_NEVER_STARTED)
-        return self._manager.status()
-
-    def _end_cluster(self) -> None:
-        found, self._manager, self._cluster = self._manager, None, None
-        self._kept.clear()
-        if found is not None:
-            found.stop()
+        if not self._cluster.is_connected():
+            raise RayContextError(_STOPPED)
+        return self._cluster
 
     def _summary(self, seconds: float) -> str:
         cluster = self._running()

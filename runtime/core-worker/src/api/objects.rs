@@ -363,18 +363,18 @@ impl CoreWorker {
             check_running(state)?;
             Ok::<u64, CoreError>(state.ask_raylet(Pending::Done, FrameKind::AdoptFeed, &message))
         })?;
-        match self.wait_slot(slot, Some(Instant::now() + ADOPT_DEADLINE), interrupt) {
-            Ok(SlotResult::Failed(error)) => return Err(error.into()),
-            Ok(_) => {}
+        let outcome = match self.wait_slot(slot, Some(Instant::now() + ADOPT_DEADLINE), interrupt) {
+            Ok(SlotResult::Failed(error)) => Err(error.into()),
+            Ok(_) => Ok(()),
             Err(WaitError::Deadline) => {
                 let message = format!(
                     "the nodes did not hand over the blocks of a DataFrame within {} s",
                     ADOPT_DEADLINE.as_secs()
                 );
-                return Err(CoreError::new(ErrorCode::DeadlineExceeded, message).into());
+                Err(CoreError::new(ErrorCode::DeadlineExceeded, message).into())
             }
-            Err(other) => return Err(other),
-        }
+            Err(other) => Err(other),
+        };
         self.with_state(|state| {
             for block in blocks {
                 let locations = vec![(block.node_id, block.node_address.clone())];
@@ -383,8 +383,12 @@ impl CoreWorker {
                     locations,
                 };
                 state.add_owned(block.object_id, value, Vec::new());
+                if outcome.is_err() {
+                    // It may have left its feed already: then only its owner frees it.
+                    state.drop_ref(block.object_id);
+                }
             }
         });
-        Ok(())
+        outcome
     }
 }

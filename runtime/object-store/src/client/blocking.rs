@@ -25,6 +25,8 @@ use super::objects::{ReadableObject, WritableObject, abort_frame, release_frame}
 use crate::error::StoreError;
 use crate::shm::{Access, MappedRange};
 
+/// Between two questions whether a waiting thread was interrupted.
+const SLICE: Duration = Duration::from_secs(1);
 /// Long enough to see what has arrived.
 const GLANCE: Duration = Duration::from_micros(50);
 
@@ -48,6 +50,8 @@ pub(super) struct Shared {
     state: Mutex<State>,
     /// Answers have arrived, or the connection waits for a leader.
     changed: Condvar,
+    /// Whether the calling thread is to wait no longer.
+    interrupted: fn() -> bool,
     node_id: NodeId,
     node_address: String,
 }
@@ -100,6 +104,19 @@ impl BlockingStoreClient {
         worker_id: WorkerId,
         patience: Duration,
     ) -> Result<Self, StoreError> {
+        Self::connect_interruptible(identity, socket_name, node_id, worker_id, patience, || false)
+    }
+
+    /// As [`Self::connect`]. A thread that waits asks `interrupted` every second; when that is true its wait ends as at
+    /// the deadline.
+    pub fn connect_interruptible(
+        identity: &Identity,
+        socket_name: &str,
+        node_id: NodeId,
+        worker_id: WorkerId,
+        patience: Duration,
+        interrupted: fn() -> bool,
+    ) -> Result<Self, StoreError> {
         let deadline = Instant::now() + patience;
         let endpoint = Endpoint::Abstract(socket_name.to_owned());
         let mut connection = BlockingConnection::dial(identity, &endpoint, Target::Raylet(node_id), patience)
@@ -148,6 +165,7 @@ impl BlockingStoreClient {
             sender: Mutex::new(sender),
             state: Mutex::new(state),
             changed: Condvar::new(),
+            interrupted,
             node_id,
             node_address: reply.node_address,
         };
@@ -325,8 +343,9 @@ impl Shared {
         }
         loop {
             let complete = state.pending.get(&correlation).is_none_or(Pending::is_complete);
-            let left = deadline.saturating_duration_since(Instant::now());
-            if complete || state.broken.is_some() || left.is_zero() {
+            let slice = deadline.min(Instant::now() + SLICE);
+            let left = slice.saturating_duration_since(Instant::now());
+            if complete || state.broken.is_some() || left.is_zero() || (self.interrupted)() {
                 // The next thread takes the lead.
                 self.changed.notify_all();
                 let reason = state.broken.clone();
@@ -345,7 +364,7 @@ impl Shared {
                 state = guard;
                 continue;
             };
-            (state, _) = self.receive(state, connection, deadline);
+            (state, _) = self.receive(state, connection, slice);
         }
     }
 

@@ -10,17 +10,21 @@ use crate::request::InitRequest;
 const OLDEST_JAVA: u32 = 8;
 /// Store of a node that no container limits, when the user names no size.
 const DEFAULT_STORE_BYTES: u64 = 1 << 30;
+/// What raylet, head, zygote and one worker take, measured, of the memory that the store leaves.
+const WORKER_RESERVE_BYTES: u64 = 128 << 20;
+/// A smaller store is of no use.
+const LEAST_STORE_BYTES: u64 = 16 << 20;
 
 /// "executor 2 on host-b".
 pub(super) fn name(hello: &ManagerHello) -> String {
     format!("executor {} on {}", hello.executor_id, hello.host)
 }
 
-/// The size of a node's store: what was asked for, else half of its budget.
+/// The size of a node's store: what was asked for, else half of its budget, less when workers need more.
 pub(super) fn store_bytes(asked: u64, budget: u64) -> u64 {
     match (asked, budget) {
         (0, 0) => DEFAULT_STORE_BYTES,
-        (0, budget) => budget / 2,
+        (0, budget) => (budget / 2).min(budget.saturating_sub(WORKER_RESERVE_BYTES)),
         (asked, _) => asked,
     }
 }
@@ -58,16 +62,38 @@ pub(super) fn check_member(hello: &ManagerHello, request: &InitRequest) -> Resul
             ));
         }
     }
+    check_memory(&name, hello, request.object_store_bytes)
+}
+
+/// Refuses a store beside which there is no room for workers, or none for the store itself.
+fn check_memory(name: &str, hello: &ManagerHello, asked: u64) -> Result<(), SupervisorError> {
     let budget = hello.memory_budget_bytes;
-    if budget > 0 && request.object_store_bytes > budget {
-        return Err(SupervisorError::refused(
-            ErrorCode::InvalidArgument,
-            format!(
-                "object_store_memory is {} but {name} has set aside only {} for Ray: ask for a smaller store, or give \
-                 more with extra_executor_memory_for_ray",
-                human(request.object_store_bytes),
-                human(budget)
-            ),
+    let refuse = |message: String| Err(SupervisorError::refused(ErrorCode::InvalidArgument, message));
+    if budget == 0 {
+        if hello.in_container {
+            return refuse(format!(
+                "{name} has no memory for Ray: its container holds what Spark itself needs and nothing more; pass \
+                 extra_executor_memory_for_ray to init_spark_on_yarn, or raise spark.executor.memoryOverhead"
+            ));
+        }
+        return Ok(());
+    }
+    let store = store_bytes(asked, budget);
+    if store > budget {
+        return refuse(format!(
+            "object_store_memory is {} but {name} has set aside only {} for Ray: ask for a smaller store, or give more \
+             with extra_executor_memory_for_ray",
+            human(store),
+            human(budget)
+        ));
+    }
+    if store < LEAST_STORE_BYTES || budget - store < WORKER_RESERVE_BYTES {
+        return refuse(format!(
+            "{name} has set aside {} for Ray, and {} of it are for objects: raylet and workers need at least {} beside \
+             the store; ask for a smaller object_store_memory, or give more with extra_executor_memory_for_ray",
+            human(budget),
+            human(store),
+            human(WORKER_RESERVE_BYTES)
         ));
     }
     Ok(())
@@ -110,9 +136,45 @@ mod tests {
 
     #[test]
     fn a_store_is_half_of_the_budget_unless_asked_for() {
-        assert_eq!(store_bytes(0, 1000), 500);
+        assert_eq!(store_bytes(0, 1 << 30), 512 << 20);
         assert_eq!(store_bytes(0, 0), DEFAULT_STORE_BYTES);
         assert_eq!(store_bytes(7, 1000), 7);
+        assert_eq!(store_bytes(0, 200 << 20), 72 << 20, "workers need the rest");
+        assert_eq!(store_bytes(0, 1000), 0);
+    }
+
+    #[test]
+    fn store_and_workers_must_fit_into_the_budget() {
+        let check = |asked: u64, budget: u64, in_container: bool| {
+            let hello = ManagerHello {
+                executor_id: "7".to_owned(),
+                host: "host-b".to_owned(),
+                memory_budget_bytes: budget,
+                in_container,
+                ..ManagerHello::default()
+            };
+            check_memory(&name(&hello), &hello, asked).map_err(|error| error.to_string())
+        };
+        assert_eq!(check(0, 0, false), Ok(()), "no container limits it");
+        assert_eq!(check(384 << 20, 512 << 20, true), Ok(()));
+        assert_eq!(check(0, 144 << 20, true), Ok(()));
+        let all = check(512 << 20, 512 << 20, true).unwrap_err();
+        assert!(
+            all.contains("at least 128.0 MiB") && all.contains("executor 7 on host-b"),
+            "{all}"
+        );
+        let little = check(0, 100 << 20, true).unwrap_err();
+        assert!(little.contains("has set aside 100.0 MiB"), "{little}");
+        let larger = check(600 << 20, 512 << 20, false).unwrap_err();
+        assert!(
+            larger.contains("object_store_memory is 600.0 MiB but executor 7"),
+            "{larger}"
+        );
+        let nothing = check(0, 0, true).unwrap_err();
+        assert!(
+            nothing.contains("pass extra_executor_memory_for_ray"),
+            "{nothing}"
+        );
     }
 
     #[test]

@@ -74,6 +74,8 @@ pub(crate) struct Membership {
     stopping: BTreeSet<MemberKey>,
     /// Executors that cannot run a manager, by their id: why.
     pub(super) unable: BTreeMap<String, String>,
+    /// Executors that Spark has, by their id: their hosts.
+    pub(super) known: BTreeMap<String, String>,
 }
 
 fn command(member: MemberKey, command: Command) -> Effect {
@@ -114,6 +116,17 @@ impl Membership {
     /// An executor said over Spark that it cannot run a manager.
     pub(crate) fn executor_failed(&mut self, executor_id: String, reason: String) {
         self.unable.insert(executor_id, reason);
+    }
+
+    /// Spark has a new executor.
+    pub(crate) fn executor_added(&mut self, executor_id: String, host: String) {
+        self.known.insert(executor_id, host);
+    }
+
+    /// Spark has lost an executor: another one may be able to do what it was not.
+    pub(crate) fn executor_removed(&mut self, executor_id: &str) {
+        self.known.remove(executor_id);
+        self.unable.remove(executor_id);
     }
 
     /// Its connection ended: the executor died, and everything on it.
@@ -195,6 +208,11 @@ impl Membership {
     /// Whether an executor that was told to stop a cluster has not answered yet.
     pub(crate) fn is_stopping(&self) -> bool {
         !self.stopping.is_empty()
+    }
+
+    /// Executors that were told to stop a cluster and have not answered yet.
+    pub(crate) fn stopping_names(&self) -> Vec<String> {
+        self.stopping.iter().map(|key| self.name_of(*key)).collect()
     }
 
     /// An executor has ended the processes of the last cluster.

@@ -349,6 +349,43 @@ fn an_executor_that_cannot_run_a_manager_is_named_without_waiting() {
 }
 
 #[test]
+fn a_dead_executors_inability_is_forgotten() {
+    let mut membership = Membership::default();
+    membership.join(hello("1"));
+    membership.executor_added("2".to_owned(), "host-2".to_owned());
+    membership.executor_failed("2".to_owned(), "no directory allows to run programs".to_owned());
+    membership.executor_removed("2");
+    let names = names();
+    membership.begin(names.clone(), request(2)).unwrap();
+    assert!(matches!(membership.progress(names.id), Progress::Waiting(_)));
+}
+
+#[test]
+fn the_missing_ones_are_named_and_those_that_spark_has_not_started_are_counted() {
+    let mut membership = Membership::default();
+    for id in ["1", "2", "3"] {
+        membership.executor_added(id.to_owned(), format!("host-{id}"));
+    }
+    membership.join(hello("1"));
+    membership.executor_removed("3");
+    let names = names();
+    membership.begin(names.clone(), request(4)).unwrap();
+    let Progress::Waiting(missing) = membership.progress(names.id) else {
+        panic!("three executors are missing");
+    };
+    assert!(
+        missing
+            .contains("1 of 4 executors have joined (executor 1 on host-1); missing: executor 2 on host-2;"),
+        "{missing}"
+    );
+    assert!(
+        missing.contains("2 not started by the cluster manager"),
+        "{missing}"
+    );
+    assert!(!missing.contains("executor 3"), "{missing}");
+}
+
+#[test]
 fn a_new_address_of_the_head_is_told_to_those_that_run() {
     let (mut membership, names) = running();
     assert!(membership.raylet_started(1, raylet_started(&names, 1)).is_empty());

@@ -100,8 +100,12 @@ impl DriverManager {
     /// nothing is left running, and the error says what is missing.
     pub fn init(&self, request: InitRequest) -> Result<InitResult, SupervisorError> {
         request.check()?;
-        let names = ClusterNames::mint();
-        let id = names.id;
+        let id = match &request.cluster_id {
+            Some(hex) => ClusterId::from_hex(hex)
+                .map_err(|error| SupervisorError::refused(ErrorCode::InvalidArgument, error.to_string()))?,
+            None => ClusterId::random(),
+        };
+        let names = ClusterNames::mint(id);
         let deadline = Instant::now() + Duration::from_secs_f64(request.deadline_seconds);
         self.shared.begin(names, request.clone())?;
         let error = match self
@@ -112,28 +116,46 @@ impl DriverManager {
             Some(Err(error)) => error,
             None => SupervisorError::refused(ErrorCode::DeadlineExceeded, self.missing(id, &request)),
         };
-        if self.shared.is_current(id) {
-            self.stop_cluster();
-        }
+        self.end(Some(id));
         Err(error)
     }
 
-    /// Ends the current cluster, also one that is starting; returns when its processes are gone, or at a deadline.
-    /// False when an executor has not answered by then; its processes end with its connection.
-    pub fn stop_cluster(&self) -> bool {
-        let raylet = self.shared.end();
+    /// Ends this cluster, also when it is starting; returns when its processes are gone, or at a deadline. Names those
+    /// that have not answered by then; their processes end with their connection. Does nothing when the cluster is not
+    /// the current one: it was ended before.
+    pub fn stop_cluster(&self, id: ClusterId) -> Vec<String> {
+        self.end(Some(id))
+    }
+
+    /// As [`Self::stop_cluster`]; `None` is whatever is the current one.
+    fn end(&self, id: Option<ClusterId>) -> Vec<String> {
+        let Some(raylet) = self.shared.end(id) else {
+            return Vec::new();
+        };
         if let Some(child) = raylet {
             child.stop(crate::children::STOP_GRACE);
         }
         let deadline = Instant::now() + STOP_DEADLINE;
-        self.shared
-            .wait_until(deadline, |state| state.is_quiet().then_some(()))
-            .is_some()
+        let quiet = |state: &mut state::State| state.is_quiet().then_some(());
+        if self.shared.wait_until(deadline, quiet).is_some() {
+            return Vec::new();
+        }
+        self.shared.state().unanswered()
     }
 
     /// An executor said, over Spark, that it cannot run a manager.
     pub fn executor_failed(&self, executor_id: String, reason: String) {
         self.shared.executor_failed(executor_id, reason);
+    }
+
+    /// Spark has a new executor; it may join soon.
+    pub fn executor_added(&self, executor_id: String, host: String) {
+        self.shared.state().membership.executor_added(executor_id, host);
+    }
+
+    /// Spark has lost an executor.
+    pub fn executor_removed(&self, executor_id: &str) {
+        self.shared.state().membership.executor_removed(executor_id);
     }
 
     /// Why the current cluster is lost, if it is.
@@ -148,7 +170,7 @@ impl DriverManager {
 
     /// Ends the current cluster and the manager.
     pub fn close(&self) {
-        self.stop_cluster();
+        self.end(None);
         self.cancel.cancel();
     }
 

@@ -50,6 +50,15 @@ impl State {
         };
         local && !self.membership.is_stopping()
     }
+
+    /// Those that keep it from being quiet.
+    pub(super) fn unanswered(&self) -> Vec<String> {
+        let mut names = self.membership.stopping_names();
+        if matches!(&self.local, Local::Starting(_, cancel) if cancel.is_cancelled()) {
+            names.push("the driver's own raylet".to_owned());
+        }
+        names
+    }
 }
 
 /// State, and what is needed to act on it.
@@ -92,10 +101,6 @@ impl Shared {
         self.state.lock()
     }
 
-    pub(super) fn is_current(&self, id: ClusterId) -> bool {
-        self.state().membership.is_current(id)
-    }
-
     /// Waits until `done` has an answer; `None` at the deadline.
     pub(super) fn wait_until<T>(
         &self,
@@ -124,14 +129,18 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells every executor to stop. Returns the driver's own raylet for the caller to stop.
-    pub(super) fn end(self: &Arc<Self>) -> Option<Child> {
+    /// Tells every executor to stop. Returns the driver's own raylet, if there is one, for the caller to stop; `None`
+    /// when another cluster than `only` is the current one.
+    pub(super) fn end(self: &Arc<Self>, only: Option<ClusterId>) -> Option<Option<Child>> {
         let mut state = self.state.lock();
+        if only.is_some_and(|id| !state.membership.is_current(id)) {
+            return None;
+        }
         if let Some((_, effects)) = state.membership.end() {
             self.carry_out(&mut state, effects);
         }
         self.changed.notify_all();
-        match std::mem::take(&mut state.local) {
+        Some(match std::mem::take(&mut state.local) {
             Local::None => None,
             Local::Running(child) => Some(child),
             Local::Starting(id, cancel) => {
@@ -140,7 +149,7 @@ impl Shared {
                 state.local = Local::Starting(id, cancel);
                 None
             }
-        }
+        })
     }
 
     pub(super) fn join(self: &Arc<Self>, hello: ManagerHello, outbox: Outbox) -> MemberKey {

@@ -46,18 +46,22 @@ impl Spark {
     }
 
     fn executor(&self, id: &str) -> ExecutorManager {
-        ExecutorManager::start(ExecutorConfig {
+        ExecutorManager::start(self.config(id)).unwrap()
+    }
+
+    fn config(&self, id: &str) -> ExecutorConfig {
+        ExecutorConfig {
             invitation: self.driver.invitation().clone(),
             executor_id: id.to_owned(),
             host: "127.0.0.1".to_owned(),
             cores: 1,
             memory_budget_bytes: 0,
+            in_container: false,
             java_version: "17".to_owned(),
             python: "/nowhere/python".to_owned(),
             binary: self.directory.path().join("sparkrayd"),
             work_dir: self.directory.path().join(id),
-        })
-        .unwrap()
+        }
     }
 
     fn request(expected: u32) -> InitRequest {
@@ -67,6 +71,10 @@ impl Spark {
             sparkray_common::VERSION
         );
         serde_json::from_str(&text).unwrap()
+    }
+
+    fn stop(&self) -> Vec<String> {
+        self.driver.end(None)
     }
 
     fn until(&self, what: &str, done: impl Fn(&Status) -> bool) -> Status {
@@ -108,7 +116,7 @@ fn a_cluster_starts_stops_and_starts_again_with_other_names() {
     let mut pids: Vec<u32> = first.nodes.iter().map(|node| node.pid).collect();
     pids.extend([first.head_pid, first.driver_node.pid]);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
-    assert!(spark.driver.stop_cluster());
+    assert!(spark.stop().is_empty());
     until_gone(&pids);
     let second = spark.driver.init(Spark::request(2)).unwrap();
     assert_ne!(first.cluster_id, second.cluster_id);
@@ -198,7 +206,7 @@ fn the_death_of_the_heads_executor_fails_the_cluster() {
     let status = spark.until("the cluster has failed", |status| status.state == "failed");
     assert!(status.failure.unwrap().contains("which ran its head, is gone"));
     assert!(spark.driver.failure().is_some());
-    spark.driver.stop_cluster();
+    spark.stop();
     let _other = spark.executor("2");
     spark.driver.init(Spark::request(1)).unwrap();
 }
@@ -209,8 +217,65 @@ fn a_start_can_be_cancelled_from_another_thread() {
     let waiting = Arc::clone(&spark);
     let thread = std::thread::spawn(move || waiting.driver.init(Spark::request(1)).unwrap_err());
     spark.until("it has begun", |status| status.state == "starting");
-    assert!(spark.driver.stop_cluster());
+    assert!(spark.stop().is_empty());
     assert_eq!(thread.join().unwrap().code(), ErrorCode::Cancelled);
+}
+
+#[test]
+fn a_cluster_is_stopped_only_by_its_own_id() {
+    let spark = Spark::start();
+    let _executor = spark.executor("1");
+    let id = ClusterId::random();
+    let request = InitRequest {
+        cluster_id: Some(id.to_string()),
+        ..Spark::request(1)
+    };
+    assert_eq!(
+        spark.driver.init(request.clone()).unwrap().cluster_id,
+        id.to_string()
+    );
+    assert!(spark.driver.stop_cluster(ClusterId::random()).is_empty());
+    assert_eq!(spark.driver.status().state, "running");
+    let error = spark.driver.init(Spark::request(1)).unwrap_err();
+    assert_eq!(error.code(), ErrorCode::AlreadyExists);
+    assert_eq!(spark.driver.status().state, "running");
+    assert!(spark.driver.stop_cluster(id).is_empty());
+    assert_eq!(spark.driver.status().state, "idle");
+}
+
+/// Closes the connections of these numbers as soon as they come, passes all others on.
+fn unreliable_way_to(address: String, closed: &'static [usize]) -> String {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let way = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for (number, caller) in listener.incoming().enumerate() {
+            if closed.contains(&number) {
+                continue;
+            }
+            let caller = caller.unwrap();
+            let callee = std::net::TcpStream::connect(&address).unwrap();
+            for (mut from, mut to) in [
+                (caller.try_clone().unwrap(), callee.try_clone().unwrap()),
+                (callee, caller),
+            ] {
+                std::thread::spawn(move || {
+                    let _ = std::io::copy(&mut from, &mut to);
+                    let _ = to.shutdown(std::net::Shutdown::Both);
+                });
+            }
+        }
+    });
+    way
+}
+
+#[test]
+fn an_executor_whose_connection_fails_tries_again() {
+    let spark = Spark::start();
+    let mut config = spark.config("1");
+    // The first is tried with a handshake only, over the second its manager would attach.
+    config.invitation.address = unreliable_way_to(config.invitation.address, &[1, 2, 3]);
+    let _executor = ExecutorManager::start(config).unwrap();
+    spark.until("it has joined", |status| status.nodes.len() == 1);
 }
 
 #[test]

@@ -129,20 +129,8 @@ impl Membership {
             } else {
                 names.join(", ")
             };
-            let why = if self.unable.is_empty() {
-                "the others were not started by the cluster manager (is there room in the queue?) or cannot reach the \
-                 driver"
-                    .to_owned()
-            } else {
-                let reasons = self
-                    .unable
-                    .iter()
-                    .map(|(id, reason)| format!("executor {id} cannot: {reason}"));
-                reasons.collect::<Vec<_>>().join("; ")
-            };
-            sentences.push(format!(
-                "{joined} of {expected} executors have joined ({who}); {why}"
-            ));
+            sentences.push(format!("{joined} of {expected} executors have joined ({who})"));
+            sentences.extend(self.who_is_missing(expected - joined));
         }
         match &cluster.head {
             Some(head) if head.serving.is_none() => {
@@ -168,6 +156,39 @@ impl Membership {
             sentences.push("the driver's own raylet has not registered".to_owned());
         }
         sentences.join("; ")
+    }
+
+    /// The executors that Spark has and that have not joined, by name; why others cannot; how many were not started.
+    fn who_is_missing(&self, count: usize) -> Vec<String> {
+        let has_joined = |id: &String| {
+            self.members
+                .values()
+                .any(|member| member.hello.executor_id == *id)
+        };
+        let silent: Vec<String> = self
+            .known
+            .iter()
+            .filter(|(id, _)| !has_joined(id) && !self.unable.contains_key(*id))
+            .map(|(id, host)| format!("executor {id} on {host}"))
+            .collect();
+        let mut sentences: Vec<String> = self
+            .unable
+            .iter()
+            .map(|(id, reason)| format!("executor {id} cannot: {reason}"))
+            .collect();
+        let unstarted = count.saturating_sub(silent.len() + sentences.len());
+        if !silent.is_empty() {
+            sentences.push(format!(
+                "missing: {}; Spark has started it, but it does not answer, or cannot reach the driver",
+                silent.join(", ")
+            ));
+        }
+        if unstarted > 0 {
+            sentences.push(format!(
+                "{unstarted} not started by the cluster manager (is there room in the queue?)"
+            ));
+        }
+        sentences
     }
 }
 

@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use sparkray_common::VERSION;
 use sparkray_proto::manager_client::ManagerClient;
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
-use sparkray_rpc::{Endpoint, Target, tonic_channel};
+use sparkray_rpc::{Endpoint, Identity, Target, tonic_channel};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
@@ -31,9 +31,13 @@ pub use current_raylet::{RayletHandle, current_raylet, on_raylet_gone, wait_for_
 use session::Session;
 use workers_python::WorkersPython;
 
-/// The driver listens before any executor is told its address; what takes longer is a network that is down.
+/// For one attempt to reach the driver.
 const CONNECT_DEADLINE: Duration = Duration::from_mins(1);
+/// Between two attempts; it doubles up to the longest.
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
+const CONNECT_LONGEST_PAUSE: Duration = Duration::from_secs(10);
+/// The driver listens before any executor is told its address; what takes longer is worth a warning.
+const CONNECT_SILENCE: Duration = Duration::from_mins(1);
 /// Reports that may wait for the connection.
 const REPORT_QUEUE: usize = 256;
 /// Time for children to end when the executor does.
@@ -51,8 +55,11 @@ pub struct ExecutorConfig {
     pub host: String,
     /// Task slots of this executor.
     pub cores: u32,
-    /// Bytes set aside for Ray in this container; 0: no container limits it.
+    /// Bytes set aside for Ray in this container.
     pub memory_budget_bytes: u64,
+    /// Whether this executor runs in a container of limited memory: then a budget of 0 means that there is none.
+    #[serde(default)]
+    pub in_container: bool,
     /// `java.version`.
     pub java_version: String,
     /// The Python of PySpark's settings on this executor.
@@ -136,7 +143,8 @@ async fn run(config: Arc<ExecutorConfig>, host: ChildHost, cancel: CancellationT
     asking.abort();
 }
 
-/// Joins the driver, obeys, and joins again when only the connection was lost.
+/// Joins the driver, obeys, and joins again when only the connection was lost. Until this executor ends, it tries: a
+/// network that is down comes back.
 async fn stay_joined(
     config: &Arc<ExecutorConfig>,
     dirs: &NodeDirs,
@@ -149,13 +157,33 @@ async fn stay_joined(
         host,
         binary: config.binary.clone(),
     };
+    let identity = match config.invitation.identity() {
+        Ok(identity) => identity,
+        Err(error) => {
+            warn!(%error, "the driver's invitation cannot be read");
+            return;
+        }
+    };
+    let mut retry = Retry::new();
     loop {
         let (reports, queue) = mpsc::channel(REPORT_QUEUE);
         let reporter = Reporter(reports);
         reporter.send(Event::Hello(hello.clone()));
-        let Some(commands) = connect(config, queue, cancel).await else {
-            return;
+        let attempt = tokio::select! {
+            () = cancel.cancelled() => return,
+            attempt = connect(config, &identity, queue) => attempt,
         };
+        let commands = match attempt {
+            Ok(commands) => commands,
+            Err(reason) => {
+                let pause = retry.failed(config, &reason);
+                tokio::select! {
+                    () = cancel.cancelled() => return,
+                    () = tokio::time::sleep(pause) => continue,
+                }
+            }
+        };
+        retry = Retry::new();
         info!(executor_id = config.executor_id, "joined the driver's manager");
         let mut session = Session::new(
             Arc::clone(config),
@@ -208,58 +236,63 @@ fn hello(config: &ExecutorConfig, dirs: &NodeDirs) -> ManagerHello {
         pid: std::process::id(),
         sparkray_version: VERSION.to_owned(),
         memory_budget_bytes: config.memory_budget_bytes,
+        in_container: config.in_container,
         java_version: config.java_version.clone(),
         hostname: hostname(),
     }
 }
 
-/// Tries until the deadline. The queue's first report is the hello.
-async fn connect(
-    config: &ExecutorConfig,
-    queue: mpsc::Receiver<ManagerEvent>,
-    cancel: &CancellationToken,
-) -> Option<tonic::Streaming<ManagerCommand>> {
-    let identity = match config.invitation.identity() {
-        Ok(identity) => identity,
-        Err(error) => {
-            warn!(%error, "the driver's invitation cannot be read");
-            return None;
-        }
-    };
-    let endpoint = Endpoint::Tcp(config.invitation.address.clone());
-    let deadline = Instant::now() + CONNECT_DEADLINE;
-    loop {
-        // A handshake first: the stream of reports can be given to one attempt only.
-        let tried = tokio::select! {
-            () = cancel.cancelled() => return None,
-            tried = sparkray_rpc::dial(&identity, &endpoint, Target::Manager, CONNECT_DEADLINE) => tried,
-        };
-        match tried {
-            Ok(socket) => {
-                drop(socket);
-                break;
-            }
-            Err(error) if Instant::now() >= deadline => {
-                warn!(driver = config.invitation.address, %error, "cannot reach the driver's manager: no node is started here");
-                return None;
-            }
-            Err(error) => debug!(%error, "cannot reach the driver's manager yet"),
-        }
-        tokio::select! {
-            () = cancel.cancelled() => return None,
-            () = tokio::time::sleep(CONNECT_PAUSE) => {}
+/// Attempts to reach the driver, since the last time that it was reached.
+struct Retry {
+    began: Instant,
+    pause: Duration,
+    warned: bool,
+}
+
+impl Retry {
+    fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            pause: CONNECT_PAUSE,
+            warned: false,
         }
     }
-    let mut client = ManagerClient::new(tonic_channel(identity, endpoint, Target::Manager));
-    let attached = tokio::select! {
-        () = cancel.cancelled() => return None,
-        attached = client.attach(ReceiverStream::new(queue)) => attached,
-    };
-    match attached {
-        Ok(response) => Some(response.into_inner()),
-        Err(status) => {
-            warn!(driver = config.invitation.address, %status, "the driver's manager refused the connection");
-            None
+
+    /// How long to wait before the next attempt.
+    fn failed(&mut self, config: &ExecutorConfig, reason: &str) -> Duration {
+        let driver = &config.invitation.address;
+        if !self.warned && self.began.elapsed() >= CONNECT_SILENCE {
+            self.warned = true;
+            warn!(
+                driver,
+                reason, "cannot reach the driver's manager, trying on: no node is started here yet"
+            );
+        } else {
+            debug!(driver, reason, "cannot reach the driver's manager yet");
         }
+        let pause = self.pause;
+        self.pause = (pause * 2).min(CONNECT_LONGEST_PAUSE);
+        pause
+    }
+}
+
+/// One attempt. The queue's first report is the hello.
+async fn connect(
+    config: &ExecutorConfig,
+    identity: &Identity,
+    queue: mpsc::Receiver<ManagerEvent>,
+) -> Result<tonic::Streaming<ManagerCommand>, String> {
+    let endpoint = Endpoint::Tcp(config.invitation.address.clone());
+    // A handshake first: its failure says more than tonic's.
+    let socket = sparkray_rpc::dial(identity, &endpoint, Target::Manager, CONNECT_DEADLINE)
+        .await
+        .map_err(|error| error.to_string())?;
+    drop(socket);
+    let mut client = ManagerClient::new(tonic_channel(identity.clone(), endpoint, Target::Manager));
+    let attached = tokio::time::timeout(CONNECT_DEADLINE, client.attach(ReceiverStream::new(queue))).await;
+    match attached {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(status.to_string()),
+        Err(_) => Err("it does not answer".to_owned()),
     }
 }

@@ -23,8 +23,17 @@ final class Native {
   /** Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult} in JSON. */
   static native String driverInit(long driver, String request);
 
-  /** Stops the cluster; false when an executor did not answer in time. */
-  static native boolean driverStopCluster(long driver);
+  /**
+   * Stops the cluster of this id; does nothing when another one or none is current. A list, in JSON, of those that did
+   * not answer in time.
+   */
+  static native String driverStopCluster(long driver, String clusterId);
+
+  /** Notes that Spark has a new executor. */
+  static native void driverExecutorAdded(long driver, String executorId, String host);
+
+  /** Notes that Spark has lost an executor. */
+  static native void driverExecutorRemoved(long driver, String executorId);
 
   /** Notes that an executor cannot run a manager, and why. */
   static native void driverExecutorFailed(long driver, String executorId, String reason);

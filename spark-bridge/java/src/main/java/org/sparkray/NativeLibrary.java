@@ -42,7 +42,13 @@ public final class NativeLibrary {
   /** A younger directory may belong to a process that has not locked it yet. */
   private static final long LEFT_BEHIND_MILLIS = 60_000;
 
+  private static final String DELETE_AT_END =
+      "trap '' INT TERM HUP; read -r nothing; n=0; while [ $n -lt 20 ] && [ -e \"$1\" ]; do rm -rf -- \"$1\" || sleep 0.1; "
+          + "n=$((n + 1)); done";
+
   private static Path workDirectory;
+  /** Held, because its standard input is what it waits for. */
+  private static Process afterThisProcess;
   /** Never closed: closing it would give up the lock. */
   private static FileChannel lock;
   private static Path program;
@@ -113,6 +119,7 @@ public final class NativeLibrary {
         lock = lock(directory);
         Path loaded = loadFrom(directory);
         workDirectory = directory;
+        deleteWhenKilled(directory);
         return loaded;
       } catch (IOException e) {
         refusals.add(base + ": " + e);
@@ -214,6 +221,26 @@ public final class NativeLibrary {
     } catch (IllegalStateException e) {
       // The JVM ends already: whoever asked will not get far.
       new File(directory.toString()).deleteOnExit();
+    }
+  }
+
+  /**
+   * A container's directory ends with it. Elsewhere a shell waits for the end of this JVM, however it comes: then its
+   * standard input ends. It tries until the processes that this JVM leaves behind have ended too.
+   */
+  private static void deleteWhenKilled(Path directory) {
+    if (System.getenv("CONTAINER_ID") != null) {
+      return;
+    }
+    File nothing = new File("/dev/null");
+    try {
+      ProcessBuilder builder = new ProcessBuilder("/bin/sh", "-c", DELETE_AT_END, "sparkray-delete", directory.toString());
+      builder.environment().clear();
+      builder.directory(new File("/")).redirectOutput(nothing).redirectError(nothing);
+      afterThisProcess = builder.start();
+    } catch (IOException e) {
+      // The next JVM of this user deletes it.
+      return;
     }
   }
 

@@ -12,7 +12,8 @@ public final class RayConf {
   static final Entry MEMORY_BUDGET = entry(
       "spark.ray.memory.budget",
       "bytes, for example 3g",
-      "the executor's memory overhead on YARN and Kubernetes; no limit elsewhere",
+      "on YARN and Kubernetes, what the executor's memory overhead has beyond Spark's own (`max(384m, "
+          + "spark.executor.memoryOverheadFactor × heap)`); no limit elsewhere",
       "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
           + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
   static final Entry START_TIMEOUT = entry(
@@ -118,7 +119,8 @@ public final class RayConf {
   }
 
   /**
-   * Bytes that Spark has set aside for Ray in each executor's container; 0 where no container limits it.
+   * Bytes that Spark has set aside for Ray in each executor's container; 0 when there are none, and where no container
+   * limits it.
    *
    * @param inContainer whether executors run in containers of limited memory
    */
@@ -129,12 +131,12 @@ public final class RayConf {
     if (!inContainer) {
       return 0;
     }
-    if (conf.contains("spark.executor.memoryOverhead")) {
-      return conf.getSizeAsMb("spark.executor.memoryOverhead") << 20;
-    }
+    // Metaspace, direct buffers and code of the JVM live in Spark's own overhead.
     double factor = conf.getDouble("spark.executor.memoryOverheadFactor", 0.1);
     long share = (long) (conf.getSizeAsMb("spark.executor.memory", "1g") * factor);
-    return Math.max(384, share) << 20;
+    long own = Math.max(384, share);
+    long overhead = conf.getSizeAsMb("spark.executor.memoryOverhead", own + "m");
+    return Math.max(0, overhead - own) << 20;
   }
 
   /** Prints docs/configuration.md. */

@@ -4,9 +4,19 @@ import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
+import java.io.IOException;
+import java.nio.charset.StandardCharsets;
+import java.nio.file.Files;
+import java.nio.file.Path;
+import java.nio.file.Paths;
+import java.nio.file.attribute.PosixFilePermission;
+import java.nio.file.attribute.PosixFilePermissions;
+import java.util.Set;
 
 /** The driver's API: what {@code sparkray.spark.RayContext} calls. Requests and answers are JSON. */
 public final class RayContext {
+  private static final Set<PosixFilePermission> OWNER_ONLY = PosixFilePermissions.fromString("rw-------");
+
   private final RayDriverPlugin plugin;
 
   private RayContext(RayDriverPlugin plugin) {
@@ -17,6 +27,38 @@ public final class RayContext {
   public static RayContext current() {
     RayDriverPlugin plugin = RayDriverPlugin.current();
     return plugin == null ? null : new RayContext(plugin);
+  }
+
+  /** A directory that only this user can read and that is deleted with this JVM. */
+  public String workDirectory() {
+    plugin.manager();
+    return NativeLibrary.workDirectory().toString();
+  }
+
+  /**
+   * Starts a cluster on all executors and blocks until it is complete. Request and result are in files, because a
+   * gateway between languages may log what it carries.
+   *
+   * @param request the file of the request, which is deleted: see {@link #init(String)}
+   * @param result the file for the result, which does not exist yet
+   * @throws SparkRayException when it cannot be; nothing is left running then
+   */
+  public void initWithFiles(String request, String result) {
+    Path file = Paths.get(request);
+    try {
+      String text = new String(Files.readAllBytes(file), StandardCharsets.UTF_8);
+      Files.delete(file);
+      String cluster = init(text);
+      try {
+        Files.createFile(Paths.get(result), PosixFilePermissions.asFileAttribute(OWNER_ONLY));
+        Files.write(Paths.get(result), cluster.getBytes(StandardCharsets.UTF_8));
+      } catch (IOException e) {
+        stop(parse(cluster).path("cluster_id").asText());
+        throw e;
+      }
+    } catch (IOException e) {
+      throw new SparkRayException(1, "cannot exchange files with the driver program: " + e, e);
+    }
   }
 
   /**
@@ -38,9 +80,14 @@ public final class RayContext {
     return Native.driverInit(plugin.manager(), whole.toString());
   }
 
-  /** Ends the cluster, also one that is starting; false when an executor did not answer in time. */
-  public boolean stop() {
-    return Native.driverStopCluster(plugin.manager());
+  /**
+   * Ends a cluster, also one that is starting; does nothing when it is not the current one.
+   *
+   * @param clusterId its id: the request may have chosen it, the result holds it
+   * @return a list, in JSON, of the executors that did not answer in time
+   */
+  public String stop(String clusterId) {
+    return Native.driverStopCluster(plugin.manager(), clusterId);
   }
 
   /** {@code Status} of runtime/supervisor: nodes, and why the cluster is lost if it is. */

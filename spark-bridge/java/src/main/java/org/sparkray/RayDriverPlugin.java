@@ -3,6 +3,7 @@ package org.sparkray;
 import com.fasterxml.jackson.databind.ObjectMapper;
 import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.Collections;
+import java.util.HashMap;
 import java.util.Map;
 import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
@@ -12,6 +13,9 @@ import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
 import org.apache.spark.api.plugin.DriverPlugin;
 import org.apache.spark.api.plugin.PluginContext;
+import org.apache.spark.scheduler.SparkListener;
+import org.apache.spark.scheduler.SparkListenerExecutorAdded;
+import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
@@ -34,6 +38,8 @@ final class RayDriverPlugin implements DriverPlugin {
   private volatile SparkConf conf;
   private volatile boolean local;
   private boolean closed;
+  /** Hosts of the executors that Spark has, by their ids, for the manager when it runs. Guarded by itself. */
+  private final Map<String, String> executors = new HashMap<>();
 
   /** The plugin of the running SparkContext, or null. */
   static RayDriverPlugin current() {
@@ -46,6 +52,7 @@ final class RayDriverPlugin implements DriverPlugin {
       conf = context.conf();
       local = context.isLocal();
       current = this;
+      context.addSparkListener(new Executors());
       Thread thread = new Thread(this::start, "sparkray-start-driver");
       thread.setDaemon(true);
       thread.start();
@@ -75,11 +82,50 @@ final class RayDriverPlugin implements DriverPlugin {
           Native.driverClose(started);
           throw new SparkRayException(18, "the SparkContext was stopped");
         }
+        synchronized (executors) {
+          executors.forEach((id, at) -> Native.driverExecutorAdded(started, id, at));
+          manager.complete(started);
+        }
         invitation = Native.driverInvitation(started);
-        manager.complete(started);
       }
     } catch (Throwable e) {
       fail(e);
+    }
+  }
+
+  /** Tells the manager which executors Spark has, so that it can name those that do not join. */
+  private final class Executors extends SparkListener {
+    @Override
+    public void onExecutorAdded(SparkListenerExecutorAdded event) {
+      tell(event.executorId(), event.executorInfo().executorHost());
+    }
+
+    @Override
+    public void onExecutorRemoved(SparkListenerExecutorRemoved event) {
+      tell(event.executorId(), null);
+    }
+
+    private void tell(String executorId, String host) {
+      try {
+        synchronized (executors) {
+          if (host == null) {
+            executors.remove(executorId);
+          } else {
+            executors.put(executorId, host);
+          }
+          if (!manager.isDone() || manager.isCompletedExceptionally()) {
+            return;
+          }
+          if (host == null) {
+            Native.driverExecutorRemoved(manager.join(), executorId);
+          } else {
+            Native.driverExecutorAdded(manager.join(), executorId, host);
+          }
+        }
+      } catch (RuntimeException | LinkageError e) {
+        // The SparkContext ends, and the manager has.
+        LOG.debug("Ray's manager does not hear of executor {}", executorId, e);
+      }
     }
   }
 

@@ -17,6 +17,9 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private static final Logger LOG = LoggerFactory.getLogger(RayExecutorPlugin.class);
   private static final long ASK_SECONDS = 60;
   private static final long ASK_PAUSE_MILLIS = 50;
+  /** A question that Spark cannot carry now, because of a long pause of the driver for example. */
+  private static final long RETRY_SECONDS = 600;
+  private static final long RETRY_PAUSE_MILLIS = 1000;
 
   private final CountDownLatch closing = new CountDownLatch(1);
   private long manager;
@@ -57,6 +60,7 @@ final class RayExecutorPlugin implements ExecutorPlugin {
       config.put("host", host(context));
       config.put("cores", conf.getInt("spark.executor.cores", 1));
       config.put("memory_budget_bytes", RayConf.memoryBudget(conf, inContainer(conf)));
+      config.put("in_container", inContainer(conf));
       config.put("java_version", System.getProperty("java.version", "unknown"));
       config.put("python", python(conf));
       config.put("binary", NativeLibrary.program().toString());
@@ -71,8 +75,26 @@ final class RayExecutorPlugin implements ExecutorPlugin {
       Native.executorClose(started);
     } catch (Exception | LinkageError e) {
       String reason = e.getMessage() == null ? e.toString() : e.getMessage();
-      context.ask(RayDriverPlugin.FAILED + context.executorID() + ":" + reason);
+      ask(context, RayDriverPlugin.FAILED + context.executorID() + ":" + reason);
       throw e;
+    }
+  }
+
+  /** The driver's answer; asks again while Spark cannot carry the question. Null when this executor ends. */
+  private String ask(PluginContext context, String question) throws Exception {
+    long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(RETRY_SECONDS);
+    while (true) {
+      try {
+        return String.valueOf(context.ask(question));
+      } catch (Exception e) {
+        if (System.nanoTime() >= deadline) {
+          throw e;
+        }
+        LOG.debug("The driver did not answer, asking again", e);
+      }
+      if (closing.await(RETRY_PAUSE_MILLIS, TimeUnit.MILLISECONDS)) {
+        return null;
+      }
     }
   }
 
@@ -80,7 +102,10 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private String askForInvitation(PluginContext context) throws Exception {
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(ASK_SECONDS);
     while (System.nanoTime() < deadline) {
-      String answer = String.valueOf(context.ask(RayDriverPlugin.ASK_INVITATION));
+      String answer = ask(context, RayDriverPlugin.ASK_INVITATION);
+      if (answer == null) {
+        return null;
+      }
       if (answer.startsWith(RayDriverPlugin.REFUSED)) {
         LOG.info("The driver has no Ray manager: {}", answer.substring(RayDriverPlugin.REFUSED.length()));
         return null;

@@ -1,8 +1,9 @@
 package org.sparkray.data;
 
-import java.util.concurrent.Executors;
-import java.util.concurrent.ScheduledExecutorService;
-import java.util.concurrent.TimeUnit;
+import java.util.ArrayList;
+import java.util.LinkedHashSet;
+import java.util.List;
+import java.util.Set;
 import org.apache.spark.TaskContext;
 import org.apache.spark.sql.connector.read.PartitionReader;
 import org.apache.spark.sql.types.StructType;
@@ -10,47 +11,67 @@ import org.apache.spark.sql.vectorized.ColumnarBatch;
 import org.apache.spark.util.TaskCompletionListener;
 
 /**
- * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and operators may hold them
- * for longer than the batch: so the mapping stays until the task completes, not until the reader is closed.
+ * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and operators may hold the
+ * last row for a while. So the mapping stays until the next reader of the same scan in the same task has delivered a
+ * batch, or the task completes; not only until the reader is closed.
  *
  * <p>A task may complete while rows are left, under a limit for example. A thread of Spark that feeds a Python worker
- * may then be in the middle of a row; Spark interrupts it and does not wait for it. So such a mapping stays for a while
- * longer: without it that thread would end the JVM.
+ * may then be in the middle of a row; Spark interrupts it and does not wait for it, and without the mapping it would
+ * end the JVM. So a mapping that other threads than the task's have read goes when these threads have ended.
  */
 final class BlockReader implements PartitionReader<ColumnarBatch> {
-  private static final long LINGER_MILLIS = 500;
-  private static final ScheduledExecutorService LATER =
-      Executors.newSingleThreadScheduledExecutor(
-          body -> {
-            Thread thread = new Thread(body, "sparkray-release");
-            thread.setDaemon(true);
-            return thread;
-          });
+  /** The readers of one scan in one task that have no more batches and whose mappings are there still. */
+  static final class Exhausted {
+    private final List<BlockReader> readers = new ArrayList<>();
 
+    private synchronized void add(BlockReader reader) {
+      readers.add(reader);
+    }
+
+    /** Releases those of the same task. */
+    private synchronized void releaseAll(TaskContext task) {
+      readers.removeIf(
+          reader -> {
+            if (reader.task == task) {
+              reader.release();
+            }
+            return reader.task == task;
+          });
+    }
+
+    private synchronized void remove(BlockReader reader) {
+      readers.remove(reader);
+    }
+  }
+
+  private final TaskContext task = TaskContext.get();
+  private final Exhausted exhausted;
   private final ArrowColumns columns;
   private final long handle;
+  /** Threads that asked for batches. */
+  private final Set<Thread> threads = new LinkedHashSet<>();
   private ColumnarBatch batch;
-  private boolean exhausted;
+  private boolean delivered;
+  private volatile boolean ended;
+  private boolean released;
 
-  BlockReader(RayPartition block, String tableSchemaJson, StructType readSchema, int[] projection) {
+  BlockReader(
+      RayPartition block, String tableSchemaJson, StructType readSchema, int[] projection, Exhausted exhausted) {
+    this.exhausted = exhausted;
     handle = DataNative.tableOpen(block.block);
     ArrowColumns arrow = null;
     try {
       DataNative.tableProject(handle, tableSchemaJson, projection);
       arrow = new ArrowColumns(readSchema);
       columns = arrow;
-      TaskContext.get()
-          .addTaskCompletionListener(
-              new TaskCompletionListener() {
-                @Override
-                public void onTaskCompletion(TaskContext context) {
-                  if (exhausted) {
-                    release();
-                  } else {
-                    LATER.schedule(BlockReader.this::release, LINGER_MILLIS, TimeUnit.MILLISECONDS);
-                  }
-                }
-              });
+      task.addTaskCompletionListener(
+          new TaskCompletionListener() {
+            @Override
+            public void onTaskCompletion(TaskContext context) {
+              exhausted.remove(BlockReader.this);
+              releaseWhenUnused();
+            }
+          });
     } catch (Throwable failure) {
       if (arrow != null) {
         arrow.close();
@@ -62,13 +83,21 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
 
   @Override
   public boolean next() {
+    synchronized (threads) {
+      threads.add(Thread.currentThread());
+    }
     closeBatch();
     long[] words = DataNative.tableNext(handle);
     if (words == null) {
-      exhausted = true;
+      ended = true;
+      exhausted.add(this);
       return false;
     }
     batch = columns.wrap(words);
+    if (!delivered) {
+      delivered = true;
+      exhausted.releaseAll(task);
+    }
     return true;
   }
 
@@ -88,7 +117,64 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     }
   }
 
-  private void release() {
+  /**
+   * Threads of Spark that feed Python workers or scripts, of this task or another. Such a thread may read a batch that
+   * the task's own thread has asked for.
+   */
+  private static List<Thread> feeders() {
+    ThreadGroup group = Thread.currentThread().getThreadGroup();
+    Thread[] found = new Thread[2 * group.activeCount() + 16];
+    int count = group.enumerate(found);
+    List<Thread> feeders = new ArrayList<>();
+    for (int index = 0; index < count; index++) {
+      String name = found[index].getName();
+      if (name.startsWith("stdout writer for ") || name.endsWith("-Feed")) {
+        feeders.add(found[index]);
+      }
+    }
+    return feeders;
+  }
+
+  /** At once when only this thread has read; else when the others have ended, which Spark has told them to do. */
+  private void releaseWhenUnused() {
+    List<Thread> others = new ArrayList<>();
+    synchronized (threads) {
+      if (!ended) {
+        threads.addAll(feeders());
+      }
+      for (Thread thread : threads) {
+        if (thread != Thread.currentThread() && thread.isAlive()) {
+          others.add(thread);
+        }
+      }
+    }
+    if (others.isEmpty()) {
+      release();
+      return;
+    }
+    Thread reaper =
+        new Thread(
+            () -> {
+              try {
+                for (Thread thread : others) {
+                  thread.join();
+                }
+                release();
+              } catch (InterruptedException e) {
+                // Nobody does that; the mapping stays.
+                Thread.currentThread().interrupt();
+              }
+            },
+            "sparkray-release");
+    reaper.setDaemon(true);
+    reaper.start();
+  }
+
+  private synchronized void release() {
+    if (released) {
+      return;
+    }
+    released = true;
     try {
       closeBatch();
       columns.close();

@@ -14,6 +14,8 @@ final class BlockReaderFactory implements PartitionReaderFactory {
 
   private final String tableSchemaJson;
   private final StructType readSchema;
+  /** Each task has a factory of its own, with the plan that was sent to it. */
+  private transient BlockReader.Exhausted exhausted;
 
   BlockReaderFactory(String tableSchemaJson, StructType readSchema) {
     this.tableSchemaJson = tableSchemaJson;
@@ -38,7 +40,14 @@ final class BlockReaderFactory implements PartitionReaderFactory {
         columns[index] = tableSchema.fieldIndex(readSchema.fields()[index].name());
       }
     }
-    return new BlockReader((RayPartition) partition, tableSchemaJson, readSchema, columns);
+    return new BlockReader((RayPartition) partition, tableSchemaJson, readSchema, columns, exhausted());
+  }
+
+  private synchronized BlockReader.Exhausted exhausted() {
+    if (exhausted == null) {
+      exhausted = new BlockReader.Exhausted();
+    }
+    return exhausted;
   }
 
   @Override
