@@ -12,8 +12,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import pathlib
 import shutil
+import socket
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -24,6 +24,7 @@ import data
 import features
 import parameter_server
 import seed_program
+from leftovers import Belongings
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
@@ -39,6 +40,8 @@ EXECUTORS = 2
 CORES = 2
 BLOCK_BYTES = 4 * 1024 * 1024
 LEFT_SECONDS = 2.0
+# A node reports each second, and sooner when something has changed.
+REPORT_SECONDS = 10.0
 
 SPARK_CONF = {
     "spark.sql.shuffle.partitions": "4",
@@ -129,11 +132,20 @@ def make_features(spark: SparkSession, directory: str) -> DataFrame:
 
 def print_stores() -> None:
     """The bytes in each node's object store."""
-    for node in sparkray.nodes():
-        if node["Alive"]:
-            used = node["ObjectStore"]["used_bytes"]
-            address = node.get("NodeManagerAddress", "")
-            print(f"   node {node['NodeID'][:8]} on {address}: {used / 1e6:.1f} MB in the object store")
+    asked = {node["NodeID"]: node["ReportCount"] for node in sparkray.nodes()}
+    deadline = time.monotonic() + REPORT_SECONDS
+    while True:
+        # The figures come with the nodes' reports: those of now come with the next one.
+        nodes = [node for node in sparkray.nodes() if node["Alive"]]
+        if all(node["ReportCount"] > asked.get(node["NodeID"], 0) for node in nodes):
+            break
+        if time.monotonic() > deadline:
+            raise SystemExit(f"not every node has reported within {REPORT_SECONDS} s")
+        time.sleep(0.02)
+    for node in nodes:
+        used = node["ObjectStore"]["used_bytes"]
+        address = node.get("NodeManagerAddress", "")
+        print(f"   node {node['NodeID'][:8]} on {address}: {used / 1e6:.1f} MB in the object store")
 
 
 def train_and_score(blocks: Sequence[Any], fast: bool = False) -> list[Any]:
@@ -164,33 +176,21 @@ def save_summary(spark: SparkSession, predictions: DataFrame, directory: str) ->
         print(f"   {row['name']:<28} {row.flights:>7,} flights, {rates}")
 
 
-def cluster_processes(cluster_id: str) -> list[str]:
-    """``pid command`` of each process on this machine that names the cluster: by its command or an open file.
-
-    The shared memory of a cluster carries its id in its name, so whoever holds it open is found.
-    """
-    found = []
-    for process in pathlib.Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            if cluster_id in command or any(cluster_id in os.readlink(file) for file in (process / "fd").iterdir()):
-                found.append(f"{process.name} {command}")
-    return [line for line in found if not line.startswith(f"{os.getpid()} ")]
-
-
 def stop_and_check(context: RayContext) -> None:
     """Stops the Ray cluster and looks for what it may have left on this machine."""
     cluster_id = str(context.cluster_id)
-    before = len(cluster_processes(cluster_id))
-    if before == 0:
-        raise SystemExit(f"no process of cluster {cluster_id} was found before stop(): the check would show nothing")
+    had = Belongings.find(cluster_id)
+    here = [node for node in sparkray.nodes() if node["Alive"] and node["NodeManagerHostname"] == socket.gethostname()]
+    if not {node["Pid"] for node in here} <= had.processes.keys() or not had.memory or not had.ports:
+        raise SystemExit(
+            f"not all of cluster {cluster_id} was found before stop(): the check would show nothing: {had}"
+        )
     context.stop()
-    deadline = time.monotonic() + LEFT_SECONDS
-    while (left := cluster_processes(cluster_id)) and time.monotonic() < deadline:
-        time.sleep(0.05)
+    left = had.wait_until_gone(cluster_id, LEFT_SECONDS)
     if left:
         raise SystemExit("left after stop():\n" + "\n".join(left))
-    print(f"   stopped: {before} processes of cluster {cluster_id} were on this machine, nothing is left")
+    print(f"   stopped: cluster {cluster_id} had {len(had.processes)} processes, {len(had.ports)} open ports")
+    print(f"   and {len(had.memory)} pieces of shared memory on this machine; nothing is left")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import sparkray
 from process.helpers import wait_until
 from sparkray import exceptions
 from sparkray._private.session import Session
+from support.disk import small_disk
 
 pytestmark = pytest.mark.trouble
 
@@ -28,18 +28,8 @@ FULL = (exceptions.ObjectStoreFullError, exceptions.OutOfDiskError)
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 24 MiB."""
-    directory = tmp_path / "disk"
-    directory.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={DISK},mode=0700", "tmpfs", str(directory)]
-    try:
-        done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    except FileNotFoundError:
-        pytest.skip("there is no command mount")
-    if done.returncode != 0:
-        pytest.skip(f"a file system cannot be mounted here: {done.stderr.strip()}")
-    yield directory
-    # Fails when anything of the cluster still has a file open there.
-    subprocess.run(["umount", str(directory)], check=True)
+    with small_disk(tmp_path / "disk", DISK) as directory:
+        yield directory
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import hmac
+import ipaddress
 import os
 import pathlib
 import re
@@ -21,32 +22,42 @@ _UNIX_LISTEN = 0x10000
 
 @dataclasses.dataclass(frozen=True)
 class Listener:
-    """A listening socket: a TCP port of any address, or the name of a Unix socket (abstract ones begin with @)."""
+    """A listening socket: a TCP port, or the name of a Unix socket (abstract ones begin with @)."""
 
     pid: int
+    host: str = ""
     port: int = 0
     name: str = ""
 
     def connect(self, seconds: float = 10.0) -> socket.socket:
         """A connection to it."""
-        connection = socket.socket(socket.AF_UNIX if self.name else socket.AF_INET, socket.SOCK_STREAM)
+        if not self.name:
+            return socket.create_connection((self.host, self.port), seconds)
+        connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         connection.settimeout(seconds)
-        if self.name:
-            connection.connect("\0" + self.name[1:] if self.name.startswith("@") else self.name)
-        else:
-            connection.connect(("127.0.0.1", self.port))
+        connection.connect("\0" + self.name[1:] if self.name.startswith("@") else self.name)
         return connection
 
 
-def _tcp_listeners() -> dict[int, int]:
-    """Port by inode."""
+def _host(digits: str) -> str:
+    """Where to reach a listener whose address the kernel writes so: in words of four bytes, each turned round."""
+    words = [bytes.fromhex(digits[index : index + 8])[::-1] for index in range(0, len(digits), 8)]
+    address = ipaddress.ip_address(b"".join(words))
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped:
+        address = address.ipv4_mapped
+    return "127.0.0.1" if address.is_unspecified else str(address)
+
+
+def _tcp_listeners() -> dict[int, tuple[str, int]]:
+    """Host and port by inode."""
     found = {}
     for table in ("tcp", "tcp6"):
         with contextlib.suppress(FileNotFoundError):
             for line in pathlib.Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
                 fields = line.split()
                 if fields[3] == _TCP_LISTEN:
-                    found[int(fields[9])] = int(fields[1].rpartition(":")[2], 16)
+                    address, _, port = fields[1].rpartition(":")
+                    found[int(fields[9])] = _host(address), int(port, 16)
     return found
 
 
@@ -74,19 +85,19 @@ def socket_inodes(pid: int) -> set[int]:
 
 def listening_ports() -> set[int]:
     """TCP ports that somebody on this machine listens on."""
-    return set(_tcp_listeners().values())
+    return {port for _, port in _tcp_listeners().values()}
 
 
 def listening_ports_of(pid: int) -> set[int]:
     """TCP ports that a process listens on."""
     own = socket_inodes(pid)
-    return {port for inode, port in _tcp_listeners().items() if inode in own}
+    return {port for inode, (_, port) in _tcp_listeners().items() if inode in own}
 
 
 def listeners_of(pid: int) -> list[Listener]:
     """All listening sockets of a process."""
     own = socket_inodes(pid)
-    found = [Listener(pid, port=port) for inode, port in _tcp_listeners().items() if inode in own]
+    found = [Listener(pid, host, port) for inode, (host, port) in _tcp_listeners().items() if inode in own]
     return found + [Listener(pid, name=name) for inode, name in _unix_listeners().items() if inode in own]
 
 

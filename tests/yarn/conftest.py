@@ -1,12 +1,18 @@
-"""One mini cluster for all tests of this folder."""
+"""One mini cluster for all tests of this folder, and one Spark application for those that need no special one."""
 
 from __future__ import annotations
 
+import pathlib
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
+from process.helpers import TROUBLE
+from sparkray.spark import RayContext
+from support.application import STORE, Application
 from support.minicluster import MiniCluster
+from support.ray_processes import Recorded, allowed_troubles
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +20,60 @@ def mini_cluster() -> Iterator[MiniCluster]:
     """A real YARN with two NodeManagers and a real HDFS."""
     with MiniCluster() as cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def application(mini_cluster: MiniCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
+    """The application that modules share. Modules with a SparkContext of their own stop it first."""
+    shared = Application(mini_cluster, tmp_path_factory.mktemp("events"))
+    yield shared
+    shared.stop()
+
+
+@pytest.fixture(scope="module")
+def shared_spark(application: Application) -> Any:
+    """The SparkSession of the shared application."""
+    from pyspark.sql import SparkSession
+
+    return SparkSession(application.context())
+
+
+@pytest.fixture
+def shared_ray(shared_spark: Any) -> Iterator[RayContext]:
+    """A cluster of the shared application for one test; nothing of it is left afterwards."""
+    context = RayContext(shared_spark.sparkContext, object_store_memory=STORE, extra_params={"resources": {"slot": 1}})
+    context.init()
+    recorded = Recorded(context)
+    yield context
+    context.stop()
+    recorded.assert_gone()
+
+
+@pytest.fixture(autouse=True)
+def _quiet_logs(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No process of ours logs a warning or an error, but those that the test's marker `trouble` allows."""
+    if "mini_cluster" not in request.fixturenames and "application" not in request.fixturenames:
+        yield
+        return
+    cluster: MiniCluster = request.getfixturevalue("mini_cluster")
+    before = {path: path.stat().st_size for path in _logs(cluster)}
+    yield
+    allowed = allowed_troubles(request)
+    found = []
+    for path in _logs(cluster):
+        with path.open("rb") as file:
+            file.seek(before.get(path, 0))
+            text = file.read().decode(errors="replace")
+        found += [f"{path.parent.name}/{path.name}: {match.group(0)}" for match in TROUBLE.finditer(text)]
+    unexpected = [line for line in found if not any(word in line for word in allowed)]
+    assert not unexpected, "unexpected lines in the logs:\n" + "\n".join(unexpected)
+
+
+def _logs(cluster: MiniCluster) -> list[pathlib.Path]:
+    return [
+        path
+        for directory in cluster.container_log_dirs
+        for path in directory.glob("application_*/container_*/*")
+        # The managers log to their JVMs' standard error.
+        if path.name.startswith("sparkray-") or path.name == "stderr"
+    ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import re
 import signal
 import sys
 import time
@@ -15,8 +16,9 @@ import pytest
 import sparkray
 from process.helpers import alive
 from sparkray.spark import RayContext, RayContextError, init_spark_on_yarn
+from support.application import Application
 from support.minicluster import MiniCluster, wait_until
-from support.ray_processes import Recorded, look_at
+from support.ray_processes import Recorded, executors_of_spark, look_at
 
 STORE = "64m"
 
@@ -34,6 +36,12 @@ def start_spark(cluster: MiniCluster) -> Any:
         extra_executor_memory_for_ray="512m",
         conf={**cluster.spark_conf(), "spark.ui.enabled": "false", "spark.ray.init.timeout": "120s"},
     )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _own_application(application: Application) -> None:
+    """These tests start Spark themselves."""
+    application.stop()
 
 
 @pytest.fixture(scope="module")
@@ -65,6 +73,15 @@ def executors(context: RayContext) -> dict[str, dict[str, Any]]:
     return {node["executor_id"]: node for node in context.nodes()}
 
 
+def said(context: RayContext) -> str:
+    """Why the cluster is lost; nothing when it is not."""
+    try:
+        context.check()
+    except RayContextError as error:
+        return str(error)
+    return ""
+
+
 def other_than_head(context: RayContext) -> dict[str, Any]:
     head = context._running()["head_executor_id"]
     return next(node for node in context.nodes() if node["executor_id"] != head)
@@ -74,9 +91,8 @@ def test_init_is_quick_and_gives_every_executor_one_node(
     spark: Any, mini_cluster: MiniCluster, capsys: pytest.CaptureFixture[str]
 ) -> None:
     context = RayContext(spark, object_store_memory=STORE)
-    # The executors are there; their managers may be starting.
-    context.init()
-    context.stop()
+    # The very first start of this SparkContext, once its executors are up.
+    wait_until(lambda: executors_of_spark(spark) == 2, 90, "Spark has its executors")
     capsys.readouterr()
     started = time.monotonic()
     context.init()
@@ -129,6 +145,7 @@ def test_head_raylets_and_workers_are_inside_their_containers(context: RayContex
     assert "CONTAINER_ID" not in look_at(info["driver_node"]["pid"]).environment
 
 
+@pytest.mark.trouble("raylet ended")
 def test_a_killed_raylets_node_is_back_in_two_seconds(context: RayContext) -> None:
     victim = other_than_head(context)
     os.kill(victim["pid"], signal.SIGKILL)
@@ -138,6 +155,7 @@ def test_a_killed_raylets_node_is_back_in_two_seconds(context: RayContext) -> No
     assert len(sparkray.get([where.remote() for _ in range(10)], timeout=30)) == 10
 
 
+@pytest.mark.trouble("raylet ended", "the head is lost", "cannot reach the driver's manager")
 def test_a_killed_executors_container_is_empty_and_its_replacement_joins(
     context: RayContext, mini_cluster: MiniCluster
 ) -> None:
@@ -159,6 +177,7 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any, mini_cluster:
     assert not [process for process in mini_cluster.container_processes() if "sparkrayd" in process.command]
 
 
+@pytest.mark.trouble("raylet ended", "head", "cannot reach the driver's manager")
 def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniCluster, spark: Any) -> None:
     """The last test of this module: it ends the application."""
     context = RayContext(spark, object_store_memory=STORE)
@@ -173,13 +192,9 @@ def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniClus
     )
     wait_until(lambda: not mini_cluster.container_processes(), 2, "nothing outlives its container")
 
-    def is_lost() -> bool:
-        try:
-            context.check()
-        except RayContextError:
-            return True
-        return False
-
-    wait_until(is_lost, 10, "the loss is seen")
+    wait_until(lambda: said(context), 10, "the loss is seen")
+    assert re.search(
+        r"the cluster is lost: executor \d+ on \S+, which ran its head, is gone; call stop\(\)", said(context)
+    )
     context.stop()
     recorded.assert_gone()
