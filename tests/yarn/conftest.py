@@ -64,14 +64,16 @@ def _quiet_logs(request: pytest.FixtureRequest, mini_cluster: MiniCluster) -> It
     before = {path: path.stat().st_size for path in _logs(mini_cluster)}
     yield
     allowed = allowed_troubles(request)
-    found = []
+    unexpected = []
     for path in _logs(mini_cluster):
         with path.open("rb") as file:
             file.seek(before.get(path, 0))
             text = file.read().decode(errors="replace")
-        found += [f"{path.parent.name}/{path.name}: {match.group(0)}" for match in TROUBLE.finditer(text)]
-    unexpected = [line for line in found if not any(word in line for word in allowed)]
-    assert not unexpected, "unexpected lines in the logs:\n" + "\n".join(unexpected)
+        lines = [match.group(0) for match in TROUBLE.finditer(text)]
+        if any(not any(word in line for word in allowed) for line in lines):
+            # What led to it.
+            unexpected.append(f"==> {path.parent.name}/{path.name}\n{text[-4000:]}")
+    assert not unexpected, "unexpected warnings or errors in the logs:\n" + "\n".join(unexpected)
 
 
 def _logs(cluster: MiniCluster) -> list[pathlib.Path]:
