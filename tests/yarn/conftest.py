@@ -24,10 +24,19 @@ def mini_cluster() -> Iterator[MiniCluster]:
 
 @pytest.fixture(scope="session")
 def application(mini_cluster: MiniCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Application]:
-    """The application that modules share. Modules with a SparkContext of their own stop it first."""
+    """The application that modules share."""
     shared = Application(mini_cluster, tmp_path_factory.mktemp("events"))
     yield shared
     shared.stop()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_application(request: pytest.FixtureRequest, application: Application) -> None:
+    """Ends the shared application before a module that does not use it: there is one SparkContext in a process. The
+    modules that do are named so that they come one after the other."""
+    items = [item for item in request.session.items if getattr(item, "module", None) is request.module]
+    if not any("shared_spark" in getattr(item, "fixturenames", ()) for item in items):
+        application.stop()
 
 
 @pytest.fixture(scope="module")
@@ -50,23 +59,21 @@ def shared_ray(shared_spark: Any) -> Iterator[RayContext]:
 
 
 @pytest.fixture(autouse=True)
-def _quiet_logs(request: pytest.FixtureRequest) -> Iterator[None]:
+def _quiet_logs(request: pytest.FixtureRequest, mini_cluster: MiniCluster) -> Iterator[None]:
     """No process of ours logs a warning or an error, but those that the test's marker `trouble` allows."""
-    if "mini_cluster" not in request.fixturenames and "application" not in request.fixturenames:
-        yield
-        return
-    cluster: MiniCluster = request.getfixturevalue("mini_cluster")
-    before = {path: path.stat().st_size for path in _logs(cluster)}
+    before = {path: path.stat().st_size for path in _logs(mini_cluster)}
     yield
     allowed = allowed_troubles(request)
-    found = []
-    for path in _logs(cluster):
+    unexpected = []
+    for path in _logs(mini_cluster):
         with path.open("rb") as file:
             file.seek(before.get(path, 0))
             text = file.read().decode(errors="replace")
-        found += [f"{path.parent.name}/{path.name}: {match.group(0)}" for match in TROUBLE.finditer(text)]
-    unexpected = [line for line in found if not any(word in line for word in allowed)]
-    assert not unexpected, "unexpected lines in the logs:\n" + "\n".join(unexpected)
+        lines = [match.group(0) for match in TROUBLE.finditer(text)]
+        if any(not any(word in line for word in allowed) for line in lines):
+            # What led to it.
+            unexpected.append(f"==> {path.parent.name}/{path.name}\n{text[-4000:]}")
+    assert not unexpected, "unexpected warnings or errors in the logs:\n" + "\n".join(unexpected)
 
 
 def _logs(cluster: MiniCluster) -> list[pathlib.Path]:

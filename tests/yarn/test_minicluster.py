@@ -16,16 +16,9 @@ import psutil
 import pytest
 
 from sparkray.spark import gateway
-from support.application import Application
 from support.minicluster import MiniCluster, MiniClusterError, wait_until
 
 END_SECONDS = 10.0
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_application(application: Application) -> None:
-    """These tests start Spark themselves."""
-    application.stop()
 
 
 @contextlib.contextmanager

@@ -16,7 +16,6 @@ import pytest
 import sparkray
 from process.helpers import alive
 from sparkray.spark import RayContext, RayContextError, init_spark_on_yarn
-from support.application import Application
 from support.minicluster import MiniCluster, wait_until
 from support.ray_processes import Recorded, executors_of_spark, look_at
 
@@ -36,12 +35,6 @@ def start_spark(cluster: MiniCluster) -> Any:
         extra_executor_memory_for_ray="512m",
         conf={**cluster.spark_conf(), "spark.ui.enabled": "false", "spark.ray.init.timeout": "120s"},
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_application(application: Application) -> None:
-    """These tests start Spark themselves."""
-    application.stop()
 
 
 @pytest.fixture(scope="module")
@@ -177,7 +170,10 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any, mini_cluster:
     assert not [process for process in mini_cluster.container_processes() if "sparkrayd" in process.command]
 
 
-@pytest.mark.trouble("raylet ended", "head", "cannot reach the driver's manager")
+# A manager that has not been told of the end yet starts a raylet again.
+@pytest.mark.trouble(
+    "raylet ended", "the raylet failed", "the zygote ended", "head", "cannot reach the driver's manager"
+)
 def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniCluster, spark: Any) -> None:
     """The last test of this module: it ends the application."""
     context = RayContext(spark, object_store_memory=STORE)
@@ -193,8 +189,8 @@ def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniClus
     wait_until(lambda: not mini_cluster.container_processes(), 2, "nothing outlives its container")
 
     wait_until(lambda: said(context), 10, "the loss is seen")
-    assert re.search(
-        r"the cluster is lost: executor \d+ on \S+, which ran its head, is gone; call stop\(\)", said(context)
-    )
+    # YARN's signal reaches head and JVM at the same time: whichever ends first is named.
+    gone = r"(executor \d+ on \S+, which ran its head, is gone|its head on executor \d+ on \S+ ended)"
+    assert re.search(rf"^the cluster is lost: {gone}; call stop\(\) and then init\(\)", said(context))
     context.stop()
     recorded.assert_gone()

@@ -13,14 +13,7 @@ import pytest
 from sparkray.spark import driver_log, environment, gateway
 from sparkray.spark.errors import SparkStartError
 from sparkray.spark.spark_conf import build_spark_conf, with_driver_java_option
-from support.application import Application
 from support.minicluster import MiniCluster, wait_until
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _own_application(application: Application) -> None:
-    """These tests start Spark themselves."""
-    application.stop()
 
 
 def start(cluster: MiniCluster, archive: str, log_option: str, **changed: Any) -> Any:
