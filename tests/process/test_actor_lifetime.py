@@ -175,9 +175,14 @@ def test_the_objects_of_a_dead_owner_are_lost():
         def large(self):
             return [sparkray.put(bytes(1 << 20))]
 
+        def pid(self):
+            return os.getpid()
+
     owner = Owner.remote()
-    small, large = sparkray.get([owner.small.remote(), owner.large.remote()])
+    small, large, pid = sparkray.get([owner.small.remote(), owner.large.remote(), owner.pid.remote()])
     sparkray.kill(owner)
+    # The head answers before the node has killed the process, which may still answer for its objects.
+    wait_until(lambda: not alive(pid), 10, "the owner ended")
     with pytest.raises(exceptions.ActorDiedError):
         sparkray.get(owner.small.remote(), timeout=30)
     for reference in (small[0], large[0]):

@@ -208,6 +208,42 @@ def test_a_detached_actor_outlives_its_driver_and_others_do_not():
         sparkray.kill(sparkray.get_actor("detached"))
 
 
+def test_tasks_of_a_detached_actor_go_on_when_its_driver_ends(tmp_path):
+    @sparkray.remote
+    def work(begun, go_on):
+        begun.touch()
+        while not go_on.exists():
+            time.sleep(0.01)
+        return os.getpid()
+
+    @sparkray.remote(num_cpus=0)
+    class Boss:
+        def begin(self, path):
+            # One CPU: the first holds it, the second waits for it.
+            self.refs = [work.remote(path / name, path / "go_on") for name in ("first", "second")]
+
+        def results(self):
+            return sparkray.get(self.refs, timeout=30)
+
+    @sparkray.remote(num_cpus=0)
+    def own_pid():
+        return os.getpid()
+
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 1}) as cluster:
+        sparkray.init(address=cluster.address, namespace="shared")
+        boss = Boss.options(name="boss", lifetime="detached").remote()
+        sparkray.get(boss.begin.remote(tmp_path))
+        wait_until(lambda: (tmp_path / "first").exists(), 20, "the first task runs")
+        of_driver = sparkray.get(own_pid.remote())
+        sparkray.shutdown()
+        wait_until(lambda: not alive(of_driver), 10, "the driver's job ended")
+        sparkray.init(address=cluster.address, namespace="shared")
+        (tmp_path / "go_on").touch()
+        boss = sparkray.get_actor("boss")
+        assert len(sparkray.get(boss.results.remote(), timeout=40)) == 2
+        sparkray.kill(boss)
+
+
 def test_tasks_of_a_driver_end_with_it(tmp_path):
     @sparkray.remote
     def busy(path):

@@ -40,7 +40,29 @@ pub(crate) struct Client {
     pub(crate) watched: HashSet<ActorId>,
 }
 
+/// More frames, or bytes, than this in a driver's queue: it does not read, and its output is dropped.
+const MAX_QUEUED_FRAMES: usize = 1024;
+const MAX_QUEUED_BYTES: usize = 8 << 20;
+
 impl Client {
+    /// Whether a driver gets so many lines of output while that much waits for it; then also how many it has missed
+    /// since the last time.
+    pub(crate) fn takes_output(
+        &mut self,
+        lines: usize,
+        queued_frames: usize,
+        queued_bytes: usize,
+    ) -> Option<usize> {
+        if !self.log_to_driver {
+            return None;
+        }
+        if queued_frames > MAX_QUEUED_FRAMES || queued_bytes > MAX_QUEUED_BYTES {
+            self.lost_lines += lines;
+            return None;
+        }
+        Some(std::mem::take(&mut self.lost_lines))
+    }
+
     /// Whether it runs on this node and is a process that owns objects.
     pub(crate) fn is_local(&self) -> bool {
         self.kind != ClientKind::Remote
@@ -279,5 +301,31 @@ pub(crate) async fn await_end(
             // The receiver is gone only when the raylet ends.
             let _ = events.send(Event::ProcessEnded { connection }).await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_for_a_driver_that_does_not_read_is_dropped_and_counted() {
+        let mut driver = Client {
+            kind: ClientKind::Driver,
+            worker_id: WorkerId::NIL,
+            node_id: None,
+            pid: 1,
+            job_id: None,
+            log_to_driver: true,
+            lost_lines: 0,
+            watched: HashSet::new(),
+        };
+        assert_eq!(driver.takes_output(5, 0, 0), Some(0));
+        assert_eq!(driver.takes_output(5, MAX_QUEUED_FRAMES + 1, 0), None);
+        assert_eq!(driver.takes_output(7, 1, MAX_QUEUED_BYTES + 1), None);
+        assert_eq!(driver.takes_output(1, 0, 0), Some(12));
+        assert_eq!(driver.takes_output(1, 0, 0), Some(0));
+        driver.log_to_driver = false;
+        assert_eq!(driver.takes_output(1, 0, 0), None);
     }
 }

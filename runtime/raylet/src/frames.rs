@@ -182,7 +182,9 @@ impl Raylet {
     /// its connection.
     fn client_left(&mut self, connection: u64, removed: &Connection) {
         let client = ClientId(connection);
-        self.store.client_left(client);
+        if !self.store.client_left(client) {
+            return;
+        }
         if let Some(process) = &removed.process {
             tokio::spawn(await_end(
                 connection,

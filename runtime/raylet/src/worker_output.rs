@@ -6,10 +6,6 @@ use sparkray_rpc::{Frame, RpcError};
 
 use crate::raylet::Raylet;
 
-/// More frames, or bytes, than this in a driver's queue: it does not read, and its output is dropped.
-const MAX_QUEUED_FRAMES: usize = 1024;
-const MAX_QUEUED_BYTES: usize = 8 << 20;
-
 /// What is known about the source of output lines; outlives the worker until its pipes are empty.
 #[derive(Debug, Default)]
 pub(crate) struct OutputLabel {
@@ -98,16 +94,13 @@ impl Raylet {
         let Some(known) = self.clients.get_mut(connection) else {
             return;
         };
-        let is_slow =
-            known.sender.queued() > MAX_QUEUED_FRAMES || known.sender.queued_bytes() > MAX_QUEUED_BYTES;
-        let Some(driver) = known.client.as_mut().filter(|client| client.log_to_driver) else {
+        let (frames, bytes) = (known.sender.queued(), known.sender.queued_bytes());
+        let Some(driver) = known.client.as_mut() else {
             return;
         };
-        if is_slow {
-            driver.lost_lines += batch.lines.len();
+        let Some(lost) = driver.takes_output(batch.lines.len(), frames, bytes) else {
             return;
-        }
-        let lost = std::mem::take(&mut driver.lost_lines);
+        };
         if lost > 0 {
             let text =
                 format!("{lost} lines of workers' output were dropped: the driver did not read them in time");

@@ -25,6 +25,12 @@ pub(crate) struct ClientRecord {
     pub(crate) pushes: HashSet<PushTicket>,
 }
 
+impl ClientRecord {
+    pub(super) fn has_ranges(&self) -> bool {
+        !self.uses.is_empty() || !self.writing.is_empty()
+    }
+}
+
 /// Uses of one object id. A client that holds uses of two lives of an object cannot say which one it releases:
 /// they go together then, with its last use.
 #[derive(Debug, Default)]

@@ -275,10 +275,16 @@ impl ObjectStore {
     }
 
     /// The client's connection ended and everything that it sent has been handled. Its process may go on and still
-    /// touch the ranges that it was given: they stay its own until [`Self::client_gone`].
-    pub fn client_left(&mut self, client: ClientId) {
+    /// touch the ranges that it was given: they stay its own until [`Self::client_gone`]. False: it has none, and is
+    /// forgotten.
+    pub fn client_left(&mut self, client: ClientId) -> bool {
         self.forget_requests(client);
+        let has_ranges = self.clients.get(&client).is_some_and(ClientRecord::has_ranges);
+        if !has_ranges {
+            self.forget_client(client);
+        }
         self.pump();
+        has_ranges
     }
 
     /// The client's process ended, or it never had a range: nothing is mapped any more.

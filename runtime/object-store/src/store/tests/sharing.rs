@@ -228,7 +228,7 @@ fn ranges_stay_with_a_process_that_lost_its_connection_until_it_ends() {
     let read = harness.bytes(get);
     let queued = harness.create(1, 3, 3);
     let waiting = harness.get(3, 1);
-    harness.store.client_left(client(1));
+    assert!(harness.store.client_left(client(1)));
     harness.settle();
     assert!(!harness.created.contains_key(&queued));
     assert_eq!(harness.failure(waiting), ErrorCode::ObjectLost);
@@ -252,6 +252,10 @@ fn ranges_stay_with_a_process_that_lost_its_connection_until_it_ends() {
     harness.store.client_gone(client(1));
     harness.settle();
     assert_eq!(harness.store.stats().used_bytes, 2 * PAGE_SIZE);
+    assert!(
+        !harness.store.client_left(client(2)),
+        "sealed objects are not its own"
+    );
 }
 
 #[test]
@@ -261,7 +265,7 @@ fn the_next_writer_takes_over_when_the_first_one_lost_its_connection() {
     let mut written = harness.room(create);
     let waiting = harness.get(3, 1);
     let next = harness.create(2, 1, 1);
-    harness.store.client_left(client(1));
+    assert!(harness.store.client_left(client(1)));
     harness.settle();
     harness.room(next).as_mut_slice().fill(7);
     written.as_mut_slice().fill(99);
