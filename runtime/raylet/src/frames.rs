@@ -153,7 +153,7 @@ impl Raylet {
         self.routes.add(worker_id);
         if kind == ClientKind::Worker {
             // A child of this process: its end comes as SIGCHLD.
-            self.worker_registered(worker_id);
+            self.worker_registered(worker_id, pid);
         } else if let Some(known) = self.clients.get_mut(connection) {
             match watch_process(pid, known.drain.clone()) {
                 Ok(process) => known.process = Some(process),

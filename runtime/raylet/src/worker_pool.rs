@@ -34,7 +34,7 @@ pub(crate) struct Worker {
     pub(crate) state: WorkerState,
     /// When it began to do that.
     pub(crate) since: Instant,
-    /// Known once it was forked.
+    /// Known once the zygote told it, or the worker registered.
     pub(crate) pid: Option<u32>,
     /// Its raylet connection.
     pub(crate) connection: u64,
@@ -126,6 +126,11 @@ impl WorkerPool {
         self.set_state(worker, WorkerState::Idle, now);
     }
 
+    /// Whether a worker has registered, so that it was born whatever its zygote says.
+    pub(crate) fn is_registered(&self, worker: WorkerId) -> bool {
+        matches!(self.get(worker), Some(entry) if entry.state != WorkerState::Coming)
+    }
+
     fn set_state(&mut self, worker: WorkerId, state: WorkerState, now: Instant) {
         if let Some(entry) = self.workers.get_mut(&worker) {
             entry.state = state;
@@ -164,7 +169,7 @@ impl WorkerPool {
     /// A worker that died, or will at once: no lease gets it any more. One that has not registered has failed to start,
     /// which its state still says.
     pub(crate) fn retire(&mut self, worker: WorkerId, now: Instant) {
-        if matches!(self.get(worker), Some(entry) if entry.state != WorkerState::Coming) {
+        if self.is_registered(worker) {
             self.set_state(worker, WorkerState::Ending, now);
         }
     }

@@ -54,7 +54,7 @@ pub(crate) struct Workers {
     ends: HashMap<WorkerId, ChildEnd>,
     /// Drained, but not collected yet.
     closed: HashSet<WorkerId>,
-    /// Collected before the zygote told their pid.
+    /// Collected before their pid was known.
     unclaimed: HashMap<u32, ChildEnd>,
     pub(crate) zygote_pid: Option<u32>,
     /// Ended since the last tick; hexadecimal.
@@ -226,6 +226,11 @@ impl Raylet {
             }
             ZygoteEvent::Forked { worker_id, pid } => self.worker_forked(worker_id, pid),
             ZygoteEvent::Failed { worker_id, error } => {
+                if self.workers.pool.is_registered(worker_id) {
+                    // The zygote died between the fork and its word of it.
+                    debug!(%worker_id, "a worker was forked although its zygote did not say so");
+                    return;
+                }
                 debug!(%worker_id, error, "a worker was not forked");
                 self.forget_unborn(worker_id);
                 self.workers.start_failed(error);
@@ -240,15 +245,25 @@ impl Raylet {
     }
 
     fn worker_forked(&mut self, worker_id: WorkerId, pid: u32) {
+        if self.workers.pool.get(worker_id).is_none() {
+            // Given up meanwhile.
+            kill(pid);
+            return;
+        }
+        self.know_pid(worker_id, pid);
+    }
+
+    /// The pid of a worker, from the zygote or from itself, whoever is first.
+    fn know_pid(&mut self, worker_id: WorkerId, pid: u32) {
         if let Some(label) = self.workers.labels.get_mut(&worker_id) {
             label.pid = pid;
         }
         let Some(worker) = self.workers.pool.get_mut(worker_id) else {
-            // Given up meanwhile.
-            kill(pid);
             return;
         };
-        worker.pid = Some(pid);
+        if worker.pid.replace(pid).is_some() {
+            return;
+        }
         let doomed = worker.state == WorkerState::Ending || self.workers.closed.contains(&worker_id);
         if let Some(end) = self.workers.unclaimed.remove(&pid) {
             self.worker_collected(worker_id, end);
@@ -258,10 +273,12 @@ impl Raylet {
     }
 
     /// A worker of ours registered.
-    pub(crate) fn worker_registered(&mut self, worker: WorkerId) {
-        debug!(worker_id = %worker, "worker registered");
+    pub(crate) fn worker_registered(&mut self, worker: WorkerId, pid: u32) {
+        debug!(worker_id = %worker, pid, "worker registered");
         self.workers.start_failures = 0;
         self.workers.pool.registered(worker, Instant::now());
+        // Its zygote may have died before it told.
+        self.know_pid(worker, pid);
         if self.workers.ends.contains_key(&worker) {
             // What it said is heard after its end.
             self.workers.pool.retire(worker, Instant::now());

@@ -13,7 +13,7 @@ use sparkray_common::{ActorId, ErrorCode, LeaseId, NodeId, ObjectId, TaskId, Wor
 use sparkray_object_store::{BlockingStoreClient, GetEntry};
 use sparkray_proto::{
     ActorSpec, ActorState, ActorUpdate, FrameKind, GetObjectEntry, GetObjects, LeaseBroken, LogBatch,
-    ObjectReady, RegisterActor, RegisterJob, WatchActor, WorkerDied, head_request, location_of,
+    ObjectReady, RegisterActor, WatchActor, WorkerDied, head_request, location_of,
 };
 use sparkray_rpc::Frame;
 
@@ -33,26 +33,7 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
     let cluster = Cluster::start().await;
     let first = cluster.raylet(1.0, Some(STAND_IN), None).await;
     let mut driver = Driver::connect(&cluster, &first).await;
-    let register = RegisterJob {
-        job_id: driver.job.to_vec().into(),
-        driver: Some(
-            (&WorkerAddress {
-                node_id: first.id,
-                worker_id: driver.worker_id,
-                node_address: first.ready.address.clone(),
-            })
-                .into(),
-        ),
-        namespace: "test".to_owned(),
-        python_version: "3.11".to_owned(),
-    };
-    assert_eq!(
-        driver
-            .ask_head(head_request::Request::RegisterJob(register))
-            .await
-            .failure,
-        None
-    );
+    driver.register_job(&first).await;
 
     another_version_is_refused(&cluster, &first).await;
     another_python_gets_no_worker(&mut driver).await;
@@ -75,6 +56,7 @@ async fn a_node_leases_workers_runs_actors_moves_objects_and_leaves_nothing() {
 
     first.cancel.cancel();
     first.task.await.unwrap();
+    a_worker_outlives_a_zygote_that_dies_before_it_told_of_it(&cluster).await;
     a_python_that_cannot_start_is_named(&cluster).await;
     for thread in std::fs::read_dir("/proc/self/task").unwrap() {
         let children = std::fs::read_to_string(thread.unwrap().path().join("children")).unwrap();
@@ -143,7 +125,7 @@ async fn a_broken_lease_names_the_reason(driver: &mut Driver) {
     assert_eq!(died.worker_id, granted.worker.unwrap().worker_id);
 }
 
-async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
+async fn create_actor(driver: &mut Driver, node: &Node) -> ActorUpdate {
     let actor = ActorId::random();
     let owner = WorkerAddress {
         node_id: node.id,
@@ -169,6 +151,11 @@ async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
     );
     let alive = wait_for_state(driver, ActorState::Alive).await;
     assert!(is_alive(alive.pid));
+    alive
+}
+
+async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
+    let alive = create_actor(driver, node).await;
     // It gave its placement CPU back.
     let (lease, correlation) = driver.request_lease(1.0);
     let granted = driver.lease_reply(correlation).await;
@@ -177,6 +164,25 @@ async fn an_actor_lives_in_its_own_worker(driver: &mut Driver, node: &Node) {
     kill(alive.pid);
     let dead = wait_for_state(driver, ActorState::Dead).await;
     assert!(dead.cause.contains("SIGKILL"), "{}", dead.cause);
+}
+
+async fn a_worker_outlives_a_zygote_that_dies_before_it_told_of_it(cluster: &Cluster) {
+    std::fs::write(cluster.directory.path().join("zygote-dies"), "").unwrap();
+    let node = cluster.raylet(1.0, Some(STAND_IN), None).await;
+    let mut driver = Driver::connect(cluster, &node).await;
+    driver.register_job(&node).await;
+    let alive = create_actor(&mut driver, &node).await;
+    // The next worker comes from the next zygote, so the end of the first one is known.
+    let (lease, correlation) = driver.request_lease(1.0);
+    let granted = driver.lease_reply(correlation).await;
+    assert_ne!(granted.worker_pid, alive.pid);
+    driver.give_back(lease);
+    assert!(is_alive(alive.pid));
+    kill(alive.pid);
+    let dead = wait_for_state(&mut driver, ActorState::Dead).await;
+    assert!(dead.cause.contains("SIGKILL"), "{}", dead.cause);
+    node.cancel.cancel();
+    node.task.await.unwrap();
 }
 
 async fn wait_for_state(driver: &mut Driver, state: ActorState) -> ActorUpdate {

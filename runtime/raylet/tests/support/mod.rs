@@ -10,8 +10,8 @@ use sparkray_common::{
 };
 use sparkray_proto::{
     ClientKind, CreateObject, CreateObjectReply, FrameKind, HeadReply, HeadRequest, ObjectRange,
-    RegisterClient, RegisterClientReply, RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease,
-    head_request,
+    RegisterClient, RegisterClientReply, RegisterJob, RequestWorkerLease, RequestWorkerLeaseReply,
+    ReturnWorkerLease, head_request,
 };
 use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
 use tokio::sync::oneshot;
@@ -128,6 +128,23 @@ pub(crate) struct Driver {
 }
 
 impl Driver {
+    /// Registers its job with the head.
+    pub(crate) async fn register_job(&mut self, node: &Node) {
+        let driver = WorkerAddress {
+            node_id: node.id,
+            worker_id: self.worker_id,
+            node_address: node.ready.address.clone(),
+        };
+        let register = RegisterJob {
+            job_id: self.job.to_vec().into(),
+            driver: Some((&driver).into()),
+            namespace: "test".to_owned(),
+            python_version: "3.11".to_owned(),
+        };
+        let reply = self.ask_head(head_request::Request::RegisterJob(register)).await;
+        assert_eq!(reply.failure, None);
+    }
+
     /// A connection past the handshake that has not said yet who it is.
     pub(crate) async fn dial(cluster: &Cluster, node: &Node) -> Self {
         let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());

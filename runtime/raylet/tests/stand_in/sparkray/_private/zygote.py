@@ -2,12 +2,16 @@
 
 A worker prints one line, answers CreateActor with success, and exits with code 0 on ExitWorker. Else it waits for the
 end of its connection.
+
+With a file `zygote-dies` in its working directory, which it removes, the zygote does not tell of the next worker, and
+that worker kills it when it is to become an actor.
 """
 
 import array
 import ctypes
 import json
 import os
+import signal
 import socket
 import struct
 import sys
@@ -44,7 +48,7 @@ def receive_exactly(connection: socket.socket, length: int) -> bytes:
     return data
 
 
-def worker(connection: socket.socket, config: dict, version: str) -> None:
+def worker(connection: socket.socket, config: dict, version: str, victim: int | None) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(1, ctypes.c_ulong(9), 0, 0, 0)
     print("hello from a worker", flush=True)
@@ -55,12 +59,16 @@ def worker(connection: socket.socket, config: dict, version: str) -> None:
         kind, _, meta_length, payload_length, correlation = HEADER.unpack(receive_exactly(connection, HEADER.size))
         receive_exactly(connection, meta_length + payload_length)
         if kind == CREATE_ACTOR:
+            if victim is not None:
+                os.kill(victim, signal.SIGKILL)
             connection.sendall(HEADER.pack(CREATE_ACTOR_REPLY, 0, 0, 0, correlation))
         elif kind == EXIT_WORKER:
             os._exit(0)
 
 
-def fork_worker(control: socket.socket, message: dict, descriptors: list[int], version: str) -> int:
+def fork_worker(
+    control: socket.socket, message: dict, descriptors: list[int], version: str, victim: int | None
+) -> int:
     read_end, write_end = os.pipe()
     alive_read, alive_write = os.pipe()
     middle = os.fork()
@@ -72,7 +80,7 @@ def fork_worker(control: socket.socket, message: dict, descriptors: list[int], v
             control.close()
             os.dup2(descriptors[1], 1)
             os.dup2(descriptors[2], 2)
-            worker(socket.socket(fileno=descriptors[0]), message["config"], version)
+            worker(socket.socket(fileno=descriptors[0]), message["config"], version, victim)
         os.write(write_end, str(pid).encode())
         os._exit(0)
     os.close(write_end)
@@ -95,9 +103,14 @@ def main() -> None:
         descriptors = array.array("i")
         descriptors.frombytes(ancillary[0][2])
         message = json.loads(data)
-        pid = fork_worker(control, message, list(descriptors), version)
+        dies = os.path.exists("zygote-dies")
+        if dies:
+            os.remove("zygote-dies")
+        pid = fork_worker(control, message, list(descriptors), version, os.getpid() if dies else None)
         for descriptor in descriptors:
             os.close(descriptor)
+        if dies:
+            continue
         control.send(json.dumps({"kind": "forked", "worker_id": message["worker_id"], "pid": pid}).encode())
 
 
