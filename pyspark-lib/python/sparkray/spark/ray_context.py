@@ -100,8 +100,8 @@ class RayContext:
         self._cluster: dict[str, Any] | None = None
         self._driver_cores = 0.0
         self._was_started = False
-        # References that DataFrames borrow.
-        self._kept: list[Any] = []
+        # References that DataFrames borrow, by the ids of their tables.
+        self._kept: dict[str, Sequence[Any]] = {}
         if RayContext._active is None or not RayContext._active.initialized:
             RayContext._active = self
 
@@ -274,9 +274,13 @@ class RayContext:
         if failure is not None:
             raise RayContextError(failure)
 
-    def keep_until_stop(self, references: Sequence[Any]) -> None:
-        """Keeps the objects of references alive until the cluster ends; `to_spark` does so."""
-        self._kept.extend(references)
+    def keep(self, table_id: str, references: Sequence[Any]) -> None:
+        """Keeps the objects of a DataFrame's table alive until `keep_no_longer` or the end; `to_spark` does so."""
+        self._kept[table_id] = references
+
+    def keep_no_longer(self, table_id: str) -> None:
+        """The DataFrame is gone."""
+        self._kept.pop(table_id, None)
 
     def __repr__(self) -> str:
         if not self.initialized:
