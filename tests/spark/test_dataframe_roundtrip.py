@@ -425,7 +425,7 @@ def test_objects_go_away_with_the_last_dataframe_that_reads_them(spark: Any, ray
     del refs
     table_id = list(ray._kept)[-1]
     wait_until(lambda: total("object_count") >= count, 10, "the blocks are counted")
-    rows = back.rdd
+    rows = back._jdf.queryExecution().toRdd()
     del back
     collect()
     collect()

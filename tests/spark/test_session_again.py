@@ -1,8 +1,9 @@
-"""A Spark that died is no obstacle to the next one, nor is Ctrl-C while one starts."""
+"""A Spark that died is no obstacle to the next one, nor is Ctrl-C while one starts; spark-defaults.conf holds."""
 
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import threading
 from typing import Any
@@ -27,7 +28,9 @@ def java_children() -> list[int]:
     return found
 
 
-def test_java_that_was_killed_and_an_interrupted_start_do_not_stand_in_the_way() -> None:
+def test_java_that_was_killed_and_an_interrupted_start_do_not_stand_in_the_way(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert not java_children()
     first = init_spark_on_local(1, CONF)
     assert SparkSession(first).range(3).count() == 3
@@ -48,8 +51,14 @@ def test_java_that_was_killed_and_an_interrupted_start_do_not_stand_in_the_way()
     assert not java_children()
     assert SparkContext._gateway is None and SparkContext._active_spark_context is None
 
-    second = init_spark_on_local(1, CONF)
+    defaults = "spark.driver.extraJavaOptions -Dhdp.version=7\nspark.night=long\nspark.ui.enabled true\n"
+    (tmp_path / "spark-defaults.conf").write_text(defaults)
+    monkeypatch.setenv("SPARK_CONF_DIR", str(tmp_path))
+    second = init_spark_on_local(1, {**CONF, "spark.day": "a=b c\\d"})
     try:
+        assert second._jvm.System.getProperty("hdp.version") == "7"
+        settings = [second.getConf().get(key) for key in ("spark.night", "spark.day", "spark.ui.enabled")]
+        assert settings == ["long", "a=b c\\d", "false"]
         assert SparkSession.builder.getOrCreate().range(5).count() == 5
     finally:
         second.stop()
