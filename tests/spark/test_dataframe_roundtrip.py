@@ -197,6 +197,16 @@ def test_several_frames_at_once(spark: Any, ray: Any) -> None:
 # ---------------------------------------------------------------------------------------------------- stores
 
 
+def test_columns_of_one_name_come_back(spark: Any, ray: Any) -> None:
+    twice = spark.range(0, 5, 1, 1).selectExpr("id as a", "id * 2 as a", "'x' as A", "id * 3 as b")
+    back = sparkray.to_spark(sparkray.from_spark(twice), spark)
+    assert back.columns == ["a", "a", "A", "b"]
+    assert [tuple(row) for row in back.collect()] == [(n, 2 * n, "x", 3 * n) for n in range(5)]
+    # Spark reads only what it needs: here one column, by its own name.
+    assert [row["b"] for row in back.select("b").collect()] == [0, 3, 6, 9, 12]
+    assert [tuple(row) for row in back.toDF("p", "q", "r", "s").select("s", "q").collect()][4] == (12, 8)
+
+
 def test_each_executor_writes_and_reads_its_own_blocks(spark: Any, ray: Any) -> None:
     before = stores()
     # Enough work for each task that both executors take part.
@@ -402,6 +412,107 @@ def test_the_dataframe_keeps_its_objects(spark: Any, ray: Any) -> None:
     assert back.count() == 500
 
 
+def test_objects_go_away_with_the_last_dataframe_that_reads_them(spark: Any, ray: Any) -> None:
+    import gc
+
+    from sparkray.spark import dataframe
+
+    def collect() -> None:
+        gc.collect()
+        spark._jvm.System.gc()
+        dataframe._drop_collected(ray)
+
+    refs = sparkray.from_spark(spark.range(0, 240_000, 1, 2), max_block_bytes=64 * 1024)
+    count = len(refs)
+    assert count > 25
+    back = sparkray.to_spark(refs, spark).filter("id >= 500")
+    del refs
+    table_id = list(ray._kept)[-1]
+    wait_until(lambda: total("object_count") >= count, 10, "the blocks are counted")
+    rows = back._jdf.queryExecution().toRdd()
+    del back
+    collect()
+    collect()
+    # Only an RDD is left of it.
+    assert table_id in ray._kept and rows.count() == 239_500
+    held = total("object_count")
+    del rows
+
+    def freed() -> bool:
+        collect()
+        return table_id not in ray._kept and total("object_count") <= held - count
+
+    wait_until(freed, 30, "the blocks are freed")
+
+
+# ------------------------------------------------------------------------------------------------- Ctrl-C
+
+
+@pytest.mark.parametrize("where", ["feed", "shuffle", "schemas"])
+def test_interrupt_ends_the_job_and_leaves_no_block(spark: Any, ray: Any, where: str, tmp_path: pathlib.Path) -> None:
+    """In the tasks that write blocks, in a stage that runs while Spark plans, and in the job of to_spark."""
+    from pyspark.sql import functions
+
+    started = tmp_path / "started"
+    path = str(started)
+
+    @functions.udf("long")
+    def slow(one: int) -> int:
+        import pathlib
+        import time
+
+        pathlib.Path(path).touch()
+        time.sleep(60 if one >= 20_000 else 0)
+        return one
+
+    df = spark.range(0, 20_001, 1, 1).select(slow("id").alias("id"))
+    if where == "shuffle":
+        df = df.groupBy("id").count()
+    refs = [sparkray.put(pa.table({"id": [1]})) for _ in range(3)]
+    held = total("object_count")
+    status = spark.sparkContext.statusTracker()
+
+    def is_running() -> bool:
+        return bool(status.getActiveJobsIds()) and (where == "schemas" or started.exists())
+
+    def interrupt() -> None:
+        wait_until(is_running, 60, "the job runs")
+        os.kill(os.getpid(), signal.SIGINT)
+
+    interrupter = threading.Thread(target=interrupt)
+    interrupter.start()
+    with pytest.raises(KeyboardInterrupt):
+        if where == "schemas":
+            stopped = [node["Pid"] for node in executors()]
+            for pid in stopped:
+                os.kill(pid, signal.SIGSTOP)
+            try:
+                sparkray.to_spark(refs, spark)
+            finally:
+                for pid in stopped:
+                    os.kill(pid, signal.SIGCONT)
+        else:
+            sparkray.from_spark(df, max_block_bytes=64 * 1024)
+    interrupter.join(10)
+    wait_until(lambda: not status.getActiveJobsIds(), 20, "the job is cancelled")
+    wait_until(lambda: total("object_count") <= held, 20, "the blocks are dropped")
+    # The connection to Java is as good as before, and so are the settings of this thread.
+    assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None
+    assert sparkray.to_spark(sparkray.from_spark(spark.range(10)), spark).count() == 10
+
+
+def test_properties_of_the_caller_hold_in_the_jobs(spark: Any, ray: Any) -> None:
+    from sparkray.spark import dataframe
+
+    context = spark.sparkContext
+    context.setLocalProperty("spark.scheduler.pool", "night")
+    try:
+        seen = dataframe._interruptible(lambda: context.getLocalProperty("spark.scheduler.pool"), lambda: None)
+    finally:
+        context.setLocalProperty("spark.scheduler.pool", None)
+    assert seen == "night"
+
+
 # ------------------------------------------------------------------------------------------------- bad input
 
 
@@ -426,7 +537,7 @@ def test_another_type_is_refused_by_the_name_of_its_column(spark: Any, ray: Any)
         ("1k", ValueError, "between 64 KiB and 1 GiB"),
         (0, ValueError, "between 64 KiB and 1 GiB"),
         ("2g", ValueError, "between 64 KiB and 1 GiB"),
-        (None, TypeError, "max_block_bytes"),
+        ([], TypeError, "max_block_bytes"),
     ],
 )
 def test_a_bad_block_size_is_refused(spark: Any, ray: Any, limit: Any, error: type[Exception], words: str) -> None:

@@ -482,16 +482,31 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     old_python.write_text("#!/bin/sh\necho sparkray-probe 3.6.15 1\n")
     old_python.chmod(0o700)
     program = f"""
-    import os
+    import os, pathlib
+    from process.helpers import children_of, wait_until
     from pyspark import SparkConf, SparkContext
     from sparkray.spark import RayContext, init_spark_on_local
     from sparkray.spark.packaging import jar_path
+
+    def left(pid):
+        found = []
+        for child in children_of(pid):
+            try:
+                command = pathlib.Path(f"/proc/{{child}}/cmdline").read_text().replace(chr(0), " ")
+            except OSError:
+                continue
+            found += [command] if "sparkrayd" in command or "_private.zygote" in command else []
+            found += left(child)
+        return found
 
     def refusal(sc):
         try:
             RayContext(sc).init()
         except Exception as error:
-            print(type(error).__name__, str(error).replace(chr(10), " "), flush=True)
+            assert chr(10) not in str(error), error
+            print(type(error).__name__, error, flush=True)
+        # Not because Spark ends: its own life goes on.
+        wait_until(lambda: not left(os.getpid()), 2, "head, raylets and zygotes are gone")
         sc.stop()
 
     jar, plugin, python = jar_path(), "org.sparkray.RayPlugin", "{old_python}"
@@ -517,6 +532,7 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     """
     done = run_driver(program, 180)
     lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
+    assert done.returncode == 0, done.stdout + done.stderr
     assert len(lines) == 8, done.stdout + done.stderr
     assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
     assert f"its Python {old_python} is 3.6.15, the driver's is 3." in lines[1] and "executor driver on" in lines[1]

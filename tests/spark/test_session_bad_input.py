@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from pyspark import SparkContext
 
+from process.helpers import children_of
 from sparkray.spark import packaging
 from sparkray.spark.errors import ClusterUnreachableError, SparkSetupError
 from sparkray.spark.session import init_spark_on_local, init_spark_on_yarn
@@ -25,9 +26,10 @@ def nothing_is_started(monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path) 
     monkeypatch.setattr(packaging, "jar_path", lambda: str(jar))
     for name in ("HADOOP_CONF_DIR", "YARN_CONF_DIR", "PYSPARK_SUBMIT_ARGS", "PYSPARK_GATEWAY_PORT"):
         monkeypatch.delenv(name, raising=False)
-    gateway, variables = SparkContext._gateway, dict(os.environ)
+    gateway, variables, children = SparkContext._gateway, dict(os.environ), set(children_of(os.getpid()))
     yield
     assert SparkContext._gateway is gateway
+    assert set(children_of(os.getpid())) <= children
     assert {**os.environ} == {**variables, "PYTEST_CURRENT_TEST": os.environ["PYTEST_CURRENT_TEST"]}
 
 
@@ -171,6 +173,17 @@ def test_unknown_keyword_of_the_local_function() -> None:
         init_spark_on_local(core=2)
 
 
+def test_local_arguments_are_in_upstream_s_order() -> None:
+    import inspect
+
+    upstream = ["cores", "conf", "python_location", "spark_log_level", "redirect_spark_log"]
+    assert list(inspect.signature(init_spark_on_local).parameters)[:5] == upstream
+    with pytest.raises(SparkSetupError, match="python_location='/usr/bin/other': the workers run the interpreter of "):
+        init_spark_on_local(2, None, "/usr/bin/other")
+    with pytest.raises(TypeError, match="conf is a dictionary of Spark settings, not '2g'"):
+        init_spark_on_local(2, "2g")  # type: ignore[arg-type]
+
+
 def test_old_and_new_spelling_together(conf_dir: pathlib.Path) -> None:
     assert "num_executor, its old spelling" in refused(conf_dir, TypeError, num_executor=2)
 
@@ -256,6 +269,23 @@ def test_java_that_spark_cannot_use(
     with monkeypatch.context() as patch:
         patch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", script)))
         assert says in refused(conf_dir)
+
+
+def test_java_that_spark_cannot_use_for_the_local_function(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("JAVA_HOME", str(fake_java(tmp_path / "jdk", """echo 'java version "1.7.0_80"' >&2""")))
+        with pytest.raises(SparkSetupError, match="is Java 7, too old for Spark") as raised:
+            init_spark_on_local()
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("value", ["2048", "1.5g", "2x", ""])
+def test_memory_of_the_local_function(value: str) -> None:
+    with pytest.raises(ValueError, match="^memory=") as raised:
+        init_spark_on_local(memory=value)
+    assert "\n" not in str(raised.value)
 
 
 def test_java_home_without_java(

@@ -87,8 +87,11 @@ def test_session_on_yarn(mini_cluster: MiniCluster, tmp_path: pathlib.Path, monk
 
 def test_failed_start_leaves_no_gateway(mini_cluster: MiniCluster, tmp_path: pathlib.Path) -> None:
     _, option = driver_log.redirect_driver_log("OFF")
-    with pytest.raises(SparkStartError, match=r"Spark did not start: Required executor memory .* max threshold"):
+    with pytest.raises(
+        SparkStartError, match=r"Spark did not start: Required executor memory .* max threshold"
+    ) as raised:
         start(mini_cluster, "/dev/null.tar.gz", option, executor_memory="100g")
+    assert "\n" not in str(raised.value)
     from pyspark import SparkContext
 
     assert SparkContext._gateway is None

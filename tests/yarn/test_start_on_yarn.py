@@ -111,12 +111,19 @@ def test_full_queue_ends_the_start_at_its_deadline(mini_cluster: MiniCluster, ar
     assert_only_the_occupant_is_left(mini_cluster, occupant)
 
 
-def test_interrupt_while_the_application_waits(mini_cluster: MiniCluster, archive: str, occupant: Any) -> None:
+@pytest.mark.parametrize("where", ["upload", "queue"])
+def test_interrupt_while_the_application_starts(
+    mini_cluster: MiniCluster, archive: str, occupant: Any, where: str
+) -> None:
     with start_driver(DRIVER.format(request=request(mini_cluster, archive))) as process:
         assert process.stderr is not None
-        for line in process.stderr:
-            if "is ACCEPTED" in line:
-                break
+        if where == "upload":
+            # Its staging directory is made; it is submitted soon after.
+            wait_until(lambda: len(staging(occupant)) == 2, 60, "files are uploaded")
+        else:
+            for line in process.stderr:
+                if "is ACCEPTED" in line:
+                    break
         children = children_of(process.pid)
         assert children
         process.send_signal(signal.SIGINT)

@@ -129,6 +129,14 @@ def common_schema(rows: Sequence[Any], described: Sequence[dict[str, Any]]) -> d
     return first
 
 
+def with_unique_names(schema: dict[str, Any]) -> dict[str, Any]:
+    """The same schema when its names differ, else one with numbers for names. (Spark ignores their case.)"""
+    names = [field["name"].lower() for field in schema["fields"]]
+    if len(set(names)) == len(names):
+        return schema
+    return {**schema, "fields": [{**field, "name": f"c{index}"} for index, field in enumerate(schema["fields"])]}
+
+
 def _block_error(code: int, message: str) -> Exception:
     if code == _NOT_FOUND:
         return TypeError(message)

@@ -6,32 +6,39 @@ import contextlib
 import json
 import os
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sparkray import exceptions
 from sparkray._private import worker
 from sparkray._private.memory import MEBIBYTE
 from sparkray._private.units import parse_bytes
-from sparkray.spark import blocks, java_errors
+from sparkray.spark import blocks, interruptible, java_errors
 from sparkray.spark.ray_context import RayContext, RayContextError
+from sparkray.spark.spark_conf import MEMORY_BUDGET, OVERHEAD, spark_memory
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame, SparkSession
 
     from sparkray._native import CoreWorker, ObjectRef
 
+_Result = TypeVar("_Result")
+
 __all__ = ["from_spark", "to_spark"]
 
 # A smaller block would be mostly headers; a larger one does not fit the 32-bit offsets of Arrow's strings.
 _SMALLEST_BLOCK = 64 * 1024
 _LARGEST_BLOCK = 1024 * MEBIBYTE
+_DEFAULT_BLOCK = 64 * MEBIBYTE
+_SMALLEST_DEFAULT = MEBIBYTE
 # Partitions whose node died before the job ended are run again this often.
 _FEED_ATTEMPTS = 3
+# How long an interrupted call waits for Spark to end its job.
+_CANCEL_SECONDS = 10.0
 _PROVIDER = "org.sparkray.data.RayTableProvider"
 
 
-def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[ObjectRef[Any]]:
+def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[ObjectRef[Any]]:
     """Puts a DataFrame into the executors' object stores, as pyarrow Tables.
 
     One Spark job runs. Each of its tasks writes its partition into the store of its own executor's node; no data
@@ -42,7 +49,8 @@ def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[Object
             byte, short, int, long, float, double, decimal, string, binary, date, timestamp, timestamp_ntz.
         max_block_bytes: a partition is cut into blocks of at most this size, in bytes or with a unit (``"64m"``);
             between 64 KiB and 1 GiB. A single row that is larger is a block by itself. Each running task of the job
-            needs up to this much memory outside the executor's heap.
+            needs up to this much memory outside the executor's heap. None: 64 MiB, or less on YARN, so that the tasks
+            of an executor need at most half of the memory overhead that is not set aside for Ray.
 
     Returns:
         A reference for each block, in the order of the partitions and, inside a partition, of the rows. Empty
@@ -58,7 +66,7 @@ def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[Object
     Upstream name: ``ray.data.from_spark`` (which gives a Dataset).
     """
     core, context = _running()
-    limit = _block_limit(max_block_bytes)
+    limit = _default_limit(context) if max_block_bytes is None else _block_limit(max_block_bytes)
     _check_dataframe(df, context)
     feed_id = os.urandom(16)
     request = {
@@ -70,8 +78,9 @@ def from_spark(df: DataFrame, max_block_bytes: str | int = "64m") -> list[Object
     jvm: Any = context.sc._jvm
     with java_errors.translated("from_spark failed"):
         feed = jvm.org.sparkray.data.Feed(df._jdf, feed_id.hex(), json.dumps(request))
+    _drop_collected(context)
     try:
-        found = _run_feed(core, feed)
+        found = _interruptible(lambda: _run_feed(core, feed), feed.cancel)
         return blocks.adopt(core, feed_id, found)
     except BaseException:
         # Also Ctrl-C: the job ends and what it wrote is dropped.
@@ -114,7 +123,8 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     columns that Spark cannot take as they are (unsigned integers, large strings, dictionaries, timestamps of other
     units, ...) are cast by the tasks. Each table is one partition. No Python worker of pyspark runs.
 
-    The objects are kept until the RayContext stops: the DataFrame, and all that are derived from it, refer to them.
+    The objects are kept until the DataFrame, and all that are derived from it, have been collected by Python and by
+    Java, or until the RayContext stops. Columns may have the same name, as in Spark.
 
     Arguments:
         refs: references to pyarrow Tables with the same columns. Results of tasks that have not ended are waited for.
@@ -139,18 +149,45 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     described = blocks.describe(core, references)
     table_id = uuid.uuid4().hex
     tables: Any = context.sc._jvm.org.sparkray.data.RayTables
+    _drop_collected(context)
+    group = f"sparkray-table-{table_id}"
+
+    def make() -> DataFrame:
+        context.sc.setJobGroup(group, "sparkray.to_spark: the columns of the tables", True)
+        rows = spark.read.format(_PROVIDER).option("table", table_id).option("content", "schemas").load().collect()
+        schema = blocks.common_schema(rows, described)
+        names = [field["name"] for field in schema["fields"]]
+        # Spark cannot tell columns of one name apart when it leaves out some of them.
+        unique = blocks.with_unique_names(schema)
+        tables.setSchema(table_id, json.dumps(schema), json.dumps(unique))
+        df = spark.read.format(_PROVIDER).option("table", table_id).load()
+        return df if unique is schema else df.toDF(*names)
+
     tables.register(table_id, json.dumps(described))
     try:
         with java_errors.translated("to_spark failed"):
-            rows = spark.read.format(_PROVIDER).option("table", table_id).option("content", "schemas").load().collect()
-            tables.setSchema(table_id, json.dumps(blocks.common_schema(rows, described)))
-            df = spark.read.format(_PROVIDER).option("table", table_id).load()
+            df = _interruptible(make, lambda: context.sc.cancelJobGroup(group))
+            tables.handOver(table_id)
     except BaseException:
         with contextlib.suppress(Exception):
             tables.unregister(table_id)
         raise
-    context.keep_until_stop(references)
+    context.keep(table_id, references)
     return df
+
+
+def _interruptible(function: Callable[[], _Result], cancel: Callable[[], object]) -> _Result:
+    """Runs a function that waits for a job of Spark, with this thread's local properties (pool, description, …)."""
+    from pyspark import inheritable_thread_target
+
+    target: Callable[[], _Result] = inheritable_thread_target(function)
+    return interruptible.call(target, cancel, "sparkray-dataframe", _CANCEL_SECONDS)
+
+
+def _drop_collected(context: RayContext) -> None:
+    """Lets go of the objects of DataFrames that are gone."""
+    for table_id in context.sc._jvm.org.sparkray.data.RayTables.collected().split(","):
+        context.keep_no_longer(table_id)
 
 
 def _running() -> tuple[CoreWorker, RayContext]:
@@ -169,6 +206,19 @@ def _block_limit(given: str | int) -> int:
     if not _SMALLEST_BLOCK <= limit <= _LARGEST_BLOCK:
         raise ValueError(f"max_block_bytes is between 64 KiB and 1 GiB, not {given!r}")
     return limit
+
+
+def _default_limit(context: RayContext) -> int:
+    """What fits beside Ray's budget into the containers: a task holds a block, and its rows before they are one."""
+    settings = {key: context.sc.getConf().get(key) or "" for key in (OVERHEAD, MEMORY_BUDGET)}
+    if context.sc.master != "yarn" or not settings[OVERHEAD]:
+        return _DEFAULT_BLOCK
+    free = spark_memory(settings, OVERHEAD)
+    budget = settings[MEMORY_BUDGET]
+    if budget:
+        free -= int(budget) if budget.isdigit() else parse_bytes(MEMORY_BUDGET, budget)
+    cores = int(context.sc.getConf().get("spark.executor.cores") or 1)
+    return max(_SMALLEST_DEFAULT, min(_DEFAULT_BLOCK, free // (2 * cores)))
 
 
 def _check_dataframe(df: Any, context: RayContext) -> None:

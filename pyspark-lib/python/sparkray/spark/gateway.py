@@ -116,6 +116,7 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
             if watch is not None:
                 watch.end()
                 watch.wait_for_executors(context)
+                watch.close()
             return context
         except Exception as error:
             # The text of a Java exception is fetched from Java when it is asked for: before the gateway ends.

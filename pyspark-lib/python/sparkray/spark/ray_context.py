@@ -46,8 +46,8 @@ class _RunningCluster:
         # InitResult of runtime/supervisor, without the token.
         self.result = result
         self.arguments = (options, driver_cores, namespace)
-        # References that DataFrames borrow.
-        self.kept: list[Any] = []
+        # References that DataFrames borrow, by the ids of their tables.
+        self.kept: dict[str, Sequence[Any]] = {}
         self._pid = os.getpid()
         self._ended = False
 
@@ -336,9 +336,26 @@ class RayContext:
         """Raises RayContextError with the reason when there is no cluster or it was lost."""
         self._connected().check()
 
-    def keep_until_stop(self, references: Sequence[Any]) -> None:
-        """Keeps the objects of references alive until the cluster ends; `to_spark` does so."""
-        self._connected().kept.extend(references)
+    def keep(self, table_id: str, references: Sequence[Any]) -> None:
+        """Keeps the objects of a DataFrame's table alive until `keep_no_longer` or the end; `to_spark` does so.
+
+        Arguments:
+            table_id: of the table, new for each `to_spark`.
+            references: of its objects.
+
+        Raises:
+            RayContextError: there is no cluster.
+        """
+        self._connected().kept[table_id] = references
+
+    def keep_no_longer(self, table_id: str) -> None:
+        """The DataFrame is gone.
+
+        Arguments:
+            table_id: as given to `keep`; one that is not known is ignored.
+        """
+        if self._cluster is not None:
+            self._cluster.kept.pop(table_id, None)
 
     def __repr__(self) -> str:
         if not self.initialized:

@@ -147,10 +147,11 @@ def init_spark_on_yarn(
 
 def init_spark_on_local(
     cores: int | str = 2,
-    memory: str = "2g",
     conf: Mapping[str, Any] | None = None,
+    python_location: str | None = None,
     spark_log_level: str = "WARN",
     redirect_spark_log: bool = True,
+    memory: str = "2g",
     jars: Files = None,
     py_files: Files = None,
     extra_python_lib: Files = None,
@@ -160,10 +161,11 @@ def init_spark_on_local(
 
     Arguments:
         cores: cores of the executor; ``"*"`` for all of the machine.
-        memory: heap of the JVM, with a unit: ``"2g"`` is 2 GiB.
         conf: more Spark settings; ``spark.master`` may be another local one, such as ``local-cluster[2,1,1024]``.
+        python_location: only None, or the running interpreter: the workers run what the program runs.
         spark_log_level: level of Spark's log.
         redirect_spark_log: whether Spark's log goes to a file, whose name is printed, and not to the console.
+        memory: heap of the JVM, with a unit: ``"2g"`` is 2 GiB.
         jars: more jars.
         py_files: more Python files or archives.
         extra_python_lib: as py_files, after them.
@@ -180,6 +182,13 @@ def init_spark_on_local(
     Upstream name: ``zoo.init_spark_on_local``, ``bigdl.dllib.nncontext.init_spark_on_local``.
     """
     accept_arguments(init_spark_on_local, unknown, {})
+    if conf is not None and not isinstance(conf, Mapping):
+        raise TypeError(f"conf is a dictionary of Spark settings, not {conf!r}; memory= has to be named")
+    if python_location is not None and os.path.abspath(python_location) != sys.executable:
+        raise SparkSetupError(
+            f"python_location={python_location!r}: the workers run the interpreter of this program, {sys.executable}; "
+            "start the program with the other one"
+        )
     _check_log_level(spark_log_level)
     _check_files(jars=jars, py_files=py_files, extra_python_lib=extra_python_lib)
     spark_conf = build_local_conf(

@@ -14,6 +14,7 @@ from sparkray.spark.errors import SparkSetupError
 PLUGIN_CLASS = "org.sparkray.RayPlugin"
 # Bytes in which the object store and the workers of one executor must fit.
 MEMORY_BUDGET = "spark.ray.memory.budget"
+OVERHEAD = "spark.executor.memoryOverhead"
 # How long an application may wait in YARN's queue; RayConf.java declares it.
 START_TIMEOUT = "spark.ray.start.timeout"
 # The folder in a container's working directory where the environment is unpacked.
@@ -100,7 +101,7 @@ def build_spark_conf(
         "spark.submit.pyFiles": ",".join([*split_files(py_files), *split_files(extra_python_lib)]),
         "spark.jars": ",".join([*([plugin_jar] if plugin_jar else []), *split_files(jars)]),
         "spark.plugins": PLUGIN_CLASS if plugin_jar else "",
-        "spark.executor.memoryOverhead": f"{_overhead_mebibytes(heap, extra_executor_memory_for_ray, user)}m",
+        OVERHEAD: f"{_overhead_mebibytes(heap, extra_executor_memory_for_ray, user)}m",
     }
     if extra_executor_memory_for_ray is not None:
         budget = parse_memory(extra_executor_memory_for_ray, "extra_executor_memory_for_ray")
@@ -283,8 +284,8 @@ def _named_archive(archive: str) -> str:
 
 def _overhead_mebibytes(heap: int, extra: str | None, user: Mapping[str, str]) -> int:
     """Spark's own overhead, or what the user's conf says it is, and the memory for Ray on top."""
-    if "spark.executor.memoryOverhead" in user:
-        base = _spark_memory(user, "spark.executor.memoryOverhead")
+    if OVERHEAD in user:
+        base = spark_memory(user, OVERHEAD)
     else:
         factor = float(user.get("spark.executor.memoryOverheadFactor", _OVERHEAD_FACTOR))
         base = max(_MIN_OVERHEAD, int(factor * to_mebibytes(heap)) * MEBIBYTE)
@@ -296,7 +297,7 @@ def _check_same(user: Mapping[str, str], ours: Mapping[str, str], arguments: Map
     for key, argument in arguments.items():
         if key not in user:
             continue
-        value = to_spark(_spark_memory(user, key)) if key.endswith(".memory") else user[key]
+        value = to_spark(spark_memory(user, key)) if key.endswith(".memory") else user[key]
         if value != ours[key]:
             raise SparkSetupError(
                 f"conf sets {key}={user[key]}, but {argument} makes it {ours[key]}: "
@@ -304,7 +305,7 @@ def _check_same(user: Mapping[str, str], ours: Mapping[str, str], arguments: Map
             )
 
 
-def _spark_memory(user: Mapping[str, str], key: str) -> int:
+def spark_memory(user: Mapping[str, str], key: str) -> int:
     """A memory size of Spark's own settings, where digits alone are mebibytes."""
     text = user[key].strip()
     return int(text) * MEBIBYTE if text.isdigit() else parse_memory(text, key)

@@ -160,7 +160,7 @@ class StartWatch:
                 f"{sentence}: ask for smaller or fewer executors, choose another queue with spark.yarn.queue, look "
                 f"into the containers' logs, or wait longer with {EXECUTORS_TIMEOUT}; the application was ended"
             )
-        warnings.warn(f"{sentence}; Spark goes on and takes the others when they come", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{sentence}; Spark goes on and takes the others when they come", RuntimeWarning, stacklevel=5)
 
     def _count_executors(self, context: Any, wanted: int, seconds: float) -> int:
         scala_context = context._jsc.sc()
@@ -243,6 +243,12 @@ class StartWatch:
             base = self._jvm.org.apache.hadoop.fs.FileSystem.get(self._hadoop_conf).getHomeDirectory()
         directory = path_of(base, f".sparkStaging/{application_id}")
         directory.getFileSystem(self._hadoop_conf).delete(directory, True)
+
+    def close(self) -> None:
+        """The application has started: YARN is not asked any more."""
+        with contextlib.suppress(Exception), self._lock:
+            if self._client is not None:
+                self._client.stop()
 
     # ------------------------------------------------------------------------------------------ YARN
 

@@ -4,7 +4,6 @@ import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.connector.read.InputPartition;
 import org.apache.spark.sql.connector.read.PartitionReader;
 import org.apache.spark.sql.connector.read.PartitionReaderFactory;
-import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
 import org.apache.spark.sql.vectorized.ColumnarBatch;
 
@@ -12,14 +11,21 @@ import org.apache.spark.sql.vectorized.ColumnarBatch;
 final class BlockReaderFactory implements PartitionReaderFactory {
   private static final long serialVersionUID = 1L;
 
-  private final String tableSchemaJson;
+  private final String blockSchemaJson;
   private final StructType readSchema;
+  private final int[] columns;
   /** Each task has a factory of its own, with the plan that was sent to it. */
   private transient BlockReader.Exhausted exhausted;
 
-  BlockReaderFactory(String tableSchemaJson, StructType readSchema) {
-    this.tableSchemaJson = tableSchemaJson;
+  /**
+   * @param blockSchemaJson all columns, as the blocks have them
+   * @param readSchema the columns to read, as Spark names them
+   * @param columns the position of each of these in a block
+   */
+  BlockReaderFactory(String blockSchemaJson, StructType readSchema, int[] columns) {
+    this.blockSchemaJson = blockSchemaJson;
     this.readSchema = readSchema;
+    this.columns = columns;
   }
 
   @Override
@@ -29,18 +35,7 @@ final class BlockReaderFactory implements PartitionReaderFactory {
 
   @Override
   public PartitionReader<ColumnarBatch> createColumnarReader(InputPartition partition) {
-    StructType tableSchema = (StructType) DataType.fromJson(tableSchemaJson);
-    int[] columns = new int[readSchema.length()];
-    if (readSchema.length() == tableSchema.length()) {
-      for (int index = 0; index < columns.length; index++) {
-        columns[index] = index;
-      }
-    } else {
-      for (int index = 0; index < columns.length; index++) {
-        columns[index] = tableSchema.fieldIndex(readSchema.fields()[index].name());
-      }
-    }
-    return new BlockReader((RayPartition) partition, tableSchemaJson, readSchema, columns, exhausted());
+    return new BlockReader((RayPartition) partition, blockSchemaJson, readSchema, columns, exhausted());
   }
 
   private synchronized BlockReader.Exhausted exhausted() {

@@ -6,6 +6,7 @@ import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.concurrent.CancellationException;
 import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.sql.catalyst.InternalRow;
@@ -26,10 +27,13 @@ public final class Feed {
   private final String schemaJson;
   private final String timeZone;
   private final JavaSparkContext context;
-  private final JavaRDD<byte[]> blocks;
+  private final QueryExecution execution;
+  // Planned in the job group: to plan adaptively, Spark runs jobs.
+  private JavaRDD<byte[]> blocks;
+  private volatile boolean cancelled;
 
   /**
-   * Plans the DataFrame; no job runs yet, except what Spark runs to plan adaptively.
+   * Looks at the DataFrame's columns; nothing runs yet.
    *
    * @param dataset a {@code Dataset}
    * @param feedId names the job group
@@ -39,25 +43,25 @@ public final class Feed {
   public Feed(Object dataset, String feedId, String request) {
     StructType schema = SparkAdapter.schema(dataset);
     FlatTypes.check(schema);
-    QueryExecution execution = SparkAdapter.queryExecution(dataset);
+    this.execution = SparkAdapter.queryExecution(dataset);
     this.jobGroup = "sparkray-feed-" + feedId;
     this.request = request;
     this.schemaJson = schema.json();
     this.timeZone = SparkAdapter.sessionTimeZone(dataset);
-    JavaRDD<InternalRow> rows = execution.toRdd().toJavaRDD();
-    this.context = JavaSparkContext.fromSparkContext(rows.context());
-    this.blocks =
-        rows.mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, false), true);
+    this.context = SparkAdapter.sparkContext(dataset);
   }
 
-  /** Number of partitions. */
-  public int partitions() {
-    return blocks.getNumPartitions();
+  private synchronized JavaRDD<byte[]> blocks() {
+    if (blocks == null) {
+      JavaRDD<InternalRow> rows = execution.toRdd().toJavaRDD();
+      blocks = rows.mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, false), true);
+    }
+    return blocks;
   }
 
   /** Whether a partition that is computed again has the same rows in the same order. */
   public boolean isDeterminate() {
-    return SparkAdapter.isDeterminate(blocks.rdd());
+    return SparkAdapter.isDeterminate(blocks().rdd());
   }
 
   /** The schema as {@code StructType.json()}. */
@@ -67,7 +71,7 @@ public final class Feed {
 
   /** Writes all partitions; returns a JSON list with one entry for each. */
   public String run() {
-    return inJobGroup("sparkray.from_spark", () -> toJson(blocks.collect()));
+    return inJobGroup("sparkray.from_spark", () -> toJson(blocks().collect()));
   }
 
   /** Writes these partitions again: a JSON list of their indexes. */
@@ -82,7 +86,7 @@ public final class Feed {
         "sparkray.from_spark: partitions that were lost",
         () -> {
           List<byte[]> all = new ArrayList<>();
-          for (List<byte[]> partition : blocks.collectPartitions(partitions)) {
+          for (List<byte[]> partition : blocks().collectPartitions(partitions)) {
             all.addAll(partition);
           }
           return toJson(all);
@@ -103,8 +107,9 @@ public final class Feed {
         });
   }
 
-  /** Ends the job from another thread. */
+  /** Ends the job from another thread; no other one begins. A job that is about to begin is ended by the next call. */
   public void cancel() {
+    cancelled = true;
     context.cancelJobGroup(jobGroup);
   }
 
@@ -118,6 +123,9 @@ public final class Feed {
     String interrupt = context.getLocalProperty(JOB_INTERRUPT);
     context.setJobGroup(jobGroup, description, true);
     try {
+      if (cancelled) {
+        throw new CancellationException("the transfer was cancelled");
+      }
       return job.run();
     } finally {
       context.setLocalProperty(JOB_GROUP, group);

@@ -11,8 +11,12 @@ final class RayPartition implements InputPartition {
   /** What native code needs to get it, in JSON. */
   final String block;
   private final String[] preferred;
+  /** On the driver, where RDDs have nothing else of the table: keeps it alive. */
+  @SuppressWarnings("unused")
+  private final transient RayTables.Spec table;
 
-  RayPartition(int index, String block, String[] preferred) {
+  RayPartition(RayTables.Spec table, int index, String block, String[] preferred) {
+    this.table = table;
     this.index = index;
     this.block = block;
     this.preferred = preferred;

@@ -43,15 +43,9 @@ final class RayScan implements SupportsReportStatistics, Batch {
 
     @Override
     public void pruneColumns(StructType requiredSchema) {
-      // The names of the rows of schemas are few, and two columns of one name cannot be told apart.
-      boolean distinct = tableSchema.fieldNames().length == distinctNames(tableSchema);
-      if (!schemasOnly && distinct) {
+      if (!schemasOnly) {
         readSchema = requiredSchema;
       }
-    }
-
-    private static long distinctNames(StructType schema) {
-      return java.util.Arrays.stream(schema.fieldNames()).distinct().count();
     }
 
     @Override
@@ -86,7 +80,11 @@ final class RayScan implements SupportsReportStatistics, Batch {
     if (schemasOnly) {
       return new SchemaReaderFactory();
     }
-    return new BlockReaderFactory(tableSchema.json(), readSchema);
+    int[] columns = new int[readSchema.length()];
+    for (int index = 0; index < columns.length; index++) {
+      columns[index] = tableSchema.fieldIndex(readSchema.fields()[index].name());
+    }
+    return new BlockReaderFactory(spec.blockSchemaJson, readSchema, columns);
   }
 
   @Override

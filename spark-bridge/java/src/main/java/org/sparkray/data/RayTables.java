@@ -3,6 +3,8 @@ package org.sparkray.data;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import java.lang.ref.ReferenceQueue;
+import java.lang.ref.WeakReference;
 import java.util.ArrayList;
 import java.util.List;
 import java.util.concurrent.ConcurrentHashMap;
@@ -11,22 +13,35 @@ import org.apache.spark.sql.types.StructType;
 
 /**
  * The tables that {@code sparkray.to_spark} made in this driver, by their ids. {@code to_spark} registers a table, reads
- * the schemas of its blocks by a job, sets the schema, and keeps the references of its blocks alive.
+ * the schemas of its blocks by a job, sets the schema, makes the DataFrame, and keeps the references of the blocks alive
+ * until {@link #collected} names the table.
+ *
+ * <p>Invariants: (1) a table that was not handed over is held here; (2) afterwards it is held by what may read it only:
+ * plans hold its {@link RayTable}, RDDs its partitions, and both hold the {@link Spec}.
  */
 public final class RayTables {
   /** Where a table's blocks are. */
   static final class Spec {
-    final List<RayPartition> blocks;
-    final long bytes;
+    final List<RayPartition> blocks = new ArrayList<>();
+    long bytes;
+    /** The columns as the blocks have them, in JSON. */
+    volatile String blockSchemaJson;
+    /** The same columns under names that are different from each other. */
     volatile StructType schema;
+  }
 
-    Spec(List<RayPartition> blocks, long bytes) {
-      this.blocks = blocks;
-      this.bytes = bytes;
+  private static final class Entry extends WeakReference<Spec> {
+    final String tableId;
+
+    Entry(String tableId, Spec spec) {
+      super(spec, COLLECTED);
+      this.tableId = tableId;
     }
   }
 
-  private static final ConcurrentHashMap<String, Spec> TABLES = new ConcurrentHashMap<>();
+  private static final ReferenceQueue<Spec> COLLECTED = new ReferenceQueue<>();
+  private static final ConcurrentHashMap<String, Entry> TABLES = new ConcurrentHashMap<>();
+  private static final ConcurrentHashMap<String, Spec> NEW_TABLES = new ConcurrentHashMap<>();
 
   private RayTables() {}
 
@@ -37,36 +52,61 @@ public final class RayTables {
    *     locations is for native code
    */
   public static void register(String tableId, String blocksJson) {
-    List<RayPartition> blocks = new ArrayList<>();
-    long bytes = 0;
+    Spec spec = new Spec();
     try {
       for (JsonNode block : new ObjectMapper().readTree(blocksJson)) {
         List<String> preferred = new ArrayList<>();
         for (JsonNode location : block.path("preferred")) {
           preferred.add(location.asText());
         }
-        bytes += block.path("size").asLong();
-        blocks.add(
-            new RayPartition(blocks.size(), block.toString(), preferred.toArray(new String[0])));
+        spec.bytes += block.path("size").asLong();
+        spec.blocks.add(
+            new RayPartition(spec, spec.blocks.size(), block.toString(), preferred.toArray(new String[0])));
       }
     } catch (JsonProcessingException failure) {
       throw new IllegalArgumentException("the list of blocks is not JSON", failure);
     }
-    TABLES.put(tableId, new Spec(blocks, bytes));
+    NEW_TABLES.put(tableId, spec);
+    TABLES.put(tableId, new Entry(tableId, spec));
   }
 
-  /** Fixes a table's columns. */
-  public static void setSchema(String tableId, String schemaJson) {
-    get(tableId).schema = (StructType) DataType.fromJson(schemaJson);
+  /**
+   * Fixes a table's columns.
+   *
+   * @param blockSchemaJson as the blocks have them
+   * @param schemaJson the same with names that are different from each other
+   */
+  public static void setSchema(String tableId, String blockSchemaJson, String schemaJson) {
+    Spec spec = get(tableId);
+    spec.blockSchemaJson = blockSchemaJson;
+    spec.schema = (StructType) DataType.fromJson(schemaJson);
+  }
+
+  /** From now on the table lives as long as the DataFrame that was made over it, and what was derived from that. */
+  public static void handOver(String tableId) {
+    NEW_TABLES.remove(tableId);
+  }
+
+  /** The ids, with commas between them, of tables that nothing can read any more; each is named once. */
+  public static String collected() {
+    List<String> ids = new ArrayList<>();
+    for (Object found = COLLECTED.poll(); found != null; found = COLLECTED.poll()) {
+      Entry entry = (Entry) found;
+      TABLES.remove(entry.tableId, entry);
+      ids.add(entry.tableId);
+    }
+    return String.join(",", ids);
   }
 
   /** Forgets a table; DataFrames over it fail from now on. */
   public static void unregister(String tableId) {
+    NEW_TABLES.remove(tableId);
     TABLES.remove(tableId);
   }
 
   static Spec get(String tableId) {
-    Spec spec = tableId == null ? null : TABLES.get(tableId);
+    Entry entry = tableId == null ? null : TABLES.get(tableId);
+    Spec spec = entry == null ? null : entry.get();
     if (spec == null) {
       throw new IllegalStateException(
           "this DataFrame's objects are gone: the cluster that held them was stopped");

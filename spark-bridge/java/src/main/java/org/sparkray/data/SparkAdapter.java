@@ -1,6 +1,8 @@
 package org.sparkray.data;
 
 import java.lang.reflect.InvocationTargetException;
+import org.apache.spark.SparkContext;
+import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.rdd.RDD;
 import org.apache.spark.sql.execution.QueryExecution;
 import org.apache.spark.sql.types.StructType;
@@ -18,6 +20,11 @@ final class SparkAdapter {
 
   static QueryExecution queryExecution(Object dataset) {
     return (QueryExecution) call(dataset, "queryExecution");
+  }
+
+  static JavaSparkContext sparkContext(Object dataset) {
+    SparkContext context = (SparkContext) call(call(dataset, "sparkSession"), "sparkContext");
+    return JavaSparkContext.fromSparkContext(context);
   }
 
   static String sessionTimeZone(Object dataset) {
