@@ -529,11 +529,15 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     os.environ.update(CONTAINER_ID="container_1", LOCAL_DIRS="{tmp_path}", LOG_DIRS="{tmp_path}")
     os.chdir("{tmp_path}")
     refusal(init_spark_on_local(conf={{"spark.ui.enabled": "false"}}))
+    sc = init_spark_on_local(conf={{"spark.ui.enabled": "false", "spark.executor.memoryOverhead": "1g"}})
+    with RayContext(sc) as context:
+        print("budget is", context.nodes()[0]["memory_budget_bytes"] >> 20)
+    sc.stop()
     """
     done = run_driver(program, 180)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RayContextError")]
+    lines = [line for line in done.stdout.splitlines() if line.startswith(("RayContextError", "budget"))]
     assert done.returncode == 0, done.stdout + done.stderr
-    assert len(lines) == 8, done.stdout + done.stderr
+    assert len(lines) == 9, done.stdout + done.stderr
     assert "without sparkray's plugin" in lines[0] and "spark.plugins=org.sparkray.RayPlugin" in lines[0]
     assert f"its Python {old_python} is 3.6.15, the driver's is 3." in lines[1] and "executor driver on" in lines[1]
     assert "Python /nowhere/python cannot be run" in lines[2] and "PYSPARK_PYTHON" in lines[2]
@@ -542,3 +546,5 @@ def test_contexts_that_cannot_carry_a_cluster_are_refused(tmp_path: pathlib.Path
     assert "0 of 2 executors have joined" in lines[5] and "executor 1 cannot: " in lines[5] and "/nowhere" in lines[5]
     assert "SparkContext was stopped" in lines[6]
     assert "no memory for Ray" in lines[7] and "extra_executor_memory_for_ray" in lines[7]
+    # Spark's own part of the overhead is not Ray's.
+    assert lines[8] == f"budget is {1024 - 384}"

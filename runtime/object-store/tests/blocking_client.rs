@@ -370,7 +370,7 @@ fn an_interrupted_thread_waits_no_longer() {
         || true,
     )
     .unwrap();
-    let got = client.get(&[here(new_object())], Instant::now() + Duration::from_secs(600));
+    let got = client.get(&[here(new_object())], Instant::now() + Duration::from_mins(10));
     assert_eq!(got[0].as_ref().unwrap_err().code(), ErrorCode::DeadlineExceeded);
 }
 

@@ -73,7 +73,7 @@ async fn forward_adoption(peers: Peers, node: NodeId, address: String, message: 
             Ok(_) => return,
             // A dead node has lost its blocks: their owner hears of its death.
             Err(error) => {
-                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed")
+                warn!(node_id = %node, attempt, %error, "a node did not adopt its blocks of a feed");
             }
         }
     }

@@ -25,7 +25,7 @@ use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
 use crate::request::{ClusterNames, InitRequest, InitResult, Status};
 use membership::Progress;
-use state::Shared;
+use state::{Ending, Shared};
 
 /// Time for every executor to end its processes.
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
@@ -129,11 +129,10 @@ impl DriverManager {
 
     /// As [`Self::stop_cluster`]; `None` is whatever is the current one.
     fn end(&self, id: Option<ClusterId>) -> Vec<String> {
-        let Some(raylet) = self.shared.end(id) else {
-            return Vec::new();
-        };
-        if let Some(child) = raylet {
-            child.stop(crate::children::STOP_GRACE);
+        match self.shared.end(id) {
+            Ending::Other => return Vec::new(),
+            Ending::Begun(Some(child)) => child.stop(crate::children::STOP_GRACE),
+            Ending::Begun(None) => {}
         }
         let deadline = Instant::now() + STOP_DEADLINE;
         let quiet = |state: &mut state::State| state.is_quiet().then_some(());

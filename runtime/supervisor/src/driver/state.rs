@@ -41,6 +41,14 @@ enum Local {
     Running(Child),
 }
 
+/// What came of the order to end a cluster.
+pub(super) enum Ending {
+    /// Another cluster is the current one, or none.
+    Other,
+    /// It is on its way; this is the driver's own raylet.
+    Begun(Option<Child>),
+}
+
 impl State {
     /// Nothing of an ended cluster is left, as far as is known.
     pub(super) fn is_quiet(&self) -> bool {
@@ -129,27 +137,26 @@ impl Shared {
         Ok(())
     }
 
-    /// Tells every executor to stop. Returns the driver's own raylet, if there is one, for the caller to stop; `None`
-    /// when another cluster than `only` is the current one.
-    pub(super) fn end(self: &Arc<Self>, only: Option<ClusterId>) -> Option<Option<Child>> {
+    /// Tells every executor to stop. The driver's own raylet, if there is one, is for the caller to stop.
+    pub(super) fn end(self: &Arc<Self>, only: Option<ClusterId>) -> Ending {
         let mut state = self.state.lock();
         if only.is_some_and(|id| !state.membership.is_current(id)) {
-            return None;
+            return Ending::Other;
         }
         if let Some((_, effects)) = state.membership.end() {
             self.carry_out(&mut state, effects);
         }
         self.changed.notify_all();
-        Some(match std::mem::take(&mut state.local) {
-            Local::None => None,
-            Local::Running(child) => Some(child),
+        match std::mem::take(&mut state.local) {
+            Local::None => Ending::Begun(None),
+            Local::Running(child) => Ending::Begun(Some(child)),
             Local::Starting(id, cancel) => {
                 cancel.cancel();
                 // Stays until its task has seen the end of the child.
                 state.local = Local::Starting(id, cancel);
-                None
+                Ending::Begun(None)
             }
-        })
+        }
     }
 
     pub(super) fn join(self: &Arc<Self>, hello: ManagerHello, outbox: Outbox) -> MemberKey {
