@@ -93,6 +93,7 @@ def fork_worker(
 
 def main() -> None:
     control = socket.socket(fileno=os.dup(0))
+    os.dup2(os.open(os.devnull, os.O_RDWR), 0)  # workers inherit descriptor 0, and are to keep no end of the socket
     version = os.environ["STAND_IN_VERSION"]
     ready = {"kind": "ready", "pid": os.getpid(), "python_version": "3.11", "sparkray_version": version}
     control.send(json.dumps(ready).encode())
