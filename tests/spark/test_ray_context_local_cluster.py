@@ -389,6 +389,7 @@ def daemons_of(pid: int) -> list[int]:
         ({"redis_password": "123456"}, NotImplementedError, "no Redis"),
         ({"system_config": {"a": 1}}, NotImplementedError, "no such settings"),
         ({"extra_params": {"temp-dir": "/tmp"}}, NotImplementedError, "ray start"),
+        ({"extra_params": {"num-gpus": 1}}, NotImplementedError, "GPUs are not assigned"),
         ({"extra_params": {"resources": {"CPU": 1}}}, ValueError, "argument of its own"),
         ({"env": {"A": 1}}, TypeError, "text"),
         ({"object_store_memry": "1g"}, TypeError, "did you mean 'object_store_memory'"),

@@ -246,6 +246,13 @@ class ObjectLostError(RayError):
         self.call_site = call_site
         self._message = f"object lost: {object_ref_hex}" if object_ref_hex else "an object is lost"
 
+    @classmethod
+    def _saying(cls, message: str) -> ObjectLostError:
+        """One whose whole text is `message`."""
+        error = cls()
+        error._message = message
+        return error
+
     def __str__(self) -> str:
         return self._message
 
@@ -620,9 +627,7 @@ def from_failure(code: int, message: str, actor_id: str | None = None) -> Except
         RayActorError.__init__(error, actor_id, message)
         return error
     if issubclass(kind, ObjectLostError):
-        lost = kind()
-        lost._message = message
-        return lost
+        return kind._saying(message)
     if kind is TaskCancelledError:
         return TaskCancelledError(error_message=message)
     return kind(message)

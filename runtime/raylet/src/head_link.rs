@@ -24,7 +24,6 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a node tries to reach a head that it had.
 const RETRY_DEADLINE: Duration = Duration::from_secs(10);
 const RETRY_INTERVAL: Duration = Duration::from_millis(100);
-const ATTEMPT_DEADLINE: Duration = Duration::from_secs(5);
 /// An actor's specification holds its class and small arguments.
 const MAX_MESSAGE_BYTES: usize = 1 << 30;
 
@@ -70,16 +69,18 @@ pub(crate) async fn attach_first(attachment: &Attachment) -> Result<Attached, Ra
     }
 }
 
-/// Tries again and again until the head answers or the deadline passes.
+/// Tries again and again until the head answers or the deadline passes. An attempt that is under way is not given up
+/// before: the head may have registered the node already, and refuses its id the second time.
 async fn attach_within(attachment: &Attachment, deadline: Duration) -> Result<Attached, AttachError> {
     let end = Instant::now() + deadline;
     loop {
-        let attempt = tokio::time::timeout(ATTEMPT_DEADLINE, attach_once(attachment)).await;
+        let left = end.saturating_duration_since(Instant::now());
+        let attempt = tokio::time::timeout(left, attach_once(attachment)).await;
         let cause = match attempt {
             Ok(Ok(attached)) => return Ok(attached),
             Ok(Err(AttachError::Refused(failure))) => return Err(AttachError::Refused(failure)),
             Ok(Err(AttachError::Unreachable(cause))) => cause,
-            Err(_) => format!("no answer within {} s", ATTEMPT_DEADLINE.as_secs()),
+            Err(_) => format!("no answer within {:.1} s", left.as_secs_f64()),
         };
         if Instant::now() + RETRY_INTERVAL >= end {
             return Err(AttachError::Unreachable(cause));
@@ -215,7 +216,10 @@ pub(crate) async fn call(channel: Channel, request: HeadRequest, deadline: Durat
     match tokio::time::timeout(deadline, client.call(request)).await {
         Ok(Ok(reply)) => reply.into_inner(),
         Ok(Err(status)) => {
-            let message = format!("the head cannot be reached: {}", describe(&status));
+            let message = format!(
+                "the head of the cluster cannot be reached ({}); if that lasts, stop this cluster and start another",
+                describe(&status)
+            );
             HeadReply {
                 failure: Some(Failure::new(ErrorCode::Unavailable, message)),
                 reply: None,

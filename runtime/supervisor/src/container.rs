@@ -2,6 +2,10 @@
 
 use std::path::{Path, PathBuf};
 
+use tracing::warn;
+
+use crate::children::blocking;
+
 /// Directories of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct NodeDirs {
@@ -77,6 +81,26 @@ impl NodeDirs {
 /// Name of this machine.
 pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// A raylet that was killed leaves its spilled objects.
+pub(crate) async fn remove_spill_dirs(directories: Vec<PathBuf>) {
+    let removed = blocking(move || {
+        for directory in directories {
+            remove(&directory);
+        }
+    });
+    if let Err(error) = removed.await {
+        warn!(%error, "spilled objects of a dead raylet were not removed");
+    }
+}
+
+fn remove(directory: &Path) {
+    match std::fs::remove_dir_all(directory) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => warn!(directory = %directory.display(), %error, "cannot remove spilled objects"),
+    }
 }
 
 #[cfg(test)]

@@ -109,7 +109,7 @@ def _run_feed(core: CoreWorker, feed: Any) -> list[blocks.Partition]:
             partitions = blocks.read_report(feed.runEmpty())
     lost = blocks.on_dead_nodes(core, partitions)
     if lost:
-        raise exceptions.ObjectLostError(
+        raise exceptions.ObjectLostError._saying(
             f"the blocks of {len(lost)} partitions were lost {_FEED_ATTEMPTS} times because nodes died while the "
             "DataFrame was written: look into the executors' logs"
         )

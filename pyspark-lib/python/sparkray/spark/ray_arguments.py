@@ -111,7 +111,11 @@ def _extra_resources(extra_params: Mapping[str, Any]) -> dict[str, float]:
             raise TypeError(f"extra_params has {key!r}: its names are text")
         name = key.lstrip("-").replace("-", "_")
         if name == "num_gpus":
-            resources["GPU"] = _amount("num_gpus", value)
+            if _amount("num_gpus", value) > 0:
+                raise NotImplementedError(
+                    f"extra_params[{key!r}] is not there yet: GPUs are not assigned to tasks (CUDA_VISIBLE_DEVICES); "
+                    "leave it out, and bound the tasks that share a GPU by a custom resource"
+                )
         elif name == "resources":
             try:
                 given = json.loads(value) if isinstance(value, str) else value
@@ -125,8 +129,8 @@ def _extra_resources(extra_params: Mapping[str, Any]) -> dict[str, float]:
                 resources[str(resource)] = _amount(str(resource), amount)
         else:
             raise NotImplementedError(
-                f"extra_params[{key!r}] is an option of `ray start`, which does not exist here: num_gpus and resources "
-                "are what can be given"
+                f"extra_params[{key!r}] is an option of `ray start`, which does not exist here: resources is what can "
+                "be given"
             )
     return resources
 

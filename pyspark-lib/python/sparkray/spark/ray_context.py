@@ -106,8 +106,8 @@ class RayContext:
         verbose: whether ``init`` prints the settings of the cluster too.
         env: environment variables of the workers. PYTHONHOME and thread counts (OMP_NUM_THREADS, …) are left out, as
             upstream does.
-        extra_params: more resources of each node: ``{"num_gpus": 1, "resources": {"slot": 2}}``. Other keys are
-            refused: they are options of ``ray start``, which does not exist here.
+        extra_params: more resources of each node: ``{"resources": {"slot": 2}}``. Other keys are refused: they
+            are options of ``ray start``, which does not exist here.
         include_webui: accepted; there is no dashboard yet, ``webui_url`` is empty.
         num_ray_nodes: nodes that ``init`` waits for; None: one for each executor of Spark's settings. Each executor
             gets a node, whatever this is.
@@ -244,6 +244,9 @@ class RayContext:
         Arguments:
             initialize: whether to call ``init()`` when it has no cluster.
 
+        Returns:
+            The one that has a cluster, else the one that was made last.
+
         Raises:
             RayContextError: none was made, or its cluster is lost (unless ``initialize`` is false).
         """
@@ -325,10 +328,16 @@ class RayContext:
         return self._shape.is_local
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The executors' nodes as the manager knows them now: executor_id, node_id, address, hostname, container_id,
-        pid (of the raylet), executor_pid, cpus, memory_budget_bytes, object_store_bytes, start_count, state (starting,
-        up, restarting or down), message. Those of a lost cluster too: ``check()`` says whether it is lost. Raises
-        RayContextError when there is no cluster."""
+        """The executors' nodes as the manager knows them now. Those of a lost cluster too: ``check()`` says whether it is
+        lost.
+
+        Returns:
+            Dicts with executor_id, node_id, address, hostname, container_id, pid (of the raylet), executor_pid, cpus,
+            memory_budget_bytes, object_store_bytes, start_count, state (starting, up, restarting or down), message.
+
+        Raises:
+            RayContextError: there is no cluster.
+        """
         nodes: list[dict[str, Any]] = self._connected().manager.status()["nodes"]
         return nodes
 

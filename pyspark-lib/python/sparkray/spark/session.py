@@ -84,6 +84,7 @@ def init_spark_on_yarn(
         conf: more Spark settings. ``spark.archives``, ``spark.jars``, ``spark.plugins`` and ``spark.submit.pyFiles``
             are added to; what an argument says may not be said otherwise here.
         py_files: more Python files or archives, ahead of extra_python_lib.
+        unknown: old spellings; anything else is refused with what may have been meant.
 
     Returns:
         The SparkContext, for ``RayContext(sc)``.
@@ -169,6 +170,7 @@ def init_spark_on_local(
         jars: more jars.
         py_files: more Python files or archives.
         extra_python_lib: as py_files, after them.
+        unknown: refused, with what may have been meant.
 
     Returns:
         The SparkContext, for ``RayContext(sc)``.

@@ -1,6 +1,7 @@
 //! The driver's own raylet: it lets the driver program join; tasks run there only when it was given CPUs.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use sparkray_common::{NodeId, RayletConfig};
 use sparkray_proto::RayletStarted;
@@ -19,6 +20,8 @@ pub(super) struct LocalRaylet {
     pub(super) child: Child,
     pub(super) started: RayletStarted,
     pub(super) exit: oneshot::Receiver<String>,
+    /// What it may have left there when it was killed is to be removed after its end.
+    pub(super) spill_dirs: Vec<PathBuf>,
 }
 
 pub(super) async fn start(
@@ -30,6 +33,7 @@ pub(super) async fn start(
     let dirs = NodeDirs::of_this_process(&config.work_dir);
     let node_id = NodeId::random();
     let request = plan.request;
+    let spill_dirs = dirs.spill_dirs(&node_id.to_string());
     let runs_tasks = request.driver_cpus > 0.0;
     let mut labels = BTreeMap::from([("executor_id".to_owned(), "driver".to_owned())]);
     labels.insert("hostname".to_owned(), crate::container::hostname());
@@ -47,11 +51,7 @@ pub(super) async fn start(
         resources: BTreeMap::from([("CPU".to_owned(), request.driver_cpus)]),
         labels,
         object_store_bytes: plan.object_store_bytes,
-        spill_dirs: dirs
-            .spill_dirs(&node_id.to_string())
-            .iter()
-            .map(|path| path.display().to_string())
-            .collect(),
+        spill_dirs: spill_dirs.iter().map(|path| path.display().to_string()).collect(),
         log_dir: dirs.logs.display().to_string(),
         python: runs_tasks.then(|| request.driver_python.clone()),
         working_dir: dirs.working.display().to_string(),
@@ -73,5 +73,6 @@ pub(super) async fn start(
         child: running.child,
         started,
         exit: running.exit,
+        spill_dirs,
     })
 }

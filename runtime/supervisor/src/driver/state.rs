@@ -19,6 +19,7 @@ use super::membership::{Effect, MemberKey, Membership};
 use crate::SupervisorError;
 use crate::child_host::Child;
 use crate::children::{ChildStarter, stop};
+use crate::container::remove_spill_dirs;
 use crate::request::{ClusterNames, InitRequest};
 
 pub(super) type Outbox = mpsc::Sender<Result<ManagerCommand, TonicStatus>>;
@@ -246,7 +247,12 @@ impl Shared {
             Ok(raylet) => raylet,
             Err(error) => return self.local_ended(id, Some(error)),
         };
-        let LocalRaylet { child, started, exit } = raylet;
+        let LocalRaylet {
+            child,
+            started,
+            exit,
+            spill_dirs,
+        } = raylet;
         let unwanted = {
             let mut state = self.state.lock();
             if cancel.is_cancelled() {
@@ -267,6 +273,7 @@ impl Shared {
             state.membership.driver_raylet_ended(id, &cause);
             self.changed.notify_all();
         }
+        remove_spill_dirs(spill_dirs).await;
     }
 
     /// A start of the driver's raylet came to nothing.

@@ -1,6 +1,6 @@
 //! Keeps one raylet running: a dead one is started again, as a new node on the same port.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig, RayletReady};
@@ -13,8 +13,8 @@ use tracing::{info, warn};
 use super::Reporter;
 use super::current_raylet::{RayletHandle, keeping, publish};
 use crate::SupervisorError;
-use crate::children::{ChildStarter, Running, blocking, stop};
-use crate::container::NodeDirs;
+use crate::children::{ChildStarter, Running, stop};
+use crate::container::{NodeDirs, remove_spill_dirs};
 use crate::restart::{Decision, RestartPolicy};
 
 /// What a keeper needs to know.
@@ -116,14 +116,14 @@ pub(super) async fn keep(
                 let published = publish(plan.handle(node_id, &running.ready));
                 let cause = watch_over(running, &cancel).await;
                 drop(published);
-                remove_all(spill_dirs).await;
+                remove_spill_dirs(spill_dirs).await;
                 match cause {
                     Some(cause) => cause,
                     None => return,
                 }
             }
             Err(error) => {
-                remove_all(spill_dirs).await;
+                remove_spill_dirs(spill_dirs).await;
                 if cancel.is_cancelled() {
                     return;
                 }
@@ -203,26 +203,6 @@ fn port_of(address: &str) -> u16 {
         .next()
         .and_then(|port| port.parse().ok())
         .unwrap_or(0)
-}
-
-/// A raylet that was killed leaves its spilled objects.
-async fn remove_all(directories: Vec<PathBuf>) {
-    let removed = blocking(move || {
-        for directory in directories {
-            remove(&directory);
-        }
-    });
-    if let Err(error) = removed.await {
-        warn!(%error, "spilled objects of a dead raylet were not removed");
-    }
-}
-
-fn remove(directory: &Path) {
-    match std::fs::remove_dir_all(directory) {
-        Ok(()) => {}
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => warn!(directory = %directory.display(), %error, "cannot remove spilled objects"),
-    }
 }
 
 #[cfg(test)]
