@@ -328,8 +328,8 @@ class RayContext:
         return self._shape.is_local
 
     def nodes(self) -> list[dict[str, Any]]:
-        """The executors' nodes as the manager knows them now. Those of a lost cluster too: ``check()`` says whether it is
-        lost.
+        """The executors' nodes as the manager knows them now. Those of a lost cluster too: ``check()`` says whether it
+        is lost.
 
         Returns:
             Dicts with executor_id, node_id, address, hostname, container_id, pid (of the raylet), executor_pid, cpus,
