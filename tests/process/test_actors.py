@@ -390,3 +390,31 @@ def test_an_actor_with_cpus_holds_them():
     wait_until(lambda: sparkray.available_resources().get("CPU", 0) <= 1.0, 5, "three CPUs are held")
     sparkray.kill(holder)
     wait_until(lambda: sparkray.available_resources().get("CPU", 0) == 4.0, 5, "the CPUs are back")
+
+
+MODULE = """
+import sparkray
+
+@sparkray.remote
+class Shop:
+    PRICE = 3
+
+    class Item:
+        name = "apple"
+
+    @staticmethod
+    def double(number):
+        return 2 * number
+
+    def sell(self):
+        return self.Item.name, self.double(self.PRICE), Shop.double(Shop.PRICE), Shop.Item.name
+"""
+
+
+def test_an_actor_class_of_a_module_that_only_the_driver_has(tmp_path, monkeypatch):
+    (tmp_path / "only_here.py").write_text(MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    import only_here
+
+    assert only_here.Shop.double(4) == 8 and only_here.Shop.Item.name == "apple"
+    assert sparkray.get(only_here.Shop.remote().sell.remote()) == ("apple", 6, 6, "apple")

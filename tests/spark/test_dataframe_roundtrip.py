@@ -427,20 +427,20 @@ def test_objects_go_away_with_the_last_dataframe_that_reads_them(spark: Any, ray
     assert count > 25
     back = sparkray.to_spark(refs, spark).filter("id >= 500")
     del refs
-    table_id = list(ray._kept)[-1]
+    table_id = list(ray._cluster.kept)[-1]
     wait_until(lambda: total("object_count") >= count, 10, "the blocks are counted")
     rows = back._jdf.queryExecution().toRdd()
     del back
     collect()
     collect()
     # Only an RDD is left of it.
-    assert table_id in ray._kept and rows.count() == 239_500
+    assert table_id in ray._cluster.kept and rows.count() == 239_500
     held = total("object_count")
     del rows
 
     def freed() -> bool:
         collect()
-        return table_id not in ray._kept and total("object_count") <= held - count
+        return table_id not in ray._cluster.kept and total("object_count") <= held - count
 
     wait_until(freed, 30, "the blocks are freed")
 

@@ -74,6 +74,12 @@ def request(cluster: MiniCluster, archive: str, **conf: Any) -> str:
     return json.dumps([conf_for(cluster, archive, **conf), {"HADOOP_CONF_DIR": cluster.conf_dir}])
 
 
+@pytest.fixture(scope="module")
+def left_before(occupant: Any) -> set[str]:
+    """Staging directories of applications whose driver was killed in other tests: nobody was left to remove them."""
+    return set(staging(occupant)) - {occupant.applicationId}
+
+
 def staging(occupant: Any) -> list[str]:
     """Names of the staging directories in HDFS."""
     files: Any = occupant._jvm.org.apache.hadoop.fs
@@ -82,10 +88,10 @@ def staging(occupant: Any) -> list[str]:
     return [str(status.getPath().getName()) for status in file_system.listStatus(directory)]
 
 
-def assert_only_the_occupant_is_left(cluster: MiniCluster, occupant: Any) -> None:
+def assert_only_the_occupant_is_left(cluster: MiniCluster, occupant: Any, left_before: set[str]) -> None:
     left = {row["id"]: row["state"] for row in cluster.applications() if row["state"] not in FINAL}
     assert left == {occupant.applicationId: "RUNNING"}
-    assert staging(occupant) == [occupant.applicationId]
+    assert set(staging(occupant)) - left_before == {occupant.applicationId}
 
 
 def test_settings_are_on_no_command_line(occupant: Any) -> None:
@@ -98,7 +104,9 @@ def test_settings_are_on_no_command_line(occupant: Any) -> None:
     assert not occupant.getConf().contains("spark.shuffle.service.enabled=true")
 
 
-def test_full_queue_ends_the_start_at_its_deadline(mini_cluster: MiniCluster, archive: str, occupant: Any) -> None:
+def test_full_queue_ends_the_start_at_its_deadline(
+    mini_cluster: MiniCluster, archive: str, occupant: Any, left_before: set[str]
+) -> None:
     text = request(mini_cluster, archive, **{"spark.ray.start.timeout": "3s", "spark.yarn.tags": "mine"})
     with start_driver(DRIVER.format(request=text)) as process:
         out, err = process.communicate(timeout=90)
@@ -108,18 +116,18 @@ def test_full_queue_ends_the_start_at_its_deadline(mini_cluster: MiniCluster, ar
     assert "Spark did not start: YARN did not start application_" in error
     for words in ("ACCEPTED", "queue", "AM resource limit", "spark.ray.start.timeout", "spark.yarn.queue"):
         assert words in error
-    assert_only_the_occupant_is_left(mini_cluster, occupant)
+    assert_only_the_occupant_is_left(mini_cluster, occupant, left_before)
 
 
 @pytest.mark.parametrize("where", ["upload", "queue"])
 def test_interrupt_while_the_application_starts(
-    mini_cluster: MiniCluster, archive: str, occupant: Any, where: str
+    mini_cluster: MiniCluster, archive: str, occupant: Any, left_before: set[str], where: str
 ) -> None:
     with start_driver(DRIVER.format(request=request(mini_cluster, archive))) as process:
         assert process.stderr is not None
         if where == "upload":
             # Its staging directory is made; it is submitted soon after.
-            wait_until(lambda: len(staging(occupant)) == 2, 60, "files are uploaded")
+            wait_until(lambda: len(set(staging(occupant)) - left_before) == 2, 60, "files are uploaded")
         else:
             for line in process.stderr:
                 if "is ACCEPTED" in line:
@@ -132,4 +140,4 @@ def test_interrupt_while_the_application_starts(
         seconds = time.monotonic() - started
     assert "KeyboardInterrupt" in err and "left None None" in out
     assert seconds < 20
-    assert_only_the_occupant_is_left(mini_cluster, occupant)
+    assert_only_the_occupant_is_left(mini_cluster, occupant, left_before)

@@ -5,14 +5,14 @@ from __future__ import annotations
 import inspect
 import pickle
 from collections.abc import Callable, Mapping
-from types import GenericAlias
+from types import FunctionType, GenericAlias
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from sparkray import exceptions
 from sparkray._private import options as option_checks
 from sparkray._private.ids import HexId
 from sparkray._private.remote_function import argument_error, definition_id, pickle_definition
-from sparkray._private.serialization import SerializationError
+from sparkray._private.serialization import SerializationError, pickling
 from sparkray._private.signature import CallShape
 from sparkray._private.worker import core_worker, job_namespace, state
 
@@ -177,9 +177,14 @@ class ActorClass:
         if plain is None or (name.startswith("__") and name.endswith("__")):
             raise AttributeError(name)
         try:
-            return getattr(plain, name)
+            value = getattr(plain, name)
         except AttributeError:
             raise AttributeError(f"the actor class {plain.__name__} has no attribute {name!r}") from None
+        if pickling.depth and isinstance(value, (FunctionType, type)):
+            # The pickler asks whether it can name this by its module. Then only workers that have the module could read
+            # the class, but the class travels by value, whole.
+            raise AttributeError(name)
+        return value
 
     def __mro_entries__(self, bases: tuple[Any, ...]) -> NoReturn:
         raise ActorClassInheritanceException(

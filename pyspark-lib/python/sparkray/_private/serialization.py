@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 import pickle
 import sys
+import threading
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -96,12 +97,25 @@ def _is_plain(value: Any, kind: type, depth: int) -> bool:
     return True
 
 
+class _Pickling(threading.local):
+    """Whether this thread pickles now."""
+
+    depth = 0
+
+
+pickling = _Pickling()
+
+
 def pickle_by_value(value: Any, buffers: list[pickle.PickleBuffer] | None = None) -> bytes:
     """cloudpickle with protocol 5; buffers go out of band when a list for them is given."""
-    with io.BytesIO() as file:
-        callback = None if buffers is None else buffers.append
-        cloudpickle.Pickler(file, protocol=5, buffer_callback=callback).dump(value)
-        return file.getvalue()
+    pickling.depth += 1
+    try:
+        with io.BytesIO() as file:
+            callback = None if buffers is None else buffers.append
+            cloudpickle.Pickler(file, protocol=5, buffer_callback=callback).dump(value)
+            return file.getvalue()
+    finally:
+        pickling.depth -= 1
 
 
 def loads(format: int, body: Any, buffers: list[Any]) -> Any:
