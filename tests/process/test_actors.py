@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import threading
 import time
 from typing import Any
@@ -414,7 +415,6 @@ class Shop:
 def test_an_actor_class_of_a_module_that_only_the_driver_has(tmp_path, monkeypatch):
     (tmp_path / "only_here.py").write_text(MODULE)
     monkeypatch.syspath_prepend(str(tmp_path))
-    import only_here
-
+    only_here = importlib.import_module("only_here")
     assert only_here.Shop.double(4) == 8 and only_here.Shop.Item.name == "apple"
     assert sparkray.get(only_here.Shop.remote().sell.remote()) == ("apple", 6, 6, "apple")

@@ -164,6 +164,10 @@ impl SharedHead {
                 return;
             }
         };
+        if self.cancel.is_cancelled() {
+            // A node whose stream ended because the head ends, and that tries again at once.
+            return;
+        }
         let Some((node, cancel)) = self.attach(register, outgoing) else {
             return;
         };

@@ -59,7 +59,7 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
     Raises:
         TypeError: ``df`` is no DataFrame, a column has another type (it is named), or max_block_bytes is no size.
         ValueError: ``df`` is a stream or belongs to another SparkContext; max_block_bytes is out of range.
-        RayContextError: there is no cluster on a SparkContext.
+        RayContextError: there is no cluster on a SparkContext, or it is lost.
         ObjectStoreFullError: neither shared memory nor disk of a node has room.
         RaySystemError: the job failed for another reason; the cause has Spark's own words.
 
@@ -82,12 +82,15 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
     try:
         found = _interruptible(lambda: _run_feed(core, feed), feed.cancel)
         return blocks.adopt(core, feed_id, found)
-    except BaseException:
+    except BaseException as error:
         # Also Ctrl-C: the job ends and what it wrote is dropped.
         with contextlib.suppress(Exception):
             feed.cancel()
         with contextlib.suppress(Exception):
             blocks.abort(core, feed_id)
+        if isinstance(error, Exception):
+            # When the cluster was lost meanwhile, that is the reason.
+            context.check()
         raise
 
 
@@ -137,7 +140,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
         TypeError: ``refs`` holds something else than references, or a reference to something else than a table.
         ValueError: there is no reference; the columns of a table differ from the first one's, or Spark has no type for
             one (it is named); ``spark`` belongs to another SparkContext.
-        RayContextError: there is no cluster on a SparkContext.
+        RayContextError: there is no cluster on a SparkContext, or it is lost.
         RayTaskError: the task that should have made a table raised.
         ObjectLostError: a table was lost with its node.
 
@@ -198,6 +201,7 @@ def _running() -> tuple[CoreWorker, RayContext]:
             "sparkray runs without Spark in this program: DataFrames need a RayContext(sc) and its init() instead of "
             "sparkray.init()"
         )
+    context.check()
     return core, context
 
 
