@@ -88,6 +88,9 @@ pub(crate) fn get<'py>(
         .detach(|| runtime.core.get(&ids, deadline, &check_signals))
         .map_err(|error| {
             let waited_for = match timeout {
+                Some(seconds) if ids.len() == 1 => {
+                    format!("get() timed out after {seconds} s: the object did not exist")
+                }
                 Some(seconds) => format!(
                     "get() timed out after {seconds} s: not all of {} objects existed",
                     ids.len()

@@ -83,7 +83,10 @@ def test_init_starts_one_node_on_each_executor_and_is_quick(spark: Any, capsys: 
         assert nodes[node["node_id"]]["Labels"]["executor_id"] == executor_id
         assert nodes[node["node_id"]]["Resources"]["CPU"] == 1.0
     assert "CPU" not in nodes[info["node_id"]]["Resources"] or nodes[info["node_id"]]["Resources"]["CPU"] == 0
-    assert sparkray.cluster_resources()["CPU"] == 2.0
+    resources = sparkray.cluster_resources()
+    assert resources["CPU"] == 2.0
+    assert resources[f"node:{sparkray.util.get_node_ip_address()}"] == len(nodes)
+    assert resources["object_store_memory"] == sum(node["object_store_bytes"] for node in first.nodes()) * 3 / 2
     recorded = Recorded(first)
     first.stop()
     recorded.assert_gone()

@@ -171,12 +171,14 @@ async fn serve(
     )
     .await?;
     let address = format!("{}:{port}", config.host);
+    let host = ip_of(&config.host).await;
+    let resources = with_own_resources(&settings.resources, config.object_store_bytes, &host)?;
 
     let channel = tonic_channel(identity.clone(), settings.head.clone(), Target::Head);
     let register = RegisterNode {
         node_id: settings.node_id.to_vec().into(),
         address: address.clone(),
-        total: Some((&settings.resources).into()),
+        total: Some((&resources).into()),
         labels: config.labels.clone().into_iter().collect(),
         hostname: config
             .labels
@@ -218,7 +220,7 @@ async fn serve(
         cluster_id: identity.cluster_id,
         head_epoch: config.head_epoch,
         address: address.clone(),
-        host: ip_of(&config.host).await,
+        host,
         log_dir: config.log_dir.clone(),
     };
     let worker_config = worker_config(config, &node, &socket_name);
@@ -228,7 +230,7 @@ async fn serve(
         cancel: stop.clone(),
         routes: Arc::clone(routes),
         clients: Clients::default(),
-        leases: LeaseManager::new(settings.resources.clone(), config.python.is_some()),
+        leases: LeaseManager::new(resources, config.python.is_some()),
         lease_replies: HashMap::new(),
         view: ClusterView::new(settings.node_id),
         workers: Workers::new(pool, fork_requests, worker_config),
@@ -290,6 +292,20 @@ fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
         log_dir: PathBuf::from(&config.log_dir),
         environment,
     }
+}
+
+/// With what each node has in Ray: `object_store_memory`, and `node:<ip>` for tasks that are to run on this machine.
+fn with_own_resources(
+    given: &ResourceSet,
+    object_store_bytes: u64,
+    host: &str,
+) -> Result<ResourceSet, RayletError> {
+    let mut units = given.to_units();
+    units.entry(format!("node:{host}")).or_insert(1.0);
+    units
+        .entry("object_store_memory".to_owned())
+        .or_insert(object_store_bytes as f64);
+    Ok(ResourceSet::from_units(units)?)
 }
 
 /// Ray's programs expect the address of a node as an IP. The name itself when it has none.

@@ -230,8 +230,8 @@ def already_connected(ignore: bool) -> ClusterInfo:
     """`init` was called a second time."""
     if not ignore:
         raise RuntimeError(
-            "sparkray is running in this process already: call sparkray.shutdown() first, "
-            "or init(ignore_reinit_error=True) to keep what runs"
+            "sparkray is running in this process already, by init() or RayContext.init(): leave this call out or pass "
+            "ignore_reinit_error=True to use what runs; sparkray.shutdown() ends it"
         )
     warnings.warn("init() was called again; the running cluster and its settings are kept", stacklevel=3)
     return current_info(None)

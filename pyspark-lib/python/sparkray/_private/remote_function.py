@@ -77,6 +77,9 @@ class RemoteFunction:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         raise TypeError(f"a remote function cannot be called directly: write {self._name}.remote() for {self._name}()")
 
+    def __repr__(self) -> str:
+        return f"RemoteFunction({self._name or getattr(self, '__name__', '')})"
+
     def __getstate__(self) -> dict[str, Any]:
         return {"function": self._function, "options": self._options, "name": getattr(self, "__name__", "")}
 

@@ -115,10 +115,13 @@ impl State {
             return;
         }
         if !may_retry(template.max_retries, task.attempt) {
+            let tries = match task.attempt {
+                0 => "once".to_owned(),
+                retries => format!("{} times", retries + 1),
+            };
             let message = format!(
-                "{worker} died while it ran task {} ({task_id}): {cause}; the task was tried {} times",
-                template.name,
-                task.attempt + 1
+                "{worker} died while it ran task {} ({task_id}): {cause}; the task was tried {tries}",
+                template.name
             );
             self.finish_task_with(
                 task_id,
