@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sparkray._private.init import check_gpus
 from sparkray._private.memory import MEBIBYTE, parse_memory
 from sparkray.spark.cluster_shape import ClusterShape
 
@@ -111,11 +112,7 @@ def _extra_resources(extra_params: Mapping[str, Any]) -> dict[str, float]:
             raise TypeError(f"extra_params has {key!r}: its names are text")
         name = key.lstrip("-").replace("-", "_")
         if name == "num_gpus":
-            if _amount("num_gpus", value) > 0:
-                raise NotImplementedError(
-                    f"extra_params[{key!r}] is not there yet: GPUs are not assigned to tasks (CUDA_VISIBLE_DEVICES); "
-                    "leave it out, and bound the tasks that share a GPU by a custom resource"
-                )
+            check_gpus(_amount("num_gpus", value))
         elif name == "resources":
             try:
                 given = json.loads(value) if isinstance(value, str) else value
