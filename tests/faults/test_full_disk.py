@@ -51,7 +51,7 @@ def content(seed: int, size: int = 4 * MIB) -> Any:
 
 def assert_intact(references: dict[int, Any]) -> None:
     for seed, reference in references.items():
-        assert (sparkray.get(reference, timeout=30) == content(seed)).all(), f"object {seed} has changed"
+        assert (sparkray.get(reference, timeout=60) == content(seed)).all(), f"object {seed} has changed"
 
 
 def free_bytes(directory: Path) -> int:
@@ -101,7 +101,7 @@ def test_a_disk_that_fills_up_costs_no_object(small: Path) -> None:
     # Room for one, so that objects can change places. It is on disk, since it is the one that was not used longest.
     free = free_bytes(small)
     del references[0]
-    wait_until(lambda: free_bytes(small) > free, 10, "the room of the first one is free")
+    wait_until(lambda: free_bytes(small) > free, 60, "the room of the first one is free")
     assert_intact(references)
     for seed in list(references)[::2]:
         del references[seed]
@@ -109,4 +109,4 @@ def test_a_disk_that_fills_up_costs_no_object(small: Path) -> None:
         references[seed] = sparkray.put(content(seed))
     assert_intact(references)
     references.clear()
-    wait_until(lambda: free_bytes(small) == DISK, 10, "the disk is empty again")
+    wait_until(lambda: free_bytes(small) == DISK, 60, "the disk is empty again")

@@ -44,7 +44,7 @@ def spark(tmp_path: Path) -> Iterator[Any]:
         finally:
             context.stop()
             gateway.end_gateway()
-            wait_until(lambda: not list(disk.glob("sparkray-*")), 10, "the executor's files are gone")
+            wait_until(lambda: not list(disk.glob("sparkray-*")), 60, "the executor's files are gone")
 
 
 def free_bytes(directory: str) -> int:
@@ -67,7 +67,7 @@ def test_a_feed_larger_than_store_and_disk_is_refused_and_a_smaller_one_goes_on(
         sentence = str(caught.value)
         assert "bytes" in sentence and str(STORE) in sentence, sentence
         # What had been written of it is dropped, and there is room again.
-        wait_until(lambda: free_bytes(place) > before - 8 * MIB, 20, "the room on disk is free again")
+        wait_until(lambda: free_bytes(place) > before - 8 * MIB, 60, "the room on disk is free again")
         blocks = sparkray.from_spark(rows(600_000), max_block_bytes="4m")
         back = sparkray.to_spark(blocks, spark)
         wrong = "text is null or text != sha2(cast(id as string), 256)"

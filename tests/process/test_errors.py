@@ -128,7 +128,7 @@ def test_the_error_can_be_pickled():
 
 def test_an_error_is_ready_and_is_raised_by_every_get():
     reference = fail.remote(ValueError, "again")
-    assert sparkray.wait([reference], timeout=30)[0] == [reference]
+    assert sparkray.wait([reference], timeout=60)[0] == [reference]
     for _ in range(2):
         with pytest.raises(ValueError, match="again"):
             sparkray.get(reference)
@@ -159,7 +159,7 @@ def test_the_first_failure_ends_a_get_of_several():
     failing = other.fail.remote("at once")
     for references in ([never, failing], [failing, never], [use.remote(1), never, failing]):
         with pytest.raises(ValueError, match="at once"):
-            sparkray.get(references, timeout=30)
+            sparkray.get(references, timeout=60)
     # Failed before the wait begins.
     with pytest.raises(ValueError, match="at once"):
         sparkray.get([never, failing], timeout=0)
@@ -167,11 +167,11 @@ def test_the_first_failure_ends_a_get_of_several():
     second = other.fail.remote("second")
     sparkray.wait([failing, second], num_returns=2)
     with pytest.raises(ValueError, match="second"):
-        sparkray.get([never, second, failing], timeout=30)
+        sparkray.get([never, second, failing], timeout=60)
     with pytest.raises(exceptions.GetTimeoutError):
         sparkray.get([use.remote(1), never], timeout=0.3)
     closed.open.remote()
-    assert sparkray.get([never, use.remote(3)], timeout=30) == [None, 3]
+    assert sparkray.get([never, use.remote(3)], timeout=60) == [None, 3]
 
 
 def test_a_dead_actor_ends_a_get_of_several():
@@ -184,7 +184,7 @@ def test_a_dead_actor_ends_a_get_of_several():
     references = [one.sleep.remote(), two.sleep.remote()]
     threading.Timer(0.2, lambda: sparkray.kill(two)).start()
     with pytest.raises(exceptions.ActorDiedError) as caught:
-        sparkray.get(references, timeout=30)
+        sparkray.get(references, timeout=60)
     assert caught.value.actor_id == two._actor_id.hex()
     sparkray.kill(one)
 
@@ -201,11 +201,11 @@ def test_the_error_of_an_actor_keeps_its_id_through_a_task():
 
     short = Short.remote()
     with pytest.raises(exceptions.ActorDiedError) as caught:
-        sparkray.get(ask.remote(short), timeout=30)
+        sparkray.get(ask.remote(short), timeout=60)
     assert isinstance(caught.value, exceptions.RayTaskError)
     assert caught.value.actor_id == short._actor_id.hex()
     with pytest.raises(exceptions.ActorDiedError) as caught:
-        sparkray.get(short.leave.remote(), timeout=30)
+        sparkray.get(short.leave.remote(), timeout=60)
     assert caught.value.actor_id == short._actor_id.hex()
 
 
@@ -296,17 +296,17 @@ def test_a_module_that_the_worker_lacks_is_named():
 @pytest.mark.parametrize("kind", [SystemExit, KeyboardInterrupt, GeneratorExit])
 def test_what_would_end_a_program_is_an_error_of_the_task_and_does_not_end_the_driver(kind):
     with pytest.raises(exceptions.RayTaskError) as caught:
-        sparkray.get(fail.options(max_retries=0).remote(kind, 3), timeout=30)
+        sparkray.get(fail.options(max_retries=0).remote(kind, 3), timeout=60)
     assert not isinstance(caught.value, kind)
     assert type(caught.value.cause) is kind
     assert kind.__name__ in str(caught.value)
-    assert sparkray.get(use.remote(1), timeout=30) == 1
+    assert sparkray.get(use.remote(1), timeout=60) == 1
 
 
 @pytest.mark.parametrize("kind", [MemoryError, OSError, KeyError, UnicodeError, StopIteration, AssertionError])
 def test_built_in_exceptions_keep_their_class(kind):
     with pytest.raises(kind) as caught:
-        sparkray.get(fail.remote(kind, "text"), timeout=30)
+        sparkray.get(fail.remote(kind, "text"), timeout=60)
     assert isinstance(caught.value, exceptions.RayTaskError)
     assert caught.value.args == ("text",)
 
@@ -341,7 +341,7 @@ def test_get_times_out():
         sparkray.get(reference, timeout=0.1)
     with pytest.raises(TimeoutError):
         sparkray.get([reference], timeout=0)
-    assert sparkray.get(reference, timeout=30) is None
+    assert sparkray.get(reference, timeout=60) is None
 
 
 @pytest.mark.parametrize("bad", [3, "x", {"a": 1}, None], ids=repr)

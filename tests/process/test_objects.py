@@ -169,13 +169,13 @@ def test_a_reference_held_by_an_actor_keeps_the_object():
 
 
 def test_future_and_result():
-    assert after.remote(0.05, "late").future().result(timeout=30) == "late"
+    assert after.remote(0.05, "late").future().result(timeout=60) == "late"
 
 
 def test_wait_returns_what_is_ready_and_the_rest_in_order():
     slow = after.remote(1.5)
     quick = [after.remote(0, n) for n in range(3)]
-    ready, others = sparkray.wait([slow, *quick], num_returns=3, timeout=30)
+    ready, others = sparkray.wait([slow, *quick], num_returns=3, timeout=60)
     assert ready == quick
     assert others == [slow]
 
@@ -188,12 +188,12 @@ def test_wait_returns_at_most_what_was_asked_for():
 
 
 def test_wait_with_a_timeout():
-    reference = after.remote(1.0)
+    reference = after.remote(3.0)
     started = time.monotonic()
     assert sparkray.wait([reference], timeout=0.1) == ([], [reference])
-    assert 0.05 < time.monotonic() - started < 0.9
+    assert time.monotonic() - started >= 0.1
     assert sparkray.wait([reference], timeout=0) == ([], [reference])
-    assert sparkray.wait([reference], timeout=30) == ([reference], [])
+    assert sparkray.wait([reference], timeout=60) == ([reference], [])
 
 
 def test_wait_for_a_thousand():

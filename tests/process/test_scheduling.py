@@ -37,7 +37,7 @@ class Starter:
 def test_many_waiting_tasks_do_not_hold_up_an_actor():
     tasks = [nap.remote(0.02) for _ in range(400)]
     starter = Starter.remote()
-    sparkray.get(starter.__ray_ready__.remote(), timeout=20)
+    sparkray.get(starter.__ray_ready__.remote(), timeout=60)
     _, waiting = sparkray.wait(tasks, num_returns=len(tasks), timeout=0)
     assert waiting
     sparkray.get(tasks, timeout=60)
@@ -45,7 +45,7 @@ def test_many_waiting_tasks_do_not_hold_up_an_actor():
 
 def test_small_tasks_do_not_starve_a_large_one():
     tasks = [nap.remote(0.02) for _ in range(600)]
-    assert sparkray.get(whole_node.remote(), timeout=20) == "ran"
+    assert sparkray.get(whole_node.remote(), timeout=60) == "ran"
     _, waiting = sparkray.wait(tasks, num_returns=len(tasks), timeout=0)
     assert waiting
     sparkray.get(tasks, timeout=60)
@@ -53,7 +53,7 @@ def test_small_tasks_do_not_starve_a_large_one():
 
 def test_what_a_killed_worker_started_goes_with_it():
     starter = Starter.remote()
-    pids = sparkray.get(starter.start.remote(), timeout=20)
+    pids = sparkray.get(starter.start.remote(), timeout=60)
     assert all(alive(pid) for pid in pids)
     sparkray.kill(starter)
-    wait_until(lambda: not any(alive(pid) for pid in pids), 2.0, f"the end of {pids}")
+    wait_until(lambda: not any(alive(pid) for pid in pids), 60, f"the end of {pids}")

@@ -11,12 +11,13 @@ import pytest
 
 import sparkray
 from process.helpers import running_cluster, wait_until
+from support.figures import reported_stores
 
 pytestmark = pytest.mark.usefixtures("cluster")
 
 
 def store():
-    return sparkray.nodes()[0]["ObjectStore"]
+    return reported_stores()[0]
 
 
 def used_bytes():
@@ -29,14 +30,14 @@ def files_of_spills():
 
 def test_memory_is_freed_when_the_last_reference_goes():
     reference = sparkray.put(np.zeros(2_000_000))
-    wait_until(lambda: used_bytes() >= 16_000_000, 5, "the store reports the object")
+    wait_until(lambda: used_bytes() >= 16_000_000, 60, "the store reports the object")
     copy = reference
     del reference
     gc.collect()
     assert float(sparkray.get(copy).sum()) == 0.0
     del copy
     gc.collect()
-    wait_until(lambda: used_bytes() < 100_000, 5, "the store reports that the object is gone")
+    wait_until(lambda: used_bytes() < 100_000, 60, "the store reports that the object is gone")
 
 
 def test_memory_is_kept_while_a_view_of_it_lives():
@@ -46,7 +47,7 @@ def test_memory_is_kept_while_a_view_of_it_lives():
     assert float(array.sum()) == 6_000_000.0
     del array, others
     gc.collect()
-    wait_until(lambda: used_bytes() < 100_000, 5, "the store reports that everything is gone")
+    wait_until(lambda: used_bytes() < 100_000, 60, "the store reports that everything is gone")
 
 
 def test_results_nobody_waits_for_are_freed():
@@ -56,12 +57,12 @@ def test_results_nobody_waits_for_are_freed():
 
     sparkray.wait([make.remote() for _ in range(20)], num_returns=20, timeout=60)
     gc.collect()
-    wait_until(lambda: used_bytes() < 100_000, 10, "the store reports that the results are gone")
+    wait_until(lambda: used_bytes() < 100_000, 60, "the store reports that the results are gone")
 
 
 def test_more_than_fits_into_memory_is_spilled_and_restored():
     references = [sparkray.put(np.full(1_000_000, n, dtype=np.float64)) for n in range(16)]  # 128 MB in 64 MiB
-    wait_until(lambda: store()["spilled_bytes"] > 0, 5, "the store reports what it spilled")
+    wait_until(lambda: store()["spilled_bytes"] > 0, 60, "the store reports what it spilled")
     assert not files_of_spills(), "volumes have no name: nothing of them can be left"
     for n, reference in enumerate(references):
         array = sparkray.get(reference, timeout=60)

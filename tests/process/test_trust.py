@@ -29,13 +29,13 @@ def listeners(cluster):
     addresses: list[tuple[int, object]] = [(socket.AF_INET, (host, int(port)))]
     addresses += [(socket.AF_UNIX, "\0" + name.removeprefix("@")) for name in names]
     yield addresses
-    assert sparkray.get(echo.remote(1), timeout=30) == 1
+    assert sparkray.get(echo.remote(1), timeout=60) == 1
 
 
 def connect(listener):
     family, address = listener
     connection = socket.socket(family, socket.SOCK_STREAM)
-    connection.settimeout(10)
+    connection.settimeout(60)
     connection.connect(address)
     return connection
 
@@ -126,7 +126,7 @@ def test_garbage_after_the_handshake_ends_only_that_connection(listeners):
 
 def test_silent_and_many_callers_do_not_keep_others_out(listeners):
     silent = [connect(listeners[0]) for _ in range(300)]
-    assert sparkray.get(echo.remote(2), timeout=30) == 2
+    assert sparkray.get(echo.remote(2), timeout=60) == 2
     for connection in silent:
         connection.close()
 

@@ -14,6 +14,7 @@ import pytest
 import sparkray
 from process.helpers import wait_until
 from sparkray.spark import gateway
+from support.figures import reported_stores
 
 STORE = 32 << 20
 ROWS = 800_000
@@ -41,7 +42,7 @@ def frame(spark: Any) -> Any:
 @pytest.fixture(scope="module")
 def refs(spark: Any) -> Any:
     found = sparkray.from_spark(frame(spark), max_block_bytes="4m")
-    written = sum(node["ObjectStore"]["created_bytes"] for node in sparkray.nodes())
+    written = sum(store["created_bytes"] for store in reported_stores())
     assert written > 3 * STORE and len(found) > 20
     return found
 
@@ -82,9 +83,9 @@ def test_a_killed_task_waits_no_longer_for_the_store(spark: Any, refs: Any) -> N
     try:
         with ThreadPoolExecutor(1) as pool:
             job = pool.submit(back.count)
-            wait_until(lambda: running() > 0, 10, "tasks wait for the store")
+            wait_until(lambda: running() > 0, 60, "tasks wait for the store")
             spark.sparkContext.cancelAllJobs()
-            wait_until(lambda: running() == 0, 5, "the tasks have ended")
+            wait_until(lambda: running() == 0, 60, "the tasks have ended")
             with pytest.raises(Exception, match="cancel"):
                 job.result(10)
     finally:

@@ -39,7 +39,7 @@ def test_java_that_was_killed_and_an_interrupted_start_do_not_stand_in_the_way(
     process.wait()
 
     def interrupt() -> None:
-        wait_until(java_children, 30, "Java")
+        wait_until(java_children, 60, "Java")
         os.kill(os.getpid(), signal.SIGINT)
 
     # Java is being launched, and pyspark's handler of SIGINT is still that of the dead context.

@@ -9,7 +9,7 @@ from sparkray.spark import init_spark_on_yarn
 from support.minicluster import MiniCluster, wait_until
 
 STORE = "64m"
-CONTAINERS_END_SECONDS = 15
+CONTAINERS_END_SECONDS = 60
 
 
 class Application:

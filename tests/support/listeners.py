@@ -120,10 +120,11 @@ def proof(token: bytes, role: bytes, greeting: bytes, nonce: bytes) -> bytes:
 
 
 def read_all(connection: socket.socket) -> bytes:
-    """Everything until the other side closes."""
+    """Everything until the other side closes, or resets the connection: it does so when it closes with bytes unread."""
     data = b""
-    while chunk := connection.recv(4096):
-        data += chunk
+    with contextlib.suppress(ConnectionResetError):
+        while chunk := connection.recv(4096):
+            data += chunk
     return data
 
 

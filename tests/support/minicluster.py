@@ -30,8 +30,8 @@ MAIN_CLASS = "org.sparkray.minicluster.MiniCluster"
 # Java 17 hides what Hadoop's reflection wants to see.
 OPENED_PACKAGES = ("java.base/java.lang", "java.base/java.util", "java.base/java.io")
 LOG_TAIL_LINES = 40
-COMMAND_SECONDS = 30.0
-STOP_SECONDS = 20.0
+COMMAND_SECONDS = 60.0
+STOP_SECONDS = 60.0
 
 
 class MiniClusterError(RuntimeError):

@@ -72,13 +72,13 @@ def test_however_a_program_ends_nothing_outlives_its_containers(mini_cluster: Mi
                 driver.kill()
             elif way == "interrupt":
                 os.killpg(driver.pid, signal.SIGINT)
-            code = driver.wait(timeout=40)
+            code = driver.wait(timeout=60)
             Traces.of_text(text).assert_gone_with(java_pids)
         finally:
             driver.kill()
         assert code == {"kill": -signal.SIGKILL, "return": 0}.get(way, code)
         assert (code == 0) == (way == "return")
-    wait_until(lambda: not any(map(os.path.exists, directories)), 10, "YARN deletes the containers' directories")
+    wait_until(lambda: not any(map(os.path.exists, directories)), 60, "YARN deletes the containers' directories")
 
 
 def facts_of(driver: subprocess.Popen[str]) -> tuple[list[int], list[str], str]:

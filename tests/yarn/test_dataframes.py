@@ -16,6 +16,7 @@ import sparkray
 from sparkray import exceptions
 from sparkray.spark import RayContext
 from support import frames
+from support.figures import reported_nodes
 from support.minicluster import MiniCluster, wait_until
 
 pytestmark = pytest.mark.filterwarnings("ignore:the virtual environment")
@@ -36,18 +37,7 @@ def ray(spark: Any) -> Iterator[RayContext]:
 
 def stores() -> dict[str, dict[str, int]]:
     """What the store of each executor (and of "driver") says of itself, by executor id."""
-    return {node["Labels"]["executor_id"]: node["ObjectStore"] for node in sparkray.nodes() if node["Alive"]}
-
-
-def newer_stores() -> dict[str, dict[str, int]]:
-    """As `stores`, once every node has reported again: what it had done before this call is in it."""
-
-    def counts() -> dict[str, int]:
-        return {node["NodeID"]: node["ReportCount"] for node in sparkray.nodes() if node["Alive"]}
-
-    before = counts()
-    wait_until(lambda: all(count > before.get(node, 0) for node, count in counts().items()), 10, "all nodes report")
-    return stores()
+    return {node["Labels"]["executor_id"]: node["ObjectStore"] for node in reported_nodes()}
 
 
 def sizes_of(refs: list[Any]) -> dict[bytes, int]:
@@ -74,16 +64,16 @@ def test_every_flat_type_is_exact_on_yarn(spark: Any, ray: RayContext) -> None:
 
 
 def test_each_executor_writes_and_reads_its_own_blocks(spark: Any, ray: RayContext) -> None:
-    before = newer_stores()
+    before = stores()
     refs = sparkray.from_spark(rows_with_text(spark, 400_000, 8))
-    written = newer_stores()
+    written = stores()
     created = {name: store["created_bytes"] - before[name]["created_bytes"] for name, store in written.items()}
     assert created.pop("driver") == 0
     assert all(created.values()), "one executor wrote nothing"
     assert sum(created.values()) == sum(sizes_of(refs).values())
     back = sparkray.to_spark(refs, spark)
     assert (back.count(), wrong_rows(back)) == (400_000, 0)
-    after = newer_stores()
+    after = stores()
     for name, store in after.items():
         assert store["pulled_bytes"] == before[name]["pulled_bytes"], f"executor {name} did not read its own blocks"
     assert after["driver"]["created_bytes"] == before["driver"]["created_bytes"]
@@ -99,14 +89,14 @@ def test_a_task_on_the_other_node_pulls(spark: Any, ray: RayContext) -> None:
 
     refs = sparkray.from_spark(rows_with_text(spark, 100_000, 4))
     sizes = sizes_of(refs)
-    before = newer_stores()
+    before = stores()
     # Each takes the only CPU of its node.
     reader_class: Any = sparkray.remote(num_cpus=1)(Reader)
     readers = [reader_class.remote() for _ in range(2)]
     assert len(set(sparkray.get([reader.node.remote() for reader in readers], timeout=60))) == 2
     assert sparkray.get([reader.read.remote(refs) for reader in readers], timeout=60) == [100_000, 100_000]
     # What one node has, the other pulls: together everything once.
-    after = newer_stores()
+    after = stores()
     pulled = {name: store["pulled_bytes"] - before[name]["pulled_bytes"] for name, store in after.items()}
     assert pulled.pop("driver") == 0
     assert sum(pulled.values()) == sum(sizes.values())
@@ -188,7 +178,7 @@ def test_spark_runs_an_ordinary_job_on_all_its_slots_meanwhile(
         assert sparkray.wait(holding, num_returns=2, timeout=0) == ([], holding)
     finally:
         (tmp_path / "go").touch()
-    assert len(set(sparkray.get(holding, timeout=30))) == 2
+    assert len(set(sparkray.get(holding, timeout=60))) == 2
 
 
 @pytest.mark.trouble("raylet ended", "the head is lost")

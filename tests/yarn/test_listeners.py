@@ -6,7 +6,9 @@ import hmac
 import os
 import pathlib
 import re
+import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,11 +18,17 @@ from sparkray._private import worker
 from sparkray.spark import RayContext
 from sparkray.spark.driver_log import LOG_NAME
 from support.application import STORE, Application
-from support.listeners import MANAGER, RAYLET, Listener, hello, listeners_of, proof, read_all, read_exactly
+from support.listeners import MANAGER, RAYLET, Listener, hello, listeners_of, proof, read_exactly
 from support.minicluster import MiniCluster
 from support.ray_processes import Recorded
 
 pytestmark = pytest.mark.filterwarnings("ignore:the virtual environment")
+
+
+# Who says nothing for so long does not speak the handshake.
+SILENCE_SECONDS = 20
+# What a callee says of a wrong proof: its word for it, or nothing because the connection is closed or reset.
+REFUSALS = (b"\x01", b"")
 
 
 class Revealed:
@@ -99,20 +107,28 @@ def test_the_token_is_in_no_arguments_environment_settings_or_logs(
     assert any(path.name == "stderr" for path in places), "logs of containers were read"
 
 
+def verdict_on(connection: socket.socket, answer: bytes) -> bytes:
+    """The byte that a callee says of a proof; nothing when it closes or resets the connection, which refuses too."""
+    try:
+        connection.sendall(answer)
+        return connection.recv(1)
+    except ConnectionError:
+        return b""
+
+
 def who_answers(listener: Listener, revealed: Revealed, token: bytes, kind: int, node_id: bytes) -> bytes | None:
     """The verdict of a listener that speaks the handshake; None when it does not."""
     with listener.connect() as connection:
         greeting = hello(revealed.cluster_id, epoch=revealed.epoch, kind=kind, node_id=node_id)
         try:
             connection.sendall(greeting)
-            connection.settimeout(1)
+            connection.settimeout(SILENCE_SECONDS)
             answer = read_exactly(connection, 64)
         except (OSError, AssertionError):
             return None
-        connection.settimeout(10)
-        connection.sendall(proof(token, b"caller", greeting, answer[:32]))
+        connection.settimeout(60)
         knows = hmac.compare_digest(proof(revealed.token, b"callee", greeting, answer[:32]), answer[32:])
-        verdict = read_all(connection) if token != revealed.token else read_exactly(connection, 1)
+        verdict = verdict_on(connection, proof(token, b"caller", greeting, answer[:32]))
         assert knows or kind == MANAGER, f"{listener} answers without knowing the token itself"
         return verdict
 
@@ -126,20 +142,24 @@ def test_no_listener_lets_in_who_has_a_wrong_token(shared_spark: Any, revealed: 
     raylets = {f"raylet {node['executor_id']}": node for node in nodes}
     pids = {**java, "head": info["head_pid"], **{name: node["pid"] for name, node in raylets.items()}}
 
-    ours: dict[str, list[Listener]] = {}
-    for name, pid in pids.items():
+    def ask(name: str, listener: Listener) -> bytes | None:
         node_id = bytes.fromhex(raylets[name]["node_id"]) if name in raylets else bytes(16)
-        kind = MANAGER if name in java else RAYLET
-        for listener in listeners_of(pid):
-            verdict = who_answers(listener, revealed, os.urandom(32), kind, node_id)
-            if verdict is not None:
-                assert verdict == b"\x01", (name, listener, verdict)
-                ours.setdefault(name, []).append(listener)
-            else:
-                # Whoever does not speak the handshake is Spark's.
-                assert name in java, f"{listener} of {name} does not speak the handshake"
+        return who_answers(listener, revealed, os.urandom(32), MANAGER if name in java else RAYLET, node_id)
+
+    found = [(name, listener) for name, pid in pids.items() for listener in listeners_of(pid)]
+    # All at once: Spark's own say nothing, and each of them is given its time.
+    with ThreadPoolExecutor(len(found)) as pool:
+        verdicts = list(pool.map(ask, *zip(*found, strict=True)))
+    ours: dict[str, list[Listener]] = {}
+    for (name, listener), verdict in zip(found, verdicts, strict=True):
+        if verdict is not None:
+            assert verdict in REFUSALS, (name, listener, verdict)
+            ours.setdefault(name, []).append(listener)
+        else:
+            # Whoever does not speak the handshake is Spark's.
+            assert name in java, f"{listener} of {name} does not speak the handshake"
     # One port and one abstract socket for each raylet, the latter only for the head, the manager's port in the driver.
-    assert {name: sorted((bool(one.port), bool(one.name)) for one in found) for name, found in ours.items()} == {
+    assert {name: sorted((bool(one.port), bool(one.name)) for one in its) for name, its in ours.items()} == {
         "driver": [(True, False)],
         "head": [(False, True)],
         **{name: [(False, True), (True, False)] for name in raylets},
@@ -151,5 +171,5 @@ def test_no_listener_lets_in_who_has_a_wrong_token(shared_spark: Any, revealed: 
             node_id = bytes.fromhex(node["node_id"])
             assert who_answers(listener, revealed, revealed.token, RAYLET, node_id) == b"\x00"
     # Nobody was disturbed.
-    assert sparkray.get(sparkray.remote(len).remote("abc"), timeout=30) == 3
+    assert sparkray.get(sparkray.remote(len).remote("abc"), timeout=60) == 3
     context.check()

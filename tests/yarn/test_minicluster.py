@@ -18,7 +18,7 @@ import pytest
 from sparkray.spark import gateway
 from support.minicluster import MiniCluster, MiniClusterError, wait_until
 
-END_SECONDS = 10.0
+END_SECONDS = 60.0
 
 
 @contextlib.contextmanager
@@ -162,7 +162,7 @@ def test_killed_parent_leaves_nothing() -> None:
         parent.wait()
         _, alive = psutil.wait_procs(processes, timeout=END_SECONDS)
         assert alive == []
-        wait_until(lambda: not pathlib.Path(work_dir).exists(), 30, "the cluster's files are deleted")
+        wait_until(lambda: not pathlib.Path(work_dir).exists(), 60, "the cluster's files are deleted")
     finally:
         parent.kill()
         parent.wait()

@@ -82,7 +82,7 @@ def test_session_on_yarn(mini_cluster: MiniCluster, tmp_path: pathlib.Path, monk
     finally:
         second.stop()
         gateway.end_gateway()
-    wait_until(lambda: not mini_cluster.container_processes(), 10, "the containers end")
+    wait_until(lambda: not mini_cluster.container_processes(), 60, "the containers end")
 
 
 def test_failed_start_leaves_no_gateway(mini_cluster: MiniCluster, tmp_path: pathlib.Path) -> None:
