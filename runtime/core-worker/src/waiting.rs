@@ -259,7 +259,7 @@ impl CoreWorker {
         }
         let now = self.now();
         state.on_tick(now);
-        self.map_arrivals(&mut state);
+        self.take_in_answers(&mut state);
         self.carry_out_leading(state);
         woken
     }

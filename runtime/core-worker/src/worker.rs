@@ -16,7 +16,7 @@ use tracing::warn;
 use crate::connection::Connection;
 use crate::error::{CoreError, WaitError};
 use crate::reactor::{ConnId, RAYLET_CONN, Reactor};
-use crate::state::{Effect, IdSource, Notice, Pending, State};
+use crate::state::{Effect, IdSource, Notice, Pending, State, StoreAnswer};
 use crate::store::{DropQueue, Dropped, StoredValue};
 use crate::waiting::{Patience, Turns, run_helper};
 
@@ -276,15 +276,6 @@ impl CoreWorker {
                 } => self.reactor.open(conn, &endpoint, target),
                 Effect::Close { conn } => closed.push(conn),
                 Effect::Adopt { conn, socket } => self.reactor.adopt(conn, socket, "another worker"),
-                Effect::Learn {
-                    object,
-                    range,
-                    descriptor,
-                } => {
-                    if let Err(error) = self.segments.lock().learn(object, &range, descriptor) {
-                        warn!(%error, "cannot keep the descriptor of a segment");
-                    }
-                }
                 Effect::Notify(notice) => notices.push(notice),
             }
         }
@@ -319,9 +310,23 @@ impl CoreWorker {
 
     // ---- shared memory -------------------------------------------------------------------------------------
 
-    /// Maps objects that the store has made ready.
-    pub(crate) fn map_arrivals(&self, state: &mut State) {
-        for ready in state.take_ready_reads() {
+    /// Takes in what came with the store's answers: keeps descriptors of segments, and maps objects that are ready.
+    /// Only the leader calls it, with the state's lock held since it took the frames in.
+    pub(crate) fn take_in_answers(&self, state: &mut State) {
+        for answer in state.take_store_answers() {
+            let ready = match answer {
+                StoreAnswer::Read(ready) => ready,
+                StoreAnswer::Segment {
+                    object,
+                    range,
+                    descriptor,
+                } => {
+                    if let Err(error) = self.segments.lock().learn(object, &range, descriptor) {
+                        warn!(%error, "cannot keep the descriptor of a segment");
+                    }
+                    continue;
+                }
+            };
             let id = ready.object;
             let mapped = self
                 .segments
@@ -341,7 +346,8 @@ impl CoreWorker {
         }
     }
 
-    /// Maps a range for writing.
+    /// Maps a range for writing. The leader has kept the descriptor of its segment; `descriptor` is that of a segment
+    /// on disk.
     pub(crate) fn attach_writable(
         &self,
         id: ObjectId,

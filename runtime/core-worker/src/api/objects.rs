@@ -361,6 +361,15 @@ impl CoreWorker {
         };
         let slot = self.with_state(|state| {
             check_running(state)?;
+            // Before the request: what frames say meanwhile of their nodes finds them.
+            for block in blocks {
+                let locations = vec![(block.node_id, block.node_address.clone())];
+                let value = Value::Stored {
+                    size: block.size,
+                    locations,
+                };
+                state.add_owned(block.object_id, value, Vec::new());
+            }
             Ok::<u64, CoreError>(state.ask_raylet(Pending::Done, FrameKind::AdoptFeed, &message))
         })?;
         let outcome = match self.wait_slot(slot, Some(Instant::now() + ADOPT_DEADLINE), interrupt) {
@@ -375,20 +384,14 @@ impl CoreWorker {
             }
             Err(other) => Err(other),
         };
-        self.with_state(|state| {
-            for block in blocks {
-                let locations = vec![(block.node_id, block.node_address.clone())];
-                let value = Value::Stored {
-                    size: block.size,
-                    locations,
-                };
-                state.add_owned(block.object_id, value, Vec::new());
-                if outcome.is_err() {
-                    // It may have left its feed already: then only its owner frees it.
+        if outcome.is_err() {
+            // A block may have left its feed already: then only its owner frees it.
+            self.with_state(|state| {
+                for block in blocks {
                     state.drop_ref(block.object_id);
                 }
-            }
-        });
+            });
+        }
         outcome
     }
 }

@@ -397,25 +397,6 @@ impl State {
         }
     }
 
-    pub(super) fn on_created(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
-        let Some(Pending::Create { slot, object }) = self.take_pending(conn, frame.correlation) else {
-            return Ok(());
-        };
-        let reply: proto::CreateObjectReply = frame.decode()?;
-        let descriptor = frame.descriptor.take();
-        if self.slots.contains_key(&slot) {
-            self.fill_slot(slot, SlotResult::Created(reply, descriptor));
-        } else if let (Some(range), Some(descriptor)) = (reply.range, descriptor) {
-            // The thread gave up; but the store sends the descriptor of a segment only once.
-            self.effects.push(Effect::Learn {
-                object,
-                range,
-                descriptor,
-            });
-        }
-        Ok(())
-    }
-
     /// The answer to a request will not come. Pushed tasks, fetches and borrows are handled by
     /// [`State::on_closed`] when a whole connection broke.
     pub(super) fn fail_pending(&mut self, pending: Pending, cause: &str) {

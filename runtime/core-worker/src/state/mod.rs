@@ -58,7 +58,7 @@ pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument}
 pub use execution::{CreateActorWork, IncomingTask};
 pub(crate) use ids::IdSource;
 pub(crate) use objects::{Locations, Object, Value};
-pub(crate) use reading::ReadyRead;
+pub(crate) use reading::StoreAnswer;
 use scheduling::Scheduling;
 use submission::Task;
 pub use submission::{ActorMethod, TaskTemplate};
@@ -83,12 +83,6 @@ pub(crate) enum Effect {
     Adopt {
         conn: ConnId,
         socket: OwnedFd,
-    },
-    /// The descriptor of a segment that came with a range that nobody wants any more.
-    Learn {
-        object: ObjectId,
-        range: proto::ObjectRange,
-        descriptor: OwnedFd,
     },
     /// Work for the code that embeds the core worker.
     Notify(Notice),
@@ -149,7 +143,8 @@ pub(crate) struct State {
     /// Tasks and actors that waited for objects and may go on.
     dependents: VecDeque<objects::Waiter>,
     telling_dependents: bool,
-    ready_reads: Vec<ReadyRead>,
+    /// What the store answered, in the order of its frames.
+    store_answers: Vec<StoreAnswer>,
     /// Objects that the store is to free.
     frees: Vec<proto::FreeEntry>,
     borrowing: Borrowing,
@@ -202,7 +197,7 @@ impl State {
             reads: Vec::new(),
             dependents: VecDeque::new(),
             telling_dependents: false,
-            ready_reads: Vec::new(),
+            store_answers: Vec::new(),
             frees: Vec::new(),
             borrowing: Borrowing::default(),
             return_pins: IdMap::default(),

@@ -1,14 +1,18 @@
 //! Values in the node's store: asking for them, and handing them to those who wait.
+//!
+//! Invariant: the descriptor of a segment is handed on in the order of frames, whatever its frame answers and whether
+//! anybody waits for that still. The store sends each one once, and later answers of any kind rely on it.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use sparkray_common::{ErrorCode, ObjectId};
+use sparkray_object_store::SegmentId;
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 
 use super::objects::{Value, Waiter, describe_locations};
-use super::{Pending, State};
+use super::{Pending, SlotResult, State};
 use crate::api::Fetched;
 use crate::error::CoreError;
 use crate::hash::IdSet;
@@ -17,6 +21,19 @@ use crate::store::StoredValue;
 
 /// The owner is asked where else a value is, this often, before it counts as lost.
 const MAX_FAILED_READS: u8 = 3;
+
+/// What came with an answer of the store and must be taken in where frames are read, in their order.
+#[derive(Debug)]
+pub(crate) enum StoreAnswer {
+    /// The descriptor of a segment in memory, beside the room for an object that this process makes.
+    Segment {
+        object: ObjectId,
+        range: proto::ObjectRange,
+        descriptor: OwnedFd,
+    },
+    /// An object to be mapped.
+    Read(ReadyRead),
+}
 
 /// An object that the store has made ready: it is to be mapped, and then passed to [`State::mapped`].
 #[derive(Debug)]
@@ -84,11 +101,11 @@ impl State {
         }
         match (&reply.failure, reply.range) {
             (Some(failure), _) => self.read_failed(id, &failure.into()),
-            (None, Some(range)) => self.ready_reads.push(ReadyRead {
+            (None, Some(range)) => self.store_answers.push(StoreAnswer::Read(ReadyRead {
                 object: id,
                 range,
                 descriptor: frame.descriptor.take(),
-            }),
+            })),
             (None, None) => self.read_failed(
                 id,
                 &CoreError::new(
@@ -100,8 +117,36 @@ impl State {
         Ok(())
     }
 
-    pub(crate) fn take_ready_reads(&mut self) -> Vec<ReadyRead> {
-        std::mem::take(&mut self.ready_reads)
+    /// The store has made room for an object of this process.
+    pub(super) fn on_created(&mut self, conn: ConnId, mut frame: Frame) -> Result<(), CoreError> {
+        let reply: proto::CreateObjectReply = frame.decode()?;
+        let mut descriptor = frame.descriptor.take();
+        // A thread that gave up has removed its slot, but its request is answered all the same.
+        let (slot, object) = match self.take_pending(conn, frame.correlation) {
+            Some(Pending::Create { slot, object }) => (Some(slot), object),
+            _ => (None, ObjectId::NIL),
+        };
+        if let Some(range) = reply
+            .range
+            .filter(|range| !SegmentId(range.segment_id).is_on_disk())
+        {
+            if let Some(descriptor) = descriptor.take() {
+                self.store_answers.push(StoreAnswer::Segment {
+                    object,
+                    range,
+                    descriptor,
+                });
+            }
+        }
+        if let Some(slot) = slot {
+            // A segment on disk belongs to this object alone: its descriptor stays with the answer.
+            self.fill_slot(slot, SlotResult::Created(reply, descriptor));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn take_store_answers(&mut self) -> Vec<StoreAnswer> {
+        std::mem::take(&mut self.store_answers)
     }
 
     /// A value is mapped into this process.

@@ -16,7 +16,7 @@ use crate::error::CoreError;
 use crate::kick::Kick;
 use crate::state::{
     ActorMethod, ArgumentValue, Begun, CallKind, Creation, IdSource, IncomingTask, NewTask, Notice, State,
-    TaskTemplate, Value, Work,
+    StoreAnswer, TaskTemplate, Value, Work,
 };
 use crate::store::{DropQueue, Dropped, StoredValue};
 
@@ -303,7 +303,10 @@ impl Simulation {
     /// Maps what the stores have made ready.
     pub(super) fn map_ready(&mut self) {
         for process in &mut self.processes {
-            for ready in process.state.take_ready_reads() {
+            for answer in process.state.take_store_answers() {
+                let StoreAnswer::Read(ready) = answer else {
+                    continue;
+                };
                 let bytes = process.memory.get(&ready.object).cloned().unwrap();
                 let value = StoredValue::for_test(ready.object, bytes, Arc::clone(&process.dropped));
                 process.state.mapped(ready.object, &Arc::new(value));

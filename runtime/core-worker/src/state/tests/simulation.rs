@@ -209,7 +209,6 @@ impl Simulation {
                         link.ends[side] = End::Process(index, conn);
                     }
                 }
-                Effect::Learn { .. } => {}
                 Effect::Notify(notice) => self.processes[index].notices.push(notice),
             }
         }
