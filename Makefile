@@ -32,7 +32,7 @@ PACKAGE_SOURCES := $(shell find pyspark-lib/python -path '*/_lib' -prune -o -nam
 COMPAT_SOURCES := $(shell find pyspark-lib/ray-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
 	2>/dev/null)
 
-.PHONY: help build jar wheel wheel-compat minicluster demo test check format bench floor readme clean FORCE
+.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts check format bench floor readme clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -147,6 +147,9 @@ demo: $(STAMP)/venv-demo-sparkray $(MINICLUSTER) ## the main job on a real YARN 
 
 test: $(STAMP)/venv-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
 	@tests/run build/venv/bin/python
+
+test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)
+	@tests/run-pytest build/venv/bin/python tests/hosts
 
 check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of dependencies between crates
 	@$(STEP) check-fmt "cargo fmt" cargo fmt --all --check

@@ -1,0 +1,1 @@
+"""Several hosts, in network namespaces of this machine."""
