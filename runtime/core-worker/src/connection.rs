@@ -9,10 +9,11 @@
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use sparkray_rpc::{
-    ClientHandshake, Frame, FrameDecoder, RpcError, SERVER_PROOF_LEN, receive_with_descriptors,
+    ClientHandshake, Frame, FrameDecoder, Reachability, RpcError, SERVER_PROOF_LEN, receive_with_descriptors,
     send_with_descriptor, take_socket_error,
 };
 
@@ -73,6 +74,7 @@ pub(crate) struct Connection {
     /// Bytes taken from `outgoing` that the socket has not taken yet.
     writing: Mutex<Writing>,
     reading: Mutex<Reading>,
+    reachability: Mutex<Reachability>,
 }
 
 impl Connection {
@@ -106,6 +108,7 @@ impl Connection {
                 phase,
                 decoder: FrameDecoder::default(),
             }),
+            reachability: Mutex::new(Reachability::default()),
         }
     }
 
@@ -121,6 +124,16 @@ impl Connection {
     /// Whether the handshake was over, so that frames may have left.
     pub(crate) fn was_open(&self) -> bool {
         self.outgoing.lock().open
+    }
+
+    /// False: the other end cannot be reached any more, as far as the kernel can tell.
+    pub(crate) fn is_reachable(&self, now: Instant) -> bool {
+        // A connection that is being made has its own deadline.
+        self.is_connecting() || self.reachability.lock().check(self.socket.as_fd(), now)
+    }
+
+    pub(crate) fn peer(&self) -> &str {
+        &self.peer
     }
 
     /// Queues an encoded frame. Returns whether enough waits that it should leave now.

@@ -4,13 +4,15 @@ use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use sparkray_rpc::{
-    ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, Target, connect_nonblocking,
+    CHECK_INTERVAL, ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, SILENCE, Target,
+    connect_nonblocking,
 };
 
 use crate::connection::{Connection, Flushed};
@@ -84,6 +86,9 @@ pub(crate) struct Reactor {
     dirty: Mutex<Vec<ConnId>>,
     /// Connections that failed outside of the leader's reading.
     broken: Mutex<Vec<(ConnId, String)>>,
+    begun: Instant,
+    /// When connections were last checked, in milliseconds since `begun`.
+    checked: AtomicU64,
 }
 
 impl Reactor {
@@ -98,6 +103,8 @@ impl Reactor {
             connections: Mutex::new(HashMap::new()),
             dirty: Mutex::new(Vec::new()),
             broken: Mutex::new(Vec::new()),
+            begun: Instant::now(),
+            checked: AtomicU64::new(0),
         })
     }
 
@@ -216,7 +223,9 @@ impl Reactor {
     /// Waits up to `timeout` and reads what arrived. Only the leader calls it.
     pub(crate) fn drive(&self, timeout: Duration, incidents: &mut Vec<Incident>) -> io::Result<Woken> {
         self.flush_dirty();
-        let deadline = Instant::now() + timeout;
+        let now = Instant::now();
+        self.check_reachability(now);
+        let deadline = now + timeout;
         let mut corked = self.kick.fall_asleep();
         let mut patience = if corked { timeout.min(CORK_TIME) } else { timeout };
         let outcome = loop {
@@ -248,6 +257,25 @@ impl Reactor {
             incidents.push(Incident::Closed(id, cause));
         }
         outcome
+    }
+
+    /// Once a second: finds connections whose other end has vanished while something was under way. The leader's sleep
+    /// is never much longer.
+    fn check_reachability(&self, now: Instant) {
+        let millis = now.saturating_duration_since(self.begun).as_millis() as u64;
+        // Only the leader writes it.
+        if millis < self.checked.load(Ordering::Relaxed) + CHECK_INTERVAL.as_millis() as u64 {
+            return;
+        }
+        self.checked.store(millis, Ordering::Relaxed);
+        let connections = self.connections.lock();
+        for (id, connection) in &*connections {
+            if !connection.is_reachable(now) {
+                let peer = connection.peer();
+                let cause = format!("{peer} has not acknowledged anything for {} s", SILENCE.as_secs());
+                self.report_broken(*id, cause);
+            }
+        }
     }
 
     /// Waits for events once, and reads. Whether somebody kicked.

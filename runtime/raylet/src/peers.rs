@@ -4,7 +4,7 @@
 //! 1. A connection serves one exchange at a time, so that a slow transfer holds up no other, and TCP's own flow control
 //!    is the back-pressure.
 //! 2. Fetches and messages have connections of their own: fetches may wait long for room, messages must not.
-//! 3. Nobody waits for a node that is known to be dead, and nobody dials it any more.
+//! 3. Nobody waits for a node that is known to be dead, not in an exchange either, and nobody dials it any more.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +16,7 @@ use sparkray_rpc::{
     Endpoint, Frame, FrameReceiver, FrameSender, Identity, RpcError, Target, dial, frame_connection,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_util::sync::CancellationToken;
 
 /// Dead nodes that are remembered; their ids are never used again.
 const REMEMBERED_DEAD: usize = 1024;
@@ -43,6 +44,8 @@ impl Lane {
 #[derive(Debug)]
 struct Peer {
     permits: Arc<Semaphore>,
+    /// The node is dead.
+    gone: CancellationToken,
     idle: Vec<(FrameSender, FrameReceiver)>,
 }
 
@@ -70,8 +73,19 @@ pub(crate) struct PeerConnection {
     /// To the other raylet.
     pub(crate) sender: FrameSender,
     /// From it.
-    pub(crate) receiver: FrameReceiver,
+    receiver: FrameReceiver,
+    gone: CancellationToken,
     _permit: OwnedSemaphorePermit,
+}
+
+impl PeerConnection {
+    /// The next frame; the end of the connection, or of the node, is an error.
+    pub(crate) async fn next(&mut self, deadline: Duration, peer: &str) -> Result<Frame, RpcError> {
+        tokio::select! {
+            () = self.gone.cancelled() => Err(RpcError::Closed),
+            frame = next_frame(&mut self.receiver, deadline, peer) => frame,
+        }
+    }
 }
 
 impl Peers {
@@ -95,16 +109,17 @@ impl Peers {
         address: &str,
         lane: Lane,
     ) -> Result<PeerConnection, RpcError> {
-        let permits = {
+        let (permits, gone) = {
             let mut known = self.lock();
             if known.dead.contains(&node) {
                 return Err(RpcError::Closed);
             }
             let peer = known.peers.entry((node, lane)).or_insert_with(|| Peer {
                 permits: Arc::new(Semaphore::new(lane.width())),
+                gone: CancellationToken::new(),
                 idle: Vec::new(),
             });
-            Arc::clone(&peer.permits)
+            (Arc::clone(&peer.permits), peer.gone.clone())
         };
         let permit = permits.acquire_owned().await.map_err(|_| RpcError::Closed)?;
         while let Some((sender, receiver)) = self.take_idle(node, lane) {
@@ -114,16 +129,21 @@ impl Peers {
                     lane,
                     sender,
                     receiver,
+                    gone,
                     _permit: permit,
                 });
             }
         }
-        let (sender, receiver) = self.dial(node, address).await?;
+        let (sender, receiver) = tokio::select! {
+            () = gone.cancelled() => return Err(RpcError::Closed),
+            dialed = self.dial(node, address) => dialed?,
+        };
         Ok(PeerConnection {
             node,
             lane,
             sender,
             receiver,
+            gone,
             _permit: permit,
         })
     }
@@ -164,13 +184,14 @@ impl Peers {
         }
     }
 
-    /// Closes the kept connections to a node that died. Who waits for one, or asks for one later, hears that it is
+    /// Closes the connections to a node that died. Who uses one, waits for one, or asks for one later, hears that it is
     /// closed.
     pub(crate) fn forget(&self, node: NodeId) {
         let mut known = self.lock();
         for lane in [Lane::Fetches, Lane::Messages] {
             if let Some(peer) = known.peers.remove(&(node, lane)) {
                 peer.permits.close();
+                peer.gone.cancel();
             }
         }
         if known.dead.insert(node) {
@@ -197,7 +218,7 @@ impl Peers {
             attempts -= 1;
             let mut connection = self.connect(node, address, Lane::Messages).await?;
             let outcome = match connection.sender.send(frame()) {
-                Ok(()) => next_frame(&mut connection.receiver, deadline, address).await,
+                Ok(()) => connection.next(deadline, address).await,
                 Err(error) => Err(error),
             };
             match outcome {
@@ -221,11 +242,7 @@ impl Peers {
 }
 
 /// The next frame; the end of the connection is an error here.
-pub(crate) async fn next_frame(
-    receiver: &mut FrameReceiver,
-    deadline: Duration,
-    peer: &str,
-) -> Result<Frame, RpcError> {
+async fn next_frame(receiver: &mut FrameReceiver, deadline: Duration, peer: &str) -> Result<Frame, RpcError> {
     match tokio::time::timeout(deadline, receiver.next()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(RpcError::Closed),

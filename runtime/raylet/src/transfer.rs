@@ -12,7 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use crate::event::Event;
-use crate::peers::{Lane, PeerConnection, Peers, next_frame};
+use crate::peers::{Lane, PeerConnection, Peers};
 
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;
@@ -214,7 +214,7 @@ impl Fetch {
             if len == 0 {
                 return Err(PullError::Location("it sent an empty chunk".to_owned()));
             }
-            let next = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address);
+            let next = connection.next(CHUNK_DEADLINE, address);
             frame = self.unless_cancelled(next).await?;
         }
     }
@@ -249,7 +249,7 @@ impl Fetch {
         }
         tokio::select! {
             () = self.cancel.cancelled() => Err(cancelled()),
-            answer = next_frame(&mut connection.receiver, CHUNK_DEADLINE, address) => Ok(answer),
+            answer = connection.next(CHUNK_DEADLINE, address) => Ok(answer),
         }
     }
 
@@ -398,6 +398,39 @@ mod tests {
                 .expect("each fetch ends");
             let Some(Event::PullEnded { outcome, .. }) = event else {
                 panic!("{event:?}");
+            };
+            assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
+        }
+    }
+
+    #[tokio::test]
+    async fn fetches_under_way_end_when_their_node_is_declared_dead() {
+        let mut other = OtherNode::start().await;
+        let peers = Peers::new(NodeId::random(), other.identity.clone());
+        let (events, mut news) = mpsc::channel(64);
+        for (ticket, object, locations) in fetches(3, other.id, &other.address) {
+            let cancel = CancellationToken::new();
+            tokio::spawn(pull(
+                peers.clone(),
+                ticket,
+                object,
+                locations,
+                events.clone(),
+                cancel,
+            ));
+        }
+        // The node is asked, and says nothing more; its connections stay open.
+        let mut asked = Vec::new();
+        for _ in 0..3 {
+            let (sender, mut receiver) = other.callers.recv().await.unwrap();
+            receiver.next().await.unwrap().unwrap();
+            asked.push((sender, receiver));
+        }
+        peers.forget(other.id);
+        for _ in 0..3 {
+            let event = tokio::time::timeout(CHUNK_DEADLINE / 2, news.recv()).await;
+            let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
+                panic!("a fetch waits for a node that is dead: {event:?}");
             };
             assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
         }

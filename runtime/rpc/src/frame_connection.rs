@@ -2,8 +2,9 @@
 
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Instant;
 
 use bytes::Bytes;
 use tokio::io::Interest;
@@ -14,6 +15,7 @@ use tracing::debug;
 
 use crate::RpcError;
 use crate::frame::{FRAME_HEADER_LEN, Frame, FrameDecoder};
+use crate::reachability::{CHECK_INTERVAL, Reachability};
 use crate::socket::{receive_with_descriptors, register, send_with_descriptor};
 
 /// Sendings that may wait for a reader that is slow; more mean that it does not read.
@@ -91,6 +93,11 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
         decoder: FrameDecoder::default(),
         cancel: cancel.clone(),
     };
+    let mut reachability = Reachability::default();
+    reachability.check(socket.get_ref().as_fd(), Instant::now());
+    if !reachability.is_exempt() {
+        tokio::spawn(watch(Arc::downgrade(&socket), reachability, cancel.clone()));
+    }
     tokio::spawn(write_loop(socket, frames, cancel, waiting, drained));
     Ok((sender, receiver))
 }
@@ -205,6 +212,24 @@ fn read_some(fd: &OwnedFd, decoder: &mut FrameDecoder) -> std::io::Result<usize>
         decoder.push_descriptor(descriptor);
     }
     outcome
+}
+
+/// Closes a TCP connection whose other end cannot be reached any more. Ends with the connection.
+async fn watch(socket: Weak<AsyncFd<OwnedFd>>, mut reachability: Reachability, cancel: CancellationToken) {
+    loop {
+        tokio::select! {
+            () = cancel.cancelled() => return,
+            () = tokio::time::sleep(CHECK_INTERVAL) => {}
+        }
+        let Some(socket) = socket.upgrade() else {
+            return;
+        };
+        if !reachability.check(socket.get_ref().as_fd(), Instant::now()) {
+            debug!("closed a connection whose other end cannot be reached");
+            cancel.cancel();
+            return;
+        }
+    }
 }
 
 async fn write_loop(

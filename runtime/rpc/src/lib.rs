@@ -15,6 +15,7 @@ mod error;
 mod frame;
 mod frame_connection;
 mod handshake;
+mod reachability;
 mod socket;
 mod tonic_bridge;
 
@@ -28,6 +29,7 @@ pub use handshake::{
     CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake,
     Target,
 };
+pub use reachability::{CHECK_INTERVAL, Reachability, SILENCE};
 pub use socket::{
     Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors, register,
     send_with_descriptor, take_socket_error,

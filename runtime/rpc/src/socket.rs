@@ -82,15 +82,14 @@ pub fn take_socket_error(socket: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 /// A TCP connection on which nothing is under way is probed after this silence, this often, so many times.
-const PROBE_AFTER: Duration = Duration::from_secs(10);
-const PROBE_EVERY: Duration = Duration::from_secs(5);
+const PROBE_AFTER: Duration = Duration::from_secs(4);
+const PROBE_EVERY: Duration = Duration::from_secs(2);
 const PROBES: u32 = 4;
 
 /// Sets what every TCP socket of ours has: no delay of small messages, and keep-alive probes, so that a host that
-/// vanished is noticed in half a minute. Does nothing to Unix sockets.
+/// vanished is noticed within [`crate::SILENCE`] after the first of them. Does nothing to Unix sockets.
 ///
-/// `TCP_USER_TIMEOUT` is left alone: Linux applies it to a receiver that answers but does not read too, and not to read
-/// for long is our back-pressure.
+/// While data is under way there are no probes: see [`crate::Reachability`].
 pub fn pass_socket_options(socket: BorrowedFd<'_>) {
     // Failure means that it is not a TCP socket, which needs neither.
     let _ = rustix::net::sockopt::set_tcp_nodelay(socket, true);
