@@ -2,8 +2,8 @@
 
 The body and the out-of-band buffers made here are laid out by Rust (runtime/common/src/value.rs). Exact built-in types
 and numpy arrays go through the C pickler; everything else through cloudpickle, so that functions, classes and
-objects of `__main__` travel by value. Large buffers (numpy, pandas) are never copied into the pickle. pyarrow tables
-are Arrow IPC streams, which other languages read too.
+objects of `__main__` travel by value. Large buffers (numpy, pandas, pyarrow) are never copied into the pickle. Whole
+pyarrow tables are Arrow IPC streams, which other languages read too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-import cloudpickle
+from sparkray._private import arrow_values
+from sparkray._private.pickler import Pickler
 
 # sparkray_common::ValueFormat
 FORMAT_PICKLE5 = 1
@@ -28,7 +29,6 @@ FORMAT_NONE = 6
 _SCALARS = frozenset({int, float, str, bool, bytes, complex, type(None)})
 # Containers up to this length are looked through; longer ones go to cloudpickle's pickler at once.
 _LOOK_THROUGH = 32
-_MARK_RECORD_BATCH = b"sparkray.record_batch"
 
 
 class SerializationError(TypeError):
@@ -71,7 +71,7 @@ def dumps(value: Any) -> tuple[int, Any, list[pickle.PickleBuffer]]:
         return FORMAT_PICKLE5, pickle.dumps(value, 5, buffer_callback=buffers.append), buffers
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is not None and kind in (getattr(pyarrow, "Table", None), getattr(pyarrow, "RecordBatch", None)):
-        return FORMAT_ARROW, _dump_arrow(pyarrow, value), []
+        return FORMAT_ARROW, arrow_values.dump_table(pyarrow, value, pickle_by_value), []
     try:
         body = pickle_by_value(value, buffers)
     except Exception as error:
@@ -112,7 +112,7 @@ def pickle_by_value(value: Any, buffers: list[pickle.PickleBuffer] | None = None
     try:
         with io.BytesIO() as file:
             callback = None if buffers is None else buffers.append
-            cloudpickle.Pickler(file, protocol=5, buffer_callback=callback).dump(value)
+            Pickler(file, protocol=5, buffer_callback=callback).dump(value)
             return file.getvalue()
     finally:
         pickling.depth -= 1
@@ -130,7 +130,7 @@ def loads(format: int, body: Any, buffers: list[Any]) -> Any:
     if format == FORMAT_RAW:
         return bytes(body)
     if format == FORMAT_ARROW:
-        return _load_arrow(body)
+        return arrow_values.load_table(body)
     if format == FORMAT_ERROR:
         return load_error(body)
     raise ValueError(f"values of format {format} are not known to this version of sparkray: use one version everywhere")
@@ -156,32 +156,6 @@ def load_error(body: Any) -> Exception:
     if isinstance(error, Exception):
         return error
     return exceptions.RaySystemError(f"the task failed with {error!r}")
-
-
-# ------------------------------------------------------------------------------------------------------- arrow
-
-
-def _dump_arrow(pyarrow: Any, value: Any) -> Any:
-    schema = value.schema
-    if isinstance(value, pyarrow.RecordBatch):
-        schema = schema.with_metadata({**(schema.metadata or {}), _MARK_RECORD_BATCH: b"1"})
-        value = pyarrow.RecordBatch.from_arrays(value.columns, schema=schema)
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, schema) as writer:
-        writer.write(value)
-    return sink.getvalue()
-
-
-def _load_arrow(body: Any) -> Any:
-    import pyarrow
-
-    table = pyarrow.ipc.open_stream(pyarrow.py_buffer(body)).read_all()
-    metadata = dict(table.schema.metadata or {})
-    if metadata.pop(_MARK_RECORD_BATCH, None) is None:
-        return table
-    table = table.replace_schema_metadata(metadata or None)
-    batches = table.to_batches()
-    return batches[0] if batches else pyarrow.RecordBatch.from_arrays([[] for _ in table.schema], schema=table.schema)
 
 
 # ------------------------------------------------------------------------------------------- what went wrong
