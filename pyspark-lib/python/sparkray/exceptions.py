@@ -11,7 +11,6 @@ import pickle
 import traceback
 import types
 import weakref
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 __all__ = [
@@ -418,31 +417,35 @@ class RayTaskError(RayError):
         self.ip = ip
         self.actor_repr = actor_repr
         self.actor_id = actor_id
+        # What the task has noted on its error (add_note) is noted on this one.
+        self.__dict__.update(_notes_of(cause))
         # Set for a cause whose own way of pickling cannot be read back: class, args and attributes travel instead.
         self._cause_by_fields = False
 
-    def __reduce__(self) -> tuple[Callable[..., RayTaskError], tuple[Any, ...]]:
+    def __reduce__(self) -> tuple[Any, ...]:
         facts = self._facts
         is_view = isinstance(self, _CauseView)
+        state = (notes,) if (notes := _notes_of(self)) else ()
         if not self._cause_by_fields:
-            return _rebuild, (*facts, is_view)
-        return _rebuild_by_fields, (*facts._replace(cause=_fields_of(facts.cause)), is_view)
+            return _rebuild, (*facts, is_view), *state
+        return _rebuild_by_fields, (*facts._replace(cause=_fields_of(facts.cause)), is_view), *state
 
     def as_instanceof_cause(self) -> RayTaskError:
         """The same error as an instance of the cause's class too.
 
         Returns:
-            That one; itself when that class cannot be subclassed, and for SystemExit and KeyboardInterrupt, which would
-            end whoever asks for the result.
+            That one; itself when that class cannot be subclassed, and for SystemExit, which would end whoever asks for
+            the result.
         """
         cause_class = type(self.cause)
         if isinstance(self, _CauseView) or issubclass(RayTaskError, cause_class):
             return self
-        if not issubclass(cause_class, Exception) and not hasattr(cause_class, "derive"):
+        if issubclass(cause_class, (SystemExit, KeyboardInterrupt)):
             return self
         try:
             view = _view_class(cause_class)(*self._facts)
             view._cause_by_fields = self._cause_by_fields
+            view.__dict__.update(_notes_of(self))
             for name in _OWN_ATTRIBUTES:
                 if hasattr(self.cause, name):
                     setattr(view, name, getattr(self.cause, name))
@@ -489,6 +492,14 @@ def _rebuild_by_fields(name: str, text: str, cause_fields: tuple[Any, ...], *res
     return error.as_instanceof_cause() if rest[-1] else error
 
 
+def _notes_of(error: BaseException) -> dict[str, list[str]]:
+    """The notes of an exception, as the part of its attributes that they are; each error has its own list."""
+    notes = getattr(error, "__notes__", None)
+    if not isinstance(notes, (list, tuple)) or not notes:
+        return {}
+    return {"__notes__": [note for note in notes if isinstance(note, str)]}
+
+
 def _has_own_new(kind: type) -> bool:
     return isinstance(kind.__new__, types.FunctionType)
 
@@ -499,7 +510,7 @@ def _fields_of(error: BaseException) -> tuple[type[BaseException], tuple[Any, ..
 
 def _exception_from(kind: type[BaseException], args: tuple[Any, ...], attributes: dict[str, Any]) -> BaseException:
     """An exception without a call of its own `__new__` and `__init__`, whose parameters need not be its `args`."""
-    error = Exception.__new__(kind) if _has_own_new(kind) else kind.__new__(kind, *args)
+    error = BaseException.__new__(kind) if _has_own_new(kind) else kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(attributes)
     return error
@@ -569,6 +580,8 @@ def task_error(
     cause: BaseException = error
     if isinstance(error, RayTaskError):
         cause = error.cause  # one level only: the text tells the whole story
+    elif isinstance(error, KeyboardInterrupt):
+        cause = TaskCancelledError(error_message="the task was interrupted (KeyboardInterrupt)")
     by_fields = False
     problem = _pickling_problem(cause)
     if problem is not None:
@@ -577,6 +590,7 @@ def task_error(
         kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
         cause = RayError(f"Exception {kind} isn't serializable: {problem}\nOriginal exception details:\n{text}")
     wrapped = RayTaskError(name, text, cause, None, pid, ip, actor_repr, actor_id)
+    wrapped.__dict__.update(_notes_of(error))
     wrapped._cause_by_fields = by_fields
     return wrapped
 

@@ -42,7 +42,7 @@ pub(crate) struct Client {
 
 /// More frames, or bytes, than this in a driver's queue: it does not read, and its output is dropped.
 const MAX_QUEUED_FRAMES: usize = 1024;
-const MAX_QUEUED_BYTES: usize = 8 << 20;
+const MAX_QUEUED_BYTES: usize = 32 << 20;
 
 impl Client {
     /// Whether a driver gets so many lines of output while that much waits for it; then also how many it has missed

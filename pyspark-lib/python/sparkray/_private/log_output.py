@@ -1,4 +1,8 @@
-"""Prints what workers wrote, each line after Ray's prefix: `(f pid=123)` or `(f pid=123, ip=1.2.3.4)`."""
+"""Prints what workers wrote, each line after Ray's prefix: `(f pid=123)` or `(f pid=123, ip=1.2.3.4)`.
+
+The driver's streams are anything that a program puts there: closed, None, without `isatty` or `flush`, of another
+encoding, or of bytes. What the first choice does not take goes to the next (`_choices`); nothing is raised.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import TextIO
+from typing import Any
 
 _CYAN = "\033[36m"
 _RESET = "\033[0m"
@@ -36,19 +40,15 @@ def prefix(name: str, pid: int, ip: str, local_ip: str) -> str:
 def print_lines(lines: Sequence[tuple[str, int, str, str, bool]]) -> None:
     """Prints lines of (name, pid, ip, text, is_stderr). Called by a native thread of the driver."""
     global _arrivals
-    out: list[str] = []
-    err: list[str] = []
-    for name, pid, ip, text, is_stderr in lines:
-        stream = sys.stderr if is_stderr else sys.stdout
-        start = prefix(name, pid, ip, _local_ip)
-        if _is_terminal(stream):
-            start = f"{_CYAN}{start}{_RESET}"
-        (err if is_stderr else out).append(f"{start} {text}\n")
-    _write(sys.stdout, out)
-    _write(sys.stderr, err)
-    with _arrival:
-        _arrivals += 1
-        _arrival.notify_all()
+    try:
+        for is_stderr in (False, True):
+            chosen = [line for line in lines if line[4] is is_stderr]
+            if chosen:
+                _print(chosen, is_stderr)
+    finally:
+        with _arrival:
+            _arrivals += 1
+            _arrival.notify_all()
 
 
 def drain() -> None:
@@ -62,19 +62,58 @@ def drain() -> None:
                 return
 
 
-def _is_terminal(stream: TextIO | None) -> bool:
+def _print(lines: Sequence[tuple[str, int, str, str, bool]], is_stderr: bool) -> None:
+    for stream in _choices(is_stderr):
+        coloured = _is_terminal(stream)
+        parts = []
+        for name, pid, ip, text, _ in lines:
+            start = prefix(name, pid, ip, _local_ip)
+            parts.append(f"{_CYAN}{start}{_RESET} {text}\n" if coloured else f"{start} {text}\n")
+        if _takes(stream, "".join(parts)):
+            return
+
+
+def _choices(is_stderr: bool) -> list[Any]:
+    """Where lines may go, the best first: the program's stream, the process's own, and the same of the other kind.
+
+    Never the bare descriptors 1 and 2: once their stream is closed they may be another file.
+    """
+    out, err = [sys.stdout, sys.__stdout__], [sys.stderr, sys.__stderr__]
+    return [stream for stream in (err + out if is_stderr else out + err) if stream is not None]
+
+
+def _is_terminal(stream: Any) -> bool:
     try:
-        return stream is not None and stream.isatty()
-    except ValueError:  # closed
+        return bool(stream.isatty())
+    except BaseException:  # closed, no such method, or whatever the program's own stream raises
         return False
 
 
-def _write(stream: TextIO | None, lines: list[str]) -> None:
-    if not lines or stream is None:
-        return
-    try:
-        stream.write("".join(lines))
-        stream.flush()
-    except (OSError, ValueError):
-        # A closed pipe or stream of the driver is the driver's affair: its workers' output has nowhere to go.
-        return
+def _takes(stream: Any, text: str) -> bool:
+    """Writes and flushes; whether the stream took the text, or nobody reads it any more (`program | head`)."""
+    for written in _spellings(stream, text):
+        try:
+            stream.write(written)
+        except BrokenPipeError:
+            return True
+        except BaseException:  # the program's own stream may raise anything, and this thread must go on
+            continue
+        try:
+            stream.flush()
+        except BaseException:  # it has the text
+            pass
+        return True
+    return False
+
+
+def _spellings(stream: Any, text: str) -> list[str | bytes]:
+    """The text; then as the stream's encoding can say it; then as bytes."""
+    spellings: list[str | bytes] = [text]
+    encoding = getattr(stream, "encoding", None)
+    if isinstance(encoding, str):
+        try:
+            spellings.append(text.encode(encoding, "backslashreplace").decode(encoding))
+        except (LookupError, ValueError):
+            pass
+    spellings.append(text.encode("utf-8", "backslashreplace"))
+    return spellings

@@ -107,8 +107,9 @@ class Hooks:
         with contextlib.suppress(BaseException):  # handlers print what they raise; nothing keeps the actor from ending
             run_exit_handlers()
         self._core.shutdown()
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(BaseException):  # user code may have put anything there
+                stream.flush()
         os._exit(code or 0)
 
     def create_actor(self, spec: dict[str, Any]) -> object:
