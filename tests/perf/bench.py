@@ -162,7 +162,7 @@ class Result:
     def ratio_cell(self) -> str:
         """The ratio as the table shows it."""
         ratio = self.ratio()
-        return "" if ratio is None else f"{ratio:.2g}x" if ratio < 10 else f"{ratio:.0f}x"
+        return "" if ratio is None else f"{ratio:.3g}x" if ratio < 10 else f"{ratio:.0f}x"
 
     def too_slow(self) -> bool:
         """Whether a row that has a least ratio is below it, or has no figure of ours."""
@@ -270,7 +270,8 @@ def main() -> int:
     """Runs the rows and prints one line for each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sparkray-python", default=sys.executable, help="interpreter that has sparkray")
-    parser.add_argument("--ray-python", required=True, help="interpreter that has the official Ray")
+    parser.add_argument("--ray-python", help="interpreter that has the official Ray")
+    parser.add_argument("--before", metavar="PYTHON", help="compare with this interpreter's sparkray, not with Ray")
     parser.add_argument("--engines", default="sparkray,ray", help="`ray,ray` tries the harness itself")
     parser.add_argument("--rows", default="", help="parts of row names, separated by commas; all when not given")
     parser.add_argument("--rounds", type=int, default=5)
@@ -280,10 +281,16 @@ def main() -> int:
     options = parser.parse_args()
     rounds, seconds = (1, 0.5) if options.quick else (options.rounds, options.seconds)
 
-    pythons = {"sparkray": options.sparkray_python, "ray": options.ray_python}
-    names = options.engines.split(",")
-    engines = [Engine(name, pythons[name], f"{name}-{side}") for side, name in enumerate(names)]
-    labels = [f"{name} {version_of(pythons[name], name)}" for name in names]
+    if options.before:
+        sides = [("sparkray", options.sparkray_python), ("sparkray", options.before)]
+        labels = ["this build", "the build before"]
+    else:
+        pythons = {"sparkray": options.sparkray_python, "ray": options.ray_python}
+        sides = [(name, pythons[name]) for name in options.engines.split(",")]
+        labels = [f"{name} {version_of(python, name)}" for name, python in sides]
+    if not all(python for _, python in sides):
+        parser.error("either --ray-python or --before says whom to compare with")
+    engines = [Engine(name, python, f"{name}-{side}") for side, (name, python) in enumerate(sides)]
     wanted = [part.strip() for part in options.rows.split(",") if part.strip()]
     chosen = [row for row in rows.ALL if not wanted or any(part in row.name for part in wanted)]
 
@@ -309,6 +316,8 @@ def main() -> int:
     finally:
         for engine in engines:
             engine.stop()
+    if options.before:
+        return 0
     if options.write and (options.quick or wanted):
         print(f"{options.write} is written by a whole run only")
     elif options.write:
