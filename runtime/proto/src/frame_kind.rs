@@ -33,6 +33,7 @@ frame_kinds! {
     RemoveBorrower = 9,
     LocationLost = 10,
     AcknowledgeReplies = 11,
+    RegisterAgain = 12,
     // Between a client and a raylet.
     RegisterClient = 32,
     RegisterClientReply = 33,

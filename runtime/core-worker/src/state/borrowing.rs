@@ -6,10 +6,10 @@
 
 use std::sync::Arc;
 
-use sparkray_common::{ErrorCode, ObjectId, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
-use tracing::debug;
 
+use super::execution::IncomingTask;
 use super::objects::{Object, Value};
 use super::{PeerKey, Pending, State};
 use crate::error::CoreError;
@@ -23,10 +23,8 @@ pub(super) struct Owner {
     pub(super) objects: IdSet<ObjectId>,
     /// References that it has not been told of.
     pub(super) untold: Vec<ObjectId>,
-    /// Since when its connection is broken; a timer will call it again.
-    pub(super) broken_since: Option<u64>,
-    /// Since when it was called again without having said anything.
-    pub(super) unreached_since: Option<u64>,
+    /// The number of this process's registration with it.
+    registration: u64,
     pub(super) dead: bool,
 }
 
@@ -48,12 +46,14 @@ pub(super) struct Borrowing {
     unacknowledged: IdMap<ObjectId, Unacknowledged>,
     /// Tasks whose worker pins references until this many of them are acknowledged.
     waiting_tasks: IdMap<TaskId, (ConnId, usize)>,
+    last_registration: u64,
 }
 
 /// References in the results of a task that this process ran, until its caller has taken them over.
 #[derive(Debug)]
 pub(super) struct ReturnPins {
-    conn: ConnId,
+    pub(super) caller: WorkerId,
+    pub(super) node: NodeId,
     objects: Vec<ObjectId>,
 }
 
@@ -117,18 +117,17 @@ impl State {
             return;
         }
         let dead = self.is_dead(owner);
-        let entry = self
-            .borrowing
-            .owners
-            .entry(owner.worker_id)
-            .or_insert_with(|| Owner {
+        let last_registration = &mut self.borrowing.last_registration;
+        let entry = self.borrowing.owners.entry(owner.worker_id).or_insert_with(|| {
+            *last_registration += 1;
+            Owner {
                 address: Arc::new(owner.clone()),
                 objects: IdSet::default(),
                 untold: Vec::new(),
-                broken_since: None,
-                unreached_since: None,
+                registration: *last_registration,
                 dead: false,
-            });
+            }
+        });
         entry.dead |= dead;
         entry.objects.insert(id);
         let address = Arc::clone(&entry.address);
@@ -153,42 +152,109 @@ impl State {
         }
     }
 
-    /// Tells owners of the references that came since the last time.
+    /// Tells owners of the references that came since the last time. One that cannot be reached is told of all when it
+    /// is called again.
     pub(super) fn flush_borrows(&mut self) {
         for worker in std::mem::take(&mut self.borrowing.to_tell) {
+            if self.is_unreachable(worker) {
+                continue;
+            }
             let Some(owner) = self.borrowing.owners.get_mut(&worker) else {
                 continue;
             };
-            if owner.broken_since.is_none() {
-                let untold = std::mem::take(&mut owner.untold);
-                let address = Arc::clone(&owner.address);
-                self.register_as_borrower(&address, untold);
-                self.borrowing.forget_unused(worker);
+            let untold = std::mem::take(&mut owner.untold);
+            let (address, registration) = (Arc::clone(&owner.address), owner.registration);
+            let held = self.still_held(untold);
+            if !held.is_empty() {
+                self.tell_borrowed(&address, registration, &held.clone(), held);
             }
+            self.borrowing.forget_unused(worker);
         }
     }
 
-    pub(super) fn register_as_borrower(&mut self, owner: &WorkerAddress, objects: Vec<ObjectId>) {
+    /// Those of these references that were not dropped; for the others nobody needs to wait.
+    fn still_held(&mut self, untold: Vec<ObjectId>) -> Vec<ObjectId> {
         let (held, dropped): (Vec<_>, Vec<_>) =
-            objects.into_iter().partition(|id| self.objects.contains_key(id));
+            untold.into_iter().partition(|id| self.objects.contains_key(id));
         self.borrows_acknowledged(&dropped);
-        if held.is_empty() {
-            return;
-        }
-        self.tell_borrowed(owner, &held.clone(), held);
+        held
     }
 
-    pub(super) fn tell_borrowed(
+    fn tell_borrowed(
         &mut self,
         owner: &WorkerAddress,
+        registration: u64,
         objects: &[ObjectId],
         settles: Vec<ObjectId>,
     ) {
         let conn = self.conn_to_worker(owner);
         let message = proto::AddBorrower {
             object_ids: objects.iter().map(|id| Self::id_bytes(id.as_bytes())).collect(),
+            registration,
         };
         self.request(conn, Pending::Borrow(settles), FrameKind::AddBorrower, &message);
+    }
+
+    /// Tells an owner anew of everything that this process holds of it, and asks again for what was not answered.
+    pub(super) fn register_again(&mut self, worker: WorkerId) {
+        self.borrowing.last_registration += 1;
+        let Some(owner) = self.borrowing.owners.get_mut(&worker) else {
+            return;
+        };
+        if owner.dead {
+            return;
+        }
+        owner.registration = self.borrowing.last_registration;
+        let registration = owner.registration;
+        let untold = std::mem::take(&mut owner.untold);
+        let held: Vec<ObjectId> = owner.objects.iter().copied().collect();
+        let address = Arc::clone(&owner.address);
+        let settles = self.still_held(untold);
+        self.tell_borrowed(&address, registration, &held, settles);
+        for id in held {
+            let waits = self
+                .objects
+                .get(&id)
+                .is_some_and(|object| object.relocating || (object.asked && !object.is_resolved()));
+            if waits {
+                self.ask_owner(id, &address);
+            }
+        }
+        self.borrowing.forget_unused(worker);
+    }
+
+    /// Another process has something for this one, and a connection broke in between.
+    pub(super) fn on_register_again(
+        &mut self,
+        conn: ConnId,
+        message: &proto::RegisterAgain,
+    ) -> Result<(), CoreError> {
+        let sender = self.sender_of(conn)?;
+        if self.is_dead(&sender) {
+            return Ok(());
+        }
+        // The other side has lost any connection that this one may still believe in.
+        self.peers.insert(PeerKey::Worker(sender.worker_id), conn);
+        if self.borrowing.owners.contains_key(&sender.worker_id) {
+            self.register_again(sender.worker_id);
+        } else {
+            self.borrowing.last_registration += 1;
+            let nothing = proto::AddBorrower {
+                object_ids: Vec::new(),
+                registration: self.borrowing.last_registration,
+            };
+            let settles = Pending::Borrow(Vec::new());
+            self.request(conn, settles, FrameKind::AddBorrower, &nothing);
+        }
+        for bytes in &message.task_ids {
+            let task = TaskId::from_slice(bytes)?;
+            if let Some(waiting) = self.borrowing.waiting_tasks.get_mut(&task) {
+                waiting.0 = conn;
+            } else if !self.tasks.contains_key(&task) {
+                self.release_return_pins(task, conn);
+            }
+        }
+        Ok(())
     }
 
     pub(super) fn borrows_acknowledged(&mut self, objects: &[ObjectId]) {
@@ -230,13 +296,21 @@ impl State {
 
     /// This process's last reference of a foreign object is gone.
     pub(super) fn give_up_borrow(&mut self, id: ObjectId, address: &WorkerAddress) {
-        if let Some(owner) = self.borrowing.owners.get_mut(&address.worker_id) {
-            owner.objects.remove(&id);
-            self.borrowing.forget_unused(address.worker_id);
+        let worker = address.worker_id;
+        let Some(owner) = self.borrowing.owners.get_mut(&worker) else {
+            return;
+        };
+        owner.objects.remove(&id);
+        let registration = owner.registration;
+        self.borrowing.forget_unused(worker);
+        // One that cannot be reached hears of what is left when it is called again, or when it calls itself.
+        if self.is_unreachable(worker) {
+            return;
         }
-        if let Some(conn) = self.peers.get(&PeerKey::Worker(address.worker_id)).copied() {
+        if let Some(conn) = self.peers.get(&PeerKey::Worker(worker)).copied() {
             let message = proto::RemoveBorrower {
                 object_ids: vec![Self::id_bytes(id.as_bytes())],
+                registration,
             };
             self.send(conn, FrameKind::RemoveBorrower, 0, &message, &[], false);
         }
@@ -302,61 +376,30 @@ impl State {
         self.send(conn, FrameKind::ReleaseReturnPins, 0, &message, &[], false);
     }
 
-    // ---- the owner's side ----------------------------------------------------------------------------------
-
-    pub(super) fn on_add_borrower(
-        &mut self,
-        conn: ConnId,
-        correlation: u64,
-        message: &proto::AddBorrower,
-    ) -> Result<(), CoreError> {
-        for bytes in &message.object_ids {
-            let id = ObjectId::from_slice(bytes)?;
-            match self.objects.get_mut(&id) {
-                Some(object) => {
-                    object.add_borrower(conn);
-                    if let Some(state) = self.conns.get_mut(&conn) {
-                        state.borrowed.insert(id);
-                    }
-                }
-                None => debug!(object_id = %id, "a borrower came for an object that was freed"),
-            }
-        }
-        self.send(conn, FrameKind::Empty, correlation, &proto::Empty {}, &[], true);
-        Ok(())
-    }
-
-    pub(super) fn on_remove_borrower(
-        &mut self,
-        conn: ConnId,
-        message: &proto::RemoveBorrower,
-    ) -> Result<(), CoreError> {
-        for bytes in &message.object_ids {
-            self.remove_borrower(ObjectId::from_slice(bytes)?, conn);
-        }
-        Ok(())
-    }
-
     // ---- the worker's side: references in results ----------------------------------------------------------
 
-    /// Keeps references in a task's results until its caller has registered.
-    pub(super) fn pin_returned(&mut self, task: TaskId, conn: ConnId, objects: Vec<ObjectId>) {
+    /// Keeps references in a task's results until its caller has registered. `conn`: where the answer goes.
+    pub(super) fn pin_returned(&mut self, task: &IncomingTask, conn: ConnId, objects: Vec<ObjectId>) {
         if objects.is_empty() {
             return;
         }
-        if self.conns.contains_key(&conn) || self.broken_conns.contains_key(&conn) {
-            self.return_pins.insert(task, ReturnPins { conn, objects });
-        } else {
+        if self.is_dead(&task.caller) {
             for id in objects {
                 self.drop_ref(id);
             }
+            return;
         }
-    }
-
-    /// The caller came back over another connection.
-    pub(super) fn repin_returned(&mut self, task: TaskId, conn: ConnId) {
-        if let Some(pins) = self.return_pins.get_mut(&task) {
-            pins.conn = conn;
+        let pins = ReturnPins {
+            caller: task.caller.worker_id,
+            node: task.caller.node_id,
+            objects,
+        };
+        let earlier = self.return_pins.insert(task.task_id, pins);
+        for id in earlier.into_iter().flat_map(|pins| pins.objects) {
+            self.drop_ref(id);
+        }
+        if !self.conns.contains_key(&conn) {
+            self.peer_connection_lost(&task.caller);
         }
     }
 
@@ -373,14 +416,17 @@ impl State {
         Ok(())
     }
 
-    pub(super) fn drop_return_pins_of(&mut self, conn: ConnId) {
-        let tasks: Vec<TaskId> = self
-            .return_pins
+    /// Tasks whose results wait for this caller to register.
+    pub(super) fn return_pins_of(&self, caller: WorkerId) -> Vec<TaskId> {
+        self.return_pins
             .iter()
-            .filter(|(_, pins)| pins.conn == conn)
+            .filter(|(_, pins)| pins.caller == caller)
             .map(|(task, _)| *task)
-            .collect();
-        for task in tasks {
+            .collect()
+    }
+
+    pub(super) fn drop_return_pins_of(&mut self, caller: WorkerId) {
+        for task in self.return_pins_of(caller) {
             if let Some(pins) = self.return_pins.remove(&task) {
                 for id in pins.objects {
                     self.drop_ref(id);

@@ -1,8 +1,10 @@
 //! Order and duplicates of calls at an actor: what each caller has sent, and what it has been told.
 //!
 //! A call starts once. When its caller sends it again, because a connection broke, the answer goes where the newest
-//! one came from: at once if it is known, else when the call ends. Answers are kept until they are acknowledged.
+//! one came from: at once if it is known, else when the call ends. The newest is the one that was sent last, not the one
+//! that arrived last: after a pause an old connection may still deliver what another one has brought already. Answers are kept until they are acknowledged.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
 use bytes::Bytes;
@@ -115,14 +117,26 @@ impl Callers {
                     answer: answer.clone(),
                 },
                 Some(Progress::Running { conn, correlation }) => {
-                    (*conn, *correlation) = (task.conn, task.correlation);
+                    // An older connection may deliver it last. Correlations of a caller grow.
+                    if task.correlation > *correlation {
+                        (*conn, *correlation) = (task.conn, task.correlation);
+                    }
                     Arrival::Nothing
                 }
                 Some(Progress::Acknowledged) | None => Arrival::Nothing,
             };
         }
         if sequence > next {
-            caller.early.insert(sequence, task);
+            match caller.early.entry(sequence) {
+                Entry::Vacant(place) => {
+                    place.insert(task);
+                }
+                Entry::Occupied(mut earlier) => {
+                    if task.correlation > earlier.get().correlation {
+                        earlier.insert(task);
+                    }
+                }
+            }
             return Arrival::Nothing;
         }
         let mut turn = Some(task);
@@ -169,17 +183,6 @@ impl Callers {
             }
         }
         caller.drop_acknowledged();
-    }
-
-    /// A caller that has all answers may be forgotten: its next call says where it is.
-    pub(super) fn forget_settled(&mut self, caller: WorkerId) {
-        if self
-            .callers
-            .get(&caller)
-            .is_some_and(|caller| caller.calls.is_empty() && caller.early.is_empty())
-        {
-            self.callers.remove(&caller);
-        }
     }
 
     /// A caller is dead: nobody will ask for its answers.
@@ -285,6 +288,20 @@ mod tests {
     }
 
     #[test]
+    fn the_answer_goes_where_the_call_was_sent_last_not_where_it_arrived_last() {
+        let mut actor = actor();
+        // Connection 3 is the newest; what was sent over connection 2 arrives after it.
+        actor.arrive(1, 0, 3);
+        actor.arrive(1, 0, 2);
+        actor.arrive(0, 0, 3);
+        actor.arrive(0, 0, 2);
+        assert_eq!(actor.started, 2);
+        for sequence in [0, 1] {
+            assert_eq!(actor.callers.place_of(actor.caller, sequence), Some((3, 103)));
+        }
+    }
+
+    #[test]
     fn answers_are_forgotten_when_they_are_acknowledged() {
         let mut actor = actor();
         for sequence in 0..4 {
@@ -301,7 +318,7 @@ mod tests {
         assert_eq!(actor.callers.kept_answers(), 0);
         actor.callers.answered(actor.caller, 4, Bytes::new());
         actor.callers.acknowledge(actor.caller, 5, &[]);
-        actor.callers.forget_settled(actor.caller);
+        actor.callers.forget_idle(actor.caller);
         assert_eq!(actor.callers.len(), 0);
         // Its next call says where it is.
         assert!(matches!(actor.arrive(5, 5, 1), Arrival::Start));
@@ -314,8 +331,6 @@ mod tests {
         actor.callers.forget_idle(actor.caller);
         assert_eq!(actor.callers.len(), 1);
         actor.callers.answered(actor.caller, 0, Bytes::new());
-        actor.callers.forget_settled(actor.caller);
-        assert_eq!(actor.callers.len(), 1, "its answer may be asked for");
         actor.callers.forget_idle(actor.caller);
         assert_eq!(actor.callers.len(), 0);
     }

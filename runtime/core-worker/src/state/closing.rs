@@ -1,28 +1,15 @@
 //! Ends of connections.
 //!
-//! A connection may break while both processes live. Whatever was registered over it (borrowed objects, pinned
-//! results, the place in an actor's order of calls) is therefore kept for [`RETURN_TIME`], in which the other side
-//! comes back and registers it again. Only a death ends it at once.
+//! A connection may break while both processes live: what it was used for goes on over another one (see `unreachable`).
+//! Only a death ends it.
 
-use sparkray_common::{ObjectId, WorkerId};
-
-use super::connections::ANSWER_TIME;
 use super::timers::Timer;
-use super::{Effect, PeerKey, Pending, State};
-use crate::hash::IdSet;
+use super::{Effect, Pending, State};
 use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
+use sparkray_common::WorkerId;
 
-/// A process whose connection broke has this long to come back, in microseconds.
-const RETURN_TIME: u64 = 2_000_000;
 /// What a process that died has sent is read for this long, in microseconds.
 const DRAIN_TIME: u64 = 200_000;
-
-/// A connection that broke and whose other side may come back.
-#[derive(Debug)]
-pub(super) struct BrokenConnection {
-    worker: Option<WorkerId>,
-    borrowed: IdSet<ObjectId>,
-}
 
 impl State {
     /// A connection is gone.
@@ -41,24 +28,13 @@ impl State {
         if conn == RAYLET_CONN {
             self.raylet_lost(message);
         }
-        let worker = state.worker();
-        if let Some(worker) = worker {
-            if cause.gone {
+        if let Some(worker) = state.worker() {
+            // Without a head nobody will say whether it died: the broken connection must do.
+            if cause.gone || self.head_lost.is_some() {
                 self.deaths.workers.add(worker);
             }
         }
         let gone = state.remote.as_ref().is_some_and(|remote| self.is_dead(remote));
-        let broken = BrokenConnection {
-            worker,
-            borrowed: state.borrowed,
-        };
-        if gone {
-            self.drop_registrations(conn, &broken);
-        } else {
-            self.broken_conns.insert(conn, broken);
-            self.timers
-                .set(self.now + RETURN_TIME, Timer::ForgetConnection(conn));
-        }
         self.execution.caller_gone(conn);
         // Tasks in the order of their pushes, because the first of a worker is the one that ran.
         let mut pending: Vec<(u64, Pending)> = state.pending.into_iter().collect();
@@ -71,47 +47,20 @@ impl State {
             }
         }
         self.worker_connection_lost(state.lease, pushed, cause.unused, gone, message);
-        if let Some(worker) = worker {
-            if gone {
-                self.owner_died(worker);
-            } else {
-                self.owner_connection_lost(worker);
+        if let Some(remote) = state.remote.filter(|remote| !remote.worker_id.is_nil()) {
+            if !gone {
+                self.peer_connection_lost(&remote);
+            } else if !self.is_connected(remote.worker_id) {
+                self.worker_gone(remote.worker_id);
             }
         }
         self.actor_connection_lost(conn);
     }
 
-    /// Nobody came back for a connection that broke.
-    pub(super) fn forget_connection(&mut self, conn: ConnId) {
-        if let Some(broken) = self.broken_conns.remove(&conn) {
-            self.drop_registrations(conn, &broken);
-        }
-    }
-
-    fn drop_registrations(&mut self, conn: ConnId, broken: &BrokenConnection) {
-        for id in &broken.borrowed {
-            self.remove_borrower(*id, conn);
-        }
-        self.drop_return_pins_of(conn);
-        let elsewhere = broken
-            .worker
-            .is_some_and(|worker| self.peers.contains_key(&PeerKey::Worker(worker)));
-        if let (Some(worker), false) = (broken.worker, elsewhere) {
-            self.execution.callers.forget_settled(worker);
-        }
-    }
-
-    /// What connections to a process that died have registered is dropped at once.
-    pub(super) fn drop_broken_of(&mut self, dead: impl Fn(WorkerId) -> bool) {
-        let conns: Vec<ConnId> = self
-            .broken_conns
-            .iter()
-            .filter(|(_, broken)| broken.worker.is_some_and(&dead))
-            .map(|(conn, _)| *conn)
-            .collect();
-        for conn in conns {
-            self.forget_connection(conn);
-        }
+    /// Whether there is a connection to a process, one that is being made included.
+    pub(super) fn is_connected(&self, worker: WorkerId) -> bool {
+        let mut remotes = self.conns.values().filter_map(|state| state.remote.as_ref());
+        remotes.any(|remote| remote.worker_id == worker)
     }
 
     /// Closes a connection to a process that died, once what it has sent can have been read. The end of the socket
@@ -143,10 +92,6 @@ impl State {
             return;
         }
         self.effects.push(Effect::Close { conn });
-        let message = format!(
-            "the other side did not answer within {} s",
-            ANSWER_TIME / 1_000_000
-        );
-        self.on_closed(conn, &CloseCause::new(message));
+        self.on_closed(conn, &CloseCause::new("the other side did not answer in time"));
     }
 }

@@ -16,7 +16,7 @@ use crate::hash::{IdMap, IdSet};
 use crate::reactor::{ConnId, RAYLET_CONN};
 
 /// A connection that nobody has answered for this long is given up, in microseconds.
-pub(super) const ANSWER_TIME: u64 = 10_000_000;
+const ANSWER_TIME: u64 = 10_000_000;
 /// An empty buffer of a connection keeps at most this much memory.
 const KEPT_BUFFER: usize = 64 * 1024;
 
@@ -61,8 +61,6 @@ pub(crate) struct ConnState {
     pub(super) functions_sent: IdSet<FunctionId>,
     /// The lease whose worker is at the other end.
     pub(super) lease: Option<LeaseId>,
-    /// Objects of this process to which the other side holds references.
-    pub(super) borrowed: IdSet<ObjectId>,
     /// The other side has said something.
     pub(super) greeted: bool,
     /// Encoded frames that have not been handed on.
@@ -81,7 +79,7 @@ impl ConnState {
 
     #[cfg(test)]
     pub(super) fn is_quiet(&self) -> bool {
-        self.pending.is_empty() && self.borrowed.is_empty() && self.lease.is_none() && self.out.is_empty()
+        self.pending.is_empty() && self.lease.is_none() && self.out.is_empty()
     }
 
     /// The worker at the other end.
@@ -328,8 +326,19 @@ impl State {
             }
             state.remote = Some(address);
         }
-        self.owner_answered(worker);
+        self.peer_answered(worker);
         Ok(())
+    }
+
+    /// Who speaks on a connection.
+    pub(super) fn sender_of(&self, conn: ConnId) -> Result<WorkerAddress, CoreError> {
+        let remote = self.conns.get(&conn).and_then(|state| state.remote.clone());
+        remote.ok_or_else(|| {
+            CoreError::new(
+                ErrorCode::Internal,
+                "a message came before its sender said who it is",
+            )
+        })
     }
 
     pub(super) fn on_registered(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {

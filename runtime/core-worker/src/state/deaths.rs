@@ -7,13 +7,16 @@ use sparkray_common::{ErrorCode, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto as proto;
 use tracing::warn;
 
-use super::{Effect, PeerKey, SlotResult, State};
+use super::timers::Timer;
+use super::{Effect, PeerKey, Pending, SlotResult, State};
 use crate::error::CoreError;
 use crate::hash::IdSet;
-use crate::reactor::{CloseCause, ConnId};
+use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
 
 /// Deaths that are remembered. An older one is found out again by the refusal of a connection.
 const REMEMBERED: usize = 4096;
+/// When the head is lost, who is being called has this long to answer, in microseconds.
+const LAST_ANSWER_TIME: u64 = 2_000_000;
 
 /// The most recent members of a set.
 #[derive(Debug)]
@@ -65,7 +68,6 @@ impl State {
     pub(super) fn on_worker_died(&mut self, message: &proto::WorkerDied) -> Result<(), CoreError> {
         let worker = WorkerId::from_slice(&message.worker_id)?;
         self.deaths.workers.add(worker);
-        self.drop_broken_of(|other| other == worker);
         self.execution.callers.forget_idle(worker);
         self.owner_died(worker);
         let conns: Vec<ConnId> = self
@@ -79,6 +81,9 @@ impl State {
             })
             .map(|(conn, _)| *conn)
             .collect();
+        if conns.is_empty() {
+            self.worker_gone(worker);
+        }
         for conn in conns {
             self.close_after_drain(conn, &message.cause);
         }
@@ -107,10 +112,33 @@ impl State {
             };
             self.on_closed(conn, &cause);
         }
-        for worker in self.owners_on(node) {
-            self.owner_died(worker);
+        for worker in self.tied_workers_on(node) {
+            self.worker_gone(worker);
         }
         Ok(())
+    }
+
+    /// Processes of a node to which this one has ties.
+    fn tied_workers_on(&self, node: NodeId) -> IdSet<WorkerId> {
+        let borrowers = self.borrowers.iter().map(|(worker, entry)| (*worker, entry.node));
+        let callers = self.return_pins.values().map(|pins| (pins.caller, pins.node));
+        let owners = self.borrowing.owners.iter();
+        let owners = owners.map(|(worker, owner)| (*worker, owner.address.node_id));
+        borrowers
+            .chain(callers)
+            .chain(owners)
+            .filter(|(_, at)| *at == node)
+            .map(|(worker, _)| worker)
+            .collect()
+    }
+
+    /// A process is dead, and all that it has sent was read: nothing is kept for it any more.
+    pub(super) fn worker_gone(&mut self, worker: WorkerId) {
+        self.unreachable.remove(&worker);
+        self.execution.callers.forget_idle(worker);
+        self.forget_borrower(worker);
+        self.drop_return_pins_of(worker);
+        self.owner_died(worker);
     }
 
     pub(super) fn raylet_lost(&mut self, cause: &str) {
@@ -147,7 +175,45 @@ impl State {
         }
         warn!(cause, "the head is gone");
         self.fail_actors_without_head(&cause);
+        self.fail_head_requests(&cause);
         self.head_lost = Some(cause);
+        // Nobody will say whether they died.
+        let workers: Vec<WorkerId> = self.unreachable.keys().copied().collect();
+        for worker in workers {
+            self.deaths.workers.add(worker);
+            self.worker_gone(worker);
+        }
+        let unanswered: Vec<ConnId> = self
+            .conns
+            .iter()
+            .filter(|(_, state)| {
+                let called = matches!(state.peer, Some(PeerKey::Worker(_) | PeerKey::Raylet(_)));
+                called && !state.greeted
+            })
+            .map(|(conn, _)| *conn)
+            .collect();
+        for conn in unanswered {
+            self.timers
+                .set(self.now + LAST_ANSWER_TIME, Timer::Unanswered(conn));
+        }
+    }
+
+    /// The head answers nobody any more.
+    fn fail_head_requests(&mut self, cause: &str) {
+        let Some(raylet) = self.conns.get_mut(&RAYLET_CONN) else {
+            return;
+        };
+        let asked = raylet
+            .pending
+            .extract_if(|_, pending| matches!(pending, Pending::Head(_)));
+        let asked: Vec<Pending> = asked.map(|(_, pending)| pending).collect();
+        let message = format!("the head of the cluster is gone ({cause}): call shutdown() and init() again");
+        for pending in asked {
+            if let Pending::Head(slot) = pending {
+                let error = CoreError::new(ErrorCode::Unavailable, message.clone());
+                self.fill_slot(slot, SlotResult::Failed(error));
+            }
+        }
     }
 }
 

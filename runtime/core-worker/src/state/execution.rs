@@ -160,12 +160,7 @@ impl State {
 
     pub(super) fn on_push_task(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
         let message: proto::PushTask = frame.decode()?;
-        let Some(caller) = self.conns.get(&conn).and_then(|state| state.remote.clone()) else {
-            return Err(CoreError::new(
-                ErrorCode::Internal,
-                "a task came before its sender said who it is",
-            ));
-        };
+        let caller = self.sender_of(conn)?;
         if self.is_dead(&caller) {
             // The news of its death came first: nobody waits for the answer.
             return Ok(());
@@ -240,13 +235,12 @@ impl State {
     }
 
     fn take_actor_call(&mut self, task: IncomingTask, sequence: u64, acknowledged: u64) {
-        let (conn, correlation, task_id) = (task.conn, task.correlation, task.task_id);
+        let (conn, correlation) = (task.conn, task.correlation);
         let ready = &mut self.execution.ready;
         let start = |task| ready.push_back(Work::Task(task));
         match self.execution.callers.arrive(task, sequence, acknowledged, start) {
             Arrival::Start => self.news = true,
             Arrival::Repeat { answer } => {
-                self.repin_returned(task_id, conn);
                 let mut frame = answer.to_vec();
                 frame[CORRELATION].copy_from_slice(&correlation.to_le_bytes());
                 self.send_encoded(conn, &frame, true);
@@ -358,7 +352,7 @@ impl State {
         let urgent = !more && self.execution.ready.is_empty();
         let Some(sequence) = task.sequence else {
             self.execution.running_since = None;
-            self.pin_returned(task.task_id, task.conn, pins);
+            self.pin_returned(task, task.conn, pins);
             self.send(
                 task.conn,
                 FrameKind::PushTaskReply,
@@ -376,7 +370,7 @@ impl State {
             }
             return;
         };
-        self.pin_returned(task.task_id, conn, pins);
+        self.pin_returned(task, conn, pins);
         let mut frame = Vec::new();
         encode_frame(
             &mut frame,

@@ -25,7 +25,11 @@ impl State {
             .and_then(|lease| lease.worker.as_ref());
         if let Some((worker, conn)) = worker.map(|worker| (worker.address.worker_id, worker.conn)) {
             self.deaths.workers.add(worker);
-            self.close_after_drain(conn, &message.cause);
+            if self.is_connected(worker) {
+                self.close_after_drain(conn, &message.cause);
+            } else {
+                self.worker_gone(worker);
+            }
         }
         Ok(())
     }

@@ -11,6 +11,7 @@
 
 mod actor_calls;
 mod actors;
+mod borrowers;
 mod borrowing;
 mod callers;
 mod closing;
@@ -27,6 +28,7 @@ mod replies;
 mod scheduling;
 mod submission;
 mod timers;
+mod unreachable;
 mod waits;
 
 #[cfg(test)]
@@ -37,7 +39,7 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ObjectId, TaskId, WorkerAddress};
+use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, Failure, FrameKind};
 use sparkray_rpc::{Endpoint, Frame, Target};
 use tracing::{debug, warn};
@@ -49,8 +51,8 @@ use crate::store::Dropped;
 
 use actors::ActorClient;
 pub(crate) use actors::Creation;
+use borrowers::Borrower;
 use borrowing::{Borrowing, ReturnPins};
-use closing::BrokenConnection;
 use connections::ConnState;
 pub(crate) use connections::{PeerKey, Pending};
 use deaths::Deaths;
@@ -64,6 +66,7 @@ use submission::Task;
 pub use submission::{ActorMethod, TaskTemplate};
 pub(crate) use submission::{CallKind, NewTask};
 use timers::Timers;
+use unreachable::Unreachable;
 use waits::Wait;
 use waits::WaitId;
 pub(crate) use waits::{Begun, unknown_object};
@@ -125,8 +128,10 @@ pub(crate) struct State {
     news: bool,
     conns: IdMap<ConnId, ConnState>,
     peers: HashMap<PeerKey, ConnId>,
-    /// Connections that broke and whose other side may come back.
-    broken_conns: IdMap<ConnId, BrokenConnection>,
+    /// Processes that this one has ties to and no connection with.
+    unreachable: IdMap<WorkerId, Unreachable>,
+    /// Processes that hold references to objects of this one.
+    borrowers: IdMap<WorkerId, Borrower>,
     /// Connections to processes that are said to be dead, and why they died.
     closing: IdMap<ConnId, String>,
     deaths: Deaths,
@@ -183,7 +188,8 @@ impl State {
             news: false,
             conns: IdMap::default(),
             peers: HashMap::new(),
-            broken_conns: IdMap::default(),
+            unreachable: IdMap::default(),
+            borrowers: IdMap::default(),
             closing: IdMap::default(),
             deaths: Deaths::default(),
             timers: Timers::default(),
@@ -251,6 +257,7 @@ impl State {
             FrameKind::GetObjectReply => self.on_get_object_reply(conn, &frame),
             FrameKind::AddBorrower => self.on_add_borrower(conn, correlation, &frame.decode()?),
             FrameKind::RemoveBorrower => self.on_remove_borrower(conn, &frame.decode()?),
+            FrameKind::RegisterAgain => self.on_register_again(conn, &frame.decode()?),
             FrameKind::ReleaseReturnPins => self.on_release_return_pins(&frame.decode()?),
             FrameKind::LocationLost => self.on_location_lost(&frame.decode()?),
             FrameKind::WorkerHello => self.on_hello(conn, &frame.decode()?),
@@ -355,10 +362,11 @@ impl State {
         );
         assert!(self.borrowing.is_empty(), "{who}: borrowing {:?}", self.borrowing);
         assert!(
-            self.broken_conns.is_empty(),
-            "{who}: broken connections {:?}",
-            self.broken_conns
+            self.unreachable.is_empty(),
+            "{who}: unreachable {:?}",
+            self.unreachable
         );
+        assert!(self.borrowers.is_empty(), "{who}: borrowers {:?}", self.borrowers);
         assert!(
             self.closing.is_empty(),
             "{who}: closing connections {:?}",

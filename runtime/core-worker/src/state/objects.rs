@@ -3,7 +3,7 @@
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress};
+use sparkray_common::{ActorId, ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind, location_of};
 
 use super::waits::WaitId;
@@ -88,8 +88,8 @@ pub(crate) struct Object {
 /// How an object hangs together with others.
 #[derive(Debug, Default)]
 struct Links {
-    /// Connections of processes that hold references.
-    borrowers: IdSet<ConnId>,
+    /// Processes that hold references.
+    borrowers: IdSet<WorkerId>,
     /// Objects that this one's value refers to; each holds a reference.
     contained: Vec<ObjectId>,
     /// GetObject requests of other processes.
@@ -142,8 +142,8 @@ impl Object {
         self.links().remote_waiters.push((conn, correlation));
     }
 
-    pub(super) fn add_borrower(&mut self, conn: ConnId) {
-        self.links().borrowers.insert(conn);
+    pub(super) fn add_borrower(&mut self, worker: WorkerId) {
+        self.links().borrowers.insert(worker);
     }
 
     fn is_unused(&self) -> bool {
@@ -195,15 +195,12 @@ impl State {
         }
     }
 
-    pub(super) fn remove_borrower(&mut self, id: ObjectId, conn: ConnId) {
-        if let Some(state) = self.conns.get_mut(&conn) {
-            state.borrowed.remove(&id);
-        }
+    pub(super) fn remove_borrower(&mut self, id: ObjectId, worker: WorkerId) {
         let Some(object) = self.objects.get_mut(&id) else {
             return;
         };
         if let Some(links) = &mut object.links {
-            links.borrowers.remove(&conn);
+            links.borrowers.remove(&worker);
         }
         if object.is_unused() {
             self.forget_object(id);

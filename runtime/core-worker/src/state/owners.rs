@@ -1,20 +1,12 @@
 //! Values from their owners: asking other processes, over broken connections too, and answering them.
 
-use std::sync::Arc;
-
-use sparkray_common::{ErrorCode, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
 
 use super::objects::{Value, describe_locations, read_locations};
-use super::timers::Timer;
 use super::{Pending, State};
 use crate::error::CoreError;
 use crate::reactor::ConnId;
-
-/// An owner whose connection broke is called again after this time, in microseconds, unless its death is known.
-const RECONNECT_DELAY: u64 = 100_000;
-/// An owner that cannot be reached for this long counts as dead, in microseconds.
-const UNREACHABLE_TIME: u64 = 30_000_000;
 
 impl State {
     // ---- asking owners -------------------------------------------------------------------------------------
@@ -37,12 +29,12 @@ impl State {
         };
         if owner.dead {
             self.lose_to_dead_owner(id);
-        } else if owner.broken_since.is_none() {
+        } else if !self.is_unreachable(address.worker_id) {
             self.ask_owner(id, &address);
         }
     }
 
-    fn ask_owner(&mut self, id: ObjectId, owner: &WorkerAddress) {
+    pub(super) fn ask_owner(&mut self, id: ObjectId, owner: &WorkerAddress) {
         let conn = self.conn_to_worker(owner);
         let message = proto::GetObject {
             object_id: Self::id_bytes(id.as_bytes()),
@@ -81,7 +73,7 @@ impl State {
     pub(super) fn ask_where(&mut self, id: ObjectId, address: &WorkerAddress) {
         match self.borrowing.owners.get(&address.worker_id) {
             Some(owner) if owner.dead => self.lose_to_dead_owner(id),
-            Some(owner) if owner.broken_since.is_some() => {}
+            _ if self.is_unreachable(address.worker_id) => {}
             _ => self.ask_owner(id, address),
         }
     }
@@ -95,84 +87,6 @@ impl State {
         if entry.dead {
             self.lose_to_dead_owner(id);
         }
-    }
-
-    /// The connection to an owner is gone. It may live.
-    pub(super) fn owner_connection_lost(&mut self, worker: WorkerId) {
-        if self.broken.is_some() {
-            return;
-        }
-        if let Some(owner) = self.borrowing.owners.get_mut(&worker) {
-            let since = owner.unreached_since.unwrap_or(self.now);
-            owner.broken_since.get_or_insert(since);
-            self.timers
-                .set(self.now + RECONNECT_DELAY, Timer::ReconnectOwner(worker));
-        }
-    }
-
-    /// Registers again with an owner whose connection broke, and asks again what was not answered.
-    pub(super) fn reconnect_owner(&mut self, worker: WorkerId) {
-        let now = self.now;
-        let Some(owner) = self.borrowing.owners.get_mut(&worker) else {
-            return;
-        };
-        let Some(since) = owner.broken_since else { return };
-        if owner.dead {
-            return;
-        }
-        if now.saturating_sub(since) > UNREACHABLE_TIME {
-            self.owner_died(worker);
-            return;
-        }
-        let untold = std::mem::take(&mut owner.untold);
-        let told: Vec<ObjectId> = owner
-            .objects
-            .iter()
-            .filter(|id| !untold.contains(id))
-            .copied()
-            .collect();
-        let address = Arc::clone(&owner.address);
-        let asked: Vec<ObjectId> = owner
-            .objects
-            .iter()
-            .filter(|id| {
-                self.objects
-                    .get(id)
-                    .is_some_and(|object| object.relocating || (object.asked && !object.is_resolved()))
-            })
-            .copied()
-            .collect();
-        if !told.is_empty() {
-            // They were acknowledged before: nothing waits for it.
-            self.tell_borrowed(&address, &told, Vec::new());
-        }
-        self.register_as_borrower(&address, untold);
-        for id in asked {
-            self.ask_owner(id, &address);
-        }
-        // Until it says something, what comes meanwhile goes over the same connection.
-        if let Some(owner) = self.borrowing.owners.get_mut(&worker) {
-            owner.broken_since = None;
-            owner.unreached_since.get_or_insert(since);
-        }
-        self.borrowing.forget_unused(worker);
-    }
-
-    /// An owner said hello.
-    pub(super) fn owner_answered(&mut self, worker: WorkerId) {
-        if let Some(owner) = self.borrowing.owners.get_mut(&worker) {
-            owner.unreached_since = None;
-        }
-    }
-
-    /// Owners on a node.
-    pub(super) fn owners_on(&self, node: NodeId) -> Vec<WorkerId> {
-        self.borrowing
-            .owners
-            .iter()
-            .filter(|(_, owner)| owner.address.node_id == node)
-            .map(|(worker, _)| *worker)
-            .collect()
     }
 
     /// An owner is dead: what it alone knew is lost.

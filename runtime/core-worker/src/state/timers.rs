@@ -18,16 +18,14 @@ pub(super) enum Timer {
     LeaseRequests(ClassId),
     /// An actor whose connection broke is called again.
     ReconnectActor(ActorId),
-    /// An owner whose connection broke is asked again.
-    ReconnectOwner(WorkerId),
+    /// A process whose connection broke is called again.
+    CallAgain(WorkerId),
     /// Replies of an actor are acknowledged that no later call has acknowledged.
     AcknowledgeReplies(ActorId),
     /// A connection that nobody has answered yet.
     Unanswered(ConnId),
     /// A connection to a process that is said to be dead.
     CloseConnection(ConnId),
-    /// A connection that broke, whose other side has not come back.
-    ForgetConnection(ConnId),
 }
 
 /// All timers, by their time in microseconds.
@@ -66,11 +64,10 @@ impl State {
                 Timer::IdleLease(lease) => self.lease_may_be_idle(lease),
                 Timer::LeaseRequests(class) => self.ask_for_leases_again(class),
                 Timer::ReconnectActor(actor) => self.reconnect_actor(actor),
-                Timer::ReconnectOwner(worker) => self.reconnect_owner(worker),
+                Timer::CallAgain(worker) => self.call_again(worker),
                 Timer::AcknowledgeReplies(actor) => self.acknowledge_replies(actor),
                 Timer::Unanswered(conn) => self.give_up_unanswered(conn),
                 Timer::CloseConnection(conn) => self.close_connection(conn),
-                Timer::ForgetConnection(conn) => self.forget_connection(conn),
             }
         }
     }

@@ -3,6 +3,7 @@
 
 mod actors;
 mod deaths;
+mod pauses;
 mod process;
 mod properties;
 mod raylet;

@@ -101,13 +101,19 @@ enum Step {
     BreakLink(usize),
     Kill(usize),
     Later(u64),
+    /// The network between the nodes.
+    Cut,
+    Notice(usize),
+    Heal,
+    /// Seconds.
+    Pass(u64),
 }
 
-fn step(disturbed: bool) -> impl Strategy<Value = Step> {
+/// What happens: what the user does, and what goes wrong.
+fn step(disturbed: bool, cut: bool) -> BoxedStrategy<Step> {
     let index = 0..64_usize;
-    let disturbances = if disturbed { 3_u32 } else { 0 };
     let argument = prop::option::of(0..64_usize);
-    prop_oneof![
+    let usual = prop_oneof![
         4 => Just(Step::Put),
         8 => (0..6_u8, index.clone(), argument.clone()).prop_map(|(f, a, b)| Step::Submit(f, a, b)),
         8 => (0..2_usize, 0..5_u8, index.clone(), argument).prop_map(|(a, m, r, s)| Step::Call(a, m, r, s)),
@@ -115,9 +121,23 @@ fn step(disturbed: bool) -> impl Strategy<Value = Step> {
         5 => index.clone().prop_map(Step::Drop),
         16 => (0..60_usize).prop_map(Step::Run),
         2 => (0..30_000_u64).prop_map(Step::Later),
-        disturbances => index.clone().prop_map(Step::BreakLink),
-        disturbances => index.prop_map(Step::Kill),
-    ]
+    ];
+    let disturbances = prop_oneof![
+        index.clone().prop_map(Step::BreakLink),
+        index.clone().prop_map(Step::Kill),
+    ];
+    let pauses = prop_oneof![
+        3 => Just(Step::Cut),
+        6 => index.prop_map(Step::Notice),
+        2 => Just(Step::Heal),
+        2 => (0..40_u64).prop_map(Step::Pass),
+    ];
+    match (disturbed, cut) {
+        (false, false) => usual.boxed(),
+        (true, false) => prop_oneof![48 => usual, 6 => disturbances].boxed(),
+        (false, true) => prop_oneof![48 => usual, 13 => pauses].boxed(),
+        (true, true) => prop_oneof![48 => usual, 6 => disturbances, 13 => pauses].boxed(),
+    }
 }
 
 const FUNCTIONS: [&str; 6] = ["value", "big", "put", "deep", "pass", "nest"];
@@ -188,6 +208,13 @@ fn take(simulation: &mut Simulation, actors: &[ActorId], step: &Step, number: u6
             }
         }
         Step::Later(micros) => simulation.now += micros,
+        Step::Cut => simulation.cut(),
+        Step::Notice(index) => simulation.notice(index),
+        Step::Heal => simulation.heal(),
+        Step::Pass(seconds) => {
+            simulation.pass(seconds * 1_000_000);
+            simulation.check_references();
+        }
     }
 }
 
@@ -202,6 +229,7 @@ fn run_program(seed: u64, steps: &[Step]) {
         simulation.carry_out();
         simulation.check_references();
     }
+    simulation.heal();
     // Every result is told exactly once.
     let held: Vec<ObjectId> = simulation.processes[DRIVER]
         .references
@@ -226,14 +254,30 @@ proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn programs_leave_nothing_behind(seed in 1..u64::MAX, steps in prop::collection::vec(step(false), 1..60)) {
+    fn programs_leave_nothing_behind(seed in 1..u64::MAX, steps in prop::collection::vec(step(false, false), 1..60)) {
         run_program(seed, &steps);
     }
 
     #[test]
     fn programs_survive_broken_connections_and_deaths(
         seed in 1..u64::MAX,
-        steps in prop::collection::vec(step(true), 1..60),
+        steps in prop::collection::vec(step(true, false), 1..60),
+    ) {
+        run_program(seed, &steps);
+    }
+
+    #[test]
+    fn programs_survive_pauses_of_the_network(
+        seed in 1..u64::MAX,
+        steps in prop::collection::vec(step(false, true), 1..60),
+    ) {
+        run_program(seed, &steps);
+    }
+
+    #[test]
+    fn programs_survive_pauses_of_the_network_and_deaths(
+        seed in 1..u64::MAX,
+        steps in prop::collection::vec(step(true, true), 1..60),
     ) {
         run_program(seed, &steps);
     }

@@ -60,6 +60,8 @@ pub(super) struct Link {
     pub(super) ends: [End; 2],
     /// On the way to each end.
     queues: [VecDeque<Message>; 2],
+    /// What is on the way to this end waits until the network is whole again.
+    held: [bool; 2],
     broken: bool,
 }
 
@@ -86,6 +88,10 @@ pub(super) struct Simulation {
     pub(super) orphans: HashSet<ObjectId>,
     /// Frames are delivered in the order of their links, not at random.
     pub(super) orderly: bool,
+    /// Nothing passes between processes of different nodes.
+    cut: bool,
+    /// Connections that are being made over the cut: the callee, and the link.
+    knocking: Vec<(usize, usize)>,
 }
 
 impl Simulation {
@@ -109,6 +115,8 @@ impl Simulation {
             runs: BTreeMap::new(),
             orphans: HashSet::new(),
             orderly: false,
+            cut: false,
+            knocking: Vec::new(),
         };
         simulation.start_process(0);
         simulation
@@ -138,6 +146,7 @@ impl Simulation {
         self.links.push(Link {
             ends: [one, other],
             queues: [VecDeque::new(), VecDeque::new()],
+            held: [false, false],
             broken: false,
         });
         self.links.len() - 1
@@ -240,13 +249,12 @@ impl Simulation {
                     return;
                 };
                 let link = self.add_link(here, End::Arriving(callee));
-                self.processes[callee].arrivals.push_back(link);
-                // The raylet passes the socket on.
-                let descriptor = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-                let frame = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
-                    .with_descriptor(descriptor);
-                let raylet = self.raylet_link(callee).unwrap();
-                self.links[raylet].queues[0].push_back(Message::Frame(frame));
+                if self.cut && self.crosses(link) {
+                    self.links[link].held = [true, true];
+                    self.knocking.push((callee, link));
+                } else {
+                    self.arrive(callee, link);
+                }
             }
             Target::Raylet(node) => {
                 let node = self.node_index(node.as_bytes());
@@ -254,6 +262,16 @@ impl Simulation {
             }
             other => panic!("a core worker does not call {other:?}"),
         }
+    }
+
+    /// The raylet of the callee passes the socket on.
+    fn arrive(&mut self, callee: usize, link: usize) {
+        self.processes[callee].arrivals.push_back(link);
+        let descriptor = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+        let frame = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
+            .with_descriptor(descriptor);
+        let raylet = self.raylet_link(callee).unwrap();
+        self.links[raylet].queues[0].push_back(Message::Frame(frame));
     }
 
     fn refuse(&mut self, end: End) {
@@ -299,6 +317,83 @@ impl Simulation {
         }
     }
 
+    /// Whether a link is between processes of different nodes.
+    fn crosses(&self, link: usize) -> bool {
+        let node = |end: &End| match end {
+            End::Process(process, _) | End::Arriving(process) => Some(self.processes[*process].node),
+            End::Raylet(_) => None,
+        };
+        let [one, other] = &self.links[link].ends;
+        matches!((node(one), node(other)), (Some(one), Some(other)) if one != other)
+    }
+
+    /// Nothing passes between the nodes any more, in silence.
+    pub(super) fn cut(&mut self) {
+        self.cut = true;
+        for link in 0..self.links.len() {
+            if self.crosses(link) {
+                self.links[link].held = [true, true];
+            }
+        }
+    }
+
+    /// One end of a connection over the cut gives it up. What it has sent arrives after the cut, as far as it does.
+    pub(super) fn notice(&mut self, index: usize) {
+        let ends: Vec<(usize, usize)> = (0..self.links.len())
+            .filter(|link| self.crosses(*link))
+            .flat_map(|link| [(link, 0), (link, 1)])
+            .filter(|(link, side)| {
+                let link = &self.links[*link];
+                link.held[*side] && matches!(link.ends[*side], End::Process(..))
+            })
+            .collect();
+        if ends.is_empty() {
+            return;
+        }
+        let (link, side) = ends[index % ends.len()];
+        let kept = self.random.below(4);
+        let link = &mut self.links[link];
+        link.held[side] = false;
+        link.queues[side].clear();
+        link.queues[side].push_back(Message::Closed(CloseCause::new("no acknowledgement")));
+        if !link.broken {
+            link.broken = true;
+            link.queues[1 - side].truncate(kept);
+            link.queues[1 - side].push_back(Message::Closed(CloseCause::new("connection reset")));
+        }
+    }
+
+    /// Both ends of every connection over the cut give it up.
+    pub(super) fn notice_all(&mut self) {
+        for _ in 0..2 * self.links.len() {
+            self.notice(0);
+        }
+    }
+
+    /// The network is whole again: what was on the way arrives.
+    pub(super) fn heal(&mut self) {
+        self.cut = false;
+        for link in &mut self.links {
+            link.held = [false, false];
+        }
+        for (callee, link) in std::mem::take(&mut self.knocking) {
+            if self.links[link].broken {
+                continue;
+            }
+            if self.processes[callee].alive {
+                self.arrive(callee, link);
+            } else {
+                let cause = CloseCause {
+                    gone: true,
+                    unused: true,
+                    ..CloseCause::new("no such process")
+                };
+                self.links[link].broken = true;
+                self.links[link].queues[0].push_back(Message::Closed(cause));
+            }
+        }
+    }
+
     /// A process dies. What it has sent arrives still.
     pub(super) fn kill(&mut self, index: usize) {
         self.processes[index].alive = false;
@@ -324,7 +419,7 @@ impl Simulation {
         let mut choices: Vec<(usize, usize)> = Vec::new();
         for (index, link) in self.links.iter().enumerate() {
             for side in 0..2 {
-                let arrives = !matches!(link.ends[side], End::Arriving(_));
+                let arrives = !matches!(link.ends[side], End::Arriving(_)) && !link.held[side];
                 if arrives && !link.queues[side].is_empty() {
                     choices.push((index, side));
                 }
@@ -387,6 +482,32 @@ impl Simulation {
                 .min();
             let Some(wait) = next else { return };
             self.now += wait.max(1);
+            for process in self.processes.iter_mut().filter(|process| process.alive) {
+                process.state.on_tick(self.now);
+            }
+        }
+        panic!("the simulation does not come to rest");
+    }
+
+    /// Lets everything happen that happens by itself in this time, in microseconds.
+    pub(super) fn pass(&mut self, micros: u64) {
+        let end = self.now + micros;
+        for _ in 0..400_000 {
+            if self.step() {
+                continue;
+            }
+            let wait = self
+                .processes
+                .iter()
+                .filter(|process| process.alive)
+                .filter_map(|process| process.state.next_tick())
+                .min()
+                .map_or(u64::MAX, |wait| wait.max(1));
+            if self.now.saturating_add(wait) > end {
+                self.now = self.now.max(end);
+                return;
+            }
+            self.now += wait;
             for process in self.processes.iter_mut().filter(|process| process.alive) {
                 process.state.on_tick(self.now);
             }

@@ -1,0 +1,171 @@
+//! Pauses of the network: connections break, and nobody dies.
+
+use sparkray_common::{ActorId, ErrorCode};
+use sparkray_proto::{self as proto, FrameKind};
+
+use super::process::Process;
+use super::value::{Item, references};
+use super::{DRIVER, Simulation};
+
+const SECOND: u64 = 1_000_000;
+
+fn driver(simulation: &mut Simulation) -> &mut Process {
+    &mut simulation.processes[DRIVER]
+}
+
+/// A driver on the first of two nodes and an actor on the second.
+fn two_nodes(seed: u64) -> (Simulation, ActorId) {
+    for attempt in 0.. {
+        let mut simulation = Simulation::new(1 + seed * 100 + attempt, 2, 2);
+        let actor = simulation.create_actor(DRIVER, 0);
+        simulation.settle();
+        let process = simulation.index_of_actor(actor).unwrap();
+        if simulation.processes[process].node == 1 {
+            return (simulation, actor);
+        }
+    }
+    unreachable!("one of two nodes is the second in the long run");
+}
+
+#[test]
+fn a_pause_frees_nothing_that_is_borrowed_on_either_side() {
+    for seed in 0..30 {
+        let (mut simulation, actor) = two_nodes(seed);
+        // The actor borrows from the driver, and the driver from the actor.
+        let lent = driver(&mut simulation).put(&[Item::Number(5)]);
+        let item = simulation.item(DRIVER, lent);
+        driver(&mut simulation).call_actor(actor, "keep", &[item], &[]);
+        let made = driver(&mut simulation).call_actor(actor, "deep", &[], &[]);
+        let key = driver(&mut simulation).fetch(made);
+        simulation.settle_checked();
+        let (borrowed, _) =
+            references(&simulation.processes[DRIVER].values[&key].clone().unwrap())[0].clone();
+        // Only the actor has the driver's object.
+        let process = driver(&mut simulation);
+        let index = process.references.iter().position(|(id, _)| *id == lent).unwrap();
+        process.drop_reference(index);
+        simulation.settle_checked();
+
+        simulation.cut();
+        let early = driver(&mut simulation).fetch(borrowed);
+        simulation.run(5);
+        if seed % 2 == 0 {
+            simulation.notice_all();
+        } else {
+            simulation.notice(seed as usize);
+        }
+        let call = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
+        let called = driver(&mut simulation).fetch(call);
+        simulation.pass(30 * SECOND);
+        simulation.check_references();
+        simulation.heal();
+        simulation.settle_checked();
+
+        let values = &simulation.processes[DRIVER].values;
+        assert!(values[&early].is_ok(), "seed {seed}: {:?}", values[&early]);
+        assert_eq!(values[&called], Ok(vec![Item::Number(7)]), "seed {seed}");
+        let late = driver(&mut simulation).fetch(borrowed);
+        let given = driver(&mut simulation).call_actor(actor, "give", &[], &[]);
+        let given = driver(&mut simulation).fetch(given);
+        simulation.settle_checked();
+        let values = &simulation.processes[DRIVER].values;
+        assert!(values[&late].is_ok());
+        let given = references(&values[&given].clone().unwrap());
+        assert!(given.iter().any(|(id, _)| *id == lent), "seed {seed}");
+        driver(&mut simulation).call_actor(actor, "clear", &[], &[]);
+        driver(&mut simulation).drop_all();
+        simulation.settle_checked();
+        simulation.end_actors();
+        simulation.check_nothing_left();
+    }
+}
+
+#[test]
+fn what_was_dropped_during_a_pause_is_freed_after_it() {
+    for seed in 0..30 {
+        let (mut simulation, actor) = two_nodes(seed);
+        let lent = driver(&mut simulation).put(&[Item::Number(5)]);
+        let item = simulation.item(DRIVER, lent);
+        driver(&mut simulation).call_actor(actor, "keep", &[item], &[]);
+        let made = driver(&mut simulation).call_actor(actor, "put", &[], &[]);
+        driver(&mut simulation).fetch(made);
+        simulation.settle_checked();
+        simulation.cut();
+        simulation.notice_all();
+        driver(&mut simulation).drop_all();
+        let process = simulation.index_of_actor(actor).unwrap();
+        simulation.processes[process].drop_all();
+        simulation.pass(30 * SECOND);
+        simulation.heal();
+        simulation.settle_checked();
+        for process in [DRIVER, process] {
+            let objects = &simulation.processes[process].state.objects;
+            assert!(
+                objects.is_empty(),
+                "seed {seed}: process {process} keeps {objects:?}"
+            );
+        }
+        simulation.end_actors();
+        simulation.check_nothing_left();
+    }
+}
+
+#[test]
+fn the_verdict_ends_what_a_pause_only_delays() {
+    let (mut simulation, actor) = two_nodes(3);
+    let made = driver(&mut simulation).call_actor(actor, "put", &[], &[]);
+    let key = driver(&mut simulation).fetch(made);
+    simulation.settle_checked();
+    let (borrowed, _) = references(&simulation.processes[DRIVER].values[&key].clone().unwrap())[0].clone();
+    simulation.cut();
+    simulation.notice_all();
+    let waits = driver(&mut simulation).fetch(borrowed);
+    simulation.pass(300 * SECOND);
+    assert!(!simulation.processes[DRIVER].values.contains_key(&waits));
+    let died = proto::NodeDied {
+        node_id: simulation.nodes[1].to_vec().into(),
+        cause: "it was silent".to_owned(),
+    };
+    simulation.broadcast(FrameKind::NodeDied, &died);
+    simulation.pass(SECOND);
+    let error = simulation.processes[DRIVER].values[&waits].clone().unwrap_err();
+    assert_eq!(error.code, ErrorCode::OwnerDied);
+}
+
+#[test]
+fn without_a_head_a_lost_connection_is_a_verdict() {
+    for head_first in [false, true] {
+        let (mut simulation, actor) = two_nodes(4);
+        let made = driver(&mut simulation).call_actor(actor, "put", &[], &[]);
+        let key = driver(&mut simulation).fetch(made);
+        simulation.settle_checked();
+        let (borrowed, _) =
+            references(&simulation.processes[DRIVER].values[&key].clone().unwrap())[0].clone();
+        simulation.cut();
+        let call = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
+        let keys = [
+            driver(&mut simulation).fetch(borrowed),
+            driver(&mut simulation).fetch(call),
+        ];
+        let lost = proto::HeadLost {
+            cause: "its host vanished".to_owned(),
+        };
+        if head_first {
+            simulation.broadcast(FrameKind::HeadLost, &lost);
+            simulation.pass(SECOND);
+            simulation.notice_all();
+        } else {
+            simulation.notice_all();
+            simulation.pass(5 * SECOND);
+            simulation.broadcast(FrameKind::HeadLost, &lost);
+        }
+        simulation.pass(3 * SECOND);
+        for key in keys {
+            let value = simulation.processes[DRIVER].values.get(&key);
+            assert!(
+                matches!(value, Some(Err(_))),
+                "head first: {head_first}: {value:?}"
+            );
+        }
+    }
+}
