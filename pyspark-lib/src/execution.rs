@@ -198,7 +198,9 @@ impl<'py> Loop<'py> {
             actor_id: self.actor_id,
             attempt: 0,
         }));
-        let made = self.actor_spec(&work).and_then(|spec| {
+        let class_blob = PyBytes::new(py, &work.spec.class_blob);
+        let found = self.hooks.call_method1("before_actor", (class_blob,));
+        let made = found.and_then(|_| self.actor_spec(&work)).and_then(|spec| {
             let instance = self.hooks.call_method1("create_actor", (&spec,))?;
             let label: Option<String> = self.hooks.call_method0("actor_label")?.extract()?;
             Ok((spec, instance, label))

@@ -199,3 +199,23 @@ def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniClus
     assert re.match(rf"{lost}|the SparkContext was stopped, and its Ray cluster with it$", said(context))
     context.stop()
     recorded.assert_gone()
+
+
+def test_modules_come_from_the_shipped_environment_and_sparks_files(
+    context: RayContext, spark: Any, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "added_later.py").write_text("VERSION = 'later'\n")
+
+    @sparkray.remote
+    def look() -> tuple[str, str, str, list[str]]:
+        import added_later  # type: ignore[import-not-found]
+        import numpy
+
+        return added_later.VERSION, numpy.__file__, sys.prefix, sys.path
+
+    spark.addPyFile(str(tmp_path / "added_later.py"))
+    version, numpy_file, prefix, path = sparkray.get(look.remote())
+    assert version == "later"
+    assert prefix != sys.prefix and numpy_file.startswith(prefix + os.sep)
+    # The driver's own packages are on this machine too, and come from nowhere but the environment.
+    assert not [entry for entry in path if entry.startswith(sys.prefix + os.sep)]

@@ -5,6 +5,7 @@ mod address;
 mod config;
 mod error;
 mod ids;
+mod python_start;
 mod resources;
 mod telemetry;
 mod token;
@@ -17,6 +18,7 @@ pub use ids::{
     ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId,
     TaskId, WorkerId, reseed_after_fork,
 };
+pub use python_start::{hide_python_path, python_program};
 pub use resources::{ResourceError, ResourceSet};
 pub use telemetry::init_tracing;
 pub use token::ClusterToken;

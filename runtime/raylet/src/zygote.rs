@@ -2,7 +2,8 @@
 //!
 //! # Start
 //!
-//! The raylet runs `<config.python> -m sparkray._private.zygote` from its main thread. The zygote inherits
+//! The raylet runs `<config.python> -c` [`PROGRAM`] from its main thread: `sparkray._private.zygote`, without the
+//! user's directories until its own imports are done (`sparkray_common::python_program`). The zygote inherits
 //!
 //! - descriptor 0: its end of the control socket (`AF_UNIX`, `SOCK_SEQPACKET`, blocking). It moves it elsewhere
 //!   with close-on-exec (`os.dup`) and opens `/dev/null` as descriptor 0,
@@ -72,7 +73,7 @@ use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
-use sparkray_common::WorkerId;
+use sparkray_common::{WorkerId, hide_python_path, python_program};
 use sparkray_rpc::register;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -90,6 +91,17 @@ const WELL_AFTER: Duration = Duration::from_secs(30);
 const MAX_STARTS: u32 = 4;
 /// A zygote that has not said "ready" after this time is ended.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
+
+/// What the zygote's interpreter runs.
+const PROGRAM: &str = "\
+import importlib.util, runpy
+package = importlib.util.find_spec('sparkray')
+if package is None:
+    sys.exit('there is no sparkray in ' + repr(sys.path))
+start = os.path.join(package.submodule_search_locations[0], '_private', 'module_path.py')
+prepared = runpy.run_path(start)['prepare'](OWN)
+runpy.run_module('sparkray._private.zygote', {'PREPARED': prepared}, '__main__')
+";
 
 /// What the workers of this node share; sent to each at its birth.
 #[derive(Clone, Serialize)]
@@ -363,8 +375,11 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
         .open(spec.log_dir.join("zygote.log"))?;
     let mut command = Command::new(&spec.python);
     command
-        .args(["-m", "sparkray._private.zygote"])
-        .envs(spec.environment.iter().map(|(name, value)| (name, value)))
+        .args(["-c", &python_program(PROGRAM)])
+        .envs(spec.environment.iter().map(|(name, value)| (name, value)));
+    let python_path = spec.environment.iter().rfind(|(name, _)| name == "PYTHONPATH");
+    hide_python_path(&mut command, python_path.map(|(_, value)| value.as_str()));
+    command
         .env("SPARKRAY_RAYLET_PID", std::process::id().to_string())
         .current_dir(&spec.working_dir)
         .stdin(Stdio::from(theirs))

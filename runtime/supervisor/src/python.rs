@@ -7,7 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use sparkray_common::ErrorCode;
+use sparkray_common::{ErrorCode, hide_python_path, python_program};
 
 use crate::SupervisorError;
 use crate::child_host::isolate;
@@ -15,7 +15,7 @@ use crate::child_host::isolate;
 const DEADLINE: Duration = Duration::from_secs(20);
 /// Prints version, whether sparkray is there, and its version when it was installed by pip.
 const QUESTION: &str = "\
-import sys, importlib.util
+import importlib.util
 installed = ''
 try:
     import importlib.metadata
@@ -54,9 +54,9 @@ pub(crate) fn ask(python: &Path, environment: &BTreeMap<String, String>) -> Resu
     let cannot =
         |cause: &dyn std::fmt::Display| format!("Python {} cannot be run: {cause}", python.display());
     let mut command = Command::new(python);
+    command.args(["-c", &python_program(QUESTION)]).envs(environment);
+    hide_python_path(&mut command, environment.get("PYTHONPATH").map(String::as_str));
     command
-        .args(["-c", QUESTION])
-        .envs(environment)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());

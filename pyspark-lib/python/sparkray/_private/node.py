@@ -6,13 +6,12 @@ import json
 import os
 import secrets
 import sys
-import sysconfig
 import threading
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparkray._private import process, units
+from sparkray._private import module_path, process, units
 from sparkray._private.session import Session
 from sparkray._private.worker import Connection
 
@@ -137,7 +136,7 @@ class LocalCluster:
             "log_dir": str(self._node_log_dir(node_id)),
             "python": sys.executable,
             "working_dir": os.getcwd(),
-            "worker_env": worker_environment(),
+            "worker_env": module_path.environment(module_path.describe(sys.path)),
             "prestart_workers": max(1, min(int(amounts["CPU"]), 2)),
         }
         log_path = self.session.log_dir / f"raylet-{node_id[:8]}.log"
@@ -208,16 +207,3 @@ def daemon_path() -> str:
         where = "SPARKRAY_DAEMON names" if chosen else "this installation of sparkray lacks"
         raise RuntimeError(f"{where} {path}, which is not there or not executable: install the sparkray wheel again")
     return path
-
-
-def worker_environment() -> dict[str, str]:
-    """What workers need beside this process's environment: the driver's way of finding modules."""
-    standard = {os.path.realpath(path) for path in sysconfig.get_paths().values()}
-    standard.add(os.path.realpath(os.path.join(sysconfig.get_path("stdlib"), "lib-dynload")))
-    search: list[str] = []
-    for entry in sys.path:
-        path = os.path.realpath(entry or os.getcwd())
-        if path in standard or path.endswith(".zip") or path in search or not os.path.isdir(path):
-            continue
-        search.append(path)
-    return {"PYTHONPATH": os.pathsep.join(search)} if search else {}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparkray._private import options as option_checks
-from sparkray._private.serialization import SerializationError, explain, pickle_by_value
+from sparkray._private.serialization import SerializationError, dump_definition, explain, pickle_by_value
 from sparkray._private.signature import CallShape
 from sparkray._private.worker import core_worker, state
 
@@ -27,7 +27,7 @@ def definition_id(blob: bytes) -> bytes:
 def pickle_definition(definition: Any, what: str) -> bytes:
     """Pickles a function or class by cloudpickle. Raises TypeError that names what it refers to and cannot travel."""
     try:
-        return pickle_by_value(definition)
+        return dump_definition(definition)
     except Exception as error:
         found = explain(definition, error)
         where = f"its{''.join(found.path)} is" if found.path else "it is"

@@ -16,7 +16,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from sparkray._private import arrow_values
+from sparkray._private import arrow_values, job_modules
 from sparkray._private.pickler import Pickler
 
 # sparkray_common::ValueFormat
@@ -72,6 +72,7 @@ def dumps(value: Any) -> tuple[int, Any, list[pickle.PickleBuffer]]:
     pyarrow = sys.modules.get("pyarrow")
     if pyarrow is not None and kind in (getattr(pyarrow, "Table", None), getattr(pyarrow, "RecordBatch", None)):
         return FORMAT_ARROW, arrow_values.dump_table(pyarrow, value, pickle_by_value), []
+    job_modules.publish_changes()
     try:
         body = pickle_by_value(value, buffers)
     except Exception as error:
@@ -231,6 +232,12 @@ def _function_parts(function: types.FunctionType) -> Iterator[tuple[str, Any]]:
             yield f" global variable {name}", function.__globals__[name]
 
 
+def dump_definition(definition: Any) -> bytes:
+    """A function or class, after the digest by which a worker sees whether it can import what it refers to."""
+    return job_modules.digest() + pickle_by_value(definition)
+
+
 def load_definition(blob: bytes) -> Any:
-    """A function or class that a driver or worker pickled."""
-    return pickle.loads(blob)
+    """A function or class that a driver or worker pickled by `dump_definition`."""
+    job_modules.before(blob)
+    return pickle.loads(memoryview(blob)[job_modules.DIGEST_BYTES :])

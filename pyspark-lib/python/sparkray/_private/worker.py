@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparkray import exceptions
-from sparkray._private import process
+from sparkray._private import job_modules, process
 
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker, ObjectRef
@@ -89,6 +89,7 @@ def connect_driver(
     namespace: str | None = None,
     log_to_driver: bool = True,
     on_shutdown: Callable[[], None] | None = None,
+    origin: job_modules.Origin | None = None,
 ) -> CoreWorker:
     """Makes this process a driver of the cluster whose raylet runs on this machine.
 
@@ -97,6 +98,7 @@ def connect_driver(
         namespace: of named actors; None makes a new, anonymous one.
         log_to_driver: whether output of workers is printed here.
         on_shutdown: called after the connection was closed, by `shutdown` or at exit.
+        origin: what this process's modules come from beside its `sys.path`.
     """
     from sparkray import _native
     from sparkray._private import log_output
@@ -120,6 +122,7 @@ def connect_driver(
     try:
         # Workers of this job look it up: see `job_namespace`.
         core.kv_put(_namespace_key(core), chosen.encode())
+        job_modules.begin(core, origin or job_modules.Origin())
     except BaseException:
         core.shutdown()
         raise
@@ -168,6 +171,7 @@ def disconnect() -> None:
     if core is None:
         return
     state.why_not = _STOPPED
+    job_modules.end()
     try:
         if state.expects_output and state.log_to_driver:
             from sparkray._private import log_output

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sparkray import exceptions
-from sparkray._private import serialization, worker
+from sparkray._private import job_modules, serialization, worker
 from sparkray._private.worker import python_version, state
 
 
@@ -38,6 +38,7 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
     state.core = core
     state.is_driver = False
     state.why_not = "this worker is about to end"
+    job_modules.begin_worker(core)
     # The driver's own; those of the modules that the zygote has imported belong to every process.
     atexit.unregister(worker.disconnect)
     core.run_worker(Hooks(core))
@@ -82,6 +83,10 @@ class Hooks:
         """The function of a task, from its pickle."""
         function: Callable[..., Any] = serialization.load_definition(blob)
         return function
+
+    def before_actor(self, class_blob: bytes) -> None:
+        """The arguments of a constructor are about to be loaded."""
+        job_modules.before(class_blob)
 
     def make_error(self, error: BaseException, name: str, pid: int, ip: str) -> bytes:
         """The body of an Error value for what a task raised."""

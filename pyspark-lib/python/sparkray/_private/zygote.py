@@ -1,4 +1,4 @@
-"""The zygote: `python -m sparkray._private.zygote`, started by a raylet.
+"""The zygote, started by a raylet (runtime/raylet/src/zygote.rs), which has called `module_path.prepare` before.
 
 One Python process with a single thread that has imported what every worker needs, and forks workers on request. The
 protocol is described in runtime/raylet/src/zygote.rs. It must never start a thread: a forked child has only the thread
@@ -151,8 +151,15 @@ def _become_child_of(raylet_pid: int, end_of_middle: int | None) -> None:
         os._exit(1)
 
 
-def main() -> int:
-    """Runs until the raylet closes the control socket; returns the exit code."""
+def main(prepared: Any) -> int:
+    """Runs until the raylet closes the control socket.
+
+    Args:
+        prepared: what `module_path.prepare` gave.
+
+    Returns:
+        The exit code.
+    """
     process.set_parent_death_signal(signal.SIGKILL)
     expected = os.environ.get("SPARKRAY_RAYLET_PID", "")
     if not expected.isdigit() or os.getppid() != int(expected):
@@ -173,9 +180,11 @@ def main() -> int:
         )
         return 1
 
+    from sparkray._private import module_path
     from sparkray._private.worker import python_version
     from sparkray._version import __version__
 
+    module_path.take(prepared)
     gc.collect()
     gc.freeze()
     _reply(
@@ -205,4 +214,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(globals()["PREPARED"]))

@@ -164,6 +164,19 @@ class Manager:
 
         context.stop = stop_both
 
+    def publish_after_files(self) -> None:
+        """Has the SparkContext's own addPyFile() tell workers of the file."""
+        from sparkray._private import job_modules
+
+        context: Any = self._spark
+        add = type(context).addPyFile
+
+        def add_and_publish(path: str) -> None:
+            add(context, path)
+            job_modules.publish_changes(files_too=True)
+
+        context.addPyFile = add_and_publish
+
     @staticmethod
     def _call(method: Callable[..., Any], *arguments: Any) -> str:
         from py4j.protocol import Py4JError, Py4JJavaError

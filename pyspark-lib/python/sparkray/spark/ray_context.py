@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from sparkray._private import worker
+from sparkray._private import job_modules, module_path, worker
 from sparkray._version import __version__
 from sparkray.spark import manager
 from sparkray.spark.cluster_shape import read_shape
@@ -213,6 +213,7 @@ class RayContext:
                 namespace=self._namespace,
                 log_to_driver=self._log_to_driver,
                 on_shutdown=cluster.end,
+                origin=self._origin(),
             )
         except BaseException:
             # Also Ctrl-C: nothing is left half-started.
@@ -221,6 +222,7 @@ class RayContext:
         self._cluster = cluster
         RayContext._active = self
         found.stop_before_spark(self.stop)
+        found.publish_after_files()
         print(self._summary(time.monotonic() - started), flush=True)
         return self.address_info
 
@@ -424,12 +426,25 @@ class RayContext:
             python = self._setting("spark.pyspark.python") or os.environ.get("PYSPARK_PYTHON") or sys.executable
         return {
             **self._options.request(),
+            "worker_env": {**module_path.environment(self._origin().entries()), **self._options.worker_env},
             "driver_cpus": driver_cores,
             "python": python,
             "driver_python": sys.executable,
             "python_version": platform.python_version(),
             "sparkray_version": __version__,
         }
+
+    def _origin(self) -> job_modules.Origin:
+        """Where workers find modules: as this program, after what `env` says by PYTHONPATH."""
+        from pyspark import SparkFiles
+
+        named = self._options.worker_env.get("PYTHONPATH", "")
+        return job_modules.Origin(
+            first=tuple(["path", entry] for entry in named.split(os.pathsep) if entry),
+            files_root=SparkFiles.getRootDirectory(),
+            # Executors of the other masters are on machines that do not have that directory.
+            ship_files=not self.sc.master.startswith("local"),
+        )
 
     def _setting(self, key: str) -> str | None:
         value: str | None = self.sc.getConf().get(key)

@@ -49,7 +49,7 @@ impl WorkersPython {
         let changes_python = command
             .worker_env
             .keys()
-            .any(|name| name.starts_with("PYTHON") || name.starts_with("LD_"));
+            .any(|name| name.starts_with("PYTHON") || name.starts_with("LD_") || name == "SPARKRAY_PACKAGE_PATH");
         let answer = if path == self.path && !changes_python {
             self.answer().await
         } else {
