@@ -9,16 +9,16 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
-# Lines that a worker wrote before its last task ended are here after this time without any: a few times what raylets
-# take to pass them on.
-_QUIET_SECONDS = 0.08
-_DRAIN_SECONDS = 1.0
+# Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of the
+# raylet before each: longer than raylets hold lines back.
+_QUIET_SECONDS = 0.04
+_DRAIN_SECONDS = 2.0
 
 _local_ip = ""
 _arrival = threading.Condition()
@@ -51,9 +51,29 @@ def print_lines(lines: Sequence[tuple[str, int, str, str, bool]]) -> None:
             _arrival.notify_all()
 
 
-def drain() -> None:
-    """Waits until the workers' output has stopped coming, so that the last lines of a program are not lost."""
+def drain(ask: Callable[[], object]) -> None:
+    """Waits until the workers' output has stopped coming, so that the last lines of a program are not lost.
+
+    Args:
+        ask: asks the raylet and the head something; they pass on what they had read before they answer.
+    """
     deadline = time.monotonic() + _DRAIN_SECONDS
+    for _ in range(2):
+        # In a thread of its own: what does not answer must not hold up the end of the program.
+        asking = threading.Thread(target=_ask_quietly, args=(ask,), name="sparkray-drain", daemon=True)
+        asking.start()
+        asking.join(max(0.0, deadline - time.monotonic()))
+        _wait_for_quiet(deadline)
+
+
+def _ask_quietly(ask: Callable[[], object]) -> None:
+    try:
+        ask()
+    except Exception:  # the cluster is lost: nothing more comes
+        pass
+
+
+def _wait_for_quiet(deadline: float) -> None:
     with _arrival:
         while True:
             seen = _arrivals

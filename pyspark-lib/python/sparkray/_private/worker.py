@@ -176,7 +176,7 @@ def disconnect() -> None:
         if state.expects_output and state.log_to_driver:
             from sparkray._private import log_output
 
-            log_output.drain()
+            log_output.drain(lambda: core.kv_get(_namespace_key(core)))
         core.shutdown()
     finally:
         if on_shutdown is not None:
