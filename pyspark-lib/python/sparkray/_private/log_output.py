@@ -15,8 +15,8 @@ from typing import Any
 _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
-# Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of the
-# raylet before each: longer than raylets hold lines back.
+# Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of
+# the raylet before each: longer than raylets hold lines back.
 _QUIET_SECONDS = 0.04
 _DRAIN_SECONDS = 2.0
 

@@ -46,10 +46,9 @@ impl WorkersPython {
             return Ok(None);
         }
         let path = absolute(&command.python, working_dir, &self.search_path);
-        let changes_python = command
-            .worker_env
-            .keys()
-            .any(|name| name.starts_with("PYTHON") || name.starts_with("LD_") || name == "SPARKRAY_PACKAGE_PATH");
+        let changes_python = command.worker_env.keys().any(|name| {
+            name.starts_with("PYTHON") || name.starts_with("LD_") || name == "SPARKRAY_PACKAGE_PATH"
+        });
         let answer = if path == self.path && !changes_python {
             self.answer().await
         } else {
