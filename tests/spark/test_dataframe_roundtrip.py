@@ -508,7 +508,7 @@ def test_properties_of_the_caller_hold_in_the_jobs(spark: Any, ray: Any) -> None
     context = spark.sparkContext
     context.setLocalProperty("spark.scheduler.pool", "night")
     try:
-        seen = dataframe._interruptible(lambda: context.getLocalProperty("spark.scheduler.pool"), lambda: None)
+        seen = dataframe._interruptible(lambda: context.getLocalProperty("spark.scheduler.pool"), lambda: None, spark)
     finally:
         context.setLocalProperty("spark.scheduler.pool", None)
     assert seen == "night"

@@ -9,6 +9,7 @@ pub mod error;
 mod feed;
 pub mod guard;
 pub mod handles;
+mod held_blocks;
 mod manager;
 mod store_access;
 mod table;

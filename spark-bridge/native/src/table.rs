@@ -4,23 +4,20 @@
 //! cast. All of it goes when Java closes the handle, which it does when the task completes; the addresses given to
 //! Java before are invalid from then on. Java's vectors over them free nothing.
 
-use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::ptr::NonNull;
-use std::sync::Arc;
+use std::path::Path;
 
-use arrow_buffer::Buffer;
 use jni::EnvUnowned;
 use jni::objects::{JClass, JIntArray, JLongArray, JString};
 use jni::sys::jlong;
 use parking_lot::Mutex;
 use serde::Deserialize;
 use sparkray_common::ErrorCode;
-use sparkray_object_store::ReadableObject;
 
 use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};
 use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
+use crate::held_blocks::{in_place, until_task_ends};
 use crate::store_access::{NodeStore, parse_locations, parse_object};
 
 static BLOCKS: Handles<Mutex<OpenBlock>> = Handles::new("block");
@@ -35,6 +32,8 @@ struct BlockDescription {
     locations: Vec<(String, String)>,
     /// Position in the list that the user gave.
     index: usize,
+    /// Bytes of this node's store that blocks may occupy until the tasks that read them end.
+    hold_bytes: u64,
 }
 
 impl BlockDescription {
@@ -42,13 +41,6 @@ impl BlockDescription {
         format!("block {} (object {})", self.index, self.object_id)
     }
 }
-
-/// Keeps an object mapped for as long as a buffer points into it.
-struct Mapping(#[expect(dead_code, reason = "held for its drop")] ReadableObject);
-
-// A panic cannot leave a read-only mapping half changed.
-impl RefUnwindSafe for Mapping {}
-impl UnwindSafe for Mapping {}
 
 struct OpenBlock {
     name: String,
@@ -63,7 +55,8 @@ struct OpenBlock {
 }
 
 impl OpenBlock {
-    fn open(description: &str) -> Result<Self, NativeError> {
+    /// `hold_directory`: where copies go of what is held until the task ends; none when it is read and let go.
+    fn open(description: &str, hold_directory: Option<&Path>) -> Result<Self, NativeError> {
         let description: BlockDescription = serde_json::from_str(description)?;
         let name = description.name();
         let store = NodeStore::connect(&description.cluster_id)?;
@@ -75,7 +68,11 @@ impl OpenBlock {
             let code = error.code();
             NativeError::refused(code, format!("{name}: {error}"))
         };
-        let stream = StreamBatches::open(whole_value(object)?).map_err(in_block)?;
+        let value = match hold_directory {
+            Some(directory) => until_task_ends(object, description.hold_bytes, directory)?,
+            None => in_place(object)?,
+        };
+        let stream = StreamBatches::open(value).map_err(in_block)?;
         let columns = SparkColumns::new(stream.schema()).map_err(in_block)?;
         let promised = columns.spark_schema();
         let projection = (0..promised.fields.len()).collect();
@@ -93,7 +90,7 @@ impl OpenBlock {
 
     fn project(&mut self, schema_json: &str, projection: &[i32]) -> Result<(), NativeError> {
         let promised = SparkSchema::from_json(schema_json)?;
-        self.columns.check_against(&promised, &self.name)?;
+        self.columns.fit_to(&promised, &self.name)?;
         let mut columns = Vec::with_capacity(projection.len());
         for index in projection {
             let index = usize::try_from(*index)
@@ -132,24 +129,21 @@ impl OpenBlock {
     }
 }
 
-/// A buffer over a mapped object that keeps it mapped.
-fn whole_value(object: ReadableObject) -> Result<Buffer, NativeError> {
-    let (start, len) = (object.as_slice().as_ptr(), object.as_slice().len());
-    let start = NonNull::new(start.cast_mut())
-        .ok_or_else(|| NativeError::refused(ErrorCode::Internal, "an object is mapped at address 0"))?;
-    // SAFETY: the bytes are mapped, initialised and never change while `Mapping`, which the buffer owns, lives.
-    Ok(unsafe { Buffer::from_custom_allocation(start, len, Arc::new(Mapping(object))) })
-}
-
-/// Gets a block into this node's store, maps it and returns its key.
+/// Gets a block into this node's store, maps it and returns its key. `hold_directory` is null when it is not held.
 #[unsafe(no_mangle)]
 pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     description: JString<'local>,
+    hold_directory: JString<'local>,
 ) -> jlong {
     guard(env, |env| {
-        let block = OpenBlock::open(&text(env, &description)?)?;
+        let directory = if hold_directory.is_null() {
+            None
+        } else {
+            Some(text(env, &hold_directory)?)
+        };
+        let block = OpenBlock::open(&text(env, &description)?, directory.as_deref().map(Path::new))?;
         Ok(BLOCKS.insert(Mutex::new(block)))
     })
 }

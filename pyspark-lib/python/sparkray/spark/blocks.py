@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkray import exceptions
+from sparkray.spark import unify
 
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker, ObjectRef
@@ -78,8 +79,10 @@ def abort(core: CoreWorker, feed_id: bytes) -> None:
     core.adopt_blocks(feed_id, [], _nodes(core))
 
 
-def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]]) -> list[dict[str, Any]]:
+def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]], hold_bytes: int) -> list[dict[str, Any]]:
     """What tasks need to get the objects, and where Spark should run them. Waits until all exist.
+
+    ``hold_bytes``: what blocks may occupy of a node's store until the tasks that read them end.
 
     Raises the exception of a task that should have made one; TypeError for a value that is no table.
     """
@@ -107,6 +110,7 @@ def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]]) -> list[dict[str,
                 "size": size,
                 "locations": places,
                 "index": index,
+                "hold_bytes": hold_bytes,
                 "preferred": list(dict.fromkeys(preferred)),
             }
         )
@@ -114,45 +118,25 @@ def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]]) -> list[dict[str,
 
 
 def common_schema(rows: Sequence[Any], described: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The columns that all blocks have, as a StructType in JSON; a column is nullable where it is in any block.
+    """The columns of the DataFrame over all blocks, as a StructType in JSON.
 
-    Raises ValueError that names the first block and column that differ; what is wrong with a block otherwise.
+    Raises ValueError that names the first block and column that do not go together, or what is wrong with a block.
     """
     ordered = sorted(rows, key=lambda row: row["block"])
     for row in ordered:
         if row["error"] is not None:
             raise _block_error(row["error_code"], row["error"])
-    first: dict[str, Any] = json.loads(ordered[0]["schema"])
-    for row in ordered[1:]:
-        name = f"block {row['block']} (object {described[row['block']]['object_id']})"
-        _merge(first["fields"], json.loads(row["schema"])["fields"], name)
-    return first
-
-
-def with_unique_names(schema: dict[str, Any]) -> dict[str, Any]:
-    """The same schema when its names differ, else one with numbers for names. (Spark ignores their case.)"""
-    names = [field["name"].lower() for field in schema["fields"]]
-    if len(set(names)) == len(names):
-        return schema
-    return {**schema, "fields": [{**field, "name": f"c{index}"} for index, field in enumerate(schema["fields"])]}
+    # Most blocks have a schema that another one has too.
+    different = {row["schema"]: row["block"] for row in reversed(ordered) if row["schema"] is not None}
+    parsed = [(index, json.loads(schema)) for schema, index in different.items()]
+    parsed.sort(key=lambda one: one[0])
+    columns = unify.Columns(parsed[0][1]["fields"])
+    for index, schema in parsed[1:]:
+        columns.add(schema["fields"], f"block {index} (object {described[index]['object_id']})")
+    return {"type": "struct", "fields": columns.fields}
 
 
 def _block_error(code: int, message: str) -> Exception:
     if code == _NOT_FOUND:
         return TypeError(message)
     return exceptions.from_failure(code, message)
-
-
-def _merge(first: list[dict[str, Any]], other: list[dict[str, Any]], name: str) -> None:
-    if len(first) != len(other):
-        raise ValueError(f"{name} has {len(other)} columns, the first block has {len(first)}")
-    for index, (wanted, found) in enumerate(zip(first, other, strict=True)):
-        if wanted["name"] != found["name"]:
-            raise ValueError(
-                f"column {index} of {name} is named {found['name']!r}, in the first block {wanted['name']!r}"
-            )
-        if wanted["type"] != found["type"]:
-            raise ValueError(
-                f"column {found['name']!r} of {name} has the type {found['type']}, in the first block {wanted['type']}"
-            )
-        wanted["nullable"] = wanted["nullable"] or found["nullable"]

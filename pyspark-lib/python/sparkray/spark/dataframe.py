@@ -13,7 +13,7 @@ from sparkray import exceptions
 from sparkray._private import worker
 from sparkray._private.memory import MEBIBYTE
 from sparkray._private.units import parse_bytes
-from sparkray.spark import blocks, interruptible, java_errors
+from sparkray.spark import blocks, interruptible, java_errors, unify
 from sparkray.spark.ray_context import RayContext, RayContextError
 from sparkray.spark.spark_conf import MEMORY_BUDGET, OVERHEAD, spark_memory
 
@@ -33,6 +33,8 @@ _DEFAULT_BLOCK = 64 * MEBIBYTE
 _SMALLEST_DEFAULT = MEBIBYTE
 # Partitions whose node died before the job ended are run again this often.
 _FEED_ATTEMPTS = 3
+# Tasks of Spark 4.3 hold what they have read: so much of the store, and the rest on disk.
+_HELD_PART_OF_STORE = 4
 # How long an interrupted call waits for Spark to end its job.
 _CANCEL_SECONDS = 10.0
 _PROVIDER = "org.sparkray.data.RayTableProvider"
@@ -42,7 +44,9 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
     """Puts a DataFrame into the executors' object stores, as pyarrow Tables.
 
     One Spark job runs. Each of its tasks writes its partition into the store of its own executor's node; no data
-    passes through the driver, and no Python worker of pyspark runs. This program owns the objects.
+    passes through the driver, and no Python worker of pyspark runs. This program owns the objects. For Spark it is an
+    action like a write, named sparkray.from_spark: it is on the SQL page with its metrics, and observations of the
+    DataFrame and query execution listeners hear of it.
 
     Arguments:
         df: a DataFrame of the SparkContext that the RayContext was made for. Its columns have flat types: boolean,
@@ -61,7 +65,8 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
         ValueError: ``df`` is a stream or belongs to another SparkContext; max_block_bytes is out of range.
         RayContextError: there is no cluster on a SparkContext, or it is lost.
         ObjectStoreFullError: neither shared memory nor disk of a node has room.
-        RaySystemError: the job failed for another reason; the cause has Spark's own words.
+        RaySystemError: the job failed for another reason, which the message has; for a Python function of the
+            DataFrame, its traceback. The cause has Spark's own words.
 
     Upstream name: ``ray.data.from_spark`` (which gives a Dataset).
     """
@@ -80,7 +85,7 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
         feed = jvm.org.sparkray.data.Feed(df._jdf, feed_id.hex(), json.dumps(request))
     _drop_collected(context)
     try:
-        found = _interruptible(lambda: _run_feed(core, feed), feed.cancel)
+        found = _interruptible(lambda: _run_feed(core, feed), feed.cancel, df.sparkSession)
         return blocks.adopt(core, feed_id, found)
     except BaseException as error:
         # Also Ctrl-C: the job ends and what it wrote is dropped.
@@ -124,7 +129,13 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
 
     The tables stay where they are: Spark's tasks run on the executors whose stores hold them and read them in place;
     columns that Spark cannot take as they are (unsigned integers, large strings, dictionaries, timestamps of other
-    units, ...) are cast by the tasks. Each table is one partition. No Python worker of pyspark runs.
+    units, ...) are cast by the tasks, exactly or not at all. Each table is one partition. No Python worker of pyspark
+    runs.
+
+    Tables may differ in the types of their columns as long as one type holds all values: nulls only go with anything,
+    integers and decimals become the wider type, integers and floats double. What Spark says about a column (collation,
+    char and varchar, comment, other metadata) is kept in the tables that from_spark makes, and restored here. Arrow's
+    extension types uuid, bool8 and json become string, boolean and string.
 
     The objects are kept until the DataFrame, and all that are derived from it, have been collected by Python and by
     Java, or until the RayContext stops. Columns may have the same name, as in Spark.
@@ -138,8 +149,9 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
 
     Raises:
         TypeError: ``refs`` holds something else than references, or a reference to something else than a table.
-        ValueError: there is no reference; the columns of a table differ from the first one's, or Spark has no type for
-            one (it is named); ``spark`` belongs to another SparkContext.
+        ValueError: there is no reference; the columns of a table do not go together with those before, or Spark has no
+            type for one (it is named); ``spark`` belongs to another SparkContext. A value that the DataFrame's type
+            cannot hold exactly (nanoseconds, integers above 2**53 beside floats) fails the job that reads it.
         RayContextError: there is no cluster on a SparkContext, or it is lost.
         RayTaskError: the task that should have made a table raised.
         ObjectLostError: a table was lost with its node.
@@ -149,7 +161,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     core, context = _running()
     _check_session(spark, context)
     references = _check_references(refs)
-    described = blocks.describe(core, references)
+    described = blocks.describe(core, references, _hold_bytes(context))
     table_id = uuid.uuid4().hex
     tables: Any = context.sc._jvm.org.sparkray.data.RayTables
     _drop_collected(context)
@@ -161,7 +173,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
         schema = blocks.common_schema(rows, described)
         names = [field["name"] for field in schema["fields"]]
         # Spark cannot tell columns of one name apart when it leaves out some of them.
-        unique = blocks.with_unique_names(schema)
+        unique = unify.with_unique_names(schema)
         tables.setSchema(table_id, json.dumps(schema), json.dumps(unique))
         df = spark.read.format(_PROVIDER).option("table", table_id).load()
         return df if unique is schema else df.toDF(*names)
@@ -169,7 +181,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     tables.register(table_id, json.dumps(described))
     try:
         with java_errors.translated("to_spark failed"):
-            df = _interruptible(make, lambda: context.sc.cancelJobGroup(group))
+            df = _interruptible(make, lambda: context.sc.cancelJobGroup(group), spark)
             tables.handOver(table_id)
     except BaseException:
         with contextlib.suppress(Exception):
@@ -179,11 +191,21 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     return df
 
 
-def _interruptible(function: Callable[[], _Result], cancel: Callable[[], object]) -> _Result:
-    """Runs a function that waits for a job of Spark, with this thread's local properties (pool, description, …)."""
+def _hold_bytes(context: RayContext) -> int:
+    """What blocks may occupy of a node's store until the tasks of Spark that read them end."""
+    return min((node["object_store_bytes"] for node in context.nodes()), default=0) // _HELD_PART_OF_STORE
+
+
+def _interruptible(function: Callable[[], _Result], cancel: Callable[[], object], spark: SparkSession) -> _Result:
+    """Runs a function that waits for a job of Spark, with this thread's local properties (pool, tags, …)."""
+    import pyspark
     from pyspark import inheritable_thread_target
 
-    target: Callable[[], _Result] = inheritable_thread_target(function)
+    # A session of Spark 4 has tags beside the properties.
+    has_tags = int(pyspark.__version__.split(".")[0]) >= 4
+    target: Callable[[], _Result] = (
+        inheritable_thread_target(spark)(function) if has_tags else inheritable_thread_target(function)
+    )
     return interruptible.call(target, cancel, "sparkray-dataframe", _CANCEL_SECONDS)
 
 

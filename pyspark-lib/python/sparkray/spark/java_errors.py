@@ -10,6 +10,8 @@ from sparkray import exceptions
 
 _NATIVE_FAILURE = "org.sparkray.SparkRayException"
 _INVALID_ARGUMENT = "java.lang.IllegalArgumentException"
+_PYTHON_EXCEPTION = "org.apache.spark.api.python.PythonException"
+_STACK_LINES = ("\tat ", "Driver stacktrace:", "Caused by: ")
 # Causes are at most so deep.
 _DEEPEST = 20
 
@@ -19,9 +21,11 @@ def translated(what: str) -> Iterator[None]:
     """Inside a with statement: a Java exception becomes the exception of its kind, with one sentence.
 
     A failure of sparkray's native code keeps its kind wherever in Spark's chain of causes it is; a refused argument is
-    a TypeError; anything else is a RaySystemError with Spark's message. The Java exception is the cause.
+    a TypeError; anything else is a RaySystemError with the reason that Spark gives: the traceback of a Python function
+    that raised in a task, or Spark's message without Java's stack. Spark's exception is the cause.
     """
     from py4j.protocol import Py4JError
+    from pyspark.errors import PySparkException
 
     try:
         yield
@@ -30,6 +34,10 @@ def translated(what: str) -> Iterator[None]:
         if java_exception is None:
             if isinstance(error, Py4JError):
                 raise exceptions.RaySystemError(f"{what}: Spark's driver does not answer any more ({error})") from error
+            if isinstance(error, PySparkException):
+                # Spark 3.5 keeps only the text of a Python function's error.
+                text = getattr(error, "desc", None) or str(error)
+                raise exceptions.RaySystemError(f"{what}: {_reason(text)}") from error
             raise
         raise _python_exception(what, java_exception) from error
 
@@ -44,6 +52,15 @@ def _python_exception(what: str, java_exception: Any) -> Exception:
             return exceptions.from_failure(cause.getCode(), f"{what}: {cause.getMessage()}")
         if name == _INVALID_ARGUMENT and cause.equals(java_exception):
             return TypeError(cause.getMessage())
+        if name == _PYTHON_EXCEPTION:
+            return exceptions.RaySystemError(f"{what}: {_reason(cause.getMessage() or '')}")
         cause = cause.getCause()
     message = java_exception.getMessage() or java_exception.toString()
-    return exceptions.RaySystemError(f"{what}: {message.splitlines()[0]}")
+    return exceptions.RaySystemError(f"{what}: {_reason(message)}")
+
+
+def _reason(message: str) -> str:
+    """The message without the lines of Java's stack."""
+    lines = message.strip().splitlines()
+    end = next((index for index, line in enumerate(lines) if line.startswith(_STACK_LINES)), len(lines))
+    return "\n".join(lines[:end]).strip()

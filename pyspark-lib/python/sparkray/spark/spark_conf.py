@@ -15,6 +15,8 @@ PLUGIN_CLASS = "org.sparkray.RayPlugin"
 # Bytes in which the object store and the workers of one executor must fit.
 MEMORY_BUDGET = "spark.ray.memory.budget"
 OVERHEAD = "spark.executor.memoryOverhead"
+# Since Spark 4.0; what the user asks for holds on Spark 3 too.
+LEAST_OVERHEAD = "spark.executor.minMemoryOverhead"
 # How long an application may wait in YARN's queue; RayConf.java declares it.
 START_TIMEOUT = "spark.ray.start.timeout"
 # The folder in a container's working directory where the environment is unpacked.
@@ -288,7 +290,8 @@ def _overhead_mebibytes(heap: int, extra: str | None, user: Mapping[str, str]) -
         base = spark_memory(user, OVERHEAD)
     else:
         factor = float(user.get("spark.executor.memoryOverheadFactor", _OVERHEAD_FACTOR))
-        base = max(_MIN_OVERHEAD, int(factor * to_mebibytes(heap)) * MEBIBYTE)
+        least = spark_memory(user, LEAST_OVERHEAD) if LEAST_OVERHEAD in user else _MIN_OVERHEAD
+        base = max(least, int(factor * to_mebibytes(heap)) * MEBIBYTE)
     added = parse_memory(extra, "extra_executor_memory_for_ray") if extra is not None else 0
     return to_mebibytes(base) + to_mebibytes(added)
 

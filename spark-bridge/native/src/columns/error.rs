@@ -45,6 +45,9 @@ pub(crate) enum ColumnError {
     /// An IPC stream that cannot be read.
     #[error("the Arrow stream is malformed: {0}")]
     BadStream(String),
+    /// A column whose name is no text.
+    #[error("the column '{0}' has a name that is not UTF-8, which Spark cannot have; rename it")]
+    BadName(String),
     /// Columns that cannot be encoded.
     #[error("the columns cannot be encoded: {0}")]
     Encode(String),

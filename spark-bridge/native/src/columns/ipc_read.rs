@@ -15,6 +15,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use sparkray_common::{VALUE_HEADER_LEN, ValueFormat, ValueHeader};
 
 use super::ColumnError;
+use super::readable_message::readable_message;
 
 const CONTINUATION: u32 = u32::MAX;
 
@@ -125,7 +126,7 @@ impl StreamBatches {
         if metadata_len > self.rest.len() - at {
             return Err(malformed("it ends inside a message"));
         }
-        let metadata = self.rest.slice_with_length(at, metadata_len);
+        let metadata = readable_message(self.rest.slice_with_length(at, metadata_len))?;
         at += metadata_len;
         let body_len = usize::try_from(parse(&metadata)?.bodyLength()).map_err(malformed)?;
         if body_len > self.rest.len() - at {

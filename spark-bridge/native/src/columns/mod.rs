@@ -12,11 +12,15 @@ mod block_builder;
 mod column_builder;
 mod error;
 mod export;
+mod extension_types;
+mod field_metadata;
 mod ipc_read;
+mod readable_message;
 mod reserve;
 mod spark_columns;
 mod spark_schema;
 mod unsafe_row;
+mod widening;
 
 pub(crate) use block_builder::BlockBuilder;
 pub(crate) use error::ColumnError;

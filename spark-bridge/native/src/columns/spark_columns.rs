@@ -5,10 +5,13 @@ use arrow_array::types::{
     ArrowPrimitiveType, Date32Type, Date64Type, TimestampMicrosecondType, TimestampMillisecondType,
     TimestampNanosecondType, TimestampSecondType,
 };
-use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch};
+use arrow_array::{Array, ArrayRef, PrimitiveArray, RecordBatch, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{ArrowError, DataType, Field, Schema, TimeUnit};
 
+use super::extension_types::{extension_name, not_zero, plan_extension, uuid_text};
+use super::field_metadata::from_arrow_field;
+use super::widening::{long_to_double, widening};
 use super::{ColumnError, SparkField, SparkSchema, SparkType};
 
 const MILLIS_PER_DAY: i64 = 86_400_000;
@@ -18,12 +21,17 @@ const MAX_PRECISION: u8 = 38;
 
 /// What has to be done to a column before Spark's `ArrowColumnVector` takes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-enum Step {
+pub(super) enum Step {
     /// Arrow's cast, which refuses values that do not fit.
     Cast(DataType),
     /// Timestamps of another unit, and Date64: never by truncation towards zero.
     ToMicroseconds(TimeUnit),
     ToDays,
+    UuidText,
+    NotZero,
+    /// A column of nulls in a DataFrame whose other blocks have values there.
+    OnlyNulls(DataType),
+    LongToDouble,
 }
 
 #[derive(Debug, Clone)]
@@ -57,8 +65,8 @@ impl SparkColumns {
         }
     }
 
-    /// Compares with the schema that the DataFrame was promised; nullability may be wider there.
-    pub(crate) fn check_against(&self, expected: &SparkSchema, block: &str) -> Result<(), ColumnError> {
+    /// Makes the columns those that the DataFrame was promised, whose types may be wider than this block's.
+    pub(crate) fn fit_to(&mut self, expected: &SparkSchema, block: &str) -> Result<(), ColumnError> {
         if self.columns.len() != expected.fields.len() {
             return Err(ColumnError::SchemaMismatch(format!(
                 "{block} has {} columns, the first block has {}",
@@ -66,7 +74,7 @@ impl SparkColumns {
                 expected.fields.len()
             )));
         }
-        for (index, (column, wanted)) in self.columns.iter().zip(&expected.fields).enumerate() {
+        for (index, (column, wanted)) in self.columns.iter_mut().zip(&expected.fields).enumerate() {
             let field = &column.field;
             if field.name != wanted.name {
                 return Err(ColumnError::SchemaMismatch(format!(
@@ -74,12 +82,14 @@ impl SparkColumns {
                     field.name, wanted.name
                 )));
             }
-            if field.spark_type != wanted.spark_type {
+            let Some(steps) = widening(field.spark_type, wanted.spark_type) else {
                 return Err(ColumnError::SchemaMismatch(format!(
-                    "column '{}' of {block} has the type {}, in the first block {}",
+                    "column '{}' of {block} has the type {}, which is no {}",
                     field.name, field.spark_type, wanted.spark_type
                 )));
-            }
+            };
+            column.steps.extend(steps);
+            column.field.spark_type = wanted.spark_type;
         }
         Ok(())
     }
@@ -152,7 +162,13 @@ impl Step {
             Self::ToMicroseconds(_) => {
                 let nanos = array.as_primitive::<TimestampNanosecondType>();
                 let micros: PrimitiveArray<TimestampMicrosecondType> =
-                    nanos.unary(|value| value.div_euclid(1_000));
+                    nanos.try_unary(|value| match value.rem_euclid(1_000) {
+                        0 => Ok(value / 1_000),
+                        _ => Err(ArrowError::ComputeError(format!(
+                            "{value} ns is not a whole number of microseconds, which are what Spark keeps; round it, \
+                             for example by pyarrow.compute.floor_temporal(column, unit='microsecond')"
+                        ))),
+                    })?;
                 Ok(Arc::new(micros))
             }
             Self::ToDays => {
@@ -163,6 +179,10 @@ impl Step {
                 })?;
                 Ok(Arc::new(days))
             }
+            Self::UuidText => Ok(uuid_text(array)),
+            Self::NotZero => Ok(not_zero(array)),
+            Self::OnlyNulls(target) => Ok(new_null_array(target, array.len())),
+            Self::LongToDouble => long_to_double(array),
         }
     }
 }
@@ -200,15 +220,25 @@ fn is_too_large(array: &ArrayRef) -> bool {
 }
 
 fn plan_column(field: &Field) -> Result<ColumnPlan, ColumnError> {
-    let (spark_type, steps) = plan_type(field.data_type()).ok_or_else(|| ColumnError::UnsupportedType {
+    let storage = field.data_type();
+    let extension = extension_name(field);
+    let plan = match extension {
+        Some(name) => plan_extension(name, storage),
+        None => plan_type(storage),
+    };
+    let (spark_type, steps) = plan.ok_or_else(|| ColumnError::UnsupportedType {
         column: field.name().clone(),
-        type_name: field.data_type().to_string(),
+        type_name: extension.map_or_else(
+            || storage.to_string(),
+            |name| format!("extension<{name}> over {storage}"),
+        ),
         direction: "read by Spark",
     })?;
     let spark_field = SparkField {
         name: field.name().clone(),
         spark_type,
         nullable: field.is_nullable(),
+        metadata: from_arrow_field(field, spark_type),
     };
     Ok(ColumnPlan {
         field: spark_field,
@@ -218,7 +248,7 @@ fn plan_column(field: &Field) -> Result<ColumnPlan, ColumnError> {
 }
 
 /// Spark's type for an Arrow type and what has to be done to its values; `None` when there is none.
-fn plan_type(arrow_type: &DataType) -> Option<(SparkType, Vec<Step>)> {
+pub(super) fn plan_type(arrow_type: &DataType) -> Option<(SparkType, Vec<Step>)> {
     let as_is = |spark_type: SparkType| Some((spark_type, Vec::new()));
     let cast = |spark_type: SparkType| Some((spark_type, vec![Step::Cast(spark_type.storage_type())]));
     match arrow_type {

@@ -6,6 +6,7 @@ use arrow_schema::{DataType, Field, Schema, TimeUnit};
 use serde_json::{Value, json};
 
 use super::ColumnError;
+use super::field_metadata::{CHAR_VARCHAR, METADATA_KEY, Metadata, from_struct_field};
 
 /// Key of the metadata in which a block keeps the session's time zone.
 pub(crate) const TIME_ZONE_KEY: &str = "spark.sql.session.timeZone";
@@ -128,6 +129,8 @@ pub(crate) struct SparkField {
     pub(crate) name: String,
     pub(crate) spark_type: SparkType,
     pub(crate) nullable: bool,
+    /// What the column says about itself, as `StructField.metadata` in JSON.
+    pub(crate) metadata: Metadata,
 }
 
 /// The columns of a DataFrame.
@@ -150,9 +153,17 @@ impl SparkSchema {
                 .as_str()
                 .ok_or_else(|| ColumnError::BadSchema("a field has no name".to_owned()))?
                 .to_owned();
+            let mut metadata = from_struct_field(field);
             let spark_type = field["type"]
                 .as_str()
-                .and_then(SparkType::from_name)
+                .and_then(|type_name| {
+                    // Spark 4 writes the type itself where it is told to preserve it.
+                    if !is_char_or_varchar(type_name) {
+                        return SparkType::from_name(type_name);
+                    }
+                    metadata.insert(CHAR_VARCHAR.to_owned(), Value::from(type_name));
+                    Some(SparkType::String)
+                })
                 .ok_or_else(|| ColumnError::UnsupportedType {
                     column: name.clone(),
                     type_name: type_name_of(&field["type"]),
@@ -162,6 +173,7 @@ impl SparkSchema {
                 name,
                 spark_type,
                 nullable: field["nullable"].as_bool().unwrap_or(true),
+                metadata,
             });
         }
         Ok(Self { fields: columns })
@@ -173,7 +185,8 @@ impl SparkSchema {
             .fields
             .iter()
             .map(|field| {
-                json!({"name": field.name, "type": field.spark_type.to_string(), "nullable": field.nullable, "metadata": {}})
+                json!({"name": field.name, "type": field.spark_type.to_string(), "nullable": field.nullable,
+                       "metadata": field.metadata})
             })
             .collect();
         json!({"type": "struct", "fields": fields}).to_string()
@@ -181,11 +194,7 @@ impl SparkSchema {
 
     /// The schema that a block carries.
     pub(crate) fn arrow_schema(&self, time_zone: &str) -> Schema {
-        let fields: Vec<Field> = self
-            .fields
-            .iter()
-            .map(|field| Field::new(&field.name, field.spark_type.arrow_type(), field.nullable))
-            .collect();
+        let fields: Vec<Field> = self.fields.iter().map(arrow_field).collect();
         Schema::new(fields).with_metadata(HashMap::from([(TIME_ZONE_KEY.to_owned(), time_zone.to_owned())]))
     }
 
@@ -198,6 +207,21 @@ impl SparkSchema {
             .collect();
         Arc::new(Schema::new(fields))
     }
+}
+
+fn arrow_field(field: &SparkField) -> Field {
+    let arrow = Field::new(&field.name, field.spark_type.arrow_type(), field.nullable);
+    if field.metadata.is_empty() {
+        return arrow;
+    }
+    let text = Value::Object(field.metadata.clone()).to_string();
+    arrow.with_metadata(HashMap::from([(METADATA_KEY.to_owned(), text)]))
+}
+
+fn is_char_or_varchar(type_name: &str) -> bool {
+    ["char(", "varchar("]
+        .iter()
+        .any(|start| type_name.starts_with(start) && type_name.ends_with(')'))
 }
 
 /// `array<…>`, `map<…>`, `struct<…>` as `DataType.simpleString` would write it.
@@ -267,6 +291,7 @@ mod tests {
                 name: format!("c\"{index}"),
                 spark_type: *spark_type,
                 nullable: index % 2 == 0,
+                metadata: Metadata::new(),
             })
             .collect();
         let schema = SparkSchema { fields };

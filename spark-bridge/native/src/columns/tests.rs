@@ -107,6 +107,7 @@ fn frames() -> impl Strategy<Value = (SparkSchema, Vec<Vec<Cell>>)> {
                 name: format!("c{index}"),
                 spark_type,
                 nullable: true,
+                metadata: serde_json::Map::new(),
             })
             .collect();
         (Just(SparkSchema { fields }), prop::collection::vec(cells, 0..60))
@@ -345,6 +346,7 @@ fn a_null_in_a_column_without_nulls_is_an_error() {
             name: "id".into(),
             spark_type: SparkType::Long,
             nullable: false,
+            metadata: serde_json::Map::new(),
         }],
     };
     let staged = stage(&[vec![Cell::Null]]);

@@ -5,6 +5,7 @@ import java.util.LinkedHashSet;
 import java.util.List;
 import java.util.Set;
 import org.apache.spark.TaskContext;
+import org.apache.spark.sql.connector.metric.CustomTaskMetric;
 import org.apache.spark.sql.connector.read.PartitionReader;
 import org.apache.spark.sql.types.StructType;
 import org.apache.spark.sql.vectorized.ColumnarBatch;
@@ -12,8 +13,9 @@ import org.apache.spark.util.TaskCompletionListener;
 
 /**
  * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and operators may hold the
- * last row for a while. So the mapping stays until the next reader of the same scan in the same task has delivered a
- * batch, or the task completes; not only until the reader is closed.
+ * last row for a while. So a block and all its batches stay until the next reader of the same scan in the same task has
+ * delivered a batch, or, where Spark looks back further ({@link Holding}), until the task completes; not only until the
+ * reader is closed.
  *
  * <p>A task may complete while rows are left, under a limit for example. A thread of Spark that feeds a Python worker
  * may then be in the middle of a row; Spark interrupts it and does not wait for it, and without the mapping it would
@@ -45,20 +47,31 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
   }
 
   private final TaskContext task = TaskContext.get();
+  private final boolean held;
+  private final ReadMetrics metrics;
   private final Exhausted exhausted;
   private final ArrowColumns columns;
   private final long handle;
   /** Threads that asked for batches. */
   private final Set<Thread> threads = new LinkedHashSet<>();
-  private ColumnarBatch batch;
+  /** All that were handed out: the last is the present one. */
+  private final List<ColumnarBatch> batches = new ArrayList<>();
   private boolean delivered;
   private volatile boolean ended;
   private boolean released;
 
   BlockReader(
-      RayPartition block, String tableSchemaJson, StructType readSchema, int[] projection, Exhausted exhausted) {
+      RayPartition block,
+      String tableSchemaJson,
+      StructType readSchema,
+      int[] projection,
+      boolean held,
+      ReadMetrics metrics,
+      Exhausted exhausted) {
+    this.held = held;
+    this.metrics = metrics;
     this.exhausted = exhausted;
-    handle = DataNative.tableOpen(block.block);
+    handle = DataNative.tableOpen(block.block, held ? Holding.directory(block.index) : null);
     ArrowColumns arrow = null;
     try {
       DataNative.tableProject(handle, tableSchemaJson, projection);
@@ -72,6 +85,7 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
               releaseWhenUnused();
             }
           });
+      metrics.add(block.size);
     } catch (Throwable failure) {
       if (arrow != null) {
         arrow.close();
@@ -86,14 +100,15 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     synchronized (threads) {
       threads.add(Thread.currentThread());
     }
-    closeBatch();
     long[] words = DataNative.tableNext(handle);
     if (words == null) {
       ended = true;
-      exhausted.add(this);
+      if (!held) {
+        exhausted.add(this);
+      }
       return false;
     }
-    batch = columns.wrap(words);
+    batches.add(columns.wrap(words));
     if (!delivered) {
       delivered = true;
       exhausted.releaseAll(task);
@@ -103,19 +118,22 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
 
   @Override
   public ColumnarBatch get() {
-    return batch;
+    return batches.get(batches.size() - 1);
   }
 
-  /** The batch stays as it is: see above. */
+  @Override
+  public CustomTaskMetric[] currentMetricsValues() {
+    return metrics.values();
+  }
+
+  /** Spark 4 calls it, in some of its versions. */
+  public void initMetricsValues(CustomTaskMetric[] before) {
+    metrics.add(before);
+  }
+
+  /** The batches stay as they are: see above. */
   @Override
   public void close() {}
-
-  private void closeBatch() {
-    if (batch != null) {
-      batch.close();
-      batch = null;
-    }
-  }
 
   /**
    * Threads of Spark that feed Python workers or scripts, of this task or another. Such a thread may read a batch that
@@ -176,7 +194,9 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     }
     released = true;
     try {
-      closeBatch();
+      for (ColumnarBatch batch : batches) {
+        batch.close();
+      }
       columns.close();
     } finally {
       DataNative.tableClose(handle);

@@ -14,18 +14,22 @@ final class BlockReaderFactory implements PartitionReaderFactory {
   private final String blockSchemaJson;
   private final StructType readSchema;
   private final int[] columns;
+  private final boolean held;
   /** Each task has a factory of its own, with the plan that was sent to it. */
   private transient BlockReader.Exhausted exhausted;
+  private transient ReadMetrics metrics;
 
   /**
    * @param blockSchemaJson all columns, as the blocks have them
    * @param readSchema the columns to read, as Spark names them
    * @param columns the position of each of these in a block
+   * @param held whether blocks stay until their task ends
    */
-  BlockReaderFactory(String blockSchemaJson, StructType readSchema, int[] columns) {
+  BlockReaderFactory(String blockSchemaJson, StructType readSchema, int[] columns, boolean held) {
     this.blockSchemaJson = blockSchemaJson;
     this.readSchema = readSchema;
     this.columns = columns;
+    this.held = held;
   }
 
   @Override
@@ -35,7 +39,15 @@ final class BlockReaderFactory implements PartitionReaderFactory {
 
   @Override
   public PartitionReader<ColumnarBatch> createColumnarReader(InputPartition partition) {
-    return new BlockReader((RayPartition) partition, blockSchemaJson, readSchema, columns, exhausted());
+    return new BlockReader(
+        (RayPartition) partition, blockSchemaJson, readSchema, columns, held, metrics(), exhausted());
+  }
+
+  private synchronized ReadMetrics metrics() {
+    if (metrics == null || ReadMetrics.isForOneReader()) {
+      metrics = new ReadMetrics();
+    }
+    return metrics;
   }
 
   private synchronized BlockReader.Exhausted exhausted() {

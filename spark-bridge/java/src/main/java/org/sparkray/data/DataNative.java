@@ -30,8 +30,14 @@ final class DataNative {
   /** Frees what the feed holds; blocks that it wrote stay provisional. */
   static native void feedClose(long handle);
 
-  /** Gets a block into this node's store and maps it; {@code block} is its description in JSON. */
-  static native long tableOpen(String block);
+  /**
+   * Gets a block into this node's store and maps it.
+   *
+   * @param block its description in JSON
+   * @param holdDirectory where a copy goes when it is held until the task ends and the store has no room for that; null
+   *     when it is not held for so long
+   */
+  static native long tableOpen(String block, String holdDirectory);
 
   /** The schema of an open block as {@code StructType.json()}. */
   static native String tableSchema(long handle);

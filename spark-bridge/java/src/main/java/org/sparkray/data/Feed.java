@@ -28,6 +28,7 @@ public final class Feed {
   private final String timeZone;
   private final JavaSparkContext context;
   private final QueryExecution execution;
+  private final FeedExecution shown;
   // Planned in the job group: to plan adaptively, Spark runs jobs.
   private JavaRDD<byte[]> blocks;
   private volatile boolean cancelled;
@@ -49,14 +50,20 @@ public final class Feed {
     this.schemaJson = schema.json();
     this.timeZone = SparkAdapter.sessionTimeZone(dataset);
     this.context = SparkAdapter.sparkContext(dataset);
+    this.shown = new FeedExecution(execution, context.sc());
   }
 
   private synchronized JavaRDD<byte[]> blocks() {
     if (blocks == null) {
       JavaRDD<InternalRow> rows = execution.toRdd().toJavaRDD();
-      blocks = rows.mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, false), true);
+      blocks = rows.mapPartitionsWithIndex(task(false), true);
     }
     return blocks;
+  }
+
+  private FeedTask task(boolean evenIfEmpty) {
+    return new FeedTask(
+        request, schemaJson, timeZone, evenIfEmpty, shown.rows, shown.bytes, shown.blocks);
   }
 
   /** Whether a partition that is computed again has the same rows in the same order. */
@@ -71,7 +78,15 @@ public final class Feed {
 
   /** Writes all partitions; returns a JSON list with one entry for each. */
   public String run() {
-    return inJobGroup("sparkray.from_spark", () -> toJson(blocks().collect()));
+    return inJobGroup(
+        FeedExecution.NAME,
+        () ->
+            shown.run(
+                () -> {
+                  JavaRDD<byte[]> planned = blocks();
+                  shown.showMetrics();
+                  return toJson(planned.collect());
+                }));
   }
 
   /** Writes these partitions again: a JSON list of their indexes. */
@@ -102,7 +117,7 @@ public final class Feed {
               context.parallelize(Collections.<InternalRow>emptyList(), 1);
           return toJson(
               nothing
-                  .mapPartitionsWithIndex(new FeedTask(request, schemaJson, timeZone, true), true)
+                  .mapPartitionsWithIndex(task(true), true)
                   .collect());
         });
   }

@@ -1,5 +1,8 @@
 package org.sparkray.data;
 
+import com.fasterxml.jackson.core.JsonProcessingException;
+import com.fasterxml.jackson.databind.JsonNode;
+import com.fasterxml.jackson.databind.ObjectMapper;
 import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.Iterator;
@@ -8,6 +11,7 @@ import org.apache.spark.api.java.function.Function2;
 import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.catalyst.expressions.UnsafeProjection;
 import org.apache.spark.sql.catalyst.expressions.UnsafeRow;
+import org.apache.spark.sql.execution.metric.SQLMetric;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
 
@@ -19,12 +23,25 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
   private final String schemaJson;
   private final String timeZone;
   private final boolean evenIfEmpty;
+  private final SQLMetric rowsMetric;
+  private final SQLMetric bytesMetric;
+  private final SQLMetric blocksMetric;
 
-  FeedTask(String request, String schemaJson, String timeZone, boolean evenIfEmpty) {
+  FeedTask(
+      String request,
+      String schemaJson,
+      String timeZone,
+      boolean evenIfEmpty,
+      SQLMetric rowsMetric,
+      SQLMetric bytesMetric,
+      SQLMetric blocksMetric) {
     this.request = request;
     this.schemaJson = schemaJson;
     this.timeZone = timeZone;
     this.evenIfEmpty = evenIfEmpty;
+    this.rowsMetric = rowsMetric;
+    this.bytesMetric = bytesMetric;
+    this.blocksMetric = blocksMetric;
   }
 
   @Override
@@ -49,7 +66,22 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
         }
       }
       String blocks = writer.finish(evenIfEmpty);
+      count(blocks);
       return Collections.singletonList(blocks.getBytes(StandardCharsets.UTF_8)).iterator();
     }
+  }
+
+  private void count(String report) {
+    JsonNode blocks;
+    try {
+      blocks = new ObjectMapper().readTree(report).path("blocks");
+    } catch (JsonProcessingException failure) {
+      throw new IllegalStateException("the report of a feed is not JSON", failure);
+    }
+    for (JsonNode block : blocks) {
+      rowsMetric.add(block.path("rows").asLong());
+      bytesMetric.add(block.path("bytes").asLong());
+    }
+    blocksMetric.add((long) blocks.size());
   }
 }

@@ -10,15 +10,18 @@ final class RayPartition implements InputPartition {
   final int index;
   /** What native code needs to get it, in JSON. */
   final String block;
+  /** Bytes of the object. */
+  final long size;
   private final String[] preferred;
   /** On the driver, where RDDs have nothing else of the table: keeps it alive. */
   @SuppressWarnings("unused")
   private final transient RayTables.Spec table;
 
-  RayPartition(RayTables.Spec table, int index, String block, String[] preferred) {
+  RayPartition(RayTables.Spec table, int index, String block, long size, String[] preferred) {
     this.table = table;
     this.index = index;
     this.block = block;
+    this.size = size;
     this.preferred = preferred;
   }
 

@@ -1,7 +1,7 @@
 package org.sparkray.data;
 
-import java.util.List;
 import java.util.OptionalLong;
+import org.apache.spark.sql.connector.metric.CustomMetric;
 import org.apache.spark.sql.connector.read.Batch;
 import org.apache.spark.sql.connector.read.InputPartition;
 import org.apache.spark.sql.connector.read.PartitionReaderFactory;
@@ -64,6 +64,12 @@ final class RayScan implements SupportsReportStatistics, Batch {
     return "sparkray objects (" + spec.blocks.size() + " blocks)";
   }
 
+  /** On the scan's node of Spark's SQL page, beside the number of rows. */
+  @Override
+  public CustomMetric[] supportedCustomMetrics() {
+    return schemasOnly ? new CustomMetric[0] : ReadMetrics.ofScan();
+  }
+
   @Override
   public Batch toBatch() {
     return this;
@@ -71,8 +77,10 @@ final class RayScan implements SupportsReportStatistics, Batch {
 
   @Override
   public InputPartition[] planInputPartitions() {
-    List<RayPartition> blocks = spec.blocks;
-    return blocks.toArray(new InputPartition[0]);
+    if (schemasOnly) {
+      return SchemaPartition.groups(spec.blocks).toArray(new InputPartition[0]);
+    }
+    return spec.blocks.toArray(new InputPartition[0]);
   }
 
   @Override
@@ -84,7 +92,7 @@ final class RayScan implements SupportsReportStatistics, Batch {
     for (int index = 0; index < columns.length; index++) {
       columns[index] = tableSchema.fieldIndex(readSchema.fields()[index].name());
     }
-    return new BlockReaderFactory(spec.blockSchemaJson, readSchema, columns);
+    return new BlockReaderFactory(spec.blockSchemaJson, readSchema, columns, Holding.isNeeded());
   }
 
   @Override

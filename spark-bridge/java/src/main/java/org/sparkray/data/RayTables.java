@@ -59,9 +59,10 @@ public final class RayTables {
         for (JsonNode location : block.path("preferred")) {
           preferred.add(location.asText());
         }
-        spec.bytes += block.path("size").asLong();
-        spec.blocks.add(
-            new RayPartition(spec, spec.blocks.size(), block.toString(), preferred.toArray(new String[0])));
+        long size = block.path("size").asLong();
+        spec.bytes += size;
+        String[] locations = preferred.toArray(new String[0]);
+        spec.blocks.add(new RayPartition(spec, spec.blocks.size(), block.toString(), size, locations));
       }
     } catch (JsonProcessingException failure) {
       throw new IllegalArgumentException("the list of blocks is not JSON", failure);
