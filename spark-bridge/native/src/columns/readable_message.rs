@@ -10,9 +10,8 @@ use super::ColumnError;
 
 /// The same message with text for metadata; the very same buffer where that is true already.
 pub(super) fn readable_message(message: Buffer) -> Result<Buffer, ColumnError> {
-    let mut bad = match arrow_ipc::root_as_message(&message) {
-        Ok(_) => return Ok(message),
-        Err(problem) => problem,
+    let Err(mut bad) = arrow_ipc::root_as_message(&message) else {
+        return Ok(message);
     };
     let mut bytes = message.to_vec();
     // Each round mends one string for good, and there are finitely many.
