@@ -153,7 +153,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_blocks_of_other_types_are_refused_by_the_column_s_name(spark: Any, name: str) -> None:
-    with pytest.raises(ValueError, match=r"column 'c' of block 1 .* has the type .* in the blocks before"):
+    with pytest.raises(ValueError, match=r"column 'c' of block 1 .* has the type .* in the first block"):
         frame_of(spark, *REFUSED[name])
 
 

@@ -234,7 +234,7 @@ def test_the_schemas_of_many_tables_are_read_by_few_tasks(spark: Any) -> None:
 def test_a_bad_table_among_many_is_named(spark: Any) -> None:
     tables = [sparkray.put(pa.table({"id": [number]})) for number in range(200)]
     other = sparkray.put(pa.table({"id": ["text"]}))
-    with pytest.raises(ValueError, match="column 'id' of block 150 .* has the type string, in the blocks before long"):
+    with pytest.raises(ValueError, match="column 'id' of block 150 .* has the type string, in the first block long"):
         sparkray.to_spark([*tables[:150], other, *tables[150:]], spark)
     wrong = sparkray.put(b"x" * 500_000)
     with pytest.raises(TypeError, match="block 70 .*not an Arrow table"):

@@ -28,6 +28,7 @@ class Columns:
 
     def __init__(self, first: Sequence[Field]) -> None:
         self.fields = [{**field, "metadata": dict(field.get("metadata") or {})} for field in first]
+        self._first_types = [field["type"] for field in first]
         # Keys on which blocks did not agree, by column: no later block brings them back.
         self._disputed: list[set[str]] = [set() for _ in first]
 
@@ -45,9 +46,10 @@ class Columns:
                 )
             common = common_type(field["type"], found["type"])
             if common is None:
+                before = "the first block" if field["type"] == self._first_types[index] else "the blocks before"
                 raise ValueError(
-                    f"column {found['name']!r} of {name} has the type {found['type']}, in the blocks before "
-                    f"{field['type']}, and no type holds the values of both exactly: cast them to one type"
+                    f"column {found['name']!r} of {name} has the type {found['type']}, in {before} {field['type']}, "
+                    "and no type holds the values of both exactly: cast them to one type"
                 )
             # A column of nulls says nothing about the others' collation.
             if "void" not in (field["type"], found["type"]):
