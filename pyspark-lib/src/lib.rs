@@ -7,7 +7,6 @@ mod actor;
 mod arguments;
 mod convert;
 mod core_worker;
-mod doors;
 mod event;
 mod execution;
 mod feed;
@@ -33,8 +32,6 @@ mod _native {
     use crate::arguments::PyTaskTemplate;
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
-    #[pymodule_export]
-    use crate::doors::ForeignReferenceError;
     #[pymodule_export]
     use crate::incoming::PyIncomingTask;
     #[pymodule_export]

@@ -107,3 +107,67 @@ def test_a_killed_executor_costs_no_result_and_its_actor_comes_back(context: Ray
     alive_nodes = {node["NodeID"] for node in sparkray.nodes() if node["Alive"]}
     assert victim["node_id"] not in alive_nodes and new["node_id"] in alive_nodes
     wait_until(lambda: sparkray.available_resources().get("CPU") == 2.0, 60, "all CPUs are free again")
+
+
+@pytest.mark.trouble
+def test_an_executors_raylet_that_stood_still_for_long_is_replaced_by_itself(context: RayContext) -> None:
+    before = {node["executor_id"]: node for node in context.nodes()}
+    victim = next(node for node in before.values() if node["executor_id"] != context._running()["head_executor_id"])
+    actors = [Counter.remote() for _ in before]
+    where = [node for _, node, _ in sparkray.get([actor.add.remote() for actor in actors], timeout=60)]
+    moved = actors[where.index(victim["node_id"])]
+    stays = actors[1 - where.index(victim["node_id"])]
+    first_pid = sparkray.get(moved.add.remote(), timeout=60)[2]
+    os.kill(victim["pid"], signal.SIGSTOP)
+    try:
+        wait_until(lambda: not alive(first_pid), 60, "its worker ends itself")
+
+        def given_up() -> bool:
+            return victim["node_id"] not in {node["NodeID"] for node in sparkray.nodes() if node["Alive"]}
+
+        wait_until(given_up, 60, "the head gives it up")
+    finally:
+        os.kill(victim["pid"], signal.SIGCONT)
+
+    def back() -> bool:
+        now = {node["executor_id"]: node for node in context.nodes()}.get(victim["executor_id"])
+        return now is not None and now["state"] == "up" and now["node_id"] != victim["node_id"]
+
+    wait_until(back, 60, "its executor has started another")
+    context.check()
+    answers: list[tuple[int, str, int]] = []
+
+    def answered() -> bool:
+        try:
+            answers.append(sparkray.get(moved.add.remote(), timeout=60))
+        except exceptions.ActorUnavailableError:
+            return False
+        return True
+
+    wait_until(answered, 60, "the actor is back")
+    new = next(node for node in context.nodes() if node["executor_id"] == victim["executor_id"])
+    assert answers[-1][:2] == (1, new["node_id"])
+    assert sparkray.get(stays.add.remote(), timeout=60)[0] == 2
+
+
+@pytest.mark.trouble
+def test_a_head_on_an_executor_that_stands_still_for_long_loses_nothing(context: RayContext) -> None:
+    nodes = {node["node_id"] for node in context.nodes()}
+    actors = [Counter.remote() for _ in nodes]
+    first = sparkray.get([actor.add.remote() for actor in actors], timeout=60)
+    array = sparkray.put(np.ones(100_000))
+    head = context._running()["head_pid"]
+    os.kill(head, signal.SIGSTOP)
+    try:
+        resumed = time.monotonic() + 20
+        while time.monotonic() < resumed:
+            answers = sparkray.get([actor.add.remote() for actor in actors], timeout=60)
+            time.sleep(0.5)
+    finally:
+        os.kill(head, signal.SIGCONT)
+    assert sparkray.get(weigh.remote(array, 1), timeout=60) == 100_001.0
+    after = sparkray.get([actor.add.remote() for actor in actors], timeout=60)
+    assert [answer[1:] for answer in first] == [answer[1:] for answer in answers] == [answer[1:] for answer in after]
+    assert {node["NodeID"] for node in sparkray.nodes() if node["Alive"]} >= nodes
+    context.check()
+    assert {node["node_id"] for node in context.nodes()} == nodes

@@ -45,8 +45,11 @@ pub struct RayletConfig {
     pub head_epoch: u64,
     /// Pid that must be the child's parent; the child ends when it is not.
     pub parent_pid: u32,
-    /// Address to bind and to advertise, as Spark gave it to this executor.
+    /// Address to advertise, and to bind unless another is given, as Spark gave it to this executor.
     pub host: String,
+    /// Address to bind when it is another.
+    #[serde(default)]
+    pub bind_host: Option<String>,
     /// TCP port; 0 lets the kernel choose.
     pub port: u16,
     /// Name of the head's abstract Unix socket, when the head runs on this node: this raylet is its gateway.
@@ -71,7 +74,26 @@ pub struct RayletConfig {
     pub worker_env: BTreeMap<String, String>,
     /// Workers forked ahead of demand.
     pub prestart_workers: u32,
+    /// Whether this node serves a driver whose end is the end of everything: then the head is patient with it.
+    #[serde(default)]
+    pub is_drivers_own: bool,
 }
+
+/// One line of JSON from the parent to a raylet that runs, over its standard input.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
+pub enum ParentNotice {
+    /// The head's end is certain, or its host is given up: whoever needs the head hears why; nothing takes the place of
+    /// what runs here.
+    HeadLost {
+        /// For the clients' errors.
+        cause: String,
+    },
+}
+
+/// Exit status of a raylet that was cut off from the head or declared dead: it may be started anew, as another node, as
+/// often as it takes.
+pub const CUT_OFF_STATUS: u8 = 75;
 
 /// One line of JSON from a raylet that has registered with the head.
 #[derive(Clone, Debug, Serialize, Deserialize)]

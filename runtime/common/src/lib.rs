@@ -5,21 +5,28 @@ mod address;
 mod config;
 mod error;
 mod ids;
+mod node_lease;
 mod python_start;
 mod resources;
+mod shared_moment;
 mod telemetry;
 mod token;
 mod value;
 
 pub use address::WorkerAddress;
-pub use config::{HeadConfig, HeadReady, RayletConfig, RayletReady};
+pub use config::{CUT_OFF_STATUS, HeadConfig, HeadReady, ParentNotice, RayletConfig, RayletReady};
 pub use error::ErrorCode;
 pub use ids::{
     ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId,
     TaskId, WorkerId, reseed_after_fork,
 };
+pub use node_lease::{
+    DRIVER_NODE_SILENCE, FENCE_MARGIN, HEAD_STALL, HEARTBEAT_INTERVAL, LONGEST_SILENCE, NODE_SILENCE,
+    NodeLease, PROVEN_STALL, WORKER_MARGIN,
+};
 pub use python_start::{hide_python_path, python_program};
 pub use resources::{ResourceError, ResourceSet};
+pub use shared_moment::{MOMENT_LEN, MomentClock, SharedMoment};
 pub use telemetry::init_tracing;
 pub use token::ClusterToken;
 pub use value::{VALUE_ALIGNMENT, VALUE_HEADER_LEN, ValueError, ValueFormat, ValueHeader};

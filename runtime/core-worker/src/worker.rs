@@ -179,6 +179,15 @@ impl CoreWorker {
         let node_id = NodeId::from_slice(&reply.node_id)?;
         self.state.lock().set_address(node_id, reply.node_address.clone());
         *self.registration.lock() = Some(reply);
+        let lease = self.state.lock().lease.take();
+        if let Some(lease) = lease {
+            crate::watchdog::start(lease).map_err(|error| {
+                CoreError::new(
+                    ErrorCode::Internal,
+                    format!("cannot watch the lease of this worker's node: {error}"),
+                )
+            })?;
+        }
         Ok(())
     }
 

@@ -16,7 +16,8 @@ use crate::placement::{Choice, choose_node, describe, describe_missing};
 
 /// A node that refused an actor is asked again after this long, or when it reports.
 const REFUSAL_AGE: Duration = Duration::from_millis(100);
-/// A raylet that was told to kill a process and says nothing is told again, and believed to have done it.
+/// A raylet that was told to kill a process and says nothing is told again. It is never believed to have done it: the next
+/// process of the actor waits for its word, or for its node's death.
 const STOP_DEADLINE: Duration = Duration::from_secs(5);
 /// Nodes may still be joining: an actor that fits none is reported after this long.
 const INFEASIBLE_PATIENCE: Duration = Duration::from_secs(1);
@@ -250,7 +251,7 @@ impl ActorTable {
         }
     }
 
-    /// Time passes: overdue kills are believed, waiting actors are tried again and reported.
+    /// Time passes: overdue kills are asked for again, waiting actors are tried again and reported.
     pub(crate) fn tick(&mut self, context: &mut Context<'_>) -> Vec<Waiting> {
         let overdue: Vec<_> = self
             .stopping
@@ -259,14 +260,16 @@ impl ActorTable {
             .filter(|id| self.is_overdue(*id, context.now))
             .collect();
         for id in overdue {
-            let Some(actor) = self.actors.get(&id) else {
+            let Some(actor) = self.actors.get_mut(&id) else {
                 continue;
             };
             let Some(node) = actor.node() else { continue };
             warn!(actor_id = %id, node_id = %node, "the node has not confirmed the end of an actor's process");
+            if let Phase::Stopping { since, .. } = &mut actor.phase {
+                *since = context.now;
+            }
             let message = kill_message(id, actor.running_incarnation(), "it is to be restarted");
             context.effects.send(node, message);
-            self.requeue(context, id);
         }
         self.place_pending(context);
         self.report_waiting(context)

@@ -22,6 +22,9 @@ pub enum HeadError {
         /// What the kernel said.
         source: RpcError,
     },
+    /// The memory that the head shares with the raylet of its node could not be made.
+    #[error("the head cannot make shared memory: {0}")]
+    Clock(std::io::Error),
     /// The gRPC server ended.
     #[error("the head's gRPC server ended: {0}")]
     Serve(#[from] tonic::transport::Error),
@@ -42,7 +45,7 @@ impl HeadError {
             Self::Config { .. } => ErrorCode::InvalidArgument,
             Self::Listen { .. } => ErrorCode::AlreadyExists,
             Self::Serve(_) => ErrorCode::Unavailable,
-            Self::Part { .. } => ErrorCode::Internal,
+            Self::Clock(_) | Self::Part { .. } => ErrorCode::Internal,
         }
     }
 }

@@ -3,13 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, NodeId, ResourceSet, VERSION};
+use sparkray_common::{ActorId, ErrorCode, LONGEST_SILENCE, NODE_SILENCE, NodeId, ResourceSet, VERSION};
 use sparkray_proto::{Failure, MessageError, NodeView, RegisterNode, ResourceReport, Resources, StoreStats};
 
 use crate::placement::Candidate;
 
-/// A node that says nothing for this long is dead. Raylets report at least every second.
-pub(crate) const NODE_SILENCE: Duration = Duration::from_secs(10);
 /// A report that arrives this long after a placement shows what the placement took.
 const RESERVATION_AGE: Duration = Duration::from_millis(300);
 /// Dead nodes that are still listed; older ones are forgotten.
@@ -30,6 +28,8 @@ struct Node {
     store: Option<StoreStats>,
     alive: bool,
     last_heard: Instant,
+    /// It is dead when it says nothing for this long.
+    silence: Duration,
     /// Reports so far: a refusal is forgotten when the next one comes.
     reports: u64,
     /// Differs from what the other nodes were told.
@@ -37,6 +37,15 @@ struct Node {
     reservations: BTreeMap<ActorId, Reservation>,
     /// Actors that are here or on their way.
     hosted: BTreeSet<ActorId>,
+}
+
+/// What a registration was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Registration {
+    /// The node is new.
+    New(NodeId),
+    /// The node is alive, and attaches over another stream.
+    Again(NodeId),
 }
 
 /// Resources promised to an actor that a report may not show yet.
@@ -57,14 +66,14 @@ pub(crate) struct NodeTable {
 }
 
 impl NodeTable {
-    /// Admits a node, or says why not. A node id attaches once: a raylet that lost its stream is dead and
-    /// begins anew with another id.
+    /// Admits a node, or says why not. One that is alive attaches again when its stream broke: nothing about it changes.
+    /// One that was declared dead begins anew with another id.
     pub(crate) fn register(
         &mut self,
         now: Instant,
         head_epoch: u64,
         request: RegisterNode,
-    ) -> Result<NodeId, Failure> {
+    ) -> Result<Registration, Failure> {
         let malformed = |error: MessageError| Failure::new(ErrorCode::InvalidArgument, error.to_string());
         let id = NodeId::from_slice(&request.node_id).map_err(|error| malformed(error.into()))?;
         if request.sparkray_version != VERSION {
@@ -87,13 +96,17 @@ impl NodeTable {
                 ),
             ));
         }
-        if self.nodes.contains_key(&id) {
-            return Err(Failure::new(
-                ErrorCode::Stale,
-                format!(
-                    "node {id} attached before and its id is used up: start the raylet anew with another node id"
-                ),
-            ));
+        if let Some(known) = self.nodes.get_mut(&id) {
+            if !known.alive {
+                return Err(Failure::new(
+                    ErrorCode::Stale,
+                    format!(
+                        "node {id} was declared dead and its id is used up: start the raylet anew with another node id"
+                    ),
+                ));
+            }
+            known.last_heard = now;
+            return Ok(Registration::Again(id));
         }
         let total = read_amounts(request.total.as_ref()).map_err(malformed)?;
         let node = Node {
@@ -108,13 +121,14 @@ impl NodeTable {
             store: None,
             alive: true,
             last_heard: now,
+            silence: silence_of(request.silence_seconds),
             reports: 0,
             changed: true,
             reservations: BTreeMap::new(),
             hosted: BTreeSet::new(),
         };
         self.nodes.insert(id, node);
-        Ok(id)
+        Ok(Registration::New(id))
     }
 
     /// Whether the node is attached.
@@ -188,21 +202,21 @@ impl NodeTable {
             .collect()
     }
 
-    /// Attached nodes that have been silent for too long.
-    pub(crate) fn silent(&self, now: Instant) -> Vec<NodeId> {
+    /// Attached nodes that have been silent for too long, and how long that is.
+    pub(crate) fn silent(&self, now: Instant) -> Vec<(NodeId, Duration)> {
         let is_silent =
-            |node: &&Node| node.alive && now.saturating_duration_since(node.last_heard) >= NODE_SILENCE;
+            |node: &&Node| node.alive && now.saturating_duration_since(node.last_heard) >= node.silence;
         self.nodes
             .values()
             .filter(is_silent)
-            .map(|node| node.id)
+            .map(|node| (node.id, node.silence))
             .collect()
     }
 
     /// The head itself did not run for this long: what nodes said meanwhile is still in the sockets.
-    pub(crate) fn excuse(&mut self, stall: Duration) {
+    pub(crate) fn excuse(&mut self, now: Instant, stall: Duration) {
         for node in self.nodes.values_mut() {
-            node.last_heard += stall;
+            node.last_heard = now.min(node.last_heard + stall);
         }
     }
 
@@ -300,6 +314,14 @@ impl Node {
             pid: self.pid,
             report_count: self.reports,
         }
+    }
+}
+
+/// The silence that a node asks for, in seconds; 0: it asks for none.
+fn silence_of(asked: u32) -> Duration {
+    match asked {
+        0 => NODE_SILENCE,
+        seconds => Duration::from_secs(u64::from(seconds)).clamp(NODE_SILENCE, LONGEST_SILENCE),
     }
 }
 

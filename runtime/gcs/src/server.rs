@@ -4,11 +4,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady};
-use sparkray_proto::FrameKind;
+use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady, MomentClock, SharedMoment};
 use sparkray_proto::head_server::HeadServer;
+use sparkray_proto::{Empty, FrameKind};
 use sparkray_rpc::{
-    Accepted, Identity, Listener, Refusal, Target, accept_loop, frame_connection, tonic_incoming,
+    Accepted, Frame, Identity, Listener, MomentWriter, Refusal, Target, accept_loop, clock_now,
+    frame_connection, tonic_incoming,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -56,8 +57,10 @@ pub async fn run(
         "listener",
         accept_loop(listener, identity, stop.clone(), admit, to_router),
     ));
-    parts.spawn(named("router", route(accepted, to_tonic, stop.clone())));
-    parts.spawn(named("timer", keep_time(Arc::clone(&head), stop.clone())));
+    let clock = Arc::new(MomentWriter::new("sparkray-head-clock").map_err(HeadError::Clock)?);
+    let router = route(accepted, to_tonic, Arc::clone(&clock), stop.clone());
+    parts.spawn(named("router", router));
+    parts.spawn(named("timer", keep_time(Arc::clone(&head), clock, stop.clone())));
 
     let service = HeadServer::new(HeadService(Arc::clone(&head)))
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
@@ -137,13 +140,18 @@ fn admit(target: Target) -> Result<(), Refusal> {
     }
 }
 
-async fn keep_time(head: Arc<SharedHead>, stop: CancellationToken) {
+/// Ticks, and notes when: the raylet of this node proves to others by the note that the head does not run.
+async fn keep_time(head: Arc<SharedHead>, clock: Arc<MomentWriter>, stop: CancellationToken) {
     let mut interval = tokio::time::interval(TICK);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
-            _ = interval.tick() => head.tick(),
+            _ = interval.tick() => {
+                head.tick();
+                let of = MomentClock::Monotonic;
+                clock.write(SharedMoment { clock: of, at: clock_now(of) });
+            }
         }
     }
 }
@@ -152,6 +160,7 @@ async fn keep_time(head: Arc<SharedHead>, stop: CancellationToken) {
 async fn route(
     mut accepted: mpsc::Receiver<Accepted>,
     to_tonic: mpsc::Sender<OwnedFd>,
+    clock: Arc<MomentWriter>,
     stop: CancellationToken,
 ) {
     let mut gateways = JoinSet::new();
@@ -171,7 +180,12 @@ async fn route(
         };
         debug!(?target, peer, "accepted a connection");
         if target == Target::HeadGateway {
-            gateways.spawn(serve_gateway(socket, to_tonic.clone(), stop.clone()));
+            gateways.spawn(serve_gateway(
+                socket,
+                to_tonic.clone(),
+                Arc::clone(&clock),
+                stop.clone(),
+            ));
         } else if to_tonic.send(socket).await.is_err() {
             break;
         }
@@ -180,12 +194,27 @@ async fn route(
 }
 
 /// Takes sockets that the raylet of this node accepted for the head, past the handshake.
-async fn serve_gateway(socket: OwnedFd, to_tonic: mpsc::Sender<OwnedFd>, stop: CancellationToken) {
+async fn serve_gateway(
+    socket: OwnedFd,
+    to_tonic: mpsc::Sender<OwnedFd>,
+    clock: Arc<MomentWriter>,
+    stop: CancellationToken,
+) {
     // The sender is kept: dropping it would close the connection's sending direction.
-    let (_sender, mut receiver) = match frame_connection(socket) {
+    let (sender, mut receiver) = match frame_connection(socket) {
         Ok(connection) => connection,
         Err(error) => return warn!(%error, "cannot serve a gateway"),
     };
+    let told = clock
+        .share()
+        .map_err(|error| error.to_string())
+        .and_then(|shared| {
+            let frame = Frame::new(FrameKind::HeadClock, 0, &Empty {}).with_descriptor(shared);
+            sender.send(frame).map_err(|error| error.to_string())
+        });
+    if let Err(error) = told {
+        return warn!(error, "cannot share the head's clock with a gateway");
+    }
     loop {
         let frame = tokio::select! {
             () = stop.cancelled() => return,

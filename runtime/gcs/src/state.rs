@@ -9,21 +9,22 @@
 //! 5. A living actor is pending, or on a node that is alive; a pending one is placed as soon as a node shows room.
 //! 6. A non-detached actor does not outlive its owner, its owner's node or its job, in whatever order these
 //!    ends and its registration arrive.
-//! 7. A node id attaches at most once; what arrives from a node that was declared dead is ignored.
+//! 7. A node that was declared dead stays dead: it attaches no more, and what arrives from it is ignored. A stream that
+//!    broke declares nobody dead: the node attaches again, with all that it had, until its silence has lasted too long.
 //! 8. Tables of the dead are bounded.
 
 use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, ErrorCode, HEAD_STALL, JobId, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
     ActorList, ActorSpec, ClusterView, Empty, Failure, HeadReply, HeadRequest, JobFinished, LogBatch,
-    LogLine, MessageError, NodeDeathNotice, NodeList, NodeMessage, RegisterJob, RegisterNode, Registered,
-    WorkerDeath, WorkerDeathNotice,
+    LogLine, MessageError, NodeDeathNotice, NodeList, NodeMessage, RegisterJob, RegisterNode, WorkerDeath,
+    WorkerDeathNotice,
 };
 use tracing::{info, warn};
 
@@ -31,12 +32,10 @@ use crate::actors::{ActorTable, Context};
 use crate::effects::{Effect, Effects};
 use crate::jobs::JobTable;
 use crate::kv::KvTable;
-use crate::nodes::{NODE_SILENCE, NodeTable};
+use crate::nodes::{NodeTable, Registration};
 
 /// The time between two ticks, and between two views of the cluster.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// Longer between two ticks means that the head itself did not run.
-const STALL: Duration = Duration::from_secs(1);
 /// Ended processes that are remembered, so that a request that they made before is refused.
 const KEPT_DEAD_WORKERS: usize = 65_536;
 
@@ -79,18 +78,24 @@ impl HeadState {
         self.effects.take()
     }
 
-    /// A node wants to join. It is told that it is registered, and the whole view.
+    /// The epoch that nodes must know.
+    pub(crate) fn head_epoch(&self) -> u64 {
+        self.head_epoch
+    }
+
+    /// A node wants to join, or to go on over another stream. A new one is told the whole view.
     pub(crate) fn attach(&mut self, now: Instant, request: RegisterNode) -> Result<NodeId, Failure> {
+        // A stall before the first tick is one, too.
+        self.last_tick.get_or_insert(now);
         let (address, hostname) = (request.address.clone(), request.hostname.clone());
-        let node = self.nodes.register(now, self.head_epoch, request)?;
+        let node = match self.nodes.register(now, self.head_epoch, request)? {
+            Registration::New(node) => node,
+            Registration::Again(node) => {
+                info!(node_id = %node, address, hostname, "node attaches again");
+                return Ok(node);
+            }
+        };
         info!(node_id = %node, address, hostname, "node joined");
-        self.effects.send(
-            node,
-            Message::Registered(Registered {
-                head_epoch: self.head_epoch,
-                failure: None,
-            }),
-        );
         self.effects.send(
             node,
             Message::View(ClusterView {
@@ -100,6 +105,11 @@ impl HeadState {
         let (actors, mut context) = self.actors_in(now);
         actors.place_pending(&mut context);
         Ok(node)
+    }
+
+    /// A node shows that it is alive.
+    pub(crate) fn heard(&mut self, now: Instant, node: NodeId) {
+        self.nodes.heard(now, node);
     }
 
     /// A node says something.
@@ -114,6 +124,7 @@ impl HeadState {
         }
         match message.message.ok_or(MessageError::Missing("message"))? {
             FromNode::Register(_) => warn!(node_id = %node, "ignored a second registration on one stream"),
+            FromNode::Heartbeat(_) => {}
             FromNode::Report(report) => {
                 self.nodes.report(now, node, report)?;
                 let (actors, mut context) = self.actors_in(now);
@@ -134,7 +145,8 @@ impl HeadState {
         Ok(())
     }
 
-    /// A node's stream ended, or it was silent: it is dead, with all its processes.
+    /// A node's raylet has ended, or it was silent for so long that it has ended its workers: it is dead, with all its
+    /// processes.
     pub(crate) fn detach(&mut self, now: Instant, node: NodeId, cause: &str) {
         let Some(hosted) = self.nodes.mark_dead(node) else {
             return;
@@ -174,19 +186,15 @@ impl HeadState {
             .last_tick
             .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
         self.last_tick = Some(now);
-        if since_last > STALL {
+        if since_last > HEAD_STALL {
             warn!(
                 seconds = since_last.as_secs_f64(),
                 "the head did not run for a while"
             );
-            self.nodes.excuse(since_last);
+            self.nodes.excuse(now, since_last);
         }
-        for node in self.nodes.silent(now) {
-            self.detach(
-                now,
-                node,
-                &format!("it was silent for {} s", NODE_SILENCE.as_secs()),
-            );
+        for (node, silence) in self.nodes.silent(now) {
+            self.detach(now, node, &format!("it was silent for {} s", silence.as_secs()));
         }
         let (actors, mut context) = self.actors_in(now);
         for waiting in actors.tick(&mut context) {

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sparkray_common::{
@@ -16,8 +17,8 @@ use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorReport, ActorSpec, ActorState, FrameKind, HeadMessage, HeadRequest, IncomingConnection, KvGet,
-    KvPut, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources, WatchActorOnNode,
+    ActorReport, ActorSpec, ActorState, FrameKind, HeadMessage, HeadRequest, Heartbeat, IncomingConnection,
+    KvGet, KvPut, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources, WatchActorOnNode,
 };
 use sparkray_rpc::{
     Endpoint, Frame, Identity, Listener, Refusal, RpcError, Target, accept_loop, dial, frame_connection,
@@ -85,6 +86,8 @@ struct FakeNode {
     client: HeadClient<Channel>,
     say: mpsc::Sender<NodeMessage>,
     hear: Streaming<HeadMessage>,
+    /// Numbers of its messages.
+    said: AtomicU64,
 }
 
 fn cpus(amount: f64) -> Resources {
@@ -109,6 +112,7 @@ impl FakeNode {
         };
         say.send(NodeMessage {
             message: Some(FromNode::Register(register)),
+            ..NodeMessage::default()
         })
         .await
         .unwrap();
@@ -121,6 +125,7 @@ impl FakeNode {
             client,
             say,
             hear,
+            said: AtomicU64::new(0),
         }
     }
 
@@ -148,6 +153,11 @@ impl FakeNode {
             _ => None,
         };
         assert_eq!(self.wait_for(registered).await.failure, None);
+        let confirm = NodeMessage {
+            message: Some(FromNode::Heartbeat(Heartbeat { sent_nanos: 1 })),
+            ..NodeMessage::default()
+        };
+        self.say.send(confirm).await.unwrap();
         assert!(matches!(self.next().await, Some(Message::View(_))));
     }
 
@@ -155,6 +165,8 @@ impl FakeNode {
         self.say
             .send(NodeMessage {
                 message: Some(message),
+                sequence: 1 + self.said.fetch_add(1, Ordering::Relaxed),
+                received: 0,
             })
             .await
             .unwrap();

@@ -58,6 +58,10 @@ frame_kinds! {
     HeadLost = 51,
     WorkerLabel = 52,
     LogBatch = 53,
+    HeadStall = 54,
+    HeadStallReply = 55,
+    /// From the head to the raylet of its node; carries the descriptor of the moment of its last tick.
+    HeadClock = 56,
     // The object store.
     CreateObject = 64,
     /// May carry a descriptor.

@@ -322,14 +322,6 @@ impl Raylet {
         }
     }
 
-    /// The head knows nothing of what was said before: tell it again.
-    pub(crate) fn report_all_actors(&mut self) {
-        let ids: Vec<ActorId> = self.actors.entries.keys().copied().collect();
-        for id in ids {
-            self.report_alive(id);
-        }
-    }
-
     /// Several times a second: actors that wait here while another node has room go back to the head.
     pub(crate) fn tend_actors(&mut self) {
         let now = Instant::now();

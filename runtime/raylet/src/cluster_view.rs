@@ -90,6 +90,12 @@ impl ClusterView {
         self.nodes.get(&node)
     }
 
+    /// The node whose raylet is reached there.
+    pub(crate) fn at_address(&self, address: &str) -> Option<NodeId> {
+        let found = self.nodes.iter().find(|(_, entry)| entry.address == address);
+        found.map(|(node, _)| *node)
+    }
+
     /// The least used node that seems to have room for `resources`.
     pub(crate) fn node_with_room(&self, resources: &ResourceSet) -> Option<NodeId> {
         let candidates = self

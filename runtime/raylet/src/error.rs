@@ -2,7 +2,7 @@
 
 use std::io;
 
-use sparkray_common::{ErrorCode, IdError, ResourceError};
+use sparkray_common::{ErrorCode, IdError, NodeId, ResourceError};
 use sparkray_object_store::StoreError;
 use sparkray_rpc::RpcError;
 
@@ -34,6 +34,19 @@ pub enum RayletError {
         /// The head's sentence.
         message: String,
     },
+    /// The head could not be reached for so long that it may give this node's actors to others.
+    #[error(
+        "node {node} was cut off: the head at {head} has acknowledged nothing for {seconds:.1} s, so its workers were ended \
+         before others take their place"
+    )]
+    CutOff {
+        /// This node.
+        node: NodeId,
+        /// Its address.
+        head: String,
+        /// Age of the newest message that it has acknowledged.
+        seconds: f64,
+    },
     /// The head cannot be reached at the start.
     #[error("the head at {head} did not answer within {seconds} s: {cause}")]
     HeadUnreachable {
@@ -55,7 +68,16 @@ impl RayletError {
             Self::Rpc(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Refused { code, .. } => *code,
-            Self::HeadUnreachable { .. } => ErrorCode::Unavailable,
+            Self::CutOff { .. } | Self::HeadUnreachable { .. } => ErrorCode::Unavailable,
+        }
+    }
+
+    /// Whether another raylet, as another node, may do what this one cannot, when the network is well again.
+    pub fn may_be_started_anew(&self) -> bool {
+        match self {
+            Self::CutOff { .. } | Self::HeadUnreachable { .. } => true,
+            Self::Refused { code, .. } => *code == ErrorCode::Stale,
+            _ => false,
         }
     }
 

@@ -1,5 +1,7 @@
 //! What reaches the raylet's loop.
 
+use std::time::Duration;
+
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
 use sparkray_proto::{AdoptFeed, Failure, FreeEntry, head_message};
@@ -33,6 +35,11 @@ pub(crate) enum Event {
     KillWorker { worker_id: WorkerId },
     /// The head's news.
     Head(HeadEvent),
+    /// What the raylet of the head's node says: asked and answered at these times, how long the head has not run then.
+    HeadStall {
+        asked: Duration,
+        answer: Option<(Duration, Duration)>,
+    },
     /// A fetch knows the size of its object and needs room for it.
     PullNeedsRoom {
         ticket: PullTicket,
@@ -57,14 +64,14 @@ pub(crate) enum Event {
     },
 }
 
-/// What the link to the head reports.
+/// What is known about the head.
 #[derive(Debug)]
 pub(crate) enum HeadEvent {
     /// The head said something.
     Message(Box<head_message::Message>),
-    /// The stream broke and was made anew; the head knows nothing of what was said before.
-    Attached,
-    /// The head cannot be reached any more.
+    /// The head has what was sent at this time of the lease's clock.
+    Acknowledged { sent: Duration },
+    /// The head has ended: nobody takes the place of this node.
     Lost { cause: String },
     /// The head does not want this node: it was declared dead.
     Refused(Failure),

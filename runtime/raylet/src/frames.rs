@@ -34,6 +34,7 @@ impl Raylet {
             FrameKind::RequestWorkerLease => self.request_lease(connection, frame)?,
             FrameKind::ReturnWorkerLease => self.return_lease(connection, frame)?,
             FrameKind::CancelWorkerLease => self.cancel_lease(connection, frame)?,
+            FrameKind::HeadStall => self.tell_head_stall(connection, frame)?,
             FrameKind::FreeObjects | FrameKind::AdoptFeed | FrameKind::FeedQuery | FrameKind::PullObject => {
                 self.store_frame(connection, frame)?;
             }
@@ -174,8 +175,18 @@ impl Raylet {
             node_ip: self.node.host.clone(),
             log_dir: self.node.log_dir.clone(),
         };
-        self.clients
-            .send(connection, FrameKind::RegisterClientReply, correlation, &reply);
+        let mut frame = Frame::new(FrameKind::RegisterClientReply, correlation, &reply);
+        if self
+            .clients
+            .get(connection)
+            .is_some_and(|known| known.expected.is_some())
+        {
+            match self.head.lease.share() {
+                Ok(lease) => frame = frame.with_descriptor(lease),
+                Err(error) => warn!(%error, "cannot share this node's lease with a worker"),
+            }
+        }
+        self.clients.send_frame(connection, frame);
     }
 
     /// The store takes back what a client had once its process cannot touch it any more: a process may go on without

@@ -19,7 +19,7 @@ const ARRIVALS: usize = 256;
 #[derive(Debug)]
 pub(crate) struct Routes {
     node: NodeId,
-    head: bool,
+    head: AtomicBool,
     closing: AtomicBool,
     workers: Mutex<HashSet<WorkerId>>,
 }
@@ -29,7 +29,7 @@ impl Routes {
     pub(crate) fn new(node: NodeId, head: bool) -> Self {
         Self {
             node,
-            head,
+            head: AtomicBool::new(head),
             closing: AtomicBool::new(false),
             workers: Mutex::new(HashSet::new()),
         }
@@ -47,6 +47,11 @@ impl Routes {
     /// A client is gone.
     pub(crate) fn remove(&self, worker: WorkerId) {
         self.workers().remove(&worker);
+    }
+
+    /// The head has ended: callers are told that there is none.
+    pub(crate) fn head_ended(&self) {
+        self.head.store(false, Ordering::Release);
     }
 
     /// Refuses everybody from now on.
@@ -69,7 +74,7 @@ impl Routes {
                 }
             }
             Target::Raylet(_) | Target::Worker(..) => Err(Refusal::OtherNode),
-            Target::Head if self.head => Ok(()),
+            Target::Head if self.head.load(Ordering::Acquire) => Ok(()),
             Target::Head | Target::HeadGateway | Target::Manager => Err(Refusal::NoSuchTarget),
         }
     }
@@ -134,7 +139,10 @@ mod tests {
             Err(Refusal::OtherNode)
         );
         assert_eq!(routes.admit(Target::Head), Err(Refusal::NoSuchTarget));
-        assert_eq!(Routes::new(node, true).admit(Target::Head), Ok(()));
+        let beside_head = Routes::new(node, true);
+        assert_eq!(beside_head.admit(Target::Head), Ok(()));
+        beside_head.head_ended();
+        assert_eq!(beside_head.admit(Target::Head), Err(Refusal::NoSuchTarget));
         routes.close();
         assert_eq!(routes.admit(Target::Raylet(node)), Err(Refusal::ShuttingDown));
     }

@@ -10,13 +10,14 @@ use sparkray_proto::{
     head_message, node_message,
 };
 use sparkray_rpc::{Frame, FrameSender, RpcError};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::error::RayletError;
 use crate::event::HeadEvent;
 use crate::head_link;
+use crate::lease::Lease;
 use crate::raylet::{Look, Raylet};
 
 /// A report without news is sent this often.
@@ -29,30 +30,38 @@ const SHAPES: usize = 32;
 /// This raylet's side of the head.
 #[derive(Debug)]
 pub(crate) struct HeadSide {
-    channel: Channel,
+    /// For messages.
+    pub(crate) name: String,
+    /// The present connection to the head.
+    channel: watch::Receiver<Channel>,
     outgoing: Outgoing,
     /// To the head's gateway, when the head runs on this node.
     gateway: Option<FrameSender>,
     /// The present states of actors that clients of this node watch.
     pub(crate) actor_states: HashMap<ActorId, ActorUpdate>,
     /// Why the head is gone.
-    lost: Option<String>,
+    pub(crate) lost: Option<String>,
+    pub(crate) lease: Lease,
     last_report: Option<(ResourceReport, Instant)>,
     last_look: Instant,
 }
 
 impl HeadSide {
     pub(crate) fn new(
-        channel: Channel,
+        name: String,
+        channel: watch::Receiver<Channel>,
         outgoing: mpsc::Sender<NodeMessage>,
         gateway: Option<FrameSender>,
+        lease: Lease,
     ) -> Self {
         Self {
+            name,
             channel,
             outgoing: Outgoing::new(outgoing),
             gateway,
             actor_states: HashMap::new(),
             lost: None,
+            lease,
             last_report: None,
             last_look: Instant::now(),
         }
@@ -92,6 +101,7 @@ impl Outgoing {
     fn send(&mut self, message: node_message::Message) {
         self.overflow.push_back(NodeMessage {
             message: Some(message),
+            ..NodeMessage::default()
         });
         self.flush();
     }
@@ -129,18 +139,7 @@ impl Raylet {
                     warn!(%error, "the head sent a message that cannot be used");
                 }
             }
-            HeadEvent::Attached => {
-                self.head.last_report = None;
-                self.report_all_actors();
-                let watched: Vec<ActorId> = self
-                    .clients
-                    .clients()
-                    .flat_map(|(_, client)| client.watched.iter().copied())
-                    .collect();
-                for id in watched {
-                    self.watch_at_head(id);
-                }
-            }
+            HeadEvent::Acknowledged { sent } => self.head.lease.acknowledged(sent),
             HeadEvent::Refused(failure) => {
                 self.failure = Some(RayletError::Refused {
                     code: failure.error_code(),
@@ -151,7 +150,14 @@ impl Raylet {
         }
     }
 
-    fn head_lost(&mut self, cause: String) {
+    /// The head is gone, and with it the cluster. What runs here may go on: nobody takes its place.
+    pub(crate) fn head_lost(&mut self, cause: String) {
+        if self.head.lost.is_some() {
+            return;
+        }
+        warn!(cause, "the head is lost");
+        self.routes.head_ended();
+        self.head.lease.end();
         self.clients
             .broadcast(FrameKind::HeadLost, &HeadLost { cause: cause.clone() });
         self.head.lost = Some(cause);
@@ -171,7 +177,7 @@ impl Raylet {
 
     fn head_message(&mut self, message: head_message::Message) -> Result<(), MessageError> {
         match message {
-            head_message::Message::Registered(_) => {}
+            head_message::Message::Registered(_) | head_message::Message::HeartbeatReply(_) => {}
             head_message::Message::View(view) => {
                 self.view.apply(&view)?;
                 self.look = Look::ViewChanged;
@@ -272,7 +278,7 @@ impl Raylet {
         else {
             return Ok(());
         };
-        let channel = self.head.channel.clone();
+        let channel = self.head.channel.borrow().clone();
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
             let reply = tokio::select! {
@@ -298,6 +304,7 @@ impl Raylet {
 
     /// Ten times a second: what is due.
     pub(crate) fn tick(&mut self) {
+        self.tend_lease();
         self.store.tick(Instant::now());
         self.tend_workers();
         self.kill_orphans();

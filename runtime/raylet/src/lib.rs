@@ -11,7 +11,7 @@
 //! | `lease_service`, `actors` | leases and actors, by the decisions of `leases` |
 //! | `workers`, `zygote`, `logs`, `worker_output`, `orphans` | worker processes, by the decisions of `worker_pool` |
 //! | `store_service`, `transfer`, `peers`, `frees` | objects of this node, from and to other nodes |
-//! | `head_link`, `head_service` | the stream to the head |
+//! | `head_link`, `head_service`, `lease` | the streams to the head, what it says, how long it counts on this node |
 
 mod actors;
 mod clients;
@@ -24,6 +24,7 @@ mod frees;
 mod gateway;
 mod head_link;
 mod head_service;
+mod lease;
 mod lease_service;
 mod leases;
 mod logs;

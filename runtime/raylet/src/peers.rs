@@ -242,7 +242,11 @@ impl Peers {
 }
 
 /// The next frame; the end of the connection is an error here.
-async fn next_frame(receiver: &mut FrameReceiver, deadline: Duration, peer: &str) -> Result<Frame, RpcError> {
+pub(crate) async fn next_frame(
+    receiver: &mut FrameReceiver,
+    deadline: Duration,
+    peer: &str,
+) -> Result<Frame, RpcError> {
     match tokio::time::timeout(deadline, receiver.next()).await {
         Ok(Ok(Some(frame))) => Ok(frame),
         Ok(Ok(None)) => Err(RpcError::Closed),

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use sparkray_common::{ClusterId, JobId, LeaseId, NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{ClusterId, JobId, LeaseId, NodeId, ParentNotice, WorkerAddress, WorkerId};
 use sparkray_object_store::{ClientId, IoExecutor, IoOutcome, ObjectStore};
 use sparkray_rpc::{Identity, Target, frame_connection};
 use tokio::sync::mpsc;
@@ -85,6 +85,8 @@ pub(crate) struct Inputs {
     pub(crate) store_io: mpsc::Receiver<IoOutcome>,
     pub(crate) children: tokio::signal::unix::Signal,
     pub(crate) ticks: tokio::time::Interval,
+    /// From the process that started this one.
+    pub(crate) notices: mpsc::Receiver<ParentNotice>,
 }
 
 impl Raylet {
@@ -112,6 +114,9 @@ impl Raylet {
                 Some(outcome) = inputs.store_io.recv() => self.store.io_done(outcome),
                 _ = inputs.children.recv() => self.reap_children(),
                 _ = inputs.ticks.tick() => self.tick(),
+                Some(notice) = inputs.notices.recv() => match notice {
+                    ParentNotice::HeadLost { cause } => self.head_lost(cause),
+                },
             }
         }
     }
@@ -144,6 +149,7 @@ impl Raylet {
             Event::OutputEnded { worker_id } => self.workers.output_ended(worker_id),
             Event::KillWorker { worker_id } => self.kill_worker(worker_id),
             Event::Head(event) => self.head_event(event),
+            Event::HeadStall { asked, answer } => self.head_stall_answered(asked, answer),
             Event::PullNeedsRoom {
                 ticket,
                 size,

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, getrlimit, setrlimit};
-use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig, RayletReady, ResourceSet, VERSION};
+use sparkray_common::{
+    ClusterId, ClusterToken, DRIVER_NODE_SILENCE, MomentClock, NODE_SILENCE, NodeId, NodeLease, ParentNotice,
+    RayletConfig, RayletReady, ResourceSet, VERSION,
+};
 use sparkray_object_store::{IoExecutor, ObjectStore, StoreConfig};
-use sparkray_proto::RegisterNode;
-use sparkray_rpc::{Endpoint, FrameSender, Identity, Target, dial, frame_connection, tonic_channel};
+use sparkray_proto::{FrameKind, RegisterNode};
+use sparkray_rpc::{Endpoint, FrameSender, Identity, MomentReader, RpcError, Target, dial, frame_connection};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -20,11 +23,13 @@ use crate::clients::Clients;
 use crate::cluster_view::ClusterView;
 use crate::descendants::kill_all;
 use crate::error::RayletError;
+use crate::event::{Event, HeadEvent};
 use crate::gateway::{self, Routes};
 use crate::head_link::{self, Attachment};
 use crate::head_service::HeadSide;
+use crate::lease::{self, Lease};
 use crate::leases::LeaseManager;
-use crate::peers::Peers;
+use crate::peers::{Peers, next_frame};
 use crate::raylet::{Inputs, Look, NodeInfo, Raylet};
 use crate::store_service::StoreSide;
 use crate::worker_pool::WorkerPool;
@@ -37,6 +42,8 @@ const EVENTS: usize = 4096;
 const FORK_REQUESTS: usize = 1024;
 const TICK: Duration = Duration::from_millis(100);
 const GATEWAY_DEADLINE: Duration = Duration::from_secs(10);
+/// Turns of the connections' tasks, after the last word to clients.
+const FAREWELL_TURNS: usize = 16;
 /// All descendants are dead this long after the order to end.
 const KILL_DEADLINE: Duration = Duration::from_millis(1500);
 
@@ -47,26 +54,34 @@ const KILL_DEADLINE: Duration = Duration::from_millis(1500);
 pub async fn run(
     config: RayletConfig,
     ready: impl FnOnce(RayletReady),
+    notices: mpsc::Receiver<ParentNotice>,
     cancel: CancellationToken,
 ) -> Result<(), RayletError> {
     let settings = Settings::read(&config)?;
     rustix::process::set_child_subreaper(Some(rustix::process::getpid()))
         .map_err(|error| RayletError::os("become the subreaper of the workers", error))?;
     raise_descriptor_limit();
-    // Ends every task, also when a part fails.
-    let stop = cancel.child_token();
+    // Ends every task, when the workers have ended.
+    let stop = CancellationToken::new();
     let routes = Arc::new(Routes::new(settings.node_id, config.head_socket_name.is_some()));
     let outcome = tokio::select! {
-        outcome = serve(&config, &settings, &routes, ready, &stop) => outcome,
+        outcome = serve(&config, &settings, &routes, ready, notices, &stop) => outcome,
         () = cancel.cancelled() => Ok(()),
     };
     routes.close();
-    stop.cancel();
     info!("raylet stops");
-    settings.remove_made_directories();
+    if outcome.is_err() {
+        // What was said last leaves before the thread is busy.
+        for _ in 0..FAREWELL_TURNS {
+            tokio::task::yield_now().await;
+        }
+    }
+    // Before the connections to the head end: their end is the word that nothing runs here any more.
     if !kill_all(KILL_DEADLINE) {
         warn!("some processes of this node could not be killed in time");
     }
+    stop.cancel();
+    settings.remove_made_directories();
     outcome
 }
 
@@ -86,6 +101,10 @@ struct Settings {
     resources: ResourceSet,
     cores: usize,
     head: Endpoint,
+    /// Silence after which the head may give this node up.
+    silence: Duration,
+    /// By which this node measures its own.
+    clock: MomentClock,
     /// Spill directories that did not exist before.
     made_directories: Vec<PathBuf>,
 }
@@ -118,6 +137,12 @@ impl Settings {
             },
             cores: resources.get("CPU").ceil() as usize,
             resources,
+            silence: if config.is_drivers_own {
+                DRIVER_NODE_SILENCE
+            } else {
+                NODE_SILENCE
+            },
+            clock: lease::clock_beside(is_on_this_machine(&head, &config.host)),
             head,
             made_directories: config
                 .spill_dirs
@@ -138,11 +163,20 @@ impl Settings {
     }
 }
 
+/// Whether the head is certainly on this machine. An address of its own is one machine's.
+fn is_on_this_machine(head: &Endpoint, own_host: &str) -> bool {
+    match head {
+        Endpoint::Abstract(_) => true,
+        Endpoint::Tcp(address) => address.rsplit_once(':').is_some_and(|(host, _)| host == own_host),
+    }
+}
+
 async fn serve(
     config: &RayletConfig,
     settings: &Settings,
     routes: &Arc<Routes>,
     ready: impl FnOnce(RayletReady),
+    notices: mpsc::Receiver<ParentNotice>,
     stop: &CancellationToken,
 ) -> Result<(), RayletError> {
     std::fs::create_dir_all(&config.log_dir)
@@ -161,7 +195,7 @@ async fn serve(
     let socket_name = format!("sparkray-{}-{}", &config.cluster_id[..8], &config.node_id[..12]);
     let identity = &settings.identity;
     let port = gateway::open(
-        &config.host,
+        config.bind_host.as_ref().unwrap_or(&config.host),
         config.port,
         &socket_name,
         identity,
@@ -174,7 +208,6 @@ async fn serve(
     let host = ip_of(&config.host).await;
     let resources = with_own_resources(&settings.resources, config.object_store_bytes, &host)?;
 
-    let channel = tonic_channel(identity.clone(), settings.head.clone(), Target::Head);
     let register = RegisterNode {
         node_id: settings.node_id.to_vec().into(),
         address: address.clone(),
@@ -188,18 +221,25 @@ async fn serve(
         sparkray_version: VERSION.to_owned(),
         pid: std::process::id(),
         head_epoch: config.head_epoch,
+        silence_seconds: settings.silence.as_secs() as u32,
     };
     let attachment = Attachment {
-        channel: channel.clone(),
-        head: settings.head.to_string(),
+        identity: identity.clone(),
+        head: settings.head.clone(),
         register,
+        clock: settings.clock,
     };
     let attached = head_link::attach_first(&attachment).await?;
-    let gateway = open_head_gateway(config, settings, stop).await?;
+    let granted = NodeLease::new(attached.sent, settings.silence);
+    let (gateway, head_clock) = open_head_gateway(config, settings, &events, stop).await?.unzip();
+    let lease = Lease::new(settings.clock, granted, head_clock, config.head_address.clone())
+        .map_err(|error| RayletError::os("share the node's lease with its workers", error))?;
     let (outgoing, to_head) = mpsc::channel(head_link::OUTGOING);
+    let (channels, channel) = watch::channel(attached.channel.clone());
     tokio::spawn(head_link::run_head_link(
         attachment,
         attached,
+        channels,
         to_head,
         events.clone(),
         stop.clone(),
@@ -235,7 +275,7 @@ async fn serve(
         view: ClusterView::new(settings.node_id),
         workers: Workers::new(pool, fork_requests, worker_config),
         actors: crate::actors::Actors::default(),
-        head: HeadSide::new(channel, outgoing, gateway),
+        head: HeadSide::new(settings.head.to_string(), channel, outgoing, gateway, lease),
         store: ObjectStore::new(store_config, Instant::now()),
         executor,
         store_side: StoreSide::default(),
@@ -261,6 +301,7 @@ async fn serve(
             store_io,
             children,
             ticks,
+            notices,
         })
         .await
 }
@@ -335,12 +376,14 @@ fn worker_config(config: &RayletConfig, node: &NodeInfo, socket_name: &str) -> W
     }
 }
 
-/// When the head runs on this node: the connection over which it gets the sockets of others.
+/// When the head runs on this node: the connection over which it gets the sockets of others, and the head's clock. The
+/// end of that connection is the end of the head.
 async fn open_head_gateway(
     config: &RayletConfig,
     settings: &Settings,
+    events: &mpsc::Sender<Event>,
     stop: &CancellationToken,
-) -> Result<Option<FrameSender>, RayletError> {
+) -> Result<Option<(FrameSender, MomentReader)>, RayletError> {
     if config.head_socket_name.is_none() {
         return Ok(None);
     }
@@ -353,13 +396,23 @@ async fn open_head_gateway(
     .await?;
     let (sender, mut receiver) =
         frame_connection(socket).map_err(|error| RayletError::os("use the connection to the head", error))?;
-    let stop = stop.clone();
+    let first = next_frame(&mut receiver, GATEWAY_DEADLINE, &settings.head.to_string()).await?;
+    let clock = Some(first)
+        .filter(|frame| frame.kind == FrameKind::HeadClock)
+        .and_then(|frame| frame.descriptor)
+        .ok_or_else(|| RpcError::BadFrame("the head did not share its clock".to_owned()))?;
+    let (events, stop) = (events.clone(), stop.clone());
+    let head = settings.head.to_string();
     tokio::spawn(async move {
-        // The head says nothing here; reading only shows its end, which the stream to it shows too.
+        // The head says nothing more here.
         tokio::select! {
             () = stop.cancelled() => {}
-            _ = receiver.next() => debug!("the head closed its gateway"),
+            _ = receiver.next() => {
+                let cause = format!("the head at {head} has ended");
+                // The receiver is gone only when the raylet ends.
+                let _ = events.send(Event::Head(HeadEvent::Lost { cause })).await;
+            }
         }
     });
-    Ok(Some(sender))
+    Ok(Some((sender, MomentReader::new(clock))))
 }

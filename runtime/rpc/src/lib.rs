@@ -15,7 +15,9 @@ mod error;
 mod frame;
 mod frame_connection;
 mod handshake;
+mod moment_file;
 mod reachability;
+mod session;
 mod socket;
 mod tonic_bridge;
 
@@ -29,9 +31,14 @@ pub use handshake::{
     CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake,
     Target,
 };
+pub use moment_file::{MomentReader, MomentWriter, clock_now, sleep_until};
 pub use reachability::{CHECK_INTERVAL, Reachability, SILENCE};
+pub use session::{Gap, Inbox, Outbox};
 pub use socket::{
     Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors, register,
     send_with_descriptor, take_socket_error,
 };
-pub use tonic_bridge::{TonicSocket, tonic_channel, tonic_incoming};
+pub use tonic_bridge::{
+    ConnectionInfo, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, TonicSocket, connect_tonic, tonic_channel,
+    tonic_incoming,
+};

@@ -1,9 +1,10 @@
 //! HTTP/2 over connections that went through the handshake.
 
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,17 +13,22 @@ use http::Uri;
 use hyper_util::rt::TokioIo;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_stream::StreamExt;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::server::Connected;
 use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 
+use crate::RpcError;
 use crate::dial::dial;
 use crate::handshake::{Identity, Target};
 use crate::socket::{Endpoint, register};
 
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
+/// A side that was silent for so long is asked for a sign of life,
+pub const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
+/// and has this much time for it: after a cut of 5 s the kernel's repetition of the question comes in time.
+pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(8);
 
 /// A channel that connects when it is first used, and again when the connection broke. Every connection goes
 /// through the handshake.
@@ -39,10 +45,32 @@ pub fn tonic_channel(identity: Identity, endpoint: Endpoint, target: Target) -> 
     });
     // The name is not used: the connector knows where to go.
     TonicEndpoint::from_static("http://sparkray.invalid")
-        .http2_keep_alive_interval(Duration::from_secs(5))
-        .keep_alive_timeout(Duration::from_secs(10))
+        .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
+        .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
         .keep_alive_while_idle(true)
         .connect_with_connector_lazy(connector)
+}
+
+/// Connects at once, and never again: the channel has one connection, which ends when the other side ends it or the last
+/// clone is dropped. Nothing closes it because of a silence.
+pub async fn connect_tonic(
+    identity: &Identity,
+    endpoint: &Endpoint,
+    target: Target,
+    deadline: Duration,
+) -> Result<Channel, RpcError> {
+    let failed = |source| RpcError::io("use the connection to", endpoint, source);
+    let socket = dial(identity, endpoint, target, deadline).await?;
+    let socket = Arc::new(Mutex::new(Some(TonicSocket::new(socket).map_err(failed)?)));
+    let connector = tower::service_fn(move |_: Uri| {
+        let socket = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        std::future::ready(
+            socket
+                .map(TokioIo::new)
+                .ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected)),
+        )
+    });
+    Ok(TonicEndpoint::from_static("http://sparkray.invalid").connect_with_connector_lazy(connector))
 }
 
 /// Sockets past the handshake, as a tonic server takes them.
@@ -54,6 +82,27 @@ pub fn tonic_incoming(sockets: mpsc::Receiver<OwnedFd>) -> impl Stream<Item = io
 #[derive(Debug)]
 pub struct TonicSocket {
     socket: AsyncFd<OwnedFd>,
+    end: watch::Sender<bool>,
+}
+
+/// The connection over which a request came; a server finds it among the request's extensions.
+#[derive(Debug, Clone)]
+pub struct ConnectionInfo {
+    end: watch::Receiver<bool>,
+    local_ip: Option<IpAddr>,
+}
+
+impl ConnectionInfo {
+    /// Waits for the end of the connection. True: the other side closed it, or its process ended. False: it broke, which
+    /// the network may have done, or this side gave it up.
+    pub async fn ended_by_peer(mut self) -> bool {
+        self.end.wait_for(|ended| *ended).await.is_ok()
+    }
+
+    /// The address of this machine at which the other side reached it; `None` over a Unix socket.
+    pub fn local_ip(&self) -> Option<IpAddr> {
+        self.local_ip
+    }
 }
 
 impl TonicSocket {
@@ -62,14 +111,48 @@ impl TonicSocket {
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self {
             socket: register(socket)?,
+            end: watch::Sender::new(false),
         })
+    }
+
+    /// A reset on one machine is the end of the process at the other side; one from the network may come from anybody.
+    fn is_end(&self, outcome: &io::Result<usize>) -> bool {
+        match outcome {
+            Ok(read) => *read == 0,
+            Err(error) => {
+                error.kind() == io::ErrorKind::ConnectionReset && is_on_this_machine(self.socket.get_ref())
+            }
+        }
     }
 }
 
-impl Connected for TonicSocket {
-    type ConnectInfo = ();
+fn ip_of(address: rustix::net::SocketAddrAny) -> Option<IpAddr> {
+    SocketAddr::try_from(address).ok().map(|address| address.ip())
+}
 
-    fn connect_info(&self) {}
+fn is_on_this_machine(socket: &OwnedFd) -> bool {
+    let Ok(own) = rustix::net::getsockname(socket) else {
+        return false;
+    };
+    if own.address_family() == rustix::net::AddressFamily::UNIX {
+        return true;
+    }
+    let own = ip_of(own);
+    let peer = rustix::net::getpeername(socket).ok().flatten().and_then(ip_of);
+    own.is_some_and(|own| own.is_loopback()) || (own.is_some() && own == peer)
+}
+
+impl Connected for TonicSocket {
+    type ConnectInfo = ConnectionInfo;
+
+    fn connect_info(&self) -> ConnectionInfo {
+        ConnectionInfo {
+            end: self.end.subscribe(),
+            local_ip: rustix::net::getsockname(self.socket.get_ref())
+                .ok()
+                .and_then(ip_of),
+        }
+    }
 }
 
 impl AsyncRead for TonicSocket {
@@ -81,7 +164,13 @@ impl AsyncRead for TonicSocket {
         loop {
             let mut guard = ready!(self.socket.poll_read_ready(context))?;
             let unfilled = buffer.initialize_unfilled();
-            match guard.try_io(|socket| Ok(rustix::io::read(socket, &mut *unfilled)?)) {
+            let outcome = guard.try_io(|socket| Ok(rustix::io::read(socket, &mut *unfilled)?));
+            if let Ok(outcome) = &outcome
+                && self.is_end(outcome)
+            {
+                self.end.send_replace(true);
+            }
+            match outcome {
                 Ok(Ok(read)) => {
                     buffer.advance(read);
                     return Poll::Ready(Ok(()));

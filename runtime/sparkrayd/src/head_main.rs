@@ -9,7 +9,7 @@ use crate::process;
 pub(crate) fn run() -> anyhow::Result<()> {
     process::run(
         |config: &HeadConfig| config.parent_pid,
-        async |config, cancel| {
+        async |config, _notices, cancel| {
             let ready = process::announcer(&cancel);
             sparkray_gcs::run(config, ready, cancel)
                 .await

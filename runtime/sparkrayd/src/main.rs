@@ -8,6 +8,8 @@ mod raylet_main;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use sparkray_common::CUT_OFF_STATUS;
+use sparkray_raylet::RayletError;
 
 /// The runtime's processes. sparkray starts them; each reads its configuration, one line of JSON, from standard
 /// input, writes one line of JSON to standard output when it is ready, and ends when standard input is closed.
@@ -36,7 +38,10 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tracing::error!("{error:#}");
-            ExitCode::FAILURE
+            match error.downcast_ref::<RayletError>() {
+                Some(error) if error.may_be_started_anew() => ExitCode::from(CUT_OFF_STATUS),
+                _ => ExitCode::FAILURE,
+            }
         }
     }
 }

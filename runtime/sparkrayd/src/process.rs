@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. The kernel kills this process when the thread that started it ends (PR_SET_PDEATHSIG); a parent that was gone
 //!    before is noticed by its pid, which the configuration names.
-//! 2. Standard input is a leash: when the parent closes it, the process ends in an orderly way, as with SIGTERM.
+//! 2. Standard input is a leash: when the parent closes it, the process ends in an orderly way, as with SIGTERM. Lines of
+//!    JSON on it, after the configuration, are the parent's notices.
 //! 3. No descriptor but 0, 1 and 2 is taken over from the parent.
 //! 4. The runtime has one thread, the main thread, so that the children of this process can use
 //!    PR_SET_PDEATHSIG in their turn.
@@ -20,9 +21,11 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::io::AsyncReadExt;
+use sparkray_common::ParentNotice;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -31,13 +34,16 @@ const CONFIG_DEADLINE: Duration = Duration::from_secs(30);
 const MAX_CONFIG_BYTES: usize = 1 << 20;
 /// What still runs this long after the order to end is abandoned.
 const END_DEADLINE: Duration = Duration::from_secs(10);
+/// Notices that may wait, and their length in all: a parent has few.
+const NOTICES: usize = 16;
+const MAX_NOTICE_BYTES: u64 = 1 << 20;
 /// Exit status after a panic, as the standard library has it.
 const PANIC_STATUS: i32 = 101;
 
 /// Runs `work` as a process of the runtime, with the configuration from standard input.
 pub(crate) fn run<C, F>(
     parent_pid: impl FnOnce(&C) -> u32,
-    work: impl FnOnce(C, CancellationToken) -> F,
+    work: impl FnOnce(C, mpsc::Receiver<ParentNotice>, CancellationToken) -> F,
 ) -> anyhow::Result<()>
 where
     C: DeserializeOwned,
@@ -60,9 +66,10 @@ where
         check_parent(parent_pid(&config))?;
         let cancel = CancellationToken::new();
         let leash = watch_leash()?;
+        let (to_work, notices) = mpsc::channel(NOTICES);
         tokio::select! {
-            outcome = work(config, cancel.clone()) => outcome,
-            outcome = end_on_order(leash, signals, &cancel) => outcome,
+            outcome = work(config, notices, cancel.clone()) => outcome,
+            outcome = end_on_order(leash, to_work, signals, &cancel) => outcome,
         }
     });
     // Disk operations that hang must not keep the process.
@@ -196,13 +203,17 @@ fn watch_leash() -> anyhow::Result<pipe::Receiver> {
     pipe::Receiver::from_owned_fd(stdin).context("standard input must be a pipe that the parent holds open")
 }
 
-/// Ends when the parent has closed the leash. What it writes after the configuration is not read by anybody.
-async fn leash_closed(mut leash: pipe::Receiver) {
-    let mut ignored = [0; 256];
+/// Passes the parent's notices on; ends when the parent has closed the leash.
+async fn leash_closed(leash: pipe::Receiver, notices: mpsc::Sender<ParentNotice>) {
+    let mut lines = BufReader::new(leash.take(MAX_NOTICE_BYTES)).lines();
     loop {
-        match leash.read(&mut ignored).await {
-            Ok(0) => return,
-            Ok(_) => {}
+        match lines.next_line().await {
+            Ok(None) => return,
+            Ok(Some(line)) => match serde_json::from_str(&line) {
+                // Who does not read it needs none.
+                Ok(notice) => drop(notices.try_send(notice)),
+                Err(error) => tracing::warn!(%error, "the parent sent a notice that is not understood"),
+            },
             Err(error) => {
                 tracing::error!(%error, "cannot read standard input: treated as closed");
                 return;
@@ -214,11 +225,12 @@ async fn leash_closed(mut leash: pipe::Receiver) {
 /// Waits for the order to end, passes it on, and gives up on what does not obey.
 async fn end_on_order(
     leash: pipe::Receiver,
+    notices: mpsc::Sender<ParentNotice>,
     mut signals: Signals,
     cancel: &CancellationToken,
 ) -> anyhow::Result<()> {
     tokio::select! {
-        () = leash_closed(leash) => info!("ends: the parent closed standard input"),
+        () = leash_closed(leash, notices) => info!("ends: the parent closed standard input"),
         _ = signals.terminate.recv() => info!("ends: SIGTERM"),
         _ = signals.hang_up.recv() => info!("ends: SIGHUP"),
     }

@@ -9,9 +9,9 @@ use crate::process;
 pub(crate) fn run() -> anyhow::Result<()> {
     process::run(
         |config: &RayletConfig| config.parent_pid,
-        async |config, cancel| {
+        async |config, notices, cancel| {
             let ready = process::announcer(&cancel);
-            sparkray_raylet::run(config, ready, cancel)
+            sparkray_raylet::run(config, ready, notices, cancel)
                 .await
                 .context("the raylet failed")
         },

@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::SupervisorError;
-use crate::child_host::{Child, ChildHost, ChildSpec};
+use crate::child_host::{Child, ChildEnd, ChildHost, ChildSpec};
 
 /// A start on a loaded machine takes a second at most.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
 pub(crate) struct Running<R> {
     pub(crate) child: Child,
     pub(crate) ready: R,
-    pub(crate) exit: oneshot::Receiver<String>,
+    pub(crate) exit: oneshot::Receiver<ChildEnd>,
 }
 
 /// Starts children of one binary.
@@ -65,9 +65,9 @@ impl ChildStarter {
             config_json,
             log_path,
             ready_deadline: READY_DEADLINE,
-            on_exit: Some(Box::new(move |cause| {
+            on_exit: Some(Box::new(move |end| {
                 // Nobody listens when the child was stopped meanwhile.
-                let _ = exit_sender.send(cause);
+                let _ = exit_sender.send(end);
             })),
         };
         let host = self.host.clone();

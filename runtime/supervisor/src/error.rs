@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sparkray_common::ErrorCode;
+use sparkray_common::{CUT_OFF_STATUS, ErrorCode};
 use sparkray_proto::Failure;
 
 /// What the supervisor could not do.
@@ -25,6 +25,8 @@ pub enum SupervisorError {
         role: String,
         /// How it ended, or that the deadline passed.
         cause: String,
+        /// Its exit status, when it ended by itself.
+        status: Option<i32>,
         /// Where its standard error goes.
         log_path: PathBuf,
         /// The last lines that this child wrote there.
@@ -50,6 +52,11 @@ impl SupervisorError {
             code,
             message: message.into(),
         }
+    }
+
+    /// Whether a raylet that did not become ready could not reach the head: that may change by itself.
+    pub(crate) fn was_cut_off(&self) -> bool {
+        matches!(self, Self::NotReady { status: Some(status), .. } if *status == i32::from(CUT_OFF_STATUS))
     }
 
     /// The code that other languages see.

@@ -68,6 +68,27 @@ impl RestartPolicy {
     }
 }
 
+/// Pauses between the attempts of a raylet that cannot reach the head; the last one repeats, for as long as it takes.
+const CUT_OFF_PAUSES: [Duration; 4] = [
+    Duration::from_millis(200),
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+    Duration::from_secs(5),
+];
+
+/// Counts the attempts of one raylet that was cut off, since it last reached the head.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct CutOffs(usize);
+
+impl CutOffs {
+    /// It was cut off again.
+    pub(crate) fn next(&mut self) -> Decision {
+        let after = CUT_OFF_PAUSES[self.0.min(CUT_OFF_PAUSES.len() - 1)];
+        self.0 += 1;
+        Decision::Restart { after }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,6 +131,15 @@ mod tests {
                 after: Duration::ZERO
             }
         );
+    }
+
+    #[test]
+    fn a_raylet_that_is_cut_off_is_started_again_without_end() {
+        let mut cut_offs = CutOffs::default();
+        let pauses: Vec<Decision> = (0..100).map(|_| cut_offs.next()).collect();
+        let restart = |after| Decision::Restart { after };
+        assert_eq!(pauses[0], restart(Duration::from_millis(200)));
+        assert_eq!(pauses[3..], vec![restart(seconds(5)); 97]);
     }
 
     proptest! {

@@ -341,7 +341,7 @@ impl State {
         })
     }
 
-    pub(super) fn on_registered(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
+    pub(super) fn on_registered(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {
         self.take_pending(conn, frame.correlation);
         let reply: proto::RegisterClientReply = frame.decode()?;
         let outcome = match &reply.failure {
@@ -350,6 +350,7 @@ impl State {
         };
         if conn == RAYLET_CONN {
             self.registered = Some(outcome);
+            self.lease = frame.descriptor;
             self.news = true;
         } else if let Err(error) = outcome {
             debug!(%error, "a raylet of another node refused this process");

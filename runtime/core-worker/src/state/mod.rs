@@ -164,6 +164,8 @@ pub(crate) struct State {
     pub(crate) head_lost: Option<String>,
     /// What the raylet said when this process registered.
     pub(crate) registered: Option<Result<proto::RegisterClientReply, CoreError>>,
+    /// A worker's: where its node's lease is to be read.
+    pub(crate) lease: Option<OwnedFd>,
 }
 
 impl State {
@@ -214,6 +216,7 @@ impl State {
             broken: None,
             head_lost: None,
             registered: None,
+            lease: None,
         };
         let raylet = ConnState::new(Some(PeerKey::LocalRaylet));
         state.conns.insert(RAYLET_CONN, raylet);
@@ -271,7 +274,7 @@ impl State {
 
     fn dispatch_from_raylet(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {
         match frame.kind {
-            FrameKind::RegisterClientReply => self.on_registered(conn, &frame),
+            FrameKind::RegisterClientReply => self.on_registered(conn, frame),
             FrameKind::RequestWorkerLeaseReply => self.on_lease_reply(conn, &frame),
             FrameKind::LeaseWanted => self.on_lease_wanted(&frame.decode()?),
             FrameKind::LeaseBroken => self.on_lease_broken(&frame.decode()?),

@@ -2,6 +2,8 @@
 #![allow(clippy::float_cmp, reason = "amounts are whole numbers of CPUs")]
 
 mod actors;
+
+mod leases;
 mod lifetimes;
 mod nodes;
 mod properties;
@@ -70,6 +72,7 @@ fn register_node(id: NodeId, cpu: f64) -> RegisterNode {
         sparkray_version: VERSION.to_owned(),
         pid: 7,
         head_epoch: EPOCH,
+        silence_seconds: 0,
     }
 }
 
@@ -142,6 +145,7 @@ impl Cluster {
                 node,
                 NodeMessage {
                     message: Some(message),
+                    ..NodeMessage::default()
                 },
             )
             .unwrap();

@@ -14,7 +14,7 @@ use sparkray_proto::{
     ReturnWorkerLease, head_request,
 };
 use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -91,12 +91,15 @@ impl Cluster {
                 .map(|(name, value)| (name.to_owned(), value.to_owned()))
                 .collect(),
             prestart_workers: u32::from(modules.is_some()),
+            is_drivers_own: false,
+            bind_host: None,
         };
         let (sender, ready) = oneshot::channel();
         let cancel = CancellationToken::new();
         let stop = cancel.clone();
         let task = tokio::spawn(async move {
-            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), stop)
+            let (_parent, notices) = mpsc::channel(1);
+            sparkray_raylet::run(config, |ready| sender.send(ready).unwrap(), notices, stop)
                 .await
                 .unwrap();
         });

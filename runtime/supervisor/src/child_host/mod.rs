@@ -22,6 +22,7 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
+use sparkray_common::{CUT_OFF_STATUS, ParentNotice};
 
 use crate::error::SupervisorError;
 use crate::signals::spawn_quiet_thread;
@@ -48,7 +49,23 @@ pub struct ChildSpec {
     pub ready_deadline: Duration,
     /// Called once, on the host thread, when a child that was ready ends without having been told to. The text says
     /// how it ended, with the end of its log. Must return at once.
-    pub on_exit: Option<Box<dyn FnOnce(String) + Send>>,
+    pub on_exit: Option<Box<dyn FnOnce(ChildEnd) + Send>>,
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ChildEnd {
+    /// In words.
+    pub cause: String,
+    /// Its exit status, when it ended by itself.
+    pub status: Option<i32>,
+}
+
+impl ChildEnd {
+    /// Whether it may be started anew, as another node, as often as it takes.
+    pub fn was_cut_off(&self) -> bool {
+        self.status == Some(i32::from(CUT_OFF_STATUS))
+    }
 }
 
 /// How a child stands; shared between its owner and the host thread.
@@ -214,6 +231,19 @@ impl Child {
     /// How it ended; `None` while it runs.
     pub fn exit(&self) -> Option<String> {
         self.state.exit.lock().clone()
+    }
+
+    /// Tells it something, over its leash. One that has ended hears nothing.
+    pub fn tell(&self, notice: &ParentNotice) {
+        let Some(mut stdin) = self.stdin.as_ref() else {
+            return;
+        };
+        let told = serde_json::to_string(notice)
+            .map_err(io::Error::from)
+            .and_then(|line| stdin.write_all(format!("{line}\n").as_bytes()));
+        if let Err(error) = told {
+            tracing::debug!(pid = self.pid, %error, "a child does not hear its parent's notice");
+        }
     }
 
     /// Ends it: closes its leash and sends SIGTERM, sends SIGKILL after `grace`, and returns when it is reaped.

@@ -13,7 +13,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 
-use super::{ChildSpec, ChildState, inherit, log_tail};
+use super::{ChildEnd, ChildSpec, ChildState, inherit, log_tail};
 use crate::error::SupervisorError;
 
 /// How often children are looked at on kernels without pidfd_open (before 5.3).
@@ -102,10 +102,13 @@ impl PollLoop {
             let _ = entry.process.kill();
         }
         for entry in self.children.values_mut() {
-            let cause = entry
-                .process
-                .wait()
-                .map_or_else(|error| error.to_string(), describe);
+            let cause = entry.process.wait().map_or_else(
+                |error| ChildEnd {
+                    cause: error.to_string(),
+                    status: None,
+                },
+                describe,
+            );
             entry.finish(cause);
         }
     }
@@ -232,7 +235,10 @@ impl PollLoop {
             Ok(None) => None,
             Ok(Some(status)) => Some(describe(status)),
             // SIGCHLD is ignored in this process: the kernel has reaped it.
-            Err(_) => Some("ended with unknown status".to_owned()),
+            Err(_) => Some(ChildEnd {
+                cause: "ended with unknown status".to_owned(),
+                status: None,
+            }),
         };
         if let Some(cause) = ended {
             if let Some(mut entry) = self.children.remove(&key) {
@@ -250,7 +256,7 @@ impl PollLoop {
                 "no answer within {:.1} s",
                 entry.spec.ready_deadline.as_secs_f64()
             );
-            entry.refuse(cause);
+            entry.refuse(ChildEnd { cause, status: None });
             let _ = entry.process.kill();
         }
     }
@@ -286,47 +292,57 @@ impl Entry {
                 let _ = ready.send(Ok(line));
             }
         } else if self.line.len() > MAX_READY_LINE {
-            self.refuse("it wrote something else than a ready line".to_owned());
+            self.refuse(ChildEnd {
+                cause: "it wrote something else than a ready line".to_owned(),
+                status: None,
+            });
             let _ = self.process.kill();
         }
     }
 
-    fn refuse(&mut self, cause: String) {
+    fn refuse(&mut self, end: ChildEnd) {
         let Some((ready, _)) = self.pending.take() else {
             return;
         };
         self.state.stopping.store(true, Ordering::Release);
         let _ = ready.send(Err(SupervisorError::NotReady {
             role: self.spec.role.clone(),
-            cause,
+            cause: end.cause,
+            status: end.status,
             log_tail: log_tail::read(&self.spec.log_path, self.log_start),
             log_path: self.spec.log_path.clone(),
         }));
     }
 
     /// The child is reaped: tells whoever waits.
-    fn finish(&mut self, cause: String) {
+    fn finish(&mut self, end: ChildEnd) {
         let was_ready = self.pending.is_none();
-        self.refuse(cause.clone());
+        self.refuse(end.clone());
+        let ChildEnd { cause, status } = end;
         *self.state.exit.lock() = Some(cause.clone());
         self.state.exited.notify_all();
         let stopping = self.state.stopping.load(Ordering::Acquire);
         if let (true, false, Some(on_exit)) = (was_ready, stopping, self.spec.on_exit.take()) {
             let tail = log_tail::read(&self.spec.log_path, self.log_start);
-            on_exit(format!(
+            let cause = format!(
                 "{cause}; end of its log {}:\n{tail}",
                 self.spec.log_path.display()
-            ));
+            );
+            on_exit(ChildEnd { cause, status });
         }
     }
 }
 
-fn describe(status: ExitStatus) -> String {
+fn describe(status: ExitStatus) -> ChildEnd {
     use std::os::unix::process::ExitStatusExt;
-    match (status.code(), status.signal()) {
+    let cause = match (status.code(), status.signal()) {
         (Some(code), _) => format!("exited with status {code}"),
         (None, Some(libc::SIGKILL)) => "was killed by SIGKILL".to_owned(),
         (None, Some(signal)) => format!("was killed by signal {signal}"),
         (None, None) => "ended".to_owned(),
+    };
+    ChildEnd {
+        cause,
+        status: status.code(),
     }
 }

@@ -106,7 +106,7 @@ fn the_end_of_a_ready_child_is_reported_once_with_its_cause() {
         directory.path(),
         "echo ready; echo going down >&2; read line; kill -9 $$",
     );
-    dying.on_exit = Some(Box::new(move |cause| sender.send(cause).unwrap()));
+    dying.on_exit = Some(Box::new(move |end| sender.send(end.cause).unwrap()));
     let child = host.spawn(dying).unwrap();
     let cause = ended.recv_timeout(SOON).unwrap();
     assert!(

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use sparkray_common::{ClusterId, ErrorCode};
 use sparkray_proto::{
-    ChildEnded, Failure, HeadStarted, ManagerCommand, ManagerHello, RayletStarted, StopCluster,
+    ChildEnded, ClusterLost, Failure, HeadStarted, ManagerCommand, ManagerHello, RayletStarted, StopCluster,
     manager_command::Command,
 };
 
@@ -26,6 +26,8 @@ pub(crate) enum Effect {
     Send(MemberKey, Box<ManagerCommand>),
     /// Start the driver's own raylet.
     StartDriverRaylet(Box<LocalRayletPlan>),
+    /// Tell the driver's own raylet that the head is lost, and why.
+    TellDriverRaylet(String),
 }
 
 /// What the driver's own raylet is to be.
@@ -91,6 +93,7 @@ impl Membership {
     /// An executor's RayManager said hello.
     pub(crate) fn join(&mut self, hello: ManagerHello) -> (MemberKey, Vec<Effect>) {
         self.unable.remove(&hello.executor_id);
+        let mut told = Vec::new();
         let earlier = |member: &Member| member.hello.executor_id == hello.executor_id;
         if let Some(key) = self
             .members
@@ -98,7 +101,7 @@ impl Membership {
             .find_map(|(key, member)| earlier(member).then_some(*key))
         {
             // It lost its connection, ended its children and is back before that was noticed here.
-            self.leave(key);
+            told = self.leave(key);
         }
         self.next_key += 1;
         let key = self.next_key;
@@ -109,8 +112,8 @@ impl Membership {
                 node: Node::default(),
             },
         );
-        let effects = self.advance();
-        (key, effects)
+        told.extend(self.advance());
+        (key, told)
     }
 
     /// An executor said over Spark that it cannot run a manager.
@@ -129,25 +132,47 @@ impl Membership {
         self.unable.remove(executor_id);
     }
 
-    /// Its connection ended: the executor died, and everything on it.
-    pub(crate) fn leave(&mut self, key: MemberKey) {
+    /// Its connection ended, or was silent for too long: the executor died, and everything on it. With the head on it, all
+    /// others hear that there is no head any more: what waits for it ends.
+    pub(crate) fn leave(&mut self, key: MemberKey) -> Vec<Effect> {
         self.stopping.remove(&key);
         let Some(member) = self.members.remove(&key) else {
-            return;
+            return Vec::new();
         };
         let Some(cluster) = &mut self.cluster else {
-            return;
+            return Vec::new();
         };
-        if cluster.head.as_ref().is_some_and(|head| head.member == key) {
-            cluster.fail(
-                ErrorCode::NotRunning,
-                format!(
-                    "the cluster is lost: executor {} on {}, which ran its head, is gone; \
-                     call stop() and then init() for a new cluster",
-                    member.hello.executor_id, member.hello.host
-                ),
-            );
+        if cluster.head.as_ref().is_none_or(|head| head.member != key) {
+            return Vec::new();
         }
+        cluster.fail(
+            ErrorCode::NotRunning,
+            format!(
+                "the cluster is lost: executor {} on {}, which ran its head, is gone; \
+                 call stop() and then init() for a new cluster",
+                member.hello.executor_id, member.hello.host
+            ),
+        );
+        self.tell_loss()
+    }
+
+    /// Why the head is lost, for everybody who may wait for it.
+    fn tell_loss(&self) -> Vec<Effect> {
+        let Some((cluster, failure)) = self
+            .cluster
+            .as_ref()
+            .and_then(|cluster| Some((cluster, cluster.failure.as_ref()?)))
+        else {
+            return Vec::new();
+        };
+        let lost = ClusterLost {
+            cluster_id: bytes(cluster.names.id),
+            cause: failure.to_string(),
+        };
+        let tell = |key: &MemberKey| command(*key, Command::ClusterLost(lost.clone()));
+        let mut effects: Vec<Effect> = self.members.keys().map(tell).collect();
+        effects.push(Effect::TellDriverRaylet(lost.cause.clone()));
+        effects
     }
 
     /// Begins a cluster.
@@ -272,10 +297,10 @@ impl Membership {
     }
 
     /// A head or raylet of an executor ended by itself.
-    pub(crate) fn child_ended(&mut self, key: MemberKey, message: ChildEnded) {
+    pub(crate) fn child_ended(&mut self, key: MemberKey, message: ChildEnded) -> Vec<Effect> {
         let name = self.name_of(key);
         let Some(cluster) = self.current(&message.cluster_id) else {
-            return;
+            return Vec::new();
         };
         if message.role == "head" {
             cluster.fail(
@@ -286,10 +311,10 @@ impl Membership {
                     message.cause
                 ),
             );
-            return;
+            return self.tell_loss();
         }
         let Some(member) = self.members.get_mut(&key) else {
-            return;
+            return Vec::new();
         };
         member.node.up = None;
         member.node.restarting = message.will_restart;
@@ -301,6 +326,7 @@ impl Membership {
             member.node.refused = Some(prefixed(&Failure::new(ErrorCode::Unavailable, sentence), &name));
         }
         member.node.last = message.cause;
+        Vec::new()
     }
 
     /// The driver's own raylet registered, or could not.

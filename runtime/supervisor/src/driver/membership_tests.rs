@@ -49,10 +49,12 @@ fn raylet_started(names: &ClusterNames, node: u8) -> RayletStarted {
 fn words(effects: &[Effect]) -> Vec<String> {
     let word = |effect: &Effect| match effect {
         Effect::StartDriverRaylet(plan) => format!("driver at {}", plan.head_address),
+        Effect::TellDriverRaylet(cause) => format!("tell driver: {cause}"),
         Effect::Send(key, command) => match command.command.as_ref() {
             Some(Command::StartHead(_)) => format!("head {key}"),
             Some(Command::StartRaylet(start)) => format!("raylet {key} at {}", start.head_address),
             Some(Command::StopCluster(_)) => format!("stop {key}"),
+            Some(Command::ClusterLost(lost)) => format!("tell {key}: {}", lost.cause),
             other => format!("{other:?}"),
         },
     };
@@ -259,6 +261,37 @@ fn the_death_of_the_head_or_its_executor_is_said_for_ever() {
     };
     membership.child_ended(1, ended);
     assert!(failure(&mut membership, &names).contains("its head on executor 1 on host-1 ended"));
+}
+
+#[test]
+fn everybody_who_may_wait_for_the_head_hears_of_its_end() {
+    let told = |effects: &[Effect], who: &[&str]| {
+        let words = words(effects);
+        assert_eq!(words.len(), who.len(), "{words:?}");
+        for (word, who) in words.iter().zip(who) {
+            assert!(
+                word.starts_with(&format!("tell {who}: the cluster is lost: ")),
+                "{word}"
+            );
+        }
+    };
+    let (mut membership, _) = running();
+    told(&membership.leave(1), &["2", "driver"]);
+    assert!(membership.leave(2).is_empty(), "one verdict is enough");
+
+    let (mut membership, names) = running();
+    let ended = ChildEnded {
+        cluster_id: bytes(names.id),
+        role: "head".to_owned(),
+        ..ChildEnded::default()
+    };
+    told(&membership.child_ended(1, ended), &["1", "2", "driver"]);
+
+    // Its executor joins again before its old connection was noticed to be dead.
+    let (mut membership, _) = running();
+    let (key, effects) = membership.join(hello("1"));
+    assert_eq!(key, 3);
+    told(&effects, &["2", "driver"]);
 }
 
 #[test]

@@ -35,9 +35,9 @@ const START_DEADLINE: Duration = Duration::from_secs(10);
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriverConfig {
-    /// `spark.driver.host`: executors connect to it, and the driver's raylet binds and advertises it.
+    /// `spark.driver.host`: executors connect to it, and the driver's raylet advertises it.
     pub host: String,
-    /// `spark.driver.bindAddress`: where the manager listens.
+    /// `spark.driver.bindAddress`: where the manager and the driver's raylet listen.
     pub bind_address: String,
     /// Port of the manager; 0 lets the kernel choose.
     pub port: u16,

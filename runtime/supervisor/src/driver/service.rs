@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use sparkray_proto::manager_server::{Manager, ManagerServer};
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
-use sparkray_rpc::{Accepted, Identity, Listener, Refusal, Target, accept_loop, tonic_incoming};
+use sparkray_rpc::{
+    Accepted, ConnectionInfo, Identity, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Listener, Refusal, Target,
+    accept_loop, tonic_incoming,
+};
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
 use tokio_stream::wrappers::ReceiverStream;
@@ -24,9 +27,6 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const COMMAND_QUEUE: usize = 64;
 /// Connections between handshake and tonic.
 const INCOMING_QUEUE: usize = 64;
-/// A dead process closes its connection; this finds a dead machine.
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(2);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 
 struct Service {
     shared: Arc<Shared>,
@@ -59,6 +59,7 @@ pub(super) async fn serve(
         readers: readers.clone(),
         cancel: cancel.clone(),
     };
+    // A dead process closes its connection; this finds a dead machine.
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
@@ -95,13 +96,15 @@ impl Manager for Service {
         &self,
         request: Request<Streaming<ManagerEvent>>,
     ) -> Result<Response<Self::AttachStream>, Status> {
+        let connection = request.extensions().get::<ConnectionInfo>();
+        let reached_at = connection.and_then(ConnectionInfo::local_ip);
         let mut events = request.into_inner();
         let hello = tokio::time::timeout(HELLO_DEADLINE, read_hello(&mut events))
             .await
             .map_err(|_| Status::deadline_exceeded("no hello within 10 s"))??;
         let executor_id = hello.executor_id.clone();
         let (outbox, commands) = mpsc::channel(COMMAND_QUEUE);
-        let key = self.shared.join(hello, outbox);
+        let key = self.shared.join(hello, outbox, reached_at);
         let shared = Arc::clone(&self.shared);
         let cancel = self.cancel.clone();
         self.readers.spawn(async move {

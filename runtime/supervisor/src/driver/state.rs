@@ -1,11 +1,12 @@
 //! The state that JVM threads and the manager's thread share, and the carrying out of effects.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use sparkray_common::ClusterId;
+use sparkray_common::{ClusterId, ParentNotice};
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -29,6 +30,8 @@ pub(super) type Outbox = mpsc::Sender<Result<ManagerCommand, TonicStatus>>;
 pub(super) struct State {
     pub(super) membership: Membership,
     outboxes: BTreeMap<MemberKey, Outbox>,
+    /// Addresses of this machine at which executors have reached it.
+    reached_at: BTreeMap<MemberKey, IpAddr>,
     local: Local,
 }
 
@@ -160,7 +163,12 @@ impl Shared {
         }
     }
 
-    pub(super) fn join(self: &Arc<Self>, hello: ManagerHello, outbox: Outbox) -> MemberKey {
+    pub(super) fn join(
+        self: &Arc<Self>,
+        hello: ManagerHello,
+        outbox: Outbox,
+        reached_at: Option<IpAddr>,
+    ) -> MemberKey {
         info!(
             executor_id = hello.executor_id,
             host = hello.host,
@@ -170,6 +178,7 @@ impl Shared {
         let mut state = self.state.lock();
         let (key, effects) = state.membership.join(hello);
         state.outboxes.insert(key, outbox);
+        state.reached_at.extend(reached_at.map(|ip| (key, ip)));
         self.carry_out(&mut state, effects);
         self.changed.notify_all();
         key
@@ -181,10 +190,12 @@ impl Shared {
         self.changed.notify_all();
     }
 
-    pub(super) fn leave(&self, key: MemberKey) {
+    pub(super) fn leave(self: &Arc<Self>, key: MemberKey) {
         let mut state = self.state.lock();
         state.outboxes.remove(&key);
-        state.membership.leave(key);
+        state.reached_at.remove(&key);
+        let effects = state.membership.leave(key);
+        self.carry_out(&mut state, effects);
         self.changed.notify_all();
     }
 
@@ -200,8 +211,7 @@ impl Shared {
                     message.will_restart,
                     "a process of an executor ended"
                 );
-                state.membership.child_ended(key, message);
-                Vec::new()
+                state.membership.child_ended(key, message)
             }
             Some(Event::Stopped(_)) => {
                 state.membership.stopped(key);
@@ -222,13 +232,20 @@ impl Shared {
                         let _ = outbox.try_send(Ok(*command));
                     }
                 }
+                Effect::TellDriverRaylet(cause) => {
+                    if let Local::Running(child) = &state.local {
+                        child.tell(&ParentNotice::HeadLost { cause });
+                    }
+                }
                 Effect::StartDriverRaylet(plan) => {
                     let cancel = self.cancel.child_token();
                     state.local = Local::Starting(plan.names.id, cancel.clone());
                     let shared = Arc::clone(self);
+                    let reached_at: Vec<IpAddr> = state.reached_at.values().copied().collect();
                     self.runtime.spawn(async move {
                         let id = plan.names.id;
-                        let outcome = start(*plan, &shared.config, &shared.starter, &cancel).await;
+                        let outcome =
+                            start(*plan, &shared.config, &reached_at, &shared.starter, &cancel).await;
                         shared.local_started(id, outcome, &cancel).await;
                     });
                 }
@@ -268,9 +285,9 @@ impl Shared {
             stop(child).await;
             return self.local_ended(id, None);
         }
-        if let Ok(cause) = exit.await {
+        if let Ok(end) = exit.await {
             let mut state = self.state.lock();
-            state.membership.driver_raylet_ended(id, &cause);
+            state.membership.driver_raylet_ended(id, &end.cause);
             self.changed.notify_all();
         }
         remove_spill_dirs(spill_dirs).await;

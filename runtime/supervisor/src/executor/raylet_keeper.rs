@@ -1,9 +1,12 @@
-//! Keeps one raylet running: a dead one is started again, as a new node on the same port.
+//! Keeps one raylet running: a dead one is started again, as a new node on the same port. One that was cut off from the
+//! head is started again for as long as the cluster exists: a network that is down comes back.
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ClusterId, ClusterToken, NodeId, RayletConfig, RayletReady};
+use sparkray_common::{
+    CUT_OFF_STATUS, ClusterId, ClusterToken, NodeId, ParentNotice, RayletConfig, RayletReady,
+};
 use sparkray_proto::{ChildEnded, RayletStarted, StartRaylet, manager_event::Event};
 use sparkray_rpc::Identity;
 use tokio::sync::watch;
@@ -13,9 +16,10 @@ use tracing::{info, warn};
 use super::Reporter;
 use super::current_raylet::{RayletHandle, keeping, publish};
 use crate::SupervisorError;
+use crate::child_host::ChildEnd;
 use crate::children::{ChildStarter, Running, stop};
 use crate::container::{NodeDirs, remove_spill_dirs};
-use crate::restart::{Decision, RestartPolicy};
+use crate::restart::{CutOffs, Decision, RestartPolicy};
 
 /// What a keeper needs to know.
 pub(super) struct RayletPlan {
@@ -30,6 +34,8 @@ pub(super) struct RayletPlan {
     pub(super) dirs: NodeDirs,
     /// The newest command: its head address may change when the head's node restarts its raylet.
     pub(super) command: watch::Receiver<StartRaylet>,
+    /// Why the cluster's head is lost, once it is.
+    pub(super) head_lost: watch::Receiver<Option<String>>,
 }
 
 impl RayletPlan {
@@ -60,6 +66,7 @@ impl RayletPlan {
             head_epoch: self.head_epoch,
             parent_pid: std::process::id(),
             host: self.host.clone(),
+            bind_host: None,
             port,
             head_socket_name: self.head_socket_name.clone(),
             head_address,
@@ -75,6 +82,7 @@ impl RayletPlan {
             working_dir: self.dirs.working.display().to_string(),
             worker_env: command.worker_env.into_iter().collect(),
             prestart_workers: command.prestart_workers,
+            is_drivers_own: false,
         }
     }
 }
@@ -88,6 +96,7 @@ pub(super) async fn keep(
 ) {
     let _keeping = keeping();
     let mut policy = RestartPolicy::default();
+    let mut cut_offs = CutOffs::default();
     let began = Instant::now();
     let mut port = 0;
     let mut start_count = 0;
@@ -96,12 +105,14 @@ pub(super) async fn keep(
         let node_id = NodeId::random();
         let spill_dirs = plan.dirs.spill_dirs(&node_id.to_string());
         let mut outcome = start(&plan, &starter, node_id, port, &spill_dirs, &cancel).await;
-        if outcome.is_err() && port != 0 && !cancel.is_cancelled() {
+        let was_cut_off = |error: &SupervisorError| error.was_cut_off();
+        if port != 0 && !cancel.is_cancelled() && !outcome.as_ref().err().is_none_or(was_cut_off) {
             // Somebody else took the port meanwhile, perhaps.
             outcome = start(&plan, &starter, node_id, 0, &spill_dirs, &cancel).await;
         }
-        let cause = match outcome {
+        let end = match outcome {
             Ok(running) => {
+                cut_offs = CutOffs::default();
                 port = port_of(&running.ready.address);
                 info!(%node_id, executor_id = plan.executor_id, start_count, "raylet registered");
                 reporter.send(Event::RayletStarted(RayletStarted {
@@ -114,11 +125,11 @@ pub(super) async fn keep(
                     socket_name: running.ready.socket_name.clone(),
                 }));
                 let published = publish(plan.handle(node_id, &running.ready));
-                let cause = watch_over(running, &cancel).await;
+                let end = watch_over(running, plan.head_lost.clone(), &cancel).await;
                 drop(published);
                 remove_spill_dirs(spill_dirs).await;
-                match cause {
-                    Some(cause) => cause,
+                match end {
+                    Some(end) => end,
                     None => return,
                 }
             }
@@ -131,10 +142,20 @@ pub(super) async fn keep(
                     reporter.send(Event::RayletStarted(failed(plan.cluster_id, &error)));
                     return;
                 }
-                format!("could not be started: {error}")
+                ChildEnd {
+                    cause: format!("could not be started: {error}"),
+                    status: error.was_cut_off().then_some(i32::from(CUT_OFF_STATUS)),
+                }
             }
         };
-        let decision = policy.on_death(began.elapsed());
+        let decision = if plan.head_lost.borrow().is_some() {
+            Decision::GiveUp
+        } else if end.was_cut_off() {
+            cut_offs.next()
+        } else {
+            policy.on_death(began.elapsed())
+        };
+        let cause = end.cause;
         warn!(%node_id, executor_id = plan.executor_id, ?decision, cause, "raylet ended");
         reporter.send(Event::ChildEnded(ChildEnded {
             cluster_id: plan.cluster_id.to_vec().into(),
@@ -177,15 +198,36 @@ async fn start(
         .await
 }
 
-/// How the raylet ended; `None` when it was stopped because of `cancel`.
-async fn watch_over<R>(running: Running<R>, cancel: &CancellationToken) -> Option<String> {
-    let Running { child, exit, .. } = running;
-    tokio::select! {
-        () = cancel.cancelled() => {
+/// How the raylet ended; `None` when it was stopped because of `cancel`. It is told when the head is lost.
+async fn watch_over<R>(
+    running: Running<R>,
+    mut head_lost: watch::Receiver<Option<String>>,
+    cancel: &CancellationToken,
+) -> Option<ChildEnd> {
+    let Running { child, mut exit, .. } = running;
+    let tell = async {
+        // Otherwise the cluster ends, and `cancel` says so.
+        if let Ok(cause) = head_lost.wait_for(Option::is_some).await {
+            child.tell(&ParentNotice::HeadLost {
+                cause: cause.clone().unwrap_or_default(),
+            });
+        }
+        std::future::pending::<()>().await;
+    };
+    let ended = tokio::select! {
+        () = cancel.cancelled() => None,
+        () = tell => None,
+        end = &mut exit => Some(end),
+    };
+    match ended {
+        Some(end) => Some(end.unwrap_or_else(|_| ChildEnd {
+            cause: "ended".to_owned(),
+            status: None,
+        })),
+        None => {
             stop(child).await;
             None
         }
-        cause = exit => Some(cause.unwrap_or_else(|_| "ended".to_owned())),
     }
 }
 

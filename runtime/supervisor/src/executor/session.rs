@@ -27,6 +27,8 @@ struct LocalCluster {
     head_socket: watch::Sender<Option<String>>,
     /// The newest StartRaylet, when there was one.
     raylet: Option<watch::Sender<StartRaylet>>,
+    /// Why the cluster's head is lost, once it is.
+    head_lost: watch::Sender<Option<String>>,
 }
 
 /// Obeys one driver.
@@ -68,6 +70,13 @@ impl Session {
                     cluster_id: command.cluster_id,
                 }));
             }
+            Some(Command::ClusterLost(command)) => {
+                if let Some(cluster) = &self.cluster
+                    && command.cluster_id == cluster.id.as_bytes()[..]
+                {
+                    cluster.head_lost.send_replace(Some(command.cause));
+                }
+            }
             Some(Command::Refused(refused)) => {
                 let message = refused.failure.map(|failure| failure.message).unwrap_or_default();
                 warn!(
@@ -103,6 +112,7 @@ impl Session {
             tasks: TaskTracker::new(),
             head_socket: watch::channel(None).0,
             raylet: None,
+            head_lost: watch::channel(None).0,
         })
     }
 
@@ -172,6 +182,7 @@ impl Session {
         };
         let (sender, receiver) = watch::channel(command.clone());
         cluster.raylet = Some(sender);
+        let head_lost = cluster.head_lost.subscribe();
         let cancel = cluster.cancel.clone();
         cluster.tasks.spawn(async move {
             if command.head_address.is_empty() && head_socket_name.is_none() {
@@ -193,6 +204,7 @@ impl Session {
                 python,
                 dirs,
                 command: receiver,
+                head_lost,
             };
             keep(plan, starter, reporter, cancel).await;
         });
@@ -212,7 +224,7 @@ async fn watch_head<R>(running: Running<R>, id: ClusterId, reporter: &Reporter, 
     let Running { child, exit, .. } = running;
     let cause = tokio::select! {
         () = cancel.cancelled() => return stop(child).await,
-        cause = exit => cause.unwrap_or_else(|_| "ended".to_owned()),
+        end = exit => end.map_or_else(|_| "ended".to_owned(), |end| end.cause),
     };
     warn!(cluster_id = %id, cause, "head ended");
     reporter.send(Event::ChildEnded(ChildEnded {
