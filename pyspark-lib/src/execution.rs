@@ -65,6 +65,8 @@ struct Loop<'py> {
     name: Rc<str>,
     label: String,
     job_id: JobId,
+    /// What libraries may use, as the last push of a function said it.
+    threads: u32,
 }
 
 /// Runs calls until the worker is to end.
@@ -82,6 +84,7 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
         name: Rc::from(""),
         label: String::new(),
         job_id: JobId::NIL,
+        threads: 0,
     };
     let core = &runtime.core;
     loop {
@@ -109,6 +112,9 @@ impl<'py> Loop<'py> {
         if job_id != self.job_id {
             self.job_id = job_id;
             self.runtime.core.set_job_id(job_id);
+            if let Err(error) = self.hooks.call_method1("set_job", (job_id.to_string(),)) {
+                error.write_unraisable(self.py, None);
+            }
         }
     }
 
@@ -119,11 +125,22 @@ impl<'py> Loop<'py> {
         }
     }
 
+    fn take_threads(&mut self, threads: u32) {
+        if self.threads != threads {
+            self.threads = threads;
+            // What it cannot change stays as it is: the task runs all the same.
+            if let Err(error) = self.hooks.call_method1("set_threads", (threads.max(1),)) {
+                error.write_unraisable(self.py, None);
+            }
+        }
+    }
+
     fn run_task(&mut self, task: &IncomingTask) {
         self.take_job(task.job_id);
         if self.instance.is_none() {
-            // An actor keeps the label that it was created with.
+            // An actor keeps the label, and the threads, that it was created with.
             self.take_label(&task.name);
+            self.take_threads(task.num_threads);
         }
         if *self.name != *task.name {
             self.name = Rc::from(task.name.as_str());
@@ -199,6 +216,12 @@ impl<'py> Loop<'py> {
             attempt: 0,
         }));
         let class_blob = PyBytes::new(py, &work.spec.class_blob);
+        let cpus = work
+            .spec
+            .resources
+            .as_ref()
+            .and_then(|held| held.units.get("CPU"));
+        self.take_threads(cpus.map_or(0, |cpus| if *cpus < 2.0 { 0 } else { *cpus as u32 }));
         let found = self.hooks.call_method1("before_actor", (class_blob,));
         let made = found.and_then(|_| self.actor_spec(&work)).and_then(|spec| {
             let instance = self.hooks.call_method1("create_actor", (&spec,))?;

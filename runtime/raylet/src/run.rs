@@ -306,16 +306,25 @@ async fn serve(
         .await
 }
 
+/// By which libraries know how many threads they may use.
+const THREAD_VARIABLES: [&str; 4] = [
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMEXPR_NUM_THREADS",
+];
+
 fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
-    let mut environment: Vec<(String, String)> = [
-        "OMP_NUM_THREADS",
-        "OPENBLAS_NUM_THREADS",
-        "MKL_NUM_THREADS",
-        "NUMEXPR_NUM_THREADS",
-    ]
-    .into_iter()
-    .map(|name| (name.to_owned(), "1".to_owned()))
-    .collect();
+    // Workers share the node: each begins with one thread, and changes what nobody has set when it gets more CPUs.
+    let unset: Vec<&str> = THREAD_VARIABLES
+        .into_iter()
+        .filter(|name| std::env::var_os(name).is_none() && !config.worker_env.contains_key(*name))
+        .collect();
+    let mut environment: Vec<(String, String)> = unset
+        .iter()
+        .map(|name| ((*name).to_owned(), "1".to_owned()))
+        .collect();
+    environment.push(("SPARKRAY_THREAD_VARIABLES".to_owned(), unset.join(",")));
     environment.push(("SPARKRAY_CLUSTER_ID".to_owned(), config.cluster_id.clone()));
     environment.push(("SPARKRAY_NODE_ID".to_owned(), config.node_id.clone()));
     environment.extend(config.worker_env.clone());

@@ -9,7 +9,8 @@
 //!   with close-on-exec (`os.dup`) and opens `/dev/null` as descriptor 0,
 //! - descriptors 1 and 2: the file `zygote.log` in the log directory,
 //! - the raylet's environment with `config.worker_env` and `OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`,
-//!   `MKL_NUM_THREADS`, `NUMEXPR_NUM_THREADS` = 1, `SPARKRAY_CLUSTER_ID`, `SPARKRAY_NODE_ID` (hexadecimal;
+//!   `MKL_NUM_THREADS`, `NUMEXPR_NUM_THREADS` = 1 unless they were set (`SPARKRAY_THREAD_VARIABLES` names those that were
+//!   not), `SPARKRAY_CLUSTER_ID`, `SPARKRAY_NODE_ID` (hexadecimal;
 //!   tests find processes by them) and `SPARKRAY_RAYLET_PID`,
 //! - `config.working_dir` as its working directory.
 //!

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparkray._private import module_path, process, units
+from sparkray._private import limits, module_path, process, units
 from sparkray._private.session import Session
 from sparkray._private.worker import Connection
 
@@ -95,7 +95,7 @@ class LocalCluster:
         """Starts a raylet; returns when it has registered with the head.
 
         Args:
-            num_cpus: CPUs that tasks may ask for; None: those of this machine.
+            num_cpus: CPUs that tasks may ask for; None: those that this process may use.
             num_gpus: GPUs that tasks may ask for.
             memory: bytes that tasks may ask for; None: what is free, without the store.
             resources: custom resources.
@@ -103,12 +103,12 @@ class LocalCluster:
             labels: of the node.
             host: address to bind and to advertise.
         """
-        free = units.available_memory()
+        free = limits.available_memory()
         store = int(free * units.STORE_SHARE) if object_store_memory is None else object_store_memory
         if store < units.STORE_LEAST:
             raise ValueError(f"object_store_memory is at least {units.STORE_LEAST} bytes, not {store}")
         amounts: dict[str, float] = dict(resources or {})
-        amounts["CPU"] = float(machine_cpus() if num_cpus is None else num_cpus)
+        amounts["CPU"] = float(limits.cpus() if num_cpus is None else num_cpus)
         if num_gpus:
             amounts["GPU"] = float(num_gpus)
         amounts["memory"] = float(max(0, free - store) if memory is None else memory)
@@ -191,11 +191,6 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
-
-
-def machine_cpus() -> int:
-    """CPUs that this process may run on."""
-    return len(os.sched_getaffinity(0))
 
 
 def daemon_path() -> str:

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sparkray import exceptions
-from sparkray._private import job_modules, serialization, worker
+from sparkray._private import job_modules, serialization, thread_limits, worker
 from sparkray._private.worker import python_version, state
 
 
@@ -83,6 +83,14 @@ class Hooks:
         """The function of a task, from its pickle."""
         function: Callable[..., Any] = serialization.load_definition(blob)
         return function
+
+    def set_job(self, job_id: str) -> None:
+        """The next task, or the actor, belongs to this job."""
+        os.environ["RAY_JOB_ID"] = job_id
+
+    def set_threads(self, count: int) -> None:
+        """The next task, or the actor, has so many CPUs for the threads of libraries."""
+        thread_limits.set_threads(count)
 
     def before_actor(self, class_blob: bytes) -> None:
         """The arguments of a constructor are about to be loaded."""

@@ -19,7 +19,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from sparkray._private import process
+from sparkray._private import process, thread_limits
 
 _MAX_MESSAGE = 64 * 1024
 _PARENT_WAIT_SECONDS = 10.0
@@ -172,6 +172,7 @@ def main(prepared: Any) -> int:
     os.close(null)
     # Argument values must not point into the command line of the raylet's spawn.
     sys.argv = [""]
+    thread_limits.begin()
     _import_ahead()
     if _thread_count() != 1:
         print(

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
+
+from sparkray._private import limits
 
 Setting = Callable[[str], "str | None"]
 _LOCAL = re.compile(r"local(?:\[\s*(\*|\d+)\s*(?:,\s*\d+\s*)?\])?")
@@ -37,7 +38,7 @@ def read_shape(master: str, setting: Setting) -> ClusterShape:
     local = _LOCAL.fullmatch(master)
     if local is not None:
         cores = local.group(1) or "1"
-        return ClusterShape(1, os.cpu_count() or 1 if cores == "*" else int(cores), True)
+        return ClusterShape(1, limits.cpus() if cores == "*" else int(cores), True)
     local_cluster = _LOCAL_CLUSTER.fullmatch(master)
     if local_cluster is not None:
         cores = _number(setting, "spark.executor.cores") or int(local_cluster.group(2))

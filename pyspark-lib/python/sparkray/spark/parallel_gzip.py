@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import collections
 import concurrent.futures
-import os
 import struct
 import zlib
 from types import TracebackType
 from typing import BinaryIO
+
+from sparkray._private import limits
 
 CHUNK_BYTES = 4 * 1024**2
 LEVEL = 1
@@ -21,7 +22,7 @@ class ParallelGzipWriter:
 
     def __init__(self, file: BinaryIO, threads: int | None = None) -> None:
         self._file = file
-        self._threads = threads or min(os.cpu_count() or 1, 8)
+        self._threads = threads or min(limits.cpus(), 8)
         self._pool = concurrent.futures.ThreadPoolExecutor(self._threads, thread_name_prefix="sparkray-gzip")
         self._buffer = bytearray()
         self._pending: collections.deque[concurrent.futures.Future[bytes]] = collections.deque()

@@ -220,6 +220,7 @@ mod tests {
             function_id: FunctionId::NIL,
             num_returns: 1,
             attempt: 0,
+            num_threads: 0,
             job_id: JobId::NIL,
             arguments: Bytes::new(),
             keyword_names: Vec::new(),

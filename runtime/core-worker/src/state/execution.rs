@@ -42,6 +42,8 @@ pub struct IncomingTask {
     pub num_returns: u32,
     /// Counts attempts from 0.
     pub attempt: u32,
+    /// Threads that libraries may use for a function; 0: one.
+    pub num_threads: u32,
     /// The caller's job.
     pub job_id: JobId,
     /// The arguments value; empty: none.
@@ -200,6 +202,7 @@ impl State {
             function_id,
             num_returns: message.num_returns,
             attempt: message.attempt,
+            num_threads: message.num_threads,
             job_id: JobId::from_slice(&message.job_id)?,
             arguments,
             keyword_names: message.keyword_names,

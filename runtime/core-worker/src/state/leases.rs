@@ -319,6 +319,7 @@ impl State {
                     worker_id: worker.address.worker_id.to_vec().into(),
                     function_id: template.function_id.to_vec().into(),
                     name: template.name.clone(),
+                    num_threads: template.num_threads(),
                     ..Default::default()
                 };
                 PushPrefix::new(&template, job_id, num_returns, message)

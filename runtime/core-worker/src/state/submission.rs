@@ -35,6 +35,14 @@ pub struct TaskTemplate {
     pub node: Option<NodeId>,
 }
 
+impl TaskTemplate {
+    /// Threads that libraries may use for a call, as a push says it: 0 for one.
+    pub(super) fn num_threads(&self) -> u32 {
+        let cpus = self.resources.get("CPU");
+        if cpus < 2.0 { 0 } else { cpus as u32 }
+    }
+}
+
 /// What all calls of an actor's method share.
 #[derive(Debug)]
 pub struct ActorMethod {
