@@ -9,6 +9,8 @@ use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
 use sparkray_core_worker::{ActorMethod, CoreWorker};
 
+use crate::doors::{Visitor, runtime_of};
+
 /// Methods that are remembered: a program may name each call differently.
 const KEPT_METHODS: usize = 256;
 
@@ -63,9 +65,12 @@ impl ActorRef {
         PyBytes::new(py, self.id.as_bytes())
     }
 
-    /// A handle is about to leave this process: the actor does not end with the handles that are here.
-    fn escape(&self) {
+    /// A handle is about to leave this process: the actor does not end with the handles that are here. The id of its
+    /// cluster.
+    fn escape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
+        let runtime = runtime_of(Visitor::Actor(self.id), &self.worker)?;
         self.worker.actor_escapes(self.id);
+        Ok(PyBytes::new(py, runtime.cluster_id.as_bytes()))
     }
 
     /// The actor runs several calls at a time: those whose arguments are late do not hold up others.

@@ -9,6 +9,7 @@ use sparkray_core_worker::{CallArguments, TaskTemplate};
 
 use crate::convert::bad_id;
 use crate::core_worker::PyCoreWorker;
+use crate::doors::{self, Visitor};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
 use crate::values::{Serialized, serialize};
@@ -111,11 +112,11 @@ fn encode_parts(
     let py = args.py();
     let flat = PyList::empty(py);
     for (index, item) in args.iter().enumerate() {
-        flat.append(take_reference(index, item, call)?)?;
+        flat.append(take_reference(runtime, index, item, call)?)?;
     }
     for (index, (name, item)) in kwargs.iter().enumerate() {
         call.keyword_names.push(name.cast::<PyString>()?.to_string());
-        flat.append(take_reference(args.len() + index, item, call)?)?;
+        flat.append(take_reference(runtime, args.len() + index, item, call)?)?;
     }
     let value = serialize(flat.as_any())?;
     if value.len(py) <= MAX_INLINE_BYTES {
@@ -139,6 +140,7 @@ fn encode_parts(
 
 /// An argument that is a reference itself leaves `None` in its place.
 fn take_reference<'py>(
+    runtime: &Runtime,
     index: usize,
     item: Bound<'py, PyAny>,
     call: &mut CallArguments,
@@ -146,6 +148,8 @@ fn take_reference<'py>(
     let Ok(reference) = item.cast_exact::<ObjectRef>() else {
         return Ok(item);
     };
-    call.references.push((index as u32, reference.get().id));
+    let reference = reference.get();
+    doors::check(Visitor::Object(reference.id), &reference.worker, &runtime.core)?;
+    call.references.push((index as u32, reference.id));
     Ok(item.py().None().into_bound(item.py()))
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use sparkray_common::{ActorId, ErrorCode, FunctionId, ObjectId, WorkerId};
-use sparkray_core_worker::CoreError;
+use sparkray_common::{ActorId, FunctionId, ObjectId, WorkerId};
 use sparkray_proto::{self as proto, ClientKind};
 
 use crate::actor::ActorRef;
 use crate::arguments::{PyTaskTemplate, encode, resource_set};
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
+use crate::doors::{self, Visitor};
 use crate::incoming::{self, PyIncomingTask};
 use crate::object_ref::ObjectRef;
 use crate::runtime::{Runtime, connect, optional, required};
@@ -110,14 +110,7 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyAny>> {
         let core = &self.runtime.core;
-        if !Arc::ptr_eq(&actor.worker, core) {
-            let message = format!(
-                "actor {} belongs to a cluster that was stopped, and ended with it",
-                actor.id
-            );
-            let error = CoreError::new(ErrorCode::ActorDied, message).of_actor(actor.id);
-            return Err(exception(py, &error));
-        }
+        doors::check(Visitor::Actor(actor.id), &actor.worker, core)?;
         let encoded = encode(&self.runtime, args, kwargs)?;
         let results = core
             .submit_actor(actor.id, &actor.method(method), num_returns, encoded.arguments)
@@ -181,15 +174,26 @@ impl PyCoreWorker {
         Ok((actor, PyBytes::new(py, &record.handle_metadata)))
     }
 
-    #[pyo3(signature = (actor_id, class_name = ""))]
-    fn actor_from_id(&self, py: Python<'_>, actor_id: &[u8], class_name: &str) -> PyResult<ActorRef> {
+    /// The actor of a handle. `origin`: the id of the cluster that the handle came from by a pickle.
+    #[pyo3(signature = (actor_id, class_name = "", origin = None))]
+    fn actor_from_id(
+        &self,
+        py: Python<'_>,
+        actor_id: &[u8],
+        class_name: &str,
+        origin: Option<&[u8]>,
+    ) -> PyResult<ActorRef> {
         let id = ActorId::from_slice(actor_id).map_err(bad_id)?;
+        if let Some(origin) = origin {
+            doors::check_origin(Visitor::Actor(id), origin, &self.runtime)?;
+        }
         py.detach(|| self.runtime.core.add_actor_handle(id));
         Ok(ActorRef::new(id, class_name.to_owned(), &self.runtime.core))
     }
 
     fn kill_actor(&self, py: Python<'_>, actor: &ActorRef, no_restart: bool) -> PyResult<()> {
         let core = &self.runtime.core;
+        doors::check(Visitor::Actor(actor.id), &actor.worker, core)?;
         py.detach(|| core.kill_actor(actor.id, no_restart, &check_signals))
             .map_err(|error| wait_exception(py, error, "the actor was not killed"))
     }

@@ -7,6 +7,7 @@ mod actor;
 mod arguments;
 mod convert;
 mod core_worker;
+mod doors;
 mod event;
 mod execution;
 mod feed;
@@ -32,6 +33,8 @@ mod _native {
     use crate::arguments::PyTaskTemplate;
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
+    #[pymodule_export]
+    use crate::doors::ForeignReferenceError;
     #[pymodule_export]
     use crate::incoming::PyIncomingTask;
     #[pymodule_export]

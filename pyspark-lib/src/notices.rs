@@ -14,9 +14,9 @@ use sparkray_core_worker::{CoreError, Fetched, Notice};
 use sparkray_proto::LogLine;
 
 use crate::convert::{cached, exception};
+use crate::doors::{Visitor, runtime_of};
 use crate::object_ref::ObjectRef;
 use crate::objects::read;
-use crate::runtime::runtime_of_worker;
 
 /// A `concurrent.futures.Future` and the object whose value it gets.
 type Waiting = (Py<PyAny>, Py<ObjectRef>);
@@ -170,7 +170,8 @@ fn for_awaiting(py: Python<'_>, error: PyErr) -> PyErr {
 pub(crate) fn future_of<'py>(reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
     static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
     let py = reference.py();
-    let runtime = runtime_of_worker(&reference.get().worker)?;
+    let this = reference.get();
+    let runtime = runtime_of(Visitor::Object(this.id), &this.worker)?;
     let future = cached(py, &FUTURE, "concurrent.futures", "Future")?.call0()?;
     let futures = &runtime.futures;
     let key = futures.next.fetch_add(1, Ordering::Relaxed);

@@ -9,12 +9,13 @@ use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple, PyType};
-use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ClusterId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_core_worker::CoreWorker;
 
 use crate::convert::{bad_id, cached};
+use crate::doors::{self, Visitor};
 use crate::notices;
-use crate::runtime::{check_not_forked, current_runtime};
+use crate::runtime::{Runtime, current_runtime};
 
 thread_local! {
     /// References of the value that this thread pickles; `None`: it pickles nothing of ours.
@@ -171,13 +172,11 @@ impl ObjectRef {
         static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
         let py = slf.py();
         let this = slf.get();
-        check_not_forked(&this.worker)?;
-        let owner = this.worker.owner_of(this.id).ok_or_else(|| {
-            PyRuntimeError::new_err(format!(
-                "object {} belongs to a cluster that was stopped",
-                this.id
-            ))
-        })?;
+        let runtime = doors::runtime_of(Visitor::Object(this.id), &this.worker)?;
+        let owner = this
+            .worker
+            .owner_of(this.id)
+            .ok_or_else(|| PyRuntimeError::new_err(format!("object {} was freed", this.id)))?;
         let collected = CONTAINED.with_borrow_mut(|contained| match contained {
             Some(contained) => {
                 contained.push(slf.clone().unbind());
@@ -190,14 +189,17 @@ impl ObjectRef {
             this.worker.add_reference(this.id);
         }
         let rebuild = cached(py, &REBUILD, "sparkray._native", "_rebuild_object_ref")?.clone();
-        let arguments = (PyBytes::new(py, this.id.as_bytes()), describe_owner(py, &owner));
+        let arguments = (
+            PyBytes::new(py, this.id.as_bytes()),
+            describe_owner(py, &runtime, &owner),
+        );
         Ok((rebuild, arguments.into_pyobject(py)?))
     }
 
     /// A `concurrent.futures.Future` that gets the value, or the task's exception (Ray: ObjectRef.future).
     ///
     /// Raises:
-    ///     RuntimeError: the cluster of the reference was stopped.
+    ///     ValueError: the reference belongs to a cluster that this process has left.
     fn future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         notices::future_of(slf)
     }
@@ -206,7 +208,8 @@ impl ObjectRef {
     /// ObjectRef.as_future).
     ///
     /// Raises:
-    ///     RuntimeError: no event loop runs in this thread, or the cluster of the reference was stopped.
+    ///     RuntimeError: no event loop runs in this thread.
+    ///     ValueError: the reference belongs to a cluster that this process has left.
     fn as_future<'py>(slf: &Bound<'py, Self>) -> PyResult<Bound<'py, PyAny>> {
         let asyncio = slf.py().import("asyncio")?;
         // First, so that nothing is left waiting when there is none.
@@ -233,8 +236,9 @@ fn missing(name: &str, instead: &str) -> PyErr {
     PyNotImplementedError::new_err(format!("ObjectRef.{name}() is not there yet: {instead}"))
 }
 
-/// An owner in a pickle: node id, worker id, and the address of the node's raylet.
+/// An owner in a pickle: the ids of its cluster, node and worker, and the address of the node's raylet.
 struct KnownOwner {
+    cluster_id: ClusterId,
     address: Arc<WorkerAddress>,
     bytes: Py<PyBytes>,
 }
@@ -245,25 +249,32 @@ thread_local! {
 }
 
 /// The same object for the same owner, so that a pickle holds it once.
-fn describe_owner<'py>(py: Python<'py>, owner: &Arc<WorkerAddress>) -> Bound<'py, PyBytes> {
+fn describe_owner<'py>(
+    py: Python<'py>,
+    runtime: &Runtime,
+    owner: &Arc<WorkerAddress>,
+) -> Bound<'py, PyBytes> {
+    let cluster_id = runtime.cluster_id;
     let last = LAST_OWNER.with_borrow(|last| {
         let last = last.as_ref()?;
-        (*last.address == **owner).then(|| last.bytes.clone_ref(py))
+        (last.cluster_id == cluster_id && *last.address == **owner).then(|| last.bytes.clone_ref(py))
     });
     if let Some(bytes) = last {
         return bytes.into_bound(py);
     }
-    let mut bytes = Vec::with_capacity(32 + owner.node_address.len());
+    let mut bytes = Vec::with_capacity(48 + owner.node_address.len());
+    bytes.extend_from_slice(cluster_id.as_bytes());
     bytes.extend_from_slice(owner.node_id.as_bytes());
     bytes.extend_from_slice(owner.worker_id.as_bytes());
     bytes.extend_from_slice(owner.node_address.as_bytes());
     let bytes = PyBytes::new(py, &bytes);
-    remember_owner(owner, &bytes);
+    remember_owner(cluster_id, owner, &bytes);
     bytes
 }
 
-fn remember_owner(owner: &Arc<WorkerAddress>, bytes: &Bound<'_, PyBytes>) {
+fn remember_owner(cluster_id: ClusterId, owner: &Arc<WorkerAddress>, bytes: &Bound<'_, PyBytes>) {
     let known = KnownOwner {
+        cluster_id,
         address: Arc::clone(owner),
         bytes: bytes.clone().unbind(),
     };
@@ -272,24 +283,30 @@ fn remember_owner(owner: &Arc<WorkerAddress>, bytes: &Bound<'_, PyBytes>) {
     drop(former);
 }
 
-fn read_owner(bytes: &Bound<'_, PyBytes>) -> PyResult<Arc<WorkerAddress>> {
+/// The owner of an object that came out of a pickle. It is of this process's cluster.
+fn read_owner(runtime: &Runtime, id: ObjectId, bytes: &Bound<'_, PyBytes>) -> PyResult<Arc<WorkerAddress>> {
     let py = bytes.py();
     let last = LAST_OWNER.with_borrow(|last| {
         let last = last.as_ref()?;
         let same = last.bytes.is(bytes) || last.bytes.as_bytes(py) == bytes.as_bytes();
-        same.then(|| Arc::clone(&last.address))
+        (same && last.cluster_id == runtime.cluster_id).then(|| Arc::clone(&last.address))
     });
     if let Some(owner) = last {
         return Ok(owner);
     }
-    let (node_id, rest) = bytes.as_bytes().split_at_checked(NodeId::LEN).unwrap_or_default();
+    let (cluster_id, rest) = bytes
+        .as_bytes()
+        .split_at_checked(ClusterId::LEN)
+        .unwrap_or_default();
+    let (node_id, rest) = rest.split_at_checked(NodeId::LEN).unwrap_or_default();
     let (worker_id, address) = rest.split_at_checked(WorkerId::LEN).unwrap_or_default();
+    doors::check_origin(Visitor::Object(id), cluster_id, runtime)?;
     let owner = Arc::new(WorkerAddress {
         node_id: NodeId::from_slice(node_id).map_err(bad_id)?,
         worker_id: WorkerId::from_slice(worker_id).map_err(bad_id)?,
         node_address: String::from_utf8(address.to_vec())?,
     });
-    remember_owner(&owner, bytes);
+    remember_owner(runtime.cluster_id, &owner, bytes);
     Ok(owner)
 }
 
@@ -297,14 +314,10 @@ fn read_owner(bytes: &Bound<'_, PyBytes>) -> PyResult<Arc<WorkerAddress>> {
 #[pyfunction]
 #[pyo3(name = "_rebuild_object_ref")]
 pub(crate) fn rebuild_object_ref(id: &[u8], owner: &Bound<'_, PyBytes>) -> PyResult<ObjectRef> {
-    let runtime = current_runtime().ok_or_else(|| {
-        PyRuntimeError::new_err(
-            "a reference can be read only in a process that takes part in a cluster: call init()",
-        )
-    })?;
     let id = ObjectId::from_slice(id).map_err(bad_id)?;
+    let runtime = doors::runtime_for_reading(Visitor::Object(id))?;
     let core = &runtime.core;
-    let owner = read_owner(owner)?;
+    let owner = read_owner(&runtime, id, owner)?;
     core.add_foreign_reference(id, &owner);
     REBUILT.set(true);
     let mut reference = ObjectRef::new(id, core);

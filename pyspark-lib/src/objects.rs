@@ -7,10 +7,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyList, PyTuple};
-use sparkray_common::{ErrorCode, ObjectId};
-use sparkray_core_worker::{CoreError, CoreWorker, Fetched};
+use sparkray_common::ObjectId;
+use sparkray_core_worker::{CoreWorker, Fetched};
 
 use crate::convert::{check_signals, deadline_after, exception, wait_exception};
+use crate::doors::{self, Visitor};
 use crate::object_ref::{ObjectRef, take_rebuilt};
 use crate::runtime::Runtime;
 use crate::values::{Loaded, load};
@@ -31,16 +32,7 @@ fn check_reference<'a, 'py>(
         ))
     })?;
     let this = reference.get();
-    if !Arc::ptr_eq(&this.worker, &runtime.core) {
-        let message = format!(
-            "object {} belongs to a cluster that was stopped: its value went with it",
-            this.id
-        );
-        return Err(exception(
-            item.py(),
-            &CoreError::new(ErrorCode::ObjectLost, message),
-        ));
-    }
+    doors::check(Visitor::Object(this.id), &this.worker, &runtime.core)?;
     Ok(reference)
 }
 

@@ -41,28 +41,6 @@ fn set_current(runtime: Option<Arc<Runtime>>) {
     drop(former);
 }
 
-/// Refuses a child that user code forked: neither locks nor sockets there are its own.
-pub(crate) fn check_not_forked(worker: &CoreWorker) -> PyResult<()> {
-    if worker.is_forked() {
-        return Err(PyRuntimeError::new_err(
-            "this process was forked from one that uses sparkray and cannot use it: start it with \
-             multiprocessing.get_context('spawn'), or use sparkray tasks and actors",
-        ));
-    }
-    Ok(())
-}
-
-/// The runtime of a reference; an error when it was stopped.
-pub(crate) fn runtime_of_worker(worker: &Arc<CoreWorker>) -> PyResult<Arc<Runtime>> {
-    check_not_forked(worker)?;
-    match current_runtime() {
-        Some(runtime) if Arc::ptr_eq(&runtime.core, worker) => Ok(runtime),
-        _ => Err(PyRuntimeError::new_err(
-            "the reference belongs to a cluster that was stopped",
-        )),
-    }
-}
-
 impl Runtime {
     /// Puts a serialized value.
     pub(crate) fn put_serialized(&self, py: Python<'_>, value: &Serialized) -> PyResult<ObjectRef> {

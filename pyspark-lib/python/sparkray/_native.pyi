@@ -65,14 +65,18 @@ class TaskTemplate:
         retry_exceptions: bool,
     ) -> TaskTemplate: ...
 
+class ForeignReferenceError(ValueError):
+    """A reference or handle belongs to another cluster, or to the process that this one was forked from."""
+
 @final
 class ActorRef:
     """An actor as the runtime knows it. Handles of one process share it; the last one that goes out of scope in its
     creator's job ends an actor that is neither named nor detached."""
 
     def actor_id(self) -> bytes: ...
-    def escape(self) -> None:
-        """A handle is being pickled: the actor does not end with this process's last handle any more."""
+    def escape(self) -> bytes:
+        """A handle is being pickled: the actor does not end with this process's last handle any more. Returns the id of
+        its cluster. Raises ForeignReferenceError when that is not this process's."""
     def call_out_of_order(self) -> None:
         """The actor runs several calls at a time: those whose arguments are late do not hold up others."""
 
@@ -149,7 +153,9 @@ class CoreWorker:
         None), detached, max_concurrency, is_async. Raises ActorAlreadyExistsError (a ValueError) for a taken name."""
     def get_actor(self, name: str, namespace: str | None) -> tuple[ActorRef, bytes]:
         """The actor and its handle_metadata. Raises ActorHandleNotFoundError (a ValueError)."""
-    def actor_from_id(self, actor_id: bytes, class_name: str = "") -> ActorRef: ...
+    def actor_from_id(self, actor_id: bytes, class_name: str = "", origin: bytes | None = None) -> ActorRef:
+        """The actor of a handle. `origin`: the id of the cluster that the handle came from by a pickle. Raises
+        ForeignReferenceError when that is another one."""
     def submit_actor(
         self, actor: ActorRef, method: str, num_returns: int, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

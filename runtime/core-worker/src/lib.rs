@@ -16,6 +16,8 @@ mod state;
 mod store;
 #[cfg(test)]
 mod test_raylet;
+#[cfg(test)]
+mod unreadable_calls;
 mod waiting;
 mod watchdog;
 mod worker;

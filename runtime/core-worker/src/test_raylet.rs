@@ -156,6 +156,17 @@ impl TestRaylet {
         .unwrap()
     }
 
+    /// A client whose socket the test itself reads and writes.
+    pub(crate) fn add_raw_client(&self) -> (WorkerId, UnixStream) {
+        let (near, far) = UnixStream::pair().unwrap();
+        let worker_id = WorkerId::random();
+        self.clients.lock().push(Client {
+            worker_id,
+            stream: far,
+        });
+        (worker_id, near)
+    }
+
     fn answer(&self, stream: &UnixStream, frame: &Frame) {
         let correlation = frame.correlation;
         match frame.kind {

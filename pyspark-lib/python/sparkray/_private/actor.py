@@ -404,8 +404,8 @@ class ActorMethod:
         raise NotImplementedError("bind() is not there yet: call remote() and pass the references on")
 
     def __reduce__(self) -> tuple[Callable[..., ActorMethod], tuple[Any, ...]]:
-        self._ref.escape()
         return _method_from_pickle, (
+            self._ref.escape(),
             self._ref.actor_id(),
             self._info,
             self._method,
@@ -491,20 +491,25 @@ class ActorHandle:
     def __hash__(self) -> int:
         return hash(self._ref.actor_id())
 
-    def __reduce__(self) -> tuple[Callable[..., ActorHandle], tuple[bytes, bytes]]:
-        self._ref.escape()
-        return _handle_from_pickle, (self._ref.actor_id(), self._metadata)
+    def __reduce__(self) -> tuple[Callable[..., ActorHandle], tuple[bytes, bytes, bytes]]:
+        return _handle_from_pickle, (self._ref.escape(), self._ref.actor_id(), self._metadata)
 
 
-def _handle_from_pickle(actor_id: bytes, metadata: bytes) -> ActorHandle:
+def _handle_from_pickle(origin: bytes, actor_id: bytes, metadata: bytes) -> ActorHandle:
     info = pickle.loads(metadata)
-    return _handle_of(core_worker().actor_from_id(actor_id, info.name), info, metadata)
+    return _handle_of(core_worker().actor_from_id(actor_id, info.name, origin), info, metadata)
 
 
 def _method_from_pickle(
-    actor_id: bytes, info: _ClassInfo, method: str, num_returns: int, shape: CallShape, name: str | None
+    origin: bytes,
+    actor_id: bytes,
+    info: _ClassInfo,
+    method: str,
+    num_returns: int,
+    shape: CallShape,
+    name: str | None,
 ) -> ActorMethod:
-    ref = core_worker().actor_from_id(actor_id, info.name)
+    ref = core_worker().actor_from_id(actor_id, info.name, origin)
     if info.is_concurrent:
         ref.call_out_of_order()
     return _bound(ref, info, method, num_returns, shape, name)
@@ -517,8 +522,9 @@ def _handle_of(ref: ActorRef, info: _ClassInfo, metadata: bytes) -> ActorHandle:
 
 
 def handle_from_id(actor_id: bytes, metadata: bytes) -> ActorHandle:
-    """The handle of an actor whose id and metadata are known."""
-    return _handle_from_pickle(actor_id, metadata)
+    """The handle of an actor of this cluster whose id and metadata are known."""
+    info = pickle.loads(metadata)
+    return _handle_of(core_worker().actor_from_id(actor_id, info.name), info, metadata)
 
 
 class _ActorExit(SystemExit):

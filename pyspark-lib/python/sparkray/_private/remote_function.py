@@ -8,6 +8,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from sparkray._native import ForeignReferenceError
 from sparkray._private import options as option_checks
 from sparkray._private.serialization import SerializationError, dump_definition, explain, pickle_by_value
 from sparkray._private.signature import CallShape
@@ -28,6 +29,8 @@ def pickle_definition(definition: Any, what: str) -> bytes:
     """Pickles a function or class by cloudpickle. Raises TypeError that names what it refers to and cannot travel."""
     try:
         return dump_definition(definition)
+    except ForeignReferenceError:  # among what it refers to
+        raise
     except Exception as error:
         found = explain(definition, error)
         where = f"its{''.join(found.path)} is" if found.path else "it is"

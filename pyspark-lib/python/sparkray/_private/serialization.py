@@ -16,6 +16,7 @@ import types
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from sparkray._native import ForeignReferenceError
 from sparkray._private import arrow_values, job_modules
 from sparkray._private.pickler import Pickler
 
@@ -75,6 +76,8 @@ def dumps(value: Any) -> tuple[int, Any, list[pickle.PickleBuffer]]:
     job_modules.publish_changes()
     try:
         body = pickle_by_value(value, buffers)
+    except ForeignReferenceError:
+        raise
     except Exception as error:
         raise explain(value, error) from error
     return FORMAT_PICKLE5, body, buffers

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sparkray import exceptions
+from sparkray import _native, exceptions
 from sparkray._private import job_modules, process
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ state = _State()
 
 
 def _after_fork_in_child() -> None:
+    _native.note_fork()
     if state.core is not None:
-        from sparkray import _native
-
-        _native.note_fork()
         process.never_free(state.core)
         state.core = None
         state.on_shutdown = None

@@ -4,6 +4,7 @@
 //! one came from: at once if it is known, else when the call ends. The newest is the one that was sent last, not the one
 //! that arrived last: after a pause an old connection may still deliver what another one has brought already. Answers are kept until they are acknowledged.
 
+use std::cmp::Ordering;
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -36,17 +37,6 @@ struct Caller {
     early: BTreeMap<u64, IncomingTask>,
 }
 
-/// What is to be done with a call that came.
-#[derive(Debug)]
-pub(super) enum Arrival {
-    /// It and perhaps others that waited for it may start.
-    Start,
-    /// Its answer is known.
-    Repeat { answer: Bytes },
-    /// It waits for others, runs, or was acknowledged.
-    Nothing,
-}
-
 impl Caller {
     fn next(&self) -> u64 {
         self.first + self.calls.len() as u64
@@ -65,9 +55,32 @@ impl Caller {
                     self.first += 1;
                 }
                 // A caller cannot have the answer of a call that runs.
-                Some(Progress::Running { .. }) | None => return,
+                Some(Progress::Running { .. }) => return,
+                // It has the answers of calls that did not come: they could not be read, and were refused.
+                None => self.first = sequence,
             }
         }
+    }
+
+    /// Starts calls that came early and whose turn it is.
+    fn start_early(&mut self, start: &mut impl FnMut(IncomingTask)) {
+        while let Some((sequence, _)) = self.early.first_key_value() {
+            let (sequence, next) = (*sequence, self.next());
+            if sequence > next {
+                return;
+            }
+            if let (Some(task), true) = (self.early.remove(&sequence), sequence == next) {
+                self.start(task, start);
+            }
+        }
+    }
+
+    fn start(&mut self, task: IncomingTask, start: &mut impl FnMut(IncomingTask)) {
+        self.calls.push_back(Progress::Running {
+            conn: task.conn,
+            correlation: task.correlation,
+        });
+        start(task);
     }
 
     fn drop_acknowledged(&mut self) {
@@ -93,14 +106,14 @@ pub(super) struct Callers {
 }
 
 impl Callers {
-    /// A call came. `start` takes those whose turn it is.
+    /// A call came. `start` takes those whose turn it is. Gives the answer of one that came before and was answered.
     pub(super) fn arrive(
         &mut self,
         task: IncomingTask,
         sequence: u64,
         acknowledged: u64,
         mut start: impl FnMut(IncomingTask),
-    ) -> Arrival {
+    ) -> Option<Bytes> {
         // A caller that is not known any more has acknowledged whatever came before.
         let caller = self
             .callers
@@ -110,24 +123,12 @@ impl Callers {
                 ..Caller::default()
             });
         caller.acknowledge_before(acknowledged);
-        let next = caller.next();
-        if sequence < next {
-            return match caller.place(sequence) {
-                Some(Progress::Answered(answer)) => Arrival::Repeat {
-                    answer: answer.clone(),
-                },
-                Some(Progress::Running { conn, correlation }) => {
-                    // An older connection may deliver it last. Correlations of a caller grow.
-                    if task.correlation > *correlation {
-                        (*conn, *correlation) = (task.conn, task.correlation);
-                    }
-                    Arrival::Nothing
-                }
-                Some(Progress::Acknowledged) | None => Arrival::Nothing,
-            };
+        if !caller.early.is_empty() {
+            caller.start_early(&mut start);
         }
-        if sequence > next {
-            match caller.early.entry(sequence) {
+        let next = caller.next();
+        match sequence.cmp(&next) {
+            Ordering::Greater => match caller.early.entry(sequence) {
                 Entry::Vacant(place) => {
                     place.insert(task);
                 }
@@ -136,20 +137,23 @@ impl Callers {
                         earlier.insert(task);
                     }
                 }
+            },
+            Ordering::Equal => {
+                caller.start(task, &mut start);
+                caller.start_early(&mut start);
             }
-            return Arrival::Nothing;
+            Ordering::Less => match caller.place(sequence) {
+                Some(Progress::Answered(answer)) => return Some(answer.clone()),
+                Some(Progress::Running { conn, correlation }) => {
+                    // An older connection may deliver it last. Correlations of a caller grow.
+                    if task.correlation > *correlation {
+                        (*conn, *correlation) = (task.conn, task.correlation);
+                    }
+                }
+                Some(Progress::Acknowledged) | None => {}
+            },
         }
-        let mut turn = Some(task);
-        while let Some(task) = turn {
-            caller.calls.push_back(Progress::Running {
-                conn: task.conn,
-                correlation: task.correlation,
-            });
-            start(task);
-            let next = caller.next();
-            turn = caller.early.remove(&next);
-        }
-        Arrival::Start
+        None
     }
 
     /// Where the answer of a call goes.
@@ -171,8 +175,15 @@ impl Callers {
         }
     }
 
-    /// A caller has the answers of all calls before `first`, and of `sequences`.
-    pub(super) fn acknowledge(&mut self, caller: WorkerId, first: u64, sequences: &[u64]) {
+    /// A caller has the answers of all calls before `first`, and of `sequences`. `start` takes calls that waited for one
+    /// that did not come, because it could not be read.
+    pub(super) fn acknowledge(
+        &mut self,
+        caller: WorkerId,
+        first: u64,
+        sequences: &[u64],
+        mut start: impl FnMut(IncomingTask),
+    ) {
         let Some(caller) = self.callers.get_mut(&caller) else {
             return;
         };
@@ -180,9 +191,13 @@ impl Callers {
         for sequence in sequences {
             if let Some(place @ Progress::Answered(_)) = caller.place(*sequence) {
                 *place = Progress::Acknowledged;
+            } else if *sequence == caller.next() {
+                caller.calls.push_back(Progress::Acknowledged);
+                caller.start_early(&mut start);
             }
         }
         caller.drop_acknowledged();
+        caller.start_early(&mut start);
     }
 
     /// A caller is dead: nobody will ask for its answers.
@@ -225,6 +240,7 @@ mod tests {
             arguments: Bytes::new(),
             keyword_names: Vec::new(),
             references: Vec::new(),
+            unreadable: None,
             caller: WorkerAddress {
                 node_id: NodeId::NIL,
                 worker_id: caller,
@@ -244,11 +260,17 @@ mod tests {
     }
 
     impl Actor {
-        fn arrive(&mut self, sequence: u64, acknowledged: u64, conn: ConnId) -> Arrival {
+        fn arrive(&mut self, sequence: u64, acknowledged: u64, conn: ConnId) -> Option<Bytes> {
             let started = &mut self.started;
             let call = task(self.caller, conn);
             self.callers
                 .arrive(call, sequence, acknowledged, |_| *started += 1)
+        }
+
+        fn acknowledge(&mut self, first: u64, sequences: &[u64]) {
+            let started = &mut self.started;
+            self.callers
+                .acknowledge(self.caller, first, sequences, |_| *started += 1);
         }
     }
 
@@ -263,10 +285,10 @@ mod tests {
     #[test]
     fn calls_that_come_early_wait_for_their_turn() {
         let mut actor = actor();
-        assert!(matches!(actor.arrive(2, 0, 1), Arrival::Nothing));
-        assert!(matches!(actor.arrive(1, 0, 1), Arrival::Nothing));
+        actor.arrive(2, 0, 1);
+        actor.arrive(1, 0, 1);
         assert_eq!(actor.started, 0);
-        assert!(matches!(actor.arrive(0, 0, 1), Arrival::Start));
+        actor.arrive(0, 0, 1);
         assert_eq!(actor.started, 3);
     }
 
@@ -275,16 +297,13 @@ mod tests {
         let mut actor = actor();
         actor.arrive(0, 0, 1);
         // While it runs.
-        assert!(matches!(actor.arrive(0, 0, 2), Arrival::Nothing));
+        assert_eq!(actor.arrive(0, 0, 2), None);
         assert_eq!(actor.callers.place_of(actor.caller, 0), Some((2, 102)));
         actor
             .callers
             .answered(actor.caller, 0, Bytes::from_static(b"answer"));
         // And after it was answered.
-        match actor.arrive(0, 0, 3) {
-            Arrival::Repeat { answer } => assert_eq!(answer, "answer"),
-            other => panic!("{other:?}"),
-        }
+        assert_eq!(actor.arrive(0, 0, 3), Some(Bytes::from_static(b"answer")));
         assert_eq!(actor.started, 1);
     }
 
@@ -312,17 +331,42 @@ mod tests {
             actor.callers.answered(actor.caller, sequence, Bytes::new());
         }
         // The first runs for long; the others are acknowledged one by one.
-        actor.callers.acknowledge(actor.caller, 0, &[1, 3]);
+        actor.acknowledge(0, &[1, 3]);
         assert_eq!(actor.callers.kept_answers(), 1);
         actor.callers.answered(actor.caller, 0, Bytes::new());
         actor.arrive(4, 4, 1);
         assert_eq!(actor.callers.kept_answers(), 0);
         actor.callers.answered(actor.caller, 4, Bytes::new());
-        actor.callers.acknowledge(actor.caller, 5, &[]);
+        actor.acknowledge(5, &[]);
         actor.callers.forget_idle(actor.caller);
         assert_eq!(actor.callers.len(), 0);
         // Its next call says where it is.
-        assert!(matches!(actor.arrive(5, 5, 1), Arrival::Start));
+        let started = actor.started;
+        actor.arrive(5, 5, 1);
+        assert_eq!(actor.started, started + 1);
+    }
+
+    #[test]
+    fn a_call_that_never_came_in_readable_form_is_skipped_once_its_caller_knows() {
+        let mut actor = actor();
+        actor.arrive(0, 0, 1);
+        // The second and third were refused; the fourth waits for them.
+        actor.arrive(3, 0, 1);
+        assert_eq!(actor.started, 1);
+        actor.acknowledge(0, &[1, 2]);
+        assert_eq!(actor.started, 2);
+        // All before the seventh are answered, the fifth and sixth by refusals.
+        for sequence in [0, 3] {
+            actor.callers.answered(actor.caller, sequence, Bytes::new());
+        }
+        actor.arrive(6, 6, 1);
+        assert_eq!(actor.started, 3);
+        // The eighth is refused while the seventh runs, and known by the ninth.
+        actor.arrive(8, 6, 1);
+        assert_eq!(actor.started, 3);
+        actor.callers.answered(actor.caller, 6, Bytes::new());
+        actor.arrive(9, 8, 1);
+        assert_eq!(actor.started, 5);
     }
 
     #[test]

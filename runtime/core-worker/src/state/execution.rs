@@ -6,8 +6,9 @@ use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, FunctionId, JobId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, Failure, FrameKind, TaskStatus};
 use sparkray_rpc::Frame;
+use tracing::warn;
 
-use super::callers::{Arrival, Callers};
+use super::callers::Callers;
 use super::connections::encode_frame;
 use super::objects::Locations;
 use super::{PayloadReader, State};
@@ -51,6 +52,8 @@ pub struct IncomingTask {
     /// Names of the keyword arguments.
     pub keyword_names: Vec<String>,
     pub(crate) references: Vec<(u32, ArgumentValue)>,
+    /// Why it cannot run: its turn comes all the same.
+    pub(crate) unreadable: Option<Box<CoreError>>,
     pub(crate) caller: WorkerAddress,
     /// Actor calls only.
     pub(crate) sequence: Option<u64>,
@@ -133,6 +136,27 @@ impl ExecutionState {
     }
 }
 
+/// The actor and incarnation that a call is for; `None`: it is for no actor.
+fn read_actor(message: &proto::PushTask) -> Result<Option<(ActorId, u64)>, CoreError> {
+    if message.actor_id.is_empty() {
+        return Ok(None);
+    }
+    Ok(Some((
+        ActorId::from_slice(&message.actor_id)?,
+        message.incarnation,
+    )))
+}
+
+fn unreadable(error: &CoreError) -> CoreError {
+    CoreError::new(
+        ErrorCode::Internal,
+        format!(
+            "the worker cannot read this call ({error}): use one version of sparkray in all processes, and report this \
+             if it is one"
+        ),
+    )
+}
+
 fn read_argument(
     argument: proto::TaskArgument,
     payload: &mut PayloadReader,
@@ -160,13 +184,20 @@ pub(crate) fn stored_argument(argument: &proto::TaskArgument) -> Result<Argument
 impl State {
     // ---- arrivals ------------------------------------------------------------------------------------------
 
+    /// A call came. One that cannot be read fails with an answer of its own: the connection and its other calls go on.
     pub(super) fn on_push_task(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
-        let message: proto::PushTask = frame.decode()?;
         let caller = self.sender_of(conn)?;
         if self.is_dead(&caller) {
             // The news of its death came first: nobody waits for the answer.
             return Ok(());
         }
+        let message: proto::PushTask = match frame.decode() {
+            Ok(message) => message,
+            Err(error) => {
+                self.refuse_unreadable(conn, frame.correlation, &error.into());
+                return Ok(());
+            }
+        };
         if message.worker_id != self.me.worker_id.as_bytes()[..] {
             self.refuse(
                 conn,
@@ -176,55 +207,14 @@ impl State {
             );
             return Ok(());
         }
-        let mut payload = PayloadReader::new(frame.payload.clone());
-        let function_id = if message.function_id.is_empty() {
-            FunctionId::NIL
-        } else {
-            FunctionId::from_slice(&message.function_id)?
-        };
-        if message.function_length > 0 {
-            let blob = payload.take(message.function_length)?;
-            self.execution
-                .functions
-                .entry(function_id)
-                .or_insert_with(|| Bytes::copy_from_slice(&blob));
-        }
-        let arguments = payload.take(message.arguments_length)?;
-        let mut references = Vec::with_capacity(message.arguments.len());
-        for argument in message.arguments {
-            references.push(read_argument(argument, &mut payload)?);
-        }
-        let is_actor_call = !message.actor_id.is_empty();
-        let task = IncomingTask {
-            task_id: TaskId::from_slice(&message.task_id)?,
-            name: message.name,
-            method: message.method,
-            function_id,
-            num_returns: message.num_returns,
-            attempt: message.attempt,
-            num_threads: message.num_threads,
-            job_id: JobId::from_slice(&message.job_id)?,
-            arguments,
-            keyword_names: message.keyword_names,
-            references,
-            caller,
-            sequence: is_actor_call.then_some(message.sequence),
-            conn,
-            correlation: frame.correlation,
-            started: 0,
-        };
-        if !is_actor_call {
-            if self.execution.blocked > 0 && self.execution.running_since.is_some() {
-                // The task that runs may wait for this one.
-                self.give_back(&task);
-            } else {
-                self.execution.ready.push_back(Work::Task(task));
-                self.news = true;
+        let actor = match read_actor(&message) {
+            Ok(actor) => actor,
+            Err(error) => {
+                self.refuse_unreadable(conn, frame.correlation, &error);
+                return Ok(());
             }
-            return Ok(());
-        }
-        let actor = (ActorId::from_slice(&message.actor_id)?, message.incarnation);
-        if self.execution.actor != Some(actor) {
+        };
+        if actor.is_some() && self.execution.actor != actor {
             self.refuse(
                 conn,
                 frame.correlation,
@@ -233,22 +223,88 @@ impl State {
             );
             return Ok(());
         }
-        self.take_actor_call(task, message.sequence, message.acknowledged);
+        let (sequence, acknowledged) = (message.sequence, message.acknowledged);
+        let mut task = IncomingTask {
+            task_id: TaskId::NIL,
+            name: String::new(),
+            method: String::new(),
+            function_id: FunctionId::NIL,
+            num_returns: message.num_returns,
+            attempt: message.attempt,
+            num_threads: message.num_threads,
+            job_id: JobId::NIL,
+            arguments: Bytes::new(),
+            keyword_names: Vec::new(),
+            references: Vec::new(),
+            unreadable: None,
+            caller,
+            sequence: actor.is_some().then_some(sequence),
+            conn,
+            correlation: frame.correlation,
+            started: 0,
+        };
+        if let Err(error) = self.read_call(&mut task, message, frame) {
+            if actor.is_none() {
+                self.refuse_unreadable(conn, frame.correlation, &error);
+                return Ok(());
+            }
+            // It keeps its place among its caller's calls.
+            task.unreadable = Some(Box::new(unreadable(&error)));
+        }
+        if actor.is_some() {
+            self.take_actor_call(task, sequence, acknowledged);
+        } else if self.execution.blocked > 0 && self.execution.running_since.is_some() {
+            // The task that runs may wait for this one.
+            self.give_back(&task);
+        } else {
+            self.execution.ready.push_back(Work::Task(task));
+            self.news = true;
+        }
+        Ok(())
+    }
+
+    /// Reads what a push says of its call, and keeps the code that came with it.
+    fn read_call(
+        &mut self,
+        task: &mut IncomingTask,
+        message: proto::PushTask,
+        frame: &Frame,
+    ) -> Result<(), CoreError> {
+        let mut payload = PayloadReader::new(frame.payload.clone());
+        if !message.function_id.is_empty() {
+            task.function_id = FunctionId::from_slice(&message.function_id)?;
+        }
+        if message.function_length > 0 {
+            let blob = payload.take(message.function_length)?;
+            self.execution
+                .functions
+                .entry(task.function_id)
+                .or_insert_with(|| Bytes::copy_from_slice(&blob));
+        }
+        task.name = message.name;
+        task.method = message.method;
+        task.task_id = TaskId::from_slice(&message.task_id)?;
+        task.job_id = JobId::from_slice(&message.job_id)?;
+        task.keyword_names = message.keyword_names;
+        task.arguments = payload.take(message.arguments_length)?;
+        task.references.reserve(message.arguments.len());
+        for argument in message.arguments {
+            task.references.push(read_argument(argument, &mut payload)?);
+        }
         Ok(())
     }
 
     fn take_actor_call(&mut self, task: IncomingTask, sequence: u64, acknowledged: u64) {
         let (conn, correlation) = (task.conn, task.correlation);
         let ready = &mut self.execution.ready;
+        let waiting = ready.len();
         let start = |task| ready.push_back(Work::Task(task));
-        match self.execution.callers.arrive(task, sequence, acknowledged, start) {
-            Arrival::Start => self.news = true,
-            Arrival::Repeat { answer } => {
-                let mut frame = answer.to_vec();
-                frame[CORRELATION].copy_from_slice(&correlation.to_le_bytes());
-                self.send_encoded(conn, &frame, true);
-            }
-            Arrival::Nothing => {}
+        let answer = self.execution.callers.arrive(task, sequence, acknowledged, start);
+        self.news |= self.execution.ready.len() > waiting;
+        if let Some(answer) = answer {
+            let mut frame = answer.to_vec();
+            frame[CORRELATION].copy_from_slice(&correlation.to_le_bytes());
+            self.send_encoded(conn, &frame, true);
         }
     }
 
@@ -264,9 +320,13 @@ impl State {
             .and_then(|state| state.remote.as_ref())
             .map(|remote| remote.worker_id);
         if let (Some(caller), true) = (caller, self.execution.actor == Some(actor)) {
+            let ready = &mut self.execution.ready;
+            let waiting = ready.len();
+            let start = |task| ready.push_back(Work::Task(task));
             self.execution
                 .callers
-                .acknowledge(caller, message.acknowledged, &message.sequences);
+                .acknowledge(caller, message.acknowledged, &message.sequences, start);
+            self.news |= self.execution.ready.len() > waiting;
         }
         Ok(())
     }
@@ -278,6 +338,12 @@ impl State {
             ..Default::default()
         };
         self.send(conn, FrameKind::PushTaskReply, correlation, &reply, &[], true);
+    }
+
+    fn refuse_unreadable(&mut self, conn: ConnId, correlation: u64, error: &CoreError) {
+        let error = unreadable(error);
+        warn!(conn, %error, "refused a call");
+        self.refuse(conn, correlation, error.code, &error.message);
     }
 
     pub(super) fn on_create_actor(
@@ -304,14 +370,20 @@ impl State {
 
     /// The next call to run.
     pub(crate) fn take_work(&mut self) -> Option<Work> {
-        let mut work = self.execution.ready.pop_front()?;
-        if let Work::Task(task) = &mut work {
-            task.started = self.now;
-            if task.sequence.is_none() {
-                self.execution.running_since = Some(self.now);
+        loop {
+            let mut work = self.execution.ready.pop_front()?;
+            if let Work::Task(task) = &mut work {
+                if let Some(error) = task.unreadable.take() {
+                    self.fail_work(task, &error);
+                    continue;
+                }
+                task.started = self.now;
+                if task.sequence.is_none() {
+                    self.execution.running_since = Some(self.now);
+                }
             }
+            return Some(work);
         }
-        Some(work)
     }
 
     /// Answers a call. `pins`: references inside the results, each counted once, which are kept until the caller

@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 use sparkray_common::{ErrorCode, ObjectId, TaskId, WorkerAddress};
-use sparkray_proto::{self as proto, TaskStatus};
+use sparkray_proto::{self as proto, Failure, TaskStatus};
 use sparkray_rpc::Frame;
+use tracing::warn;
 
 use super::objects::read_locations;
 use super::submission::CallKind;
@@ -12,6 +13,7 @@ use crate::error::CoreError;
 use crate::reactor::ConnId;
 
 impl State {
+    /// An answer came. One that cannot be read fails its call: the connection and its other calls go on.
     pub(super) fn on_push_reply(&mut self, conn: ConnId, frame: &Frame) -> Result<(), CoreError> {
         let Some(Pending::Push(task_id)) = self.take_pending(conn, frame.correlation) else {
             return Ok(());
@@ -20,11 +22,19 @@ impl State {
             .decode()
             .map_err(CoreError::from)
             .and_then(|reply| self.take_push_reply(conn, task_id, &reply, frame.payload.clone()));
-        if let Err(error) = &outcome {
-            // The connection closes; the task would be missed by what that does.
-            self.finish_task_with(task_id, &Value::failed(error.clone()), false);
+        if let Err(error) = outcome {
+            warn!(conn, %task_id, %error, "an answer cannot be read");
+            let message = format!(
+                "the answer of task {task_id} cannot be read ({error}): use one version of sparkray in all processes"
+            );
+            let refusal = proto::PushTaskReply {
+                status: TaskStatus::Refused.into(),
+                failure: Some(Failure::new(ErrorCode::Internal, message)),
+                ..Default::default()
+            };
+            self.take_push_reply(conn, task_id, &refusal, Bytes::new())?;
         }
-        outcome
+        Ok(())
     }
 
     fn take_push_reply(
@@ -37,9 +47,9 @@ impl State {
         let Some(task) = self.tasks.get(&task_id) else {
             return self.came_too_late(conn, task_id, reply);
         };
-        let actor = match &task.call.kind {
-            CallKind::Function(_) => None,
-            CallKind::Actor { actor_id, .. } => Some((*actor_id, task.sequence)),
+        let (function_id, actor) = match &task.call.kind {
+            CallKind::Function(template) => (Some(template.function_id), None),
+            CallKind::Actor { actor_id, .. } => (None, Some((*actor_id, task.sequence))),
         };
         let class = task.class;
         let status = reply.status();
@@ -56,6 +66,10 @@ impl State {
                     CoreError::from,
                 );
                 self.finish_task_with(task_id, &Value::failed(error), false);
+                if let (Some(function_id), Some(conn)) = (function_id, self.conns.get_mut(&conn)) {
+                    // The code may have come with this call, and not have been read.
+                    conn.functions_sent.remove(&function_id);
+                }
             }
         }
         match actor {

@@ -10,6 +10,7 @@ use sparkray_proto::{self as proto, FrameKind};
 
 use super::objects::{Waiter, describe_locations};
 use super::scheduling::ClassId;
+use super::waits::unknown_object;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
 use crate::reactor::ConnId;
@@ -211,7 +212,10 @@ impl State {
     /// The first of these objects that has no value.
     pub(crate) fn failed_object(&self, ids: &[ObjectId]) -> Option<(Value, bool)> {
         ids.iter().find_map(|id| {
-            let object = self.objects.get(id)?;
+            let Some(object) = self.objects.get(id) else {
+                // Callers hold references of all: it has never been an object of this process.
+                return Some((Value::failed(unknown_object(*id)), false));
+            };
             let failed = object.is_error || matches!(object.value, Value::Failed(_));
             failed.then(|| (object.value.clone(), object.is_error))
         })

@@ -38,7 +38,7 @@ pub(crate) enum Begun<T> {
 /// An object that this process does not know.
 pub(crate) fn unknown_object(id: ObjectId) -> CoreError {
     CoreError::new(
-        ErrorCode::NotFound,
+        ErrorCode::ObjectLost,
         format!(
             "object {id} is not known to this process: its cluster was stopped, or all its references are gone"
         ),
