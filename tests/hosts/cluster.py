@@ -64,13 +64,19 @@ class RayOnHosts:
         self.one, self.other = self.network.others(self.driver, self.head)
 
     def node(self, host: Host) -> dict[str, Any]:
-        """What the driver's manager says of a host's node."""
-        return next(node for node in self.context.nodes() if self.network.at(node["address"]) is host)
+        """What the driver's manager says of a host's node; empty when it knows of none there."""
+        nodes = [node for node in self.context.nodes() if node["address"].partition(":")[0] == host.address]
+        return nodes[0] if nodes else {}
+
+    def has(self, host: Host, node_id: str) -> bool:
+        """Whether the manager believes in a node of the host."""
+        node = self.node(host)
+        return bool(node) and node["state"] == "up" and node["node_id"] == node_id
 
     def is_back(self, host: Host, former: str) -> bool:
         """Whether all agree that the host has a new node: the manager and the head."""
         node = self.node(host)
-        if node["state"] != "up" or node["node_id"] == former:
+        if not node or node["state"] != "up" or node["node_id"] == former:
             return False
         alive = {seen["NodeID"] for seen in sparkray.nodes() if seen["Alive"]}
         return node["node_id"] in alive and former not in alive

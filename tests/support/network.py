@@ -93,8 +93,8 @@ class Host:
         )
 
     def names(self, lines: Iterable[str]) -> None:
-        """Gives the host an /etc/hosts of its own, with these lines after localhost."""
-        text = "\n".join(["127.0.0.1 localhost", *lines, ""])
+        """Gives the host an /etc/hosts of its own: this machine's with these lines after them."""
+        text = "\n".join([pathlib.Path("/etc/hosts").read_text(), *lines, ""])
         self.run("mount", "--make-rprivate", "/")
         script = 'file=$(mktemp) && cat >"$file" && mount --bind "$file" /etc/hosts && rm "$file"'
         self.run("sh", "-c", script, input=text)
@@ -153,10 +153,10 @@ class Network:
     def __init__(self, *names: str) -> None:
         need_networks()
         self.hosts: list[Host] = []
-        self._switch = Host("switch", 254)
+        self.switch = Host("switch", 254)
         try:
-            self._switch.run("ip", "link", "add", "bridge", "type", "bridge")
-            self._switch.run("ip", "link", "set", "bridge", "up")
+            self.switch.run("ip", "link", "add", "bridge", "type", "bridge")
+            self.switch.run("ip", "link", "set", "bridge", "up")
             for number, name in enumerate(names, 1):
                 self.hosts.append(Host(name, number))
                 self._plug_in(self.hosts[-1])
@@ -170,8 +170,8 @@ class Network:
 
     def _plug_in(self, host: Host) -> None:
         port = f"to-{host.address.rpartition('.')[2]}"
-        self._switch.run(*f"ip link add {port} type veth peer name eth0 address {host.mac} netns {host.pid}".split())
-        self._switch.run("ip", "link", "set", port, "master", "bridge", "up")
+        self.switch.run(*f"ip link add {port} type veth peer name eth0 address {host.mac} netns {host.pid}".split())
+        self.switch.run("ip", "link", "set", port, "master", "bridge", "up")
         host.run("ip", "address", "add", f"{host.address}/24", "dev", "eth0")
         host.run("ip", "link", "set", "eth0", "up")
 
@@ -216,7 +216,7 @@ class Network:
 
     def close(self) -> None:
         """Ends all hosts and what runs on them."""
-        for host in [*self.hosts, self._switch]:
+        for host in [*self.hosts, self.switch]:
             host.end()
 
 

@@ -42,7 +42,7 @@ class Standalone:
                 host,
                 f"worker-{host.name}",
                 *("org.apache.spark.deploy.worker.Worker", "--host", host.address, "--port", str(WORKER_PORT)),
-                *("--webui-port", "0", "--cores", "2", "--memory", "1g"),
+                *("--webui-port", "0", "--cores", "4", "--memory", "2g"),
                 *("--work-dir", str(directory / f"work-{host.name}"), self.master),
             )
 
