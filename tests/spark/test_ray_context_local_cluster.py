@@ -103,9 +103,10 @@ def test_every_process_is_its_executors_child_and_in_its_group(context: RayConte
     assert head.parent_pid == nodes[info["head_executor_id"]]["executor_pid"]
     for node in nodes.values():
         raylet = look_at(node["pid"])
-        assert raylet.parent_pid == node["executor_pid"]
+        assert look_at(raylet.parent_pid).parent_pid == node["executor_pid"], "between them is the raylet's guardian"
         assert raylet.group == look_at(node["executor_pid"]).group
-    assert look_at(info["driver_node"]["pid"]).parent_pid == info["driver_node"]["executor_pid"]
+    guardian = look_at(look_at(info["driver_node"]["pid"]).parent_pid)
+    assert guardian.parent_pid == info["driver_node"]["executor_pid"]
     # Both executors run workers, and each worker is its raylet's.
     seen = dict(sparkray.get([where.remote() for _ in range(20)]))
     raylets = {node["node_id"]: node["pid"] for node in nodes.values()}

@@ -118,7 +118,8 @@ def test_head_raylets_and_workers_are_inside_their_containers(context: RayContex
     assert head.environment["CONTAINER_ID"] == executor["container_id"]
     for node in nodes.values():
         raylet, java = look_at(node["pid"]), look_at(node["executor_pid"])
-        assert raylet.parent_pid == java.pid and raylet.group == java.group
+        assert look_at(raylet.parent_pid).parent_pid == java.pid, "between them is the raylet's guardian"
+        assert raylet.group == java.group
         assert raylet.environment["CONTAINER_ID"] == node["container_id"]
         container = pathlib.Path(os.readlink(f"/proc/{node['executor_pid']}/cwd"))
         assert pathlib.Path(os.readlink(f"/proc/{node['pid']}/exe")).is_relative_to(container)

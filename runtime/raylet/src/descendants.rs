@@ -10,7 +10,7 @@ use rustix::process::{Pid, Signal, WaitOptions};
 
 /// Kills all descendants of this process and reaps them; true when none is left before `deadline`.
 /// Blocks for at most that time.
-pub(crate) fn kill_all(deadline: Duration) -> bool {
+pub fn kill_all(deadline: Duration) -> bool {
     let end = Instant::now() + deadline;
     loop {
         let descendants = descendants_of(rustix::process::getpid());

@@ -41,5 +41,6 @@ mod worker_pool;
 mod workers;
 mod zygote;
 
+pub use descendants::kill_all;
 pub use error::RayletError;
 pub use run::run;

@@ -1,8 +1,9 @@
 //! What every process of the runtime does at its start and end, so that none outlives what it depends on.
 //!
 //! Invariants:
-//! 1. The kernel kills this process when the thread that started it ends (PR_SET_PDEATHSIG); a parent that was gone
-//!    before is noticed by its pid, which the configuration names.
+//! 1. The kernel ends this process when the thread that started it ends (PR_SET_PDEATHSIG): a head by SIGKILL, a
+//!    raylet by SIGTERM, because it has children to end first. A parent that was gone before is noticed by its pid,
+//!    which the configuration names.
 //! 2. Standard input is a leash: when the parent closes it, the process ends in an orderly way, as with SIGTERM. Lines of
 //!    JSON on it, after the configuration, are the parent's notices.
 //! 3. No descriptor but 0, 1 and 2 is taken over from the parent.
@@ -40,8 +41,18 @@ const MAX_NOTICE_BYTES: u64 = 1 << 20;
 /// Exit status after a panic, as the standard library has it.
 const PANIC_STATUS: i32 = 101;
 
+/// Who started this process.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum StartedBy {
+    /// The process that the configuration names as the parent.
+    Parent,
+    /// A guardian, which was started by the process that the configuration names.
+    Guardian { guardian: u32, parent: u32 },
+}
+
 /// Runs `work` as a process of the runtime, with the configuration from standard input.
 pub(crate) fn run<C, F>(
+    started_by: StartedBy,
     parent_pid: impl FnOnce(&C) -> u32,
     work: impl FnOnce(C, mpsc::Receiver<ParentNotice>, CancellationToken) -> F,
 ) -> anyhow::Result<()>
@@ -49,7 +60,11 @@ where
     C: DeserializeOwned,
     F: Future<Output = anyhow::Result<()>>,
 {
-    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))
+    let death_signal = match started_by {
+        StartedBy::Parent => rustix::process::Signal::KILL,
+        StartedBy::Guardian { .. } => rustix::process::Signal::TERM,
+    };
+    rustix::process::set_parent_process_death_signal(Some(death_signal))
         .context("cannot ask the kernel to end this process with its parent")?;
     close_inherited_descriptors().context("cannot close the descriptors that the parent left open")?;
     sparkray_common::init_tracing("info");
@@ -63,7 +78,7 @@ where
         // First, so that Ctrl-C in the parent's terminal does not end this process.
         let signals = Signals::install().context("cannot handle signals")?;
         let config: C = read_config(io::stdin().as_fd())?;
-        check_parent(parent_pid(&config))?;
+        check_parent(started_by, parent_pid(&config))?;
         let cancel = CancellationToken::new();
         let leash = watch_leash()?;
         let (to_work, notices) = mpsc::channel(NOTICES);
@@ -99,7 +114,7 @@ pub(crate) fn announcer<R: Serialize>(cancel: &CancellationToken) -> impl FnOnce
     unsafe_code,
     reason = "closing a descriptor by its number has no safe interface"
 )]
-fn close_inherited_descriptors() -> io::Result<()> {
+pub(crate) fn close_inherited_descriptors() -> io::Result<()> {
     let mut inherited = Vec::new();
     for entry in std::fs::read_dir("/proc/self/fd")? {
         let number = entry?
@@ -124,10 +139,17 @@ fn end_on_panic() {
     }));
 }
 
-fn check_parent(expected: u32) -> anyhow::Result<()> {
-    let actual = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get());
+fn check_parent(started_by: StartedBy, expected: u32) -> anyhow::Result<()> {
+    let own = rustix::process::getppid().map_or(0, |pid| pid.as_raw_nonzero().get().cast_unsigned());
+    let actual = match started_by {
+        StartedBy::Parent => own,
+        StartedBy::Guardian { guardian, parent } => {
+            ensure!(own == guardian, "the guardian of this process, {guardian}, ended");
+            parent
+        }
+    };
     ensure!(
-        u32::try_from(actual) == Ok(expected),
+        actual == expected,
         "the parent of this process is {actual}, its configuration names {expected}: the parent ended, or another process \
          started this one"
     );

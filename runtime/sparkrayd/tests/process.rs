@@ -222,7 +222,12 @@ fn a_raylet_joins_the_head_and_ends_with_its_leash_even_when_the_head_is_gone() 
     };
     let (mut raylet, leash, line) = start("raylet", &config);
     let ready: RayletReady = serde_json::from_str(&line).expect("one line of JSON");
-    assert_eq!((ready.node_id, ready.pid), (config.node_id, raylet.id()));
+    assert_eq!(ready.node_id, config.node_id);
+    let status = std::fs::read_to_string(format!("/proc/{}/status", ready.pid)).unwrap();
+    assert!(
+        status.contains(&format!("PPid:\t{}\n", raylet.id())),
+        "a raylet is the child of its guardian"
+    );
 
     head.child.kill().unwrap();
     wait(&mut head.child);

@@ -185,8 +185,17 @@ impl Starting {
             }
         }
         self.child.ready_line = self.ready.recv().map_err(|_| SupervisorError::HostStopped)??;
+        if let Ok(ready) = serde_json::from_str::<ReadyPid>(&self.child.ready_line) {
+            self.child.pid = ready.pid;
+        }
         Ok(self.child)
     }
+}
+
+/// The part of a ready line that all roles have.
+#[derive(serde::Deserialize)]
+struct ReadyPid {
+    pid: u32,
 }
 
 /// Kills one child.
@@ -218,7 +227,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// Its process id.
+    /// Its process id, as its ready line names it: a raylet is a child of its guardian, which is this process's child.
     pub fn pid(&self) -> u32 {
         self.pid
     }
