@@ -110,3 +110,45 @@ def test_a_disk_that_fills_up_costs_no_object(small: Path) -> None:
     assert_intact(references)
     references.clear()
     wait_until(lambda: free_bytes(small) == DISK, 60, "the disk is empty again")
+
+
+def test_what_lies_on_disk_is_read_there_while_memory_and_disk_are_full(small: Path) -> None:
+    @sparkray.remote
+    def sum_of(value: Any) -> int:
+        return int(value.sum())
+
+    @sparkray.remote
+    def fail() -> None:
+        raise KeyError("on purpose")
+
+    references: dict[int, Any] = {}
+    with pytest.raises(FULL):
+        while len(references) * 4 * MIB < STORE + DISK:
+            references[len(references)] = sparkray.put(content(len(references)))
+    on_disk = len(references) - STORE // (4 * MIB)
+    assert on_disk > 2
+    # Each value is in use from its first moment on: nothing can be moved, neither in memory nor on disk.
+    kept = {}
+    for seed, reference in reversed(references.items()):
+        kept[seed] = sparkray.get(reference, timeout=30)
+    for seed, value in kept.items():
+        assert (value == content(seed)).all(), f"object {seed} has changed"
+    # Other processes read them too, twice and while they are mapped here.
+    sums = {seed: int(content(seed).sum()) for seed in references}
+    for _ in range(2):
+        found = sparkray.get([sum_of.remote(reference) for reference in references.values()], timeout=60)
+        assert dict(zip(references, found, strict=True)) == sums
+    # What needs no room goes on.
+    assert sparkray.get(sparkray.put("small")) == "small"
+    with pytest.raises(KeyError):
+        sparkray.get(fail.remote(), timeout=30)
+    with pytest.raises(FULL):
+        sparkray.put(content(0))
+    # References go while their values are in use, the values afterwards.
+    del reference, found
+    references.clear()
+    assert all((value == content(seed)).all() for seed, value in kept.items())
+    kept.clear()
+    del value
+    wait_until(lambda: free_bytes(small) == DISK, 60, "the disk is empty again")
+    assert_intact({seed: sparkray.put(content(seed)) for seed in range(10)})

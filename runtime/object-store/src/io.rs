@@ -43,6 +43,12 @@ pub(crate) enum Job {
         offset: u64,
         file: SpillFile,
     },
+    /// Check it, and make it readable where it lies.
+    Open {
+        slot: u64,
+        segment: SegmentId,
+        file: SpillFile,
+    },
     /// Free disk space. Has no outcome.
     Delete { file: SpillFile },
     /// Give free memory back to the kernel.
@@ -64,6 +70,11 @@ pub(crate) enum Outcome {
     Restored {
         slot: u64,
         result: io::Result<()>,
+    },
+    Opened {
+        slot: u64,
+        segment: SegmentId,
+        result: io::Result<Segment>,
     },
     Discarded {
         range: Range,
@@ -99,6 +110,11 @@ impl Job {
             } => Some(Outcome::Restored {
                 slot,
                 result: file.restore(&segment, offset),
+            }),
+            Self::Open { slot, segment, file } => Some(Outcome::Opened {
+                slot,
+                segment,
+                result: file.open(segment),
             }),
             Self::Delete { file } => {
                 drop(file);
@@ -159,7 +175,9 @@ impl IoExecutor {
         while self.running.try_join_next().is_some() {}
         let directories = Arc::clone(&self.directories);
         let permits = match &job.0 {
-            Job::Spill { .. } | Job::Restore { .. } | Job::Fallback { .. } => &self.disk_permits,
+            Job::Spill { .. } | Job::Restore { .. } | Job::Open { .. } | Job::Fallback { .. } => {
+                &self.disk_permits
+            }
             Job::Discard { .. } | Job::Populate { .. } => &self.memory_permits,
             Job::Delete { .. } | Job::Close { .. } => &self.removal_permits,
         };

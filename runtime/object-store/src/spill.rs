@@ -17,7 +17,7 @@ use rustix::fs::{FallocateFlags, Mode, OFlags};
 
 use crate::allocator::pages_for;
 use crate::checksum::checksum;
-use crate::shm::Segment;
+use crate::shm::{Segment, SegmentId};
 
 /// Bytes that one checksum covers, and the unit of reading and writing.
 const BLOCK: usize = 1 << 20;
@@ -89,6 +89,20 @@ impl SpillFile {
         let block = Bytes::from(self.read_block(index)?);
         let end = start.saturating_add(len).min(block.len());
         Ok(block.slice(start..end))
+    }
+
+    /// Where the object begins in its file.
+    pub(crate) fn offset(&self) -> u64 {
+        self.extent.offset
+    }
+
+    /// Checks the object, and gives its file as a segment in which it can be read without a copy. Blocks.
+    pub(crate) fn open(&self, id: SegmentId) -> io::Result<Segment> {
+        for index in 0..self.checksums.len() {
+            self.read_block(index)?;
+        }
+        let end = self.extent.offset + pages_for(self.extent.len);
+        Segment::of_file(id, &self.extent.volume.file, end)
     }
 
     /// Copies the object back into memory, checked. Blocks.
@@ -223,6 +237,9 @@ impl SpillDirectories {
                 checksums.push(checksum(&block[..len]));
                 done += len as u64;
             }
+            // Mappings are of whole pages, all of which must be in the file.
+            let padding = vec![0; (pages_for(size) - size) as usize];
+            extent.volume.file.write_all_at(&padding, extent.offset + size)?;
             Ok(SpillFile {
                 extent: Arc::new(extent),
                 checksums: checksums.into(),
@@ -231,7 +248,7 @@ impl SpillDirectories {
     }
 
     /// A segment on disk, in the next directory that has room. Blocks.
-    pub(crate) fn fallback_segment(&self, id: crate::shm::SegmentId, size: u64) -> io::Result<Segment> {
+    pub(crate) fn fallback_segment(&self, id: SegmentId, size: u64) -> io::Result<Segment> {
         self.in_turn(|index| Segment::on_disk(id, &self.directories[index].path, size))
     }
 
@@ -291,7 +308,7 @@ impl SpillFile {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shm::{Access, SegmentId};
+    use crate::shm::Access;
 
     fn filled_segment(size: u64) -> Segment {
         let segment = Segment::in_memory(SegmentId::memory(1), "sparkray-test", size).unwrap();
@@ -322,6 +339,13 @@ mod tests {
         }
         assert_eq!(original.as_slice(), read);
         assert!(file.read_at(size, 1).unwrap().is_empty());
+        let second = directories.spill(&segment, 0, size).unwrap();
+        let opened = second.open(SegmentId::disk(3)).unwrap();
+        let in_place = opened
+            .map(second.offset(), size as usize, Access::ReadOnly)
+            .unwrap();
+        assert_eq!(original.as_slice(), in_place.as_slice());
+        assert!(rustix::io::write(opened.descriptor(Access::ReadOnly).unwrap(), b"x").is_err());
     }
 
     #[test]
@@ -336,6 +360,7 @@ mod tests {
             io::ErrorKind::InvalidData
         );
         assert!(file.restore(&segment, 0).is_err());
+        assert!(file.open(SegmentId::disk(3)).is_err());
     }
 
     #[test]

@@ -83,12 +83,18 @@ fn bad_range(object: ObjectId, reason: impl Into<String>) -> StoreError {
     }
 }
 
-/// A descriptor must be of a file with the size that the range names: then no access to a mapping of it fails.
+/// A descriptor must be of a file with the size that the range names: then no access to a mapping of it fails. Files of
+/// spilled objects grow while others are written behind them.
 fn check(object: ObjectId, range: &ObjectRange, descriptor: OwnedFd) -> Result<KnownSegment, StoreError> {
     let status =
         rustix::fs::fstat(&descriptor).map_err(|error| StoreError::os("inspect a segment", error))?;
     let size = u64::try_from(status.st_size).unwrap_or(0);
-    if size != range.segment_size {
+    let fits = if SegmentId(range.segment_id).is_on_disk() {
+        size >= range.segment_size
+    } else {
+        size == range.segment_size
+    };
+    if !fits {
         return Err(bad_range(
             object,
             format!("its segment has {size} bytes, not {}", range.segment_size),
@@ -104,7 +110,7 @@ fn check(object: ObjectId, range: &ObjectRange, descriptor: OwnedFd) -> Result<K
     Ok(KnownSegment {
         descriptor,
         access,
-        size,
+        size: range.segment_size,
     })
 }
 

@@ -79,6 +79,18 @@ impl Segment {
         })
     }
 
+    /// A file that exists, up to `size`, for reading. It may grow beyond that, and never shrinks.
+    pub(crate) fn of_file(id: SegmentId, file: &File, size: u64) -> io::Result<Self> {
+        let writable = OwnedFd::from(file.try_clone()?);
+        let read_only = reopen_read_only(&writable)?;
+        Ok(Self {
+            id,
+            size,
+            writable,
+            read_only,
+        })
+    }
+
     /// Its name.
     pub fn id(&self) -> SegmentId {
         self.id

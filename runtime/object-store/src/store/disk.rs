@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::ObjectStore;
-use super::slot::{Demand, DiskWork, SlotId};
-use crate::allocator::pages_for;
+use super::slot::{Demand, DiskWork, Slot, SlotId};
+use crate::allocator::{Range, pages_for};
 use crate::event::StoreEvent;
 use crate::io::{IoJob, IoOutcome, Job, Outcome};
 use crate::shm::{Segment, SegmentId};
@@ -25,6 +25,11 @@ impl ObjectStore {
         match outcome.0 {
             Outcome::Spilled { slot, result } => self.spilled(SlotId(slot), result),
             Outcome::Restored { slot, result } => self.restored(SlotId(slot), result),
+            Outcome::Opened {
+                slot,
+                segment,
+                result,
+            } => self.opened(SlotId(slot), segment, result),
             Outcome::Discarded { range, result } => {
                 if let Err(error) = result {
                     tracing::warn!(%error, bytes = range.len, "the kernel does not take free memory back");
@@ -79,6 +84,75 @@ impl ObjectStore {
                 self.lose(slot, &format!("it cannot be read back from disk: {error}"));
             }
         }
+    }
+
+    /// There is no room to bring a spilled object back: it is read where it lies.
+    pub(super) fn open_in_place(&mut self, slot: SlotId) {
+        let segment = SegmentId::disk(self.number());
+        let entry = self.slot(slot);
+        entry.demand = None;
+        let file = entry
+            .file
+            .clone()
+            .expect("a slot that is restored has a spill file");
+        self.events.push(StoreEvent::Io(IoJob(Job::Open {
+            slot: slot.0,
+            segment,
+            file,
+        })));
+    }
+
+    fn opened(&mut self, slot: SlotId, id: SegmentId, result: io::Result<Segment>) {
+        let is_awaited = |entry: &Slot| !entry.detached && entry.disk_work == Some(DiskWork::Restoring);
+        let Some(entry) = self.slots.get_mut(&slot).filter(|entry| is_awaited(entry)) else {
+            // Freed meanwhile.
+            if let Ok(segment) = result {
+                let segment = Arc::new(segment);
+                self.events.push(StoreEvent::Io(IoJob(Job::Close { segment })));
+            }
+            return;
+        };
+        entry.disk_work = None;
+        match result {
+            Ok(segment) => {
+                let offset = entry.file.as_ref().map_or(0, SpillFile::offset);
+                let len = pages_for(entry.size);
+                entry.memory = Some(Range {
+                    segment: id,
+                    offset,
+                    len,
+                });
+                self.stats.restored_bytes += self.slots[&slot].size;
+                self.segments.insert(id, Arc::new(segment));
+                self.opened.insert(id);
+                self.answer_waiters(slot);
+                self.refresh_evictable(slot);
+            }
+            Err(error) => self.lose(slot, &format!("it cannot be read back from disk: {error}")),
+        }
+    }
+
+    /// A spilled object that was read where it lies is not used any more.
+    pub(super) fn close_unused(&mut self, slot: SlotId) {
+        let entry = &self.slots[&slot];
+        let is_unused = entry.uses == 0 && entry.pushes == 0;
+        if let Some(range) = entry
+            .memory
+            .filter(|range| is_unused && self.opened.contains(&range.segment))
+        {
+            self.slot(slot).memory = None;
+            self.free_range(range);
+        }
+    }
+
+    pub(super) fn close_opened(&mut self, segment: SegmentId) -> bool {
+        if !self.opened.remove(&segment) {
+            return false;
+        }
+        if let Some(segment) = self.segments.remove(&segment) {
+            self.events.push(StoreEvent::Io(IoJob(Job::Close { segment })));
+        }
+        true
     }
 
     pub(super) fn start_spills(&mut self, shortfall: u64) {

@@ -108,9 +108,14 @@ impl ObjectStore {
                 self.demands.pop_front();
                 continue;
             }
+            let is_spilled = demand.purpose == Purpose::Restore;
             if pages_for(demand.size) > self.config.capacity_bytes {
                 self.demands.pop_front();
-                self.start_fallback(demand);
+                if is_spilled {
+                    self.open_in_place(demand.slot);
+                } else {
+                    self.start_fallback(demand);
+                }
                 continue;
             }
             match self.reserve(pages_for(demand.size)) {
@@ -118,11 +123,19 @@ impl ObjectStore {
                     self.demands.pop_front();
                     self.grant(demand, range);
                 }
+                Reservation::Stuck if is_spilled => {
+                    self.demands.pop_front();
+                    self.open_in_place(demand.slot);
+                }
                 Reservation::Stuck if self.pressure.stalled => {
                     self.demands.pop_front();
                     self.start_fallback(demand);
                 }
                 Reservation::Waiting | Reservation::Stuck => break,
+                Reservation::Failed(_) if is_spilled => {
+                    self.demands.pop_front();
+                    self.open_in_place(demand.slot);
+                }
                 Reservation::Failed(reason) => {
                     self.demands.pop_front();
                     self.refuse(demand, &reason);
@@ -229,6 +242,7 @@ impl ObjectStore {
             self.droppable.remove(&key);
             self.spillable.remove(&key);
         }
+        self.close_unused(slot);
         if !self.slots[&slot].is_evictable() {
             return;
         }
@@ -244,6 +258,9 @@ impl ObjectStore {
     }
 
     pub(super) fn free_range(&mut self, range: Range) {
+        if self.close_opened(range.segment) {
+            return;
+        }
         if range.segment.is_on_disk() {
             self.disk.free(range);
             self.close_if_empty(range.segment);

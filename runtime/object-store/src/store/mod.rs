@@ -65,6 +65,8 @@ pub struct ObjectStore {
     demands: VecDeque<Demand>,
     /// Demands for which a segment on disk of this size is being made.
     fallbacks: HashMap<SegmentId, (Demand, u64)>,
+    /// Files of spilled objects that are read where they lie, each for one slot.
+    opened: HashSet<SegmentId>,
     /// Unused slots with another copy elsewhere, least recently used first.
     droppable: BTreeMap<u64, SlotId>,
     /// Unused slots that must be spilled before they go, least recently used first.
@@ -99,6 +101,7 @@ impl ObjectStore {
             disk: Allocator::default(),
             demands: VecDeque::new(),
             fallbacks: HashMap::new(),
+            opened: HashSet::new(),
             droppable: BTreeMap::new(),
             spillable: BTreeMap::new(),
             pressure: Pressure::new(now),

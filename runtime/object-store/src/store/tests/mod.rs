@@ -308,6 +308,11 @@ impl Harness {
                 slot: *slot,
                 result: Err(error()),
             },
+            Job::Open { slot, segment, .. } => Outcome::Opened {
+                slot: *slot,
+                segment: *segment,
+                result: Err(error()),
+            },
             Job::Fallback { segment, .. } => Outcome::Fallback {
                 segment: *segment,
                 result: Err(error()),
@@ -363,10 +368,18 @@ fn check_invariants(store: &ObjectStore) {
     );
     let on_disk = ranges
         .iter()
-        .filter(|range| range.segment.is_on_disk())
+        .filter(|range| range.segment.is_on_disk() && !store.opened.contains(&range.segment))
         .map(|range| range.len)
         .sum::<u64>();
     assert_eq!(on_disk, store.disk.allocated());
+    let opened = ranges
+        .iter()
+        .filter(|range| store.opened.contains(&range.segment));
+    assert_eq!(
+        opened.count(),
+        store.opened.len(),
+        "each open file is some slot's"
+    );
     let mut uses: HashMap<SlotId, u64> = HashMap::new();
     for slot in store.used_slots() {
         *uses.entry(slot).or_default() += 1;
@@ -383,6 +396,13 @@ fn check_invariants(store: &ObjectStore) {
             "the index leads to attached slots"
         );
         assert_eq!(slot.is_evictable(), slot.evictable_since.is_some());
+        let is_open = slot
+            .memory
+            .is_some_and(|range| store.opened.contains(&range.segment));
+        assert!(
+            !is_open || slot.uses + slot.pushes > 0,
+            "open files are in use: {slot:?}"
+        );
         assert!(!slot.is_unneeded(), "unneeded slots are removed: {slot:?}");
     }
     assert_eq!(

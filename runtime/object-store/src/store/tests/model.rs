@@ -456,6 +456,7 @@ impl Model {
         let store = &self.harness.store;
         assert!(store.slots.is_empty(), "slots are left: {:?}", store.slots);
         assert!(store.owners.is_empty() && store.demands.is_empty() && store.fallbacks.is_empty());
+        assert!(store.opened.is_empty());
         assert!(store.pulls.is_empty() && store.pushes.is_empty());
         assert_eq!(
             (

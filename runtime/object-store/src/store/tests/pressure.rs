@@ -81,6 +81,77 @@ fn objects_in_use_are_not_moved_and_after_ten_seconds_room_is_on_disk() {
 }
 
 #[test]
+fn a_spilled_object_is_read_where_it_lies_when_no_memory_can_be_had() {
+    let mut harness = Harness::new(4);
+    harness.put(1, 1, 2);
+    harness.put(1, 2, 4);
+    harness.run_jobs();
+    // Both are in use from now on: the first on disk, the second in memory.
+    let get = harness.get(2, 2);
+    let second = harness.bytes(get);
+    let get = harness.get(3, 1);
+    assert!(matches!(harness.jobs[..], [Job::Open { .. }]));
+    harness.run_jobs();
+    let first = harness.bytes(get);
+    assert_eq!(first.as_slice(), vec![1; 2 * PAGE_SIZE as usize]);
+    assert_eq!(second.as_slice(), vec![2; 4 * PAGE_SIZE as usize]);
+    // Another reader shares it; freeing the object takes nothing from those who read it.
+    let get = harness.get(4, 1);
+    drop(harness.bytes(get));
+    harness.release(4, 1);
+    harness.free(1);
+    harness.run_jobs();
+    assert_eq!(first.as_slice(), vec![1; 2 * PAGE_SIZE as usize]);
+    harness.release(3, 1);
+    assert!(matches!(
+        harness.jobs[..],
+        [Job::Close { .. }, Job::Delete { .. }]
+    ));
+}
+
+#[test]
+fn a_spilled_object_that_was_read_on_disk_comes_back_to_memory_that_is_free_again() {
+    let mut harness = Harness::new(4);
+    harness.put(1, 1, 2);
+    harness.put(1, 2, 4);
+    harness.run_jobs();
+    let get = harness.get(2, 2);
+    drop(harness.bytes(get));
+    let get = harness.get(3, 1);
+    harness.run_jobs();
+    drop(harness.bytes(get));
+    harness.release(3, 1);
+    harness.release(2, 2);
+    harness.free(2);
+    harness.run_jobs();
+    let get = harness.get(3, 1);
+    assert!(matches!(harness.jobs[..], [Job::Restore { .. }]));
+    harness.run_jobs();
+    assert_eq!(harness.bytes(get).as_slice(), vec![1; 2 * PAGE_SIZE as usize]);
+    assert!(harness.store.opened.is_empty());
+}
+
+#[test]
+fn a_reader_that_leaves_while_a_file_is_opened_leaves_nothing_open() {
+    let mut harness = Harness::new(4);
+    harness.put(1, 1, 2);
+    harness.put(1, 2, 4);
+    harness.run_jobs();
+    let get = harness.get(2, 2);
+    let second = harness.bytes(get);
+    harness.get(3, 1);
+    assert!(matches!(harness.jobs[..], [Job::Open { .. }]));
+    harness.store.client_gone(client(3));
+    harness.run_jobs();
+    assert!(harness.store.opened.is_empty());
+    harness.get(3, 1);
+    harness.free(1);
+    harness.run_jobs();
+    assert!(harness.store.opened.is_empty());
+    drop(second);
+}
+
+#[test]
 fn an_object_larger_than_the_store_goes_to_disk_at_once() {
     let mut harness = Harness::new(4);
     let create = harness.create(1, 1, 9);
