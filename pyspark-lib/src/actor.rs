@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
-use sparkray_core_worker::{ActorMethod, CoreWorker};
+use sparkray_core_worker::{ActorMethod, CoreWorker, HandleKind};
 
 use crate::doors::{Visitor, runtime_of};
 
@@ -20,16 +20,18 @@ pub(crate) struct ActorRef {
     pub(crate) id: ActorId,
     pub(crate) class_name: String,
     pub(crate) worker: Arc<CoreWorker>,
+    kind: HandleKind,
     methods: Mutex<HashMap<String, Arc<ActorMethod>>>,
 }
 
 impl ActorRef {
     /// Takes over one handle that the core worker counts.
-    pub(crate) fn new(id: ActorId, class_name: String, worker: &Arc<CoreWorker>) -> Self {
+    pub(crate) fn new(id: ActorId, class_name: String, worker: &Arc<CoreWorker>, kind: HandleKind) -> Self {
         Self {
             id,
             class_name,
             worker: Arc::clone(worker),
+            kind,
             methods: Mutex::default(),
         }
     }
@@ -65,11 +67,13 @@ impl ActorRef {
         PyBytes::new(py, self.id.as_bytes())
     }
 
-    /// A handle is about to leave this process: the actor does not end with the handles that are here. The id of its
-    /// cluster.
+    /// A handle is about to leave this process: the actor does not end with the handles that are here. A weak one leaves
+    /// as such. The id of its cluster.
     fn escape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let runtime = runtime_of(Visitor::Actor(self.id), &self.worker)?;
-        self.worker.actor_escapes(self.id);
+        if self.kind == HandleKind::Counted {
+            self.worker.actor_escapes(self.id);
+        }
         Ok(PyBytes::new(py, runtime.cluster_id.as_bytes()))
     }
 
@@ -81,6 +85,6 @@ impl ActorRef {
 
 impl Drop for ActorRef {
     fn drop(&mut self) {
-        self.worker.drop_actor_handle(self.id);
+        self.worker.drop_actor_handle(self.id, self.kind);
     }
 }

@@ -7,6 +7,7 @@ use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use sparkray_common::{ActorId, FunctionId, ObjectId, WorkerId};
+use sparkray_core_worker::HandleKind;
 use sparkray_proto::{self as proto, ClientKind};
 
 use crate::actor::ActorRef;
@@ -153,7 +154,7 @@ impl PyCoreWorker {
         let id = py
             .detach(|| core.create_actor(spec, encoded.arguments, &check_signals))
             .map_err(|error| wait_exception(py, error, "the actor was not created"))?;
-        Ok(ActorRef::new(id, class_name, core))
+        Ok(ActorRef::new(id, class_name, core, HandleKind::Counted))
     }
 
     fn get_actor<'py>(
@@ -169,8 +170,8 @@ impl PyCoreWorker {
             .map_err(|error| wait_exception(py, error, "the actor was not looked up"))?;
         let state = record.state.unwrap_or_default();
         let id = ActorId::from_slice(&state.actor_id).map_err(bad_id)?;
-        py.detach(|| core.add_actor_handle(id));
-        let actor = ActorRef::new(id, state.class_name, core);
+        py.detach(|| core.add_weak_actor_handle(id));
+        let actor = ActorRef::new(id, state.class_name, core, HandleKind::Weak);
         Ok((actor, PyBytes::new(py, &record.handle_metadata)))
     }
 
@@ -188,7 +189,13 @@ impl PyCoreWorker {
             doors::check_origin(Visitor::Actor(id), origin, &self.runtime)?;
         }
         py.detach(|| self.runtime.core.add_actor_handle(id));
-        Ok(ActorRef::new(id, class_name.to_owned(), &self.runtime.core))
+        let core = &self.runtime.core;
+        Ok(ActorRef::new(
+            id,
+            class_name.to_owned(),
+            core,
+            HandleKind::Counted,
+        ))
     }
 
     fn kill_actor(&self, py: Python<'_>, actor: &ActorRef, no_restart: bool) -> PyResult<()> {

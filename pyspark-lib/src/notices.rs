@@ -10,6 +10,8 @@ use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
+use pyo3::types::PyBytes;
+use sparkray_common::ValueHeader;
 use sparkray_core_worker::{CoreError, Fetched, Notice};
 use sparkray_proto::LogLine;
 
@@ -115,12 +117,26 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Opt
                 }
             }
             Notice::Fetched(key, value) => complete(py, futures, key, value),
+            Notice::UnhandledError { error, left_out } => {
+                if let Err(problem) = tell_unhandled(py, &error, left_out) {
+                    problem.write_unraisable(py, None);
+                }
+            }
             Notice::Work => {}
         });
         if attached.is_none() {
             return;
         }
     }
+}
+
+/// Prints an error that nobody asked for.
+fn tell_unhandled(py: Python<'_>, value: &[u8], left_out: u64) -> PyResult<()> {
+    static REPORT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let report = cached(py, &REPORT, "sparkray._private.unhandled", "report")?;
+    let header = ValueHeader::read(value).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
+    report.call1((PyBytes::new(py, header.body(value)), left_out))?;
+    Ok(())
 }
 
 /// Gives a future its object's value.

@@ -82,18 +82,24 @@ fn write_results(
         1 => return answer.add(py, runtime, task, serialize(value)?),
         _ => {}
     }
-    let wrong_count = |given: &str| {
+    let wrong_count = |given: usize| {
         PyValueError::new_err(format!(
             "{} has num_returns={} but returned {given} values: return a tuple of that length",
             task.name, task.num_returns
         ))
     };
-    let Ok(items) = value.try_iter() else {
-        return Err(wrong_count("other than that many"));
-    };
+    // A generator may have more, which are not asked for; of other things the number must be right, as in Ray.
+    let is_generator = value.hasattr("send")? && value.hasattr("throw")?;
+    if !is_generator {
+        let len = value.len()?;
+        if len != task.num_returns as usize {
+            return Err(wrong_count(len));
+        }
+    }
+    let items = value.try_iter()?.take(task.num_returns as usize);
     let values: Vec<Bound<'_, PyAny>> = items.collect::<PyResult<_>>()?;
     if values.len() != task.num_returns as usize {
-        return Err(wrong_count(&values.len().to_string()));
+        return Err(wrong_count(values.len()));
     }
     for item in &values {
         answer.add(py, runtime, task, serialize(item)?)?;

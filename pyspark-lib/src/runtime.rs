@@ -140,6 +140,7 @@ pub(crate) fn connect(
         python_version: optional(config, "python_version")?.unwrap_or_default(),
         namespace: optional(config, "namespace")?.unwrap_or_default(),
         log_to_driver: optional(config, "log_to_driver")?.unwrap_or(false),
+        report_unhandled_errors: optional(config, "report_unhandled_errors")?.unwrap_or(false),
         on_notice: Box::new(move |notice| {
             if matches!(notice, Notice::Work) {
                 for_handler.1.raise();

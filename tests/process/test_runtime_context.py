@@ -18,7 +18,7 @@ def facts():
     context = sparkray.get_runtime_context()
     try:
         resources: object = context.get_assigned_resources()
-    except NotImplementedError as error:
+    except (NotImplementedError, AssertionError) as error:
         resources = str(error)
     return {
         "job": context.get_job_id(),
@@ -57,7 +57,7 @@ def test_in_the_driver(shared):
     assert driver["namespace"] == shared["namespace"]
     assert driver["task"] is None
     assert driver["actor"] is None
-    assert driver["resources"] == {}
+    assert "only available when the process is a worker" in driver["resources"]
     assert len(driver["job"]) == 8
 
 

@@ -322,7 +322,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
 
     Args:
         object_refs: one ObjectRef, or a list of them.
-        timeout: seconds to wait at most; None: without limit; 0: only what is there already.
+        timeout: seconds to wait at most; None or less than zero: without limit; 0: only what is there already.
 
     Returns:
         The value, or the list of values in the order of the references.
@@ -334,7 +334,7 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         RaySystemError: sparkray is not running in this process.
         ValueError, TypeError: something else than references.
     """
-    return _worker.get(object_refs, _worker.check_timeout(timeout))
+    return _worker.get(object_refs, _worker.get_timeout(timeout))
 
 
 def put(value: T) -> ObjectRef[T]:

@@ -163,6 +163,21 @@ class ActorDiedError(RayActorError):
         """
         return ActorDiedError(task_error)
 
+    @staticmethod
+    def of_creation(task_error: RayTaskError, actor_id: str) -> ActorDiedError:
+        """The error of an actor that was never made because an argument of its constructor had failed.
+
+        Args:
+            task_error: the argument's error.
+            actor_id: hexadecimal id of the actor.
+
+        Returns:
+            The error that its calls end with.
+        """
+        error = ActorDiedError(task_error)
+        error.actor_id = actor_id
+        return error
+
 
 class ActorUnavailableError(RayActorError):
     """The actor cannot be reached for now, for example while it restarts. The call may or may not have run.

@@ -122,7 +122,8 @@ class RuntimeContext:
 
     @property
     def was_current_actor_reconstructed(self) -> bool:
-        """Whether the actor runs again after its worker died. False outside of an actor."""
+        """Whether the actor runs again after its worker died. False in a task; AssertionError in a driver."""
+        _only_in_workers()
         return int(_actor().get("incarnation") or 0) > _FIRST_INCARNATION
 
     @property
@@ -139,11 +140,13 @@ class RuntimeContext:
         """The resources that the actor holds.
 
         Returns:
-            Amounts by name, for example {"CPU": 1.0}. Empty in a driver.
+            Amounts by name, for example {"CPU": 1.0}.
 
         Raises:
+            AssertionError: in a driver.
             NotImplementedError: in a task, whose worker is not told yet.
         """
+        _only_in_workers()
         actor = _actor()
         if not actor and _task() is not None:
             raise NotImplementedError(
@@ -162,8 +165,8 @@ class RuntimeContext:
             "job_id": self.job_id,
             "node_id": self.node_id,
             "namespace": self.namespace,
-            "task_id": self.task_id,
-            "actor_id": self.actor_id,
+            "task_id": _id(self.get_task_id()),
+            "actor_id": _id(self.get_actor_id()),
         }
         return {name: value for name, value in facts.items() if value is not None}
 
@@ -184,16 +187,25 @@ class RuntimeContext:
 
     @property
     def task_id(self) -> HexId | None:
-        """See get_task_id; with hex() and binary()."""
+        """See get_task_id; with hex() and binary(). AssertionError in a driver."""
+        _only_in_workers()
         return _id(self.get_task_id())
 
     @property
     def actor_id(self) -> HexId | None:
-        """See get_actor_id; with hex() and binary()."""
+        """See get_actor_id; with hex() and binary(). AssertionError in a driver."""
+        _only_in_workers()
         return _id(self.get_actor_id())
 
 
 _FIRST_INCARNATION = 0
+
+
+def _only_in_workers() -> None:
+    """Raises AssertionError in a driver, as Ray does."""
+    worker.core_worker()
+    if worker.state.is_driver:
+        raise AssertionError("This method is only available when the process is a worker. Current mode: 0")
 
 
 def _id(value: str | None) -> HexId | None:

@@ -25,6 +25,6 @@ mod worker;
 pub use api::{CallArguments, FedBlock, Fetched, NewValue, ObjectLocations, WorkItem};
 pub use error::{CoreError, WaitError};
 pub use fork::note_fork;
-pub use state::{ActorMethod, CreateActorWork, IncomingTask, Notice, TaskTemplate};
+pub use state::{ActorMethod, CreateActorWork, HandleKind, IncomingTask, Notice, TaskTemplate};
 pub use store::StoredValue;
 pub use worker::{ConnectOptions, CoreWorker};

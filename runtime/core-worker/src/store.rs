@@ -9,13 +9,14 @@ use sparkray_object_store::MappedRange;
 
 use crate::fork;
 use crate::kick::Kick;
+use crate::state::HandleKind;
 
 /// What was dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Dropped {
     pub(crate) mappings: Vec<ObjectId>,
     pub(crate) references: Vec<ObjectId>,
-    pub(crate) actor_handles: Vec<ActorId>,
+    pub(crate) actor_handles: Vec<(ActorId, HandleKind)>,
 }
 
 /// Takes what is dropped by code that must not wait: finalizers run anywhere, under any lock. The state takes it over
@@ -119,10 +120,13 @@ mod tests {
         let mut taken = Dropped::default();
         assert!(!queue.take(&mut taken));
         let actor = ActorId::random();
-        queue.add(|dropped| dropped.actor_handles.push(actor));
-        queue.add(|dropped| dropped.actor_handles.push(actor));
+        queue.add(|dropped| dropped.actor_handles.push((actor, HandleKind::Counted)));
+        queue.add(|dropped| dropped.actor_handles.push((actor, HandleKind::Weak)));
         assert!(queue.take(&mut taken));
-        assert_eq!(taken.actor_handles, [actor, actor]);
+        assert_eq!(
+            taken.actor_handles,
+            [(actor, HandleKind::Counted), (actor, HandleKind::Weak)]
+        );
         assert!(!queue.take(&mut Dropped::default()));
     }
 }

@@ -151,6 +151,7 @@ impl TestRaylet {
             python_version: String::new(),
             namespace: String::new(),
             log_to_driver: false,
+            report_unhandled_errors: false,
             on_notice,
         })
         .unwrap()

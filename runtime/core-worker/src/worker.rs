@@ -44,6 +44,8 @@ pub struct ConnectOptions {
     pub namespace: String,
     /// Drivers: wants the output of its workers.
     pub log_to_driver: bool,
+    /// Wants to be told of errors that nobody asked for.
+    pub report_unhandled_errors: bool,
     /// Called with output of workers and with watched objects that were resolved; from any thread that waits.
     pub on_notice: Box<dyn Fn(Notice) + Send + Sync>,
 }
@@ -84,13 +86,14 @@ impl CoreWorker {
             worker_id: options.worker_id,
             node_address: String::new(),
         };
-        let state = State::new(
+        let mut state = State::new(
             me,
             options.job_id,
             options.python_version.clone(),
             options.raylet_socket,
             IdSource::random(),
         );
+        state.unhandled.is_told = options.report_unhandled_errors;
         let internal = |error: std::io::Error| {
             CoreError::new(
                 ErrorCode::Internal,

@@ -34,7 +34,9 @@ pub(crate) struct Actor {
     pub(crate) owner: WorkerAddress,
     /// Without class and arguments once it is dead.
     pub(crate) spec: ActorSpec,
-    /// What a node must have free: the larger of placement and running resources.
+    /// What it takes while it lives.
+    pub(crate) held: ResourceSet,
+    /// What its node must have, free or not: the larger of placement and running resources.
     pub(crate) needs: ResourceSet,
     pub(crate) preferred: Option<NodeId>,
     pub(crate) phase: Phase,
@@ -146,6 +148,7 @@ pub(crate) struct SpecParts {
     pub(crate) id: ActorId,
     pub(crate) job: JobId,
     pub(crate) owner: WorkerAddress,
+    pub(crate) held: ResourceSet,
     pub(crate) needs: ResourceSet,
     pub(crate) preferred: Option<NodeId>,
 }
@@ -165,8 +168,10 @@ impl SpecParts {
                 *largest = amount.max(*largest);
             }
         }
+        let held = spec.resources.as_ref().map(ResourceSet::try_from).transpose()?;
         Ok(Self {
             id: ActorId::from_slice(&spec.actor_id)?,
+            held: held.unwrap_or_default(),
             job: JobId::from_slice(&spec.job_id)?,
             owner: owner.try_into()?,
             needs: ResourceSet::from_units(needs)?,

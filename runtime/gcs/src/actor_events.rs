@@ -197,12 +197,13 @@ impl ActorTable {
             return;
         }
         let mut view = context.nodes.candidates();
-        let mut hopeless: HashSet<ResourceSet> = HashSet::new();
+        let mut hopeless: HashSet<[ResourceSet; 2]> = HashSet::new();
         for id in std::mem::take(&mut self.pending) {
             let Some(actor) = self.actors.get_mut(&id) else {
                 continue;
             };
-            if hopeless.contains(&actor.needs) {
+            let shape = [actor.held.clone(), actor.needs.clone()];
+            if hopeless.contains(&shape) {
                 self.pending.push_back(id);
                 continue;
             }
@@ -211,7 +212,7 @@ impl ActorTable {
                     && context.now.saturating_duration_since(refusal.at) < REFUSAL_AGE
             });
             let mut avoid: Vec<NodeId> = actor.refusals.iter().map(|refusal| refusal.node).collect();
-            let mut choice = choose_node(&view, &actor.needs, actor.preferred, &avoid);
+            let mut choice = choose_node(&view, &actor.held, &actor.needs, actor.preferred, &avoid);
             if matches!(choice, Choice::Busy(_)) {
                 let crowded = |node: &NodeId| {
                     self.crowding
@@ -219,10 +220,10 @@ impl ActorTable {
                         .is_some_and(|crowd| crowd.len() >= CROWD_LIMIT)
                 };
                 avoid.extend(view.iter().map(|candidate| candidate.node).filter(crowded));
-                choice = choose_node(&view, &actor.needs, None, &avoid);
+                choice = choose_node(&view, &actor.held, &actor.needs, None, &avoid);
             }
             let (node, taken) = match choice {
-                Choice::Room(node) => (node, actor.needs.clone()),
+                Choice::Room(node) => (node, actor.held.clone()),
                 Choice::Busy(node) => {
                     self.crowding.entry(node).or_default().insert(id);
                     // It takes nothing from the view: it may be refused, and others may fit meanwhile.
@@ -230,7 +231,7 @@ impl ActorTable {
                 }
                 Choice::Refused | Choice::Infeasible => {
                     if actor.refusals.is_empty() {
-                        hopeless.insert(actor.needs.clone());
+                        hopeless.insert(shape);
                     }
                     self.pending.push_back(id);
                     continue;

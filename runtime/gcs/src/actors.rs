@@ -87,6 +87,7 @@ impl ActorTable {
             id,
             job,
             owner,
+            held,
             needs,
             preferred,
         } = parts;
@@ -95,6 +96,7 @@ impl ActorTable {
             job,
             owner,
             spec,
+            held,
             needs,
             preferred,
             phase: Phase::Pending,
@@ -148,7 +150,7 @@ impl ActorTable {
             &request.cause
         };
         if request.no_restart {
-            self.die(context, id, cause, Bytes::new());
+            self.end(context, id, cause, Bytes::new(), request.graceful);
             self.place_pending(context);
             return Ok(());
         }
@@ -227,6 +229,18 @@ impl ActorTable {
         cause: &str,
         constructor_error: Bytes,
     ) {
+        self.end(context, id, cause, constructor_error, false);
+    }
+
+    /// As [`ActorTable::die`]. `graceful`: what user code wants done at its end is done.
+    fn end(
+        &mut self,
+        context: &mut Context<'_>,
+        id: ActorId,
+        cause: &str,
+        constructor_error: Bytes,
+        graceful: bool,
+    ) {
         let Some(actor) = self.actors.get_mut(&id) else {
             return;
         };
@@ -241,9 +255,13 @@ impl ActorTable {
         let node = actor.node();
         if let Some(node) = node.filter(|node| context.nodes.is_alive(*node)) {
             // Also when its process is gone already: then the node has nothing to kill.
-            context
-                .effects
-                .send(node, kill_message(id, actor.running_incarnation(), cause));
+            let kill = KillActorOnNode {
+                actor_id: id.to_vec().into(),
+                incarnation: actor.running_incarnation(),
+                cause: cause.to_owned(),
+                graceful,
+            };
+            context.effects.send(node, Message::KillActor(kill));
             context.nodes.release(node, id);
         }
         actor.phase = Phase::Dead {
@@ -353,6 +371,7 @@ pub(crate) fn kill_message(id: ActorId, incarnation: u64, cause: &str) -> Messag
         actor_id: id.to_vec().into(),
         incarnation,
         cause: cause.to_owned(),
+        graceful: false,
     })
 }
 

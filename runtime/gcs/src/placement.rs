@@ -29,16 +29,17 @@ pub(crate) enum Choice {
     Infeasible,
 }
 
-/// Chooses a node for `request`: the preferred one if it has room, else the least utilized one with room, else
+/// Chooses a node that has all of `needs`, free or not, for `request`, what will be taken there: the preferred one if it has room, else the least utilized one with room, else
 /// the least loaded one whose total is large enough. Nodes in `avoid` have just refused and are left out.
 /// Nodes without CPUs, such as the driver's, come last: what asks for nothing should not gather there.
 pub(crate) fn choose_node(
     view: &[Candidate],
     request: &ResourceSet,
+    needs: &ResourceSet,
     preferred: Option<NodeId>,
     avoid: &[NodeId],
 ) -> Choice {
-    let feasible = || view.iter().filter(|candidate| candidate.total.covers(request));
+    let feasible = || view.iter().filter(|candidate| candidate.total.covers(needs));
     let willing = || feasible().filter(|candidate| !avoid.contains(&candidate.node));
     let with_room = || willing().filter(|candidate| candidate.available.covers(request));
 
@@ -130,19 +131,43 @@ mod tests {
     fn the_preferred_node_is_taken_while_it_has_room() {
         let view = [node(1, 4.0, 4.0), node(2, 4.0, 1.0)];
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 1.0)]),
+                &set(&[("CPU", 1.0)]),
+                Some(id(2)),
+                &[]
+            ),
             Choice::Room(id(2))
         );
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 2.0)]), Some(id(2)), &[]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 2.0)]),
+                &set(&[("CPU", 2.0)]),
+                Some(id(2)),
+                &[]
+            ),
             Choice::Room(id(1))
         );
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(9)), &[]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 1.0)]),
+                &set(&[("CPU", 1.0)]),
+                Some(id(9)),
+                &[]
+            ),
             Choice::Room(id(1))
         );
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), Some(id(2)), &[id(2)]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 1.0)]),
+                &set(&[("CPU", 1.0)]),
+                Some(id(2)),
+                &[id(2)]
+            ),
             Choice::Room(id(1))
         );
     }
@@ -151,7 +176,7 @@ mod tests {
     fn the_least_utilized_node_with_room_is_taken() {
         let view = [node(1, 4.0, 2.0), node(2, 8.0, 6.0), node(3, 2.0, 1.0)];
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[]),
+            choose_node(&view, &set(&[("CPU", 1.0)]), &set(&[("CPU", 1.0)]), None, &[]),
             Choice::Room(id(2))
         );
     }
@@ -160,13 +185,13 @@ mod tests {
     fn without_room_the_least_loaded_feasible_node_is_named() {
         let mut view = [node(1, 4.0, 0.0), node(2, 4.0, 1.0), node(3, 1.0, 1.0)];
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]),
+            choose_node(&view, &set(&[("CPU", 2.0)]), &set(&[("CPU", 2.0)]), None, &[]),
             Choice::Busy(id(2))
         );
         view[1].available = set(&[]);
         view[0].queued_leases = 3;
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 2.0)]), None, &[]),
+            choose_node(&view, &set(&[("CPU", 2.0)]), &set(&[("CPU", 2.0)]), None, &[]),
             Choice::Busy(id(2))
         );
     }
@@ -175,11 +200,23 @@ mod tests {
     fn a_node_that_refused_is_not_asked_again_but_not_missing_either() {
         let view = [node(1, 1.0, 1.0), node(2, 1.0, 0.0)];
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1)]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 1.0)]),
+                &set(&[("CPU", 1.0)]),
+                None,
+                &[id(1)]
+            ),
             Choice::Busy(id(2))
         );
         assert_eq!(
-            choose_node(&view, &set(&[("CPU", 1.0)]), None, &[id(1), id(2)]),
+            choose_node(
+                &view,
+                &set(&[("CPU", 1.0)]),
+                &set(&[("CPU", 1.0)]),
+                None,
+                &[id(1), id(2)]
+            ),
             Choice::Refused
         );
     }
@@ -188,20 +225,35 @@ mod tests {
     fn what_no_node_can_hold_is_infeasible_and_named() {
         let view = [node(1, 4.0, 4.0), node(2, 8.0, 0.0)];
         let request = set(&[("CPU", 9.0), ("GPU", 1.0)]);
-        assert_eq!(choose_node(&view, &request, None, &[]), Choice::Infeasible);
+        assert_eq!(
+            choose_node(&view, &request, &request, None, &[]),
+            Choice::Infeasible
+        );
         assert_eq!(
             describe_missing(&view, &request),
             "CPU: needs 9, the largest node has 8; GPU: needs 1, the largest node has 0"
         );
-        assert_eq!(choose_node(&[], &set(&[]), None, &[]), Choice::Infeasible);
+        assert_eq!(
+            choose_node(&[], &set(&[]), &set(&[]), None, &[]),
+            Choice::Infeasible
+        );
     }
 
     #[test]
     fn what_asks_for_nothing_spreads_over_nodes_with_cpus() {
         let mut view = [node(1, 0.0, 0.0), node(2, 4.0, 0.0), node(3, 4.0, 0.0)];
-        assert_eq!(choose_node(&view, &set(&[]), None, &[]), Choice::Room(id(2)));
+        assert_eq!(
+            choose_node(&view, &set(&[]), &set(&[]), None, &[]),
+            Choice::Room(id(2))
+        );
         view[1].actors = 1;
-        assert_eq!(choose_node(&view, &set(&[]), None, &[]), Choice::Room(id(3)));
-        assert_eq!(choose_node(&view[..1], &set(&[]), None, &[]), Choice::Room(id(1)));
+        assert_eq!(
+            choose_node(&view, &set(&[]), &set(&[]), None, &[]),
+            Choice::Room(id(3))
+        );
+        assert_eq!(
+            choose_node(&view[..1], &set(&[]), &set(&[]), None, &[]),
+            Choice::Room(id(1))
+        );
     }
 }

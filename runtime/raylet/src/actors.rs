@@ -19,6 +19,8 @@ use crate::raylet::Raylet;
 
 /// An actor that found no room is given back to the head after this time, when another node has room.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// An actor that nobody can call any more has this long for what user code wants done at its end, as in Ray.
+const LAST_DEEDS: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
@@ -35,8 +37,6 @@ struct Actor {
     incarnation: u64,
     lease_id: LeaseId,
     job: JobId,
-    /// What it holds once its constructor has run.
-    resources: ResourceSet,
     since: Instant,
     phase: Phase,
     /// Correlation id of its CreateActor.
@@ -114,6 +114,7 @@ impl Raylet {
             }
             self.give_up_actor(id, "a newer incarnation was placed here");
         }
+        // The placement's resources need only exist: an actor that asks for none is placed on a node with CPUs, busy or not.
         if self.leases.is_infeasible(&needs) {
             let reason = format!("node {} can never meet {:?}", self.node.address, needs.to_units());
             self.report_actor(id, message.incarnation, Outcome::Rejected(reason), 0);
@@ -124,7 +125,7 @@ impl Raylet {
             lease_id,
             job_id: job,
             owner: LeaseOwner::Head,
-            resources: needs,
+            resources,
             pinned: true,
             spilled: false,
         };
@@ -134,7 +135,6 @@ impl Raylet {
             incarnation: message.incarnation,
             lease_id,
             job,
-            resources,
             since: Instant::now(),
             phase: Phase::Placing,
             creation: None,
@@ -192,9 +192,6 @@ impl Raylet {
             self.report_actor(id, incarnation, Outcome::ConstructorError(reply.error), 0);
         } else {
             actor.phase = Phase::Alive(worker);
-            let (lease_id, resources) = (actor.lease_id, actor.resources.clone());
-            self.leases.resize(lease_id, resources);
-            self.look_again();
             info!(actor_id = %id, worker_id = %worker, incarnation, "actor is alive");
             self.report_alive(id);
         }
@@ -229,6 +226,16 @@ impl Raylet {
             self.end_worker(worker, reason);
         }
         self.look_again();
+    }
+
+    /// Forgets an actor and lets its worker do what user code wants done at an actor's end. It holds its resources
+    /// meanwhile.
+    fn let_actor_end(&mut self, id: ActorId, worker: WorkerId, reason: &str) {
+        self.actors.remove(id);
+        if let Some(entry) = self.workers.pool.get_mut(worker) {
+            entry.actor = None;
+        }
+        self.end_worker_within(worker, reason, LAST_DEEDS);
     }
 
     /// Forgets an actor and kills its worker.
@@ -266,9 +273,12 @@ impl Raylet {
     /// KillActorOnNode. Answered also when the actor is not here, so that the head never waits in vain.
     pub(crate) fn kill_actor(&mut self, message: &KillActorOnNode) -> Result<(), MessageError> {
         let id = ActorId::from_slice(&message.actor_id)?;
-        let known = self.actors.entries.get(&id).map(|actor| actor.incarnation);
-        if known.is_some_and(|incarnation| incarnation <= message.incarnation) {
-            self.give_up_actor(id, &message.cause);
+        let known = self.actors.entries.get(&id);
+        if let Some(actor) = known.filter(|actor| actor.incarnation <= message.incarnation) {
+            match actor.phase {
+                Phase::Alive(worker) if message.graceful => self.let_actor_end(id, worker, &message.cause),
+                _ => self.give_up_actor(id, &message.cause),
+            }
         }
         self.report_actor(
             id,

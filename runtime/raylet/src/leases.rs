@@ -390,7 +390,7 @@ impl LeaseManager {
     }
 
     /// The worker of a lease waits in `get` and lends its CPUs, or runs again and takes them back at once,
-    /// even when that leaves less than nothing.
+    /// even when that leaves less than nothing. Tasks lend, actors keep what they were given, as in Ray.
     pub(crate) fn set_blocked(&mut self, worker: WorkerId, blocked: bool) {
         let Some(lease) = self
             .by_worker
@@ -399,6 +399,9 @@ impl LeaseManager {
         else {
             return;
         };
+        if lease.request.owner == LeaseOwner::Head {
+            return;
+        }
         if blocked && lease.lent.is_none() {
             let lent = lease.request.resources.cpu_only();
             self.available.add(&lent);
@@ -406,23 +409,6 @@ impl LeaseManager {
         } else if !blocked && let Some(lent) = lease.lent.take() {
             self.available.subtract(&lent);
         }
-    }
-
-    /// What a lease that holds resources takes from now on: an actor runs with other resources than it
-    /// needs to be placed.
-    pub(crate) fn resize(&mut self, lease_id: LeaseId, resources: ResourceSet) {
-        let Some(lease) = self.leases.get_mut(&lease_id) else {
-            return;
-        };
-        if lease.state == LeaseState::Queued {
-            return;
-        }
-        if let Some(lent) = lease.lent.take() {
-            self.available.subtract(&lent);
-        }
-        self.available.add(&lease.request.resources);
-        self.available.subtract(&resources);
-        lease.request.resources = resources;
     }
 
     /// Requests that wait for resources.

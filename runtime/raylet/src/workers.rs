@@ -331,16 +331,16 @@ impl Raylet {
         self.workers.pool.retire(worker, Instant::now());
         // It is about to end; without its connection it is of no use.
         self.workers.closed.insert(worker);
-        self.kill_later(worker);
+        self.kill_later(worker, END_GRACE);
     }
 
-    fn kill_later(&self, worker_id: WorkerId) {
+    fn kill_later(&self, worker_id: WorkerId, grace: Duration) {
         let events = self.events.clone();
         let cancel = self.cancel.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = cancel.cancelled() => {}
-                () = tokio::time::sleep(END_GRACE) => {
+                () = tokio::time::sleep(grace) => {
                     // The receiver is gone only when the raylet ends.
                     let _ = events.send(Event::KillWorker { worker_id }).await;
                 }
@@ -364,6 +364,11 @@ impl Raylet {
 
     /// Asks a worker to end, and kills it if it does not.
     pub(crate) fn end_worker(&mut self, worker: WorkerId, reason: &str) {
+        self.end_worker_within(worker, reason, END_GRACE);
+    }
+
+    /// As [`Raylet::end_worker`], with another patience.
+    pub(crate) fn end_worker_within(&mut self, worker: WorkerId, reason: &str, grace: Duration) {
         let Some(entry) = self.workers.pool.get(worker) else {
             return;
         };
@@ -373,7 +378,7 @@ impl Raylet {
         self.clients
             .send(entry.connection, FrameKind::ExitWorker, 0, &message);
         self.workers.pool.ending(worker, Instant::now());
-        self.kill_later(worker);
+        self.kill_later(worker, grace);
     }
 
     /// A worker is gone for good: everybody who depended on it hears why.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -136,16 +137,24 @@ def _check_integer(name: str, value: Any, least: int, wanted: str) -> None:
         raise ValueError(f"{name} is {wanted}, not {value}")
 
 
+# What amounts of resources are counted in.
+_FINEST = 0.0001
+
+
 def check_quantity(name: str, value: Any) -> float:
-    """An amount of a resource: a number of at least 0, in steps of 0.0001."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    """An amount of a resource: a number of at least 0. What is finer than 0.0001 is cut off."""
+    if not isinstance(value, (int, float)):
         raise TypeError(f"{name} is a number, not a {type(value).__name__}")
     amount = float(value)
     if not 0 <= amount < 2**53:
         raise ValueError(f"{name} is a number of at least 0, not {value}")
-    if abs(amount * 10000 - round(amount * 10000)) > 1e-6 * max(1.0, amount * 10000):
+    if 0 < amount < _FINEST:
         raise ValueError(f"{name} goes in steps of 0.0001, and {value} is finer")
-    return amount
+    steps = amount / _FINEST
+    nearest = round(steps)
+    # 0.29 is meant to be 2900 steps, although it is a little less.
+    is_meant = abs(steps - nearest) <= 1e-6 * max(1.0, steps)
+    return (nearest if is_meant else math.floor(steps)) / 10000
 
 
 def check_resources(resources: Any) -> dict[str, float]:
@@ -169,5 +178,6 @@ def resources_of(options: Mapping[str, Any]) -> dict[str, float]:
     for option, resource in (("num_cpus", "CPU"), ("num_gpus", "GPU"), ("memory", "memory")):
         amount = options.get(option)
         if amount is not None:
-            resources[resource] = float(amount)
+            counted = check_quantity(option, amount)
+            resources[resource] = float(int(counted)) if option == "memory" else counted
     return resources

@@ -168,7 +168,8 @@ class RemoteFunction:
         count = options.get("num_returns")
         count = 1 if count is None else count
         resources = option_checks.resources_of(options)
-        resources.setdefault("CPU", 1.0)
+        if "num_cpus" not in options:  # None is Ray's way to say none
+            resources.setdefault("CPU", 1.0)
         template = TaskTemplate(
             core,
             definition_id(blob),

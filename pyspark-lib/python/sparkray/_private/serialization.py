@@ -65,6 +65,10 @@ def dumps(value: Any) -> tuple[int, Any, list[pickle.PickleBuffer]]:
         return FORMAT_NONE, b"", []
     if kind is bytes:
         return FORMAT_RAW, value, []
+    if isinstance(value, BaseException):
+        body = error_body(value)
+        if body is not None:
+            return FORMAT_ERROR, body, []
     buffers: list[pickle.PickleBuffer] = []
     if kind in _SCALARS:
         return FORMAT_PICKLE5, pickle.dumps(value, 5), buffers
@@ -81,6 +85,21 @@ def dumps(value: Any) -> tuple[int, Any, list[pickle.PickleBuffer]]:
     except Exception as error:
         raise explain(value, error) from error
     return FORMAT_PICKLE5, body, buffers
+
+
+def error_body(error: BaseException) -> bytes | None:
+    """The body of an Error value, when `error` is one of the runtime's: whoever gets it has it raised, as in Ray.
+
+    None: it is a value like others.
+    """
+    from sparkray import exceptions
+
+    if not isinstance(error, exceptions.RayError):
+        return None
+    try:
+        return pickle.dumps((str(error), pickle_by_value(error)), 5)
+    except Exception as problem:
+        raise explain(error, problem) from problem
 
 
 def _is_plain(value: Any, kind: type, depth: int) -> bool:
@@ -140,10 +159,39 @@ def loads(format: int, body: Any, buffers: list[Any]) -> Any:
     raise ValueError(f"values of format {format} are not known to this version of sparkray: use one version everywhere")
 
 
+def _load_layer(body: Any) -> Exception | None:
+    """The error of a call that never ran because an argument had failed: its layer is described in
+    runtime/core-worker/src/state/dependency_errors.rs. None: there is none."""
+    from sparkray import exceptions
+
+    kind = bytes(body[:1])
+    if kind == b"C":
+        cause = load_error(body[17:])
+        if not isinstance(cause, exceptions.RayTaskError):
+            cause = exceptions.RayTaskError("__init__", str(cause), cause)
+        return exceptions.ActorDiedError.of_creation(cause, bytes(body[1:17]).hex())
+    if kind != b"D":
+        return None
+    end = 3 + int.from_bytes(body[1:3], "little")
+    name = bytes(body[3:end]).decode(errors="replace")
+    cause = load_error(body[end:])
+    is_task_error = isinstance(cause, exceptions.RayTaskError)
+    kind_name = "RayTaskError" if is_task_error else type(cause).__name__
+    text = (
+        f"ray::{name}()\nAt least one of the input arguments for this task could not be computed:\n"
+        f"ray.exceptions.{kind_name}: {cause}"
+    )
+    first = cause.cause if isinstance(cause, exceptions.RayTaskError) else cause
+    return exceptions.RayTaskError(name, text, first).as_instanceof_cause()
+
+
 def load_error(body: Any) -> Exception:
     """The exception of a failed task from the body of an Error value."""
     from sparkray import exceptions
 
+    layered = _load_layer(body)
+    if layered is not None:
+        return layered
     text = ""
     try:
         error = pickle.loads(body)

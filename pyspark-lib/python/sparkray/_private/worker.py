@@ -99,7 +99,7 @@ def connect_driver(
         origin: what this process's modules come from beside its `sys.path`.
     """
     from sparkray import _native
-    from sparkray._private import log_output
+    from sparkray._private import log_output, unhandled
 
     if state.core is not None:
         raise RuntimeError("this process is connected to a cluster already: call sparkray.shutdown() first")
@@ -115,6 +115,7 @@ def connect_driver(
             "log_to_driver": log_to_driver,
             "python_version": python_version(),
             "log_callback": log_output.print_lines,
+            "report_unhandled_errors": unhandled.is_told(),
         }
     )
     try:
@@ -210,6 +211,13 @@ def check_timeout(timeout: float | None) -> float | None:
     if seconds != seconds or seconds < 0:
         raise ValueError(f"timeout is at least 0 seconds, not {timeout}")
     return seconds
+
+
+def get_timeout(timeout: float | None) -> float | None:
+    """As `check_timeout`, for `get`, where less than zero means no limit too."""
+    if isinstance(timeout, (int, float)) and timeout < 0:
+        return None
+    return check_timeout(timeout)
 
 
 def wait(

@@ -47,13 +47,17 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
 
 
 def run_exit_handlers() -> None:
-    """What user code wants done when an actor or worker ends in order: `__ray_shutdown__`, then handlers of atexit."""
-    shutdown = getattr(actor_info.get("instance"), "__ray_shutdown__", None)
-    if callable(shutdown):
-        try:
-            shutdown()
-        except Exception:
-            traceback.print_exc()
+    """What user code wants done when an actor or worker ends in order: `__ray_shutdown__`, `__del__`, then atexit."""
+    instance = actor_info.get("instance")
+    # Frames of user code may refer to the instance to the very end of this process, which does not end by unwinding: so
+    # its finalizer is called by hand, for the one time.
+    for name in ("__ray_shutdown__", "__del__"):
+        last_deed = getattr(type(instance), name, None)
+        if callable(last_deed):
+            try:
+                last_deed(instance)
+            except Exception:
+                traceback.print_exc()
     atexit._run_exitfuncs()
 
 

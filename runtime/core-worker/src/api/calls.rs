@@ -8,7 +8,7 @@ use sparkray_proto::{self as proto, head_reply, head_request};
 
 use super::check_running;
 use crate::error::{CoreError, WaitError};
-use crate::state::{ActorMethod, CallKind, Creation, NewTask, TaskTemplate};
+use crate::state::{ActorMethod, CallKind, Creation, HandleKind, NewTask, TaskTemplate};
 use crate::worker::CoreWorker;
 
 /// The arguments of a call.
@@ -99,7 +99,7 @@ impl CoreWorker {
             spec.keyword_names.clone_from(&arguments.keyword_names);
             spec.python_version.clone_from(&state.python_version);
             state.add_actor_handle(actor_id, true);
-            if named {
+            if spec.detached {
                 state.actor_escapes(actor_id);
             }
             let mut pins = references.clone();
@@ -135,16 +135,21 @@ impl CoreWorker {
                 self.with_state(|state| {
                     state.actor_refused(actor_id, reason, unsure);
                     // The caller gets the error and no handle.
-                    state.drop_actor_handle(actor_id);
+                    state.drop_actor_handle(actor_id, HandleKind::Counted);
                 });
                 Err(error)
             }
         }
     }
 
-    /// A handle of an actor that another process made, or that was looked up.
+    /// A handle of an actor that another process made.
     pub fn add_actor_handle(&self, actor_id: ActorId) {
         self.with_state(|state| state.add_actor_handle(actor_id, false));
+    }
+
+    /// A handle of an actor that was looked up by its name. It does not keep the actor alive, as in Ray.
+    pub fn add_weak_actor_handle(&self, actor_id: ActorId) {
+        self.with_state(|state| state.add_weak_actor_handle(actor_id));
     }
 
     /// The actor of a handle runs several calls at a time: those whose arguments are late do not hold up others.
@@ -153,8 +158,9 @@ impl CoreWorker {
     }
 
     /// One handle less. May be called anywhere, finalizers included.
-    pub fn drop_actor_handle(&self, actor_id: ActorId) {
-        self.dropped.add(|dropped| dropped.actor_handles.push(actor_id));
+    pub fn drop_actor_handle(&self, actor_id: ActorId, kind: HandleKind) {
+        self.dropped
+            .add(|dropped| dropped.actor_handles.push((actor_id, kind)));
     }
 
     /// A handle is about to leave this process: the actor no longer ends with the handles that are here.
@@ -192,6 +198,7 @@ impl CoreWorker {
             actor_id: actor_id.to_vec().into(),
             no_restart,
             cause,
+            graceful: false,
         };
         self.ask_head(head_request::Request::KillActor(request), interrupt)?;
         if no_restart {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress};
+use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, ValueFormat, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind, location_of};
 use tracing::warn;
 
@@ -58,6 +58,7 @@ impl CoreWorker {
         let task = self.state.lock().ids.next_task();
         let id = ObjectId::for_result(task, 0);
         let total = value.total_len();
+        let is_error = value.format == ValueFormat::Error;
         let stored = if value.is_stored(total) {
             let me = self.address();
             self.write_stored(id, &me, total, interrupt, |target| value.write(target))?;
@@ -71,6 +72,9 @@ impl CoreWorker {
         self.with_state(|state| {
             check_running(state)?;
             state.add_owned(id, stored, value.contained);
+            if is_error {
+                state.mark_put_error(id);
+            }
             Ok::<(), CoreError>(())
         })?;
         Ok(id)

@@ -166,7 +166,7 @@ impl State {
             };
             if let Arguments::Failed(value, is_error) = arguments {
                 self.unqueue_actor_call(actor_id);
-                self.finish_task_with(task_id, &value, is_error);
+                self.fail_for_argument(task_id, &value, is_error);
                 continue;
             }
             let Some(conn) = self.actor_conn(actor_id) else {

@@ -6,6 +6,7 @@ use sparkray_common::{ActorId, ErrorCode, ObjectId, ValueFormat, ValueHeader, Wo
 use sparkray_proto::{self as proto, ActorState, FrameKind};
 
 use super::actor_calls::Calls;
+use super::dependency_errors::creation_failed;
 use super::objects::Waiter;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
@@ -21,6 +22,15 @@ pub(super) enum Link {
     Broken,
 }
 
+/// Whether a handle keeps its actor alive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HandleKind {
+    /// It does.
+    Counted,
+    /// It was looked up by the actor's name, and does not.
+    Weak,
+}
+
 /// What a caller knows of an actor.
 #[derive(Debug)]
 pub(crate) struct ActorClient {
@@ -31,11 +41,13 @@ pub(crate) struct ActorClient {
     pub(super) calls: Calls,
     /// Why it is dead.
     death: Option<(Value, bool)>,
-    /// Handles in this process.
+    /// Handles in this process, weak ones too.
     handles: u32,
+    /// Those that do not keep the actor alive.
+    weak_handles: u32,
     /// It runs several calls at a time: those that wait for arguments do not hold up others.
     pub(super) out_of_order: bool,
-    /// A handle left this process, or the actor is named or of another creator: it does not end with the handles.
+    /// A handle left this process, or the actor is detached or of another creator: it does not end with the handles.
     escaped: bool,
     /// References that its creation needs, for restarts.
     pins: Vec<ObjectId>,
@@ -66,6 +78,7 @@ impl ActorClient {
             calls: Calls::default(),
             death: None,
             handles: 0,
+            weak_handles: 0,
             out_of_order: false,
             escaped: !created,
             pins: Vec::new(),
@@ -106,6 +119,14 @@ impl State {
         }
         if !created {
             self.watch_actor(actor_id);
+        }
+    }
+
+    /// As [`State::add_actor_handle`], for an actor that was looked up by its name.
+    pub(crate) fn add_weak_actor_handle(&mut self, actor_id: ActorId) {
+        self.add_actor_handle(actor_id, false);
+        if let Some(client) = self.actors.get_mut(&actor_id) {
+            client.weak_handles += 1;
         }
     }
 
@@ -153,8 +174,8 @@ impl State {
         };
         let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
         if let Some((value, is_error)) = self.failed_object(&references) {
-            // Its calls fail as its constructor would have.
-            self.actor_died(actor_id, value, is_error);
+            // Its calls fail as if its constructor had raised.
+            self.actor_died(actor_id, creation_failed(actor_id, value), is_error);
             return;
         }
         if self.existing(&references, references.len()).len() < references.len() {
@@ -218,11 +239,14 @@ impl State {
     }
 
     /// One handle less. The last one ends an actor that nobody else can call, once its calls are answered.
-    pub(crate) fn drop_actor_handle(&mut self, actor_id: ActorId) {
+    pub(crate) fn drop_actor_handle(&mut self, actor_id: ActorId, kind: HandleKind) {
         let Some(client) = self.actors.get_mut(&actor_id) else {
             return;
         };
         client.handles = client.handles.saturating_sub(1);
+        if kind == HandleKind::Weak {
+            client.weak_handles = client.weak_handles.saturating_sub(1);
+        }
         self.end_unreachable_actor(actor_id);
     }
 
@@ -230,11 +254,13 @@ impl State {
         let Some(client) = self.actors.get_mut(&actor_id) else {
             return;
         };
-        if client.handles > 0 || !client.calls.is_idle() {
+        if client.handles > client.weak_handles || !client.calls.is_idle() {
             return;
         }
         if client.state == ActorState::Dead {
-            self.actors.remove(&actor_id);
+            if client.handles == 0 {
+                self.actors.remove(&actor_id);
+            }
             return;
         }
         if client.escaped || client.kill_sent || !client.registered || self.head_lost.is_some() {
@@ -249,6 +275,7 @@ impl State {
             actor_id: actor_id.to_vec().into(),
             no_restart: true,
             cause: "all handles of the actor are gone".to_owned(),
+            graceful: true,
         };
         let request = proto::HeadRequest {
             request: Some(proto::head_request::Request::KillActor(kill)),

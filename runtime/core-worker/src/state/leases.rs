@@ -290,7 +290,7 @@ impl State {
                 continue;
             };
             if let Arguments::Failed(value, is_error) = self.arguments_of(task) {
-                self.finish_task_with(task_id, &value, is_error);
+                self.fail_for_argument(task_id, &value, is_error);
                 continue;
             }
             self.push_function(lease_id, conn, task_id);

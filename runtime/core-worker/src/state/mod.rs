@@ -17,6 +17,7 @@ mod callers;
 mod closing;
 mod connections;
 mod deaths;
+mod dependency_errors;
 mod execution;
 mod ids;
 mod leases;
@@ -28,6 +29,7 @@ mod replies;
 mod scheduling;
 mod submission;
 mod timers;
+mod unhandled;
 mod unreachable;
 mod waits;
 
@@ -51,6 +53,7 @@ use crate::store::Dropped;
 
 use actors::ActorClient;
 pub(crate) use actors::Creation;
+pub use actors::HandleKind;
 use borrowers::Borrower;
 use borrowing::{Borrowing, ReturnPins};
 use connections::ConnState;
@@ -66,6 +69,7 @@ use submission::Task;
 pub use submission::{ActorMethod, TaskTemplate};
 pub(crate) use submission::{CallKind, NewTask};
 use timers::Timers;
+use unhandled::Unhandled;
 use unreachable::Unreachable;
 use waits::Wait;
 use waits::WaitId;
@@ -98,6 +102,13 @@ pub enum Notice {
     Log(Vec<proto::LogLine>),
     /// The value of an object that was asked for by [`crate::CoreWorker::fetch_later`].
     Fetched(u64, Result<crate::Fetched, CoreError>),
+    /// An error value that nobody asked for is gone, and this many before it of which nothing was said.
+    UnhandledError {
+        /// The whole value.
+        error: Bytes,
+        /// How many.
+        left_out: u64,
+    },
     /// Calls arrived, or this worker is to end; only after [`crate::CoreWorker::announce_work`].
     Work,
 }
@@ -162,6 +173,8 @@ pub(crate) struct State {
     pub(crate) broken: Option<CoreError>,
     /// Why nothing that needs the head works.
     pub(crate) head_lost: Option<String>,
+    /// Errors that nobody asked for.
+    pub(crate) unhandled: Unhandled,
     /// What the raylet said when this process registered.
     pub(crate) registered: Option<Result<proto::RegisterClientReply, CoreError>>,
     /// A worker's: where its node's lease is to be read.
@@ -215,6 +228,7 @@ impl State {
             execution: ExecutionState::default(),
             broken: None,
             head_lost: None,
+            unhandled: Unhandled::default(),
             registered: None,
             lease: None,
         };
@@ -333,8 +347,8 @@ impl State {
         for id in dropped.references.drain(..) {
             self.drop_ref(id);
         }
-        for id in dropped.actor_handles.drain(..) {
-            self.drop_actor_handle(id);
+        for (id, kind) in dropped.actor_handles.drain(..) {
+            self.drop_actor_handle(id, kind);
         }
         if !dropped.mappings.is_empty() {
             self.release_mapped(&dropped.mappings);

@@ -64,6 +64,8 @@ pub(super) enum Waiter {
 pub(crate) struct Object {
     pub(crate) value: Value,
     pub(crate) is_error: bool,
+    /// Somebody asked for it: `get`, `wait`, a call that it is an argument of, another process.
+    pub(super) was_looked_at: bool,
     /// `None`: this process.
     pub(crate) owner: Option<Arc<WorkerAddress>>,
     /// References in this process: of the user, of submitted tasks, of values that contain it.
@@ -101,6 +103,7 @@ impl Object {
         Self {
             value,
             is_error: false,
+            was_looked_at: false,
             owner,
             refs: 1,
             is_argument: false,
@@ -176,6 +179,14 @@ impl State {
         self.objects.insert(id, object);
     }
 
+    /// A value that was put is an error: whoever gets it has it raised.
+    pub(crate) fn mark_put_error(&mut self, id: ObjectId) {
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.is_error = true;
+            object.was_looked_at = true;
+        }
+    }
+
     /// One more reference. Unknown ids are those of objects that were freed: a reference to one cannot appear
     /// but by a bug, and then reading it says so.
     pub(crate) fn add_ref(&mut self, id: ObjectId) {
@@ -214,6 +225,9 @@ impl State {
             let Some(object) = self.objects.remove(&id) else {
                 continue;
             };
+            if object.is_error {
+                self.note_forgotten(&object);
+            }
             match &object.owner {
                 Some(owner) => self.give_up_borrow(id, owner),
                 None => {

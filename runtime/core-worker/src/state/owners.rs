@@ -144,7 +144,7 @@ impl State {
     pub(super) fn reply_value(&mut self, conn: ConnId, correlation: u64, id: ObjectId) {
         let mut reply = proto::GetObjectReply::default();
         let mut payload = bytes::Bytes::new();
-        match self.objects.get(&id) {
+        match self.objects.get_mut(&id) {
             None => {
                 reply.failure = Some(proto::Failure::new(
                     ErrorCode::ObjectLost,
@@ -152,6 +152,7 @@ impl State {
                 ));
             }
             Some(object) => {
+                object.was_looked_at = true;
                 reply.is_error = object.is_error;
                 match &object.value {
                     Value::Pending => return,

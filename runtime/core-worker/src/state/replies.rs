@@ -156,6 +156,9 @@ impl State {
         // First, so that who hears of a result finds the task finished.
         self.forget_task(task_id);
         for (id, value, is_error) in values {
+            if is_error {
+                self.note_error(id, &value);
+            }
             self.resolve(id, value, is_error);
         }
         Ok(())

@@ -132,7 +132,7 @@ impl State {
             return;
         };
         if let Arguments::Failed(value, is_error) = self.arguments_of(task) {
-            self.finish_task_with(task_id, &value, is_error);
+            self.fail_for_argument(task_id, &value, is_error);
             return;
         }
         let CallKind::Function(template) = &task.call.kind else {

@@ -177,11 +177,15 @@ impl State {
         self.want(id);
         // The owner may be known to be dead.
         match self.objects.get_mut(&id) {
-            Some(object) if !object.is_resolved() => {
+            Some(object) => {
+                object.was_looked_at = true;
+                if object.is_resolved() {
+                    return false;
+                }
                 object.waiters.push(waiter);
                 true
             }
-            _ => false,
+            None => false,
         }
     }
 
@@ -293,7 +297,11 @@ impl State {
         };
         self.forget_task(task_id);
         for index in 0..num_returns {
-            self.resolve(ObjectId::for_result(task_id, index), value.clone(), is_error);
+            let id = ObjectId::for_result(task_id, index);
+            if is_error {
+                self.note_error(id, value);
+            }
+            self.resolve(id, value.clone(), is_error);
         }
     }
 

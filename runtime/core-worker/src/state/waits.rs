@@ -3,7 +3,7 @@
 
 use sparkray_common::{ErrorCode, ObjectId};
 
-use super::objects::{Object, Value, Waiter};
+use super::objects::{Value, Waiter};
 use super::{Notice, State};
 use crate::api::Fetched;
 use crate::error::CoreError;
@@ -64,14 +64,19 @@ impl State {
     // ---- existence -----------------------------------------------------------------------------------------
 
     /// Indices of the first `wanted` objects that exist; fewer when there are not as many.
-    pub(crate) fn existing(&self, ids: &[ObjectId], wanted: usize) -> Vec<usize> {
+    pub(crate) fn existing(&mut self, ids: &[ObjectId], wanted: usize) -> Vec<usize> {
         let mut found = Vec::with_capacity(wanted.min(ids.len()));
         for (index, id) in ids.iter().enumerate() {
             if found.len() == wanted {
                 break;
             }
-            if self.objects.get(id).is_none_or(Object::is_resolved) {
-                found.push(index);
+            match self.objects.get_mut(id) {
+                Some(object) if !object.is_resolved() => {}
+                Some(object) => {
+                    object.was_looked_at = true;
+                    found.push(index);
+                }
+                None => found.push(index),
             }
         }
         found
@@ -91,6 +96,7 @@ impl State {
             let Some(object) = self.objects.get_mut(id) else {
                 continue;
             };
+            object.was_looked_at = true;
             if !object.is_resolved() {
                 object.waiters.push(Waiter::Exists(wait));
                 objects.push(*id);
@@ -207,10 +213,11 @@ impl State {
     }
 
     /// The value of an object, if it can be given without waiting.
-    fn value_now(&self, id: ObjectId) -> Option<FetchedResult> {
-        let Some(object) = self.objects.get(&id) else {
+    fn value_now(&mut self, id: ObjectId) -> Option<FetchedResult> {
+        let Some(object) = self.objects.get_mut(&id) else {
             return Some(Err(unknown_object(id)));
         };
+        object.was_looked_at = true;
         match &object.value {
             Value::Pending => None,
             Value::Inline(bytes) => Some(Ok(Fetched::Inline(bytes.clone()))),

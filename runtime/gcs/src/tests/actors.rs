@@ -171,12 +171,17 @@ fn two_placements_in_a_row_do_not_pick_the_same_node_blindly() {
 }
 
 #[test]
-fn placement_needs_the_larger_of_placement_and_running_resources() {
+fn what_only_the_placement_needs_must_be_there_but_not_free() {
     let mut cluster = Cluster::with_nodes(&[1.0, 4.0]);
     let mut spec = cluster.spec(1, 0.0);
     spec.placement_resources = Some(cpus(2.0));
+    cluster.report_resources(node_id(2), 0.0);
     cluster.register(spec).unwrap();
     assert_eq!(cluster.placement(1), Some((node_id(2), 0)));
+    let mut spec = cluster.spec(3, 0.0);
+    spec.placement_resources = Some(cpus(5.0));
+    cluster.register(spec).unwrap();
+    assert_eq!(cluster.placement(3), None, "no node is large enough");
     let mut spec = cluster.spec(2, 0.5);
     spec.preferred_node = node_id(1).to_vec().into();
     cluster.register(spec).unwrap();

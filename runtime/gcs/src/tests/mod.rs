@@ -275,7 +275,7 @@ impl Cluster {
         self.request(Request::KillActor(KillActor {
             actor_id,
             no_restart,
-            cause: String::new(),
+            ..KillActor::default()
         }))
     }
 

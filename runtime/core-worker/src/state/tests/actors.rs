@@ -3,6 +3,7 @@
 use super::process::Process;
 use super::value::Item;
 use super::{DRIVER, Simulation};
+use crate::state::HandleKind;
 
 fn driver(simulation: &mut Simulation) -> &mut Process {
     &mut simulation.processes[DRIVER]
@@ -146,7 +147,9 @@ fn an_actor_ends_with_its_last_handle_after_its_calls() {
         let actor = simulation.create_actor(DRIVER, 3);
         let id = driver(&mut simulation).call_actor(actor, "value", &[], &[]);
         let key = driver(&mut simulation).fetch(id);
-        driver(&mut simulation).state.drop_actor_handle(actor);
+        driver(&mut simulation)
+            .state
+            .drop_actor_handle(actor, HandleKind::Counted);
         simulation.settle();
         assert_eq!(
             simulation.processes[DRIVER].values[&key],
@@ -175,7 +178,9 @@ fn an_actor_is_created_when_its_arguments_are_there() {
         assert_eq!(values[&key], Ok(vec![Item::Number(7)]));
         assert_eq!(values[&dead_key].as_ref().unwrap_err().message, "it raised");
         simulation.end_actors();
-        driver(&mut simulation).state.drop_actor_handle(dead);
+        driver(&mut simulation)
+            .state
+            .drop_actor_handle(dead, HandleKind::Counted);
         simulation.check_nothing_left();
     }
 }

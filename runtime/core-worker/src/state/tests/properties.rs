@@ -5,6 +5,7 @@ use sparkray_common::{ActorId, ObjectId};
 
 use super::value::Item;
 use super::{DRIVER, Simulation};
+use crate::state::HandleKind;
 
 impl Simulation {
     /// A reference whose owner lives leads to an object that exists.
@@ -54,7 +55,9 @@ impl Simulation {
     pub(super) fn end_actors(&mut self) {
         let actors: Vec<ActorId> = self.head.actors.keys().copied().collect();
         for actor in actors {
-            self.processes[DRIVER].state.drop_actor_handle(actor);
+            self.processes[DRIVER]
+                .state
+                .drop_actor_handle(actor, HandleKind::Counted);
         }
         self.settle();
     }
