@@ -1,7 +1,7 @@
 """How long actors live and what they do at their end; what counts against CPUs; errors that are values, arguments, or
 that nobody asked for: as in Ray."""
 
-# mypy: disable-error-code="attr-defined,union-attr"
+# mypy: disable-error-code="attr-defined,union-attr,no-any-return"
 from __future__ import annotations
 
 import gc
@@ -352,7 +352,7 @@ sys.stderr.flush()
 
 
 def stderr_of(body: str, **environment: str) -> str:
-    done = run_driver(UNHANDLED.replace("{body}", body), **environment)
+    done = run_driver(UNHANDLED.replace("{body}", body), 60.0, **environment)
     assert done.returncode == 0, done.stderr
     return done.stderr
 
