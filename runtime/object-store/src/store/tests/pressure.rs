@@ -80,12 +80,19 @@ fn objects_in_use_are_not_moved_and_after_ten_seconds_room_is_on_disk() {
     assert!(matches!(harness.jobs[..], [Job::Close { .. }]));
 }
 
+/// The first object, of two pages, is on disk, and the second one fills the memory.
+fn spill_the_first(harness: &mut Harness) {
+    harness.put(1, 1, 2);
+    let create = harness.create(1, 2, 4);
+    harness.run_jobs();
+    harness.room(create).as_mut_slice().fill(2);
+    harness.seal(1, 2);
+}
+
 #[test]
 fn a_spilled_object_is_read_where_it_lies_when_no_memory_can_be_had() {
     let mut harness = Harness::new(4);
-    harness.put(1, 1, 2);
-    harness.put(1, 2, 4);
-    harness.run_jobs();
+    spill_the_first(&mut harness);
     // Both are in use from now on: the first on disk, the second in memory.
     let get = harness.get(2, 2);
     let second = harness.bytes(get);
@@ -112,9 +119,7 @@ fn a_spilled_object_is_read_where_it_lies_when_no_memory_can_be_had() {
 #[test]
 fn a_spilled_object_that_was_read_on_disk_comes_back_to_memory_that_is_free_again() {
     let mut harness = Harness::new(4);
-    harness.put(1, 1, 2);
-    harness.put(1, 2, 4);
-    harness.run_jobs();
+    spill_the_first(&mut harness);
     let get = harness.get(2, 2);
     drop(harness.bytes(get));
     let get = harness.get(3, 1);
@@ -134,9 +139,7 @@ fn a_spilled_object_that_was_read_on_disk_comes_back_to_memory_that_is_free_agai
 #[test]
 fn a_reader_that_leaves_while_a_file_is_opened_leaves_nothing_open() {
     let mut harness = Harness::new(4);
-    harness.put(1, 1, 2);
-    harness.put(1, 2, 4);
-    harness.run_jobs();
+    spill_the_first(&mut harness);
     let get = harness.get(2, 2);
     let second = harness.bytes(get);
     harness.get(3, 1);
