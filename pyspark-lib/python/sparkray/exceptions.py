@@ -645,6 +645,7 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
     16: TaskCancelledError,  # Cancelled
     17: RaySystemError,  # VersionMismatch
     18: RaySystemError,  # NotRunning
+    19: ObjectFetchTimedOutError,  # FetchTimedOut
 }
 
 

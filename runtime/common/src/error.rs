@@ -40,11 +40,13 @@ pub enum ErrorCode {
     VersionMismatch = 17,
     /// The process is not part of a running cluster.
     NotRunning = 18,
+    /// No node that has the object could be reached in time, and none of them is known to be dead.
+    FetchTimedOut = 19,
 }
 
 impl ErrorCode {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Internal,
         Self::InvalidArgument,
         Self::NotFound,
@@ -63,6 +65,7 @@ impl ErrorCode {
         Self::Cancelled,
         Self::VersionMismatch,
         Self::NotRunning,
+        Self::FetchTimedOut,
     ];
 
     /// Reads a code from a message; an unknown one is [`ErrorCode::Internal`].

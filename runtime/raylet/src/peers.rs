@@ -184,6 +184,11 @@ impl Peers {
         }
     }
 
+    /// Whether a node is known to be dead.
+    pub(crate) fn is_dead(&self, node: NodeId) -> bool {
+        self.lock().dead.contains(&node)
+    }
+
     /// Closes the connections to a node that died. Who uses one, waits for one, or asks for one later, hears that it is
     /// closed.
     pub(crate) fn forget(&self, node: NodeId) {

@@ -5,7 +5,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use prost::Message;
-use sparkray_common::{FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{ClientId, MappedRange, PullTicket, StoreError, StoreEvent};
 use sparkray_proto::{
     AdoptFeed, Empty, Failure, FeedQuery, FrameKind, FreeEntry, FreeObjects, LocationLost, MessageError,
@@ -434,7 +434,11 @@ impl Raylet {
             Ok(range) => self.store.pull_finished(ticket, range),
             Err(failure) => {
                 debug!(object_id = %object, reason = failure.message, "cannot fetch an object");
-                self.store.pull_failed(ticket, &failure.message);
+                if failure.error_code() == ErrorCode::FetchTimedOut {
+                    self.store.pull_timed_out(ticket, &failure.message);
+                } else {
+                    self.store.pull_failed(ticket, &failure.message);
+                }
             }
         }
     }

@@ -1,6 +1,6 @@
 //! Objects between nodes: chunks from the mapped range to the socket, and from the socket into the range.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sparkray_common::{ErrorCode, NodeId, ObjectId, WorkerAddress};
@@ -18,6 +18,11 @@ use crate::peers::{Lane, PeerConnection, Peers};
 const CHUNK: usize = 1 << 20;
 /// A node that sends nothing for this long is given up. The first chunk may wait for a restore from disk.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
+/// A fetch begins no further attempt when nothing was heard of the object for so long. With the time of one attempt to
+/// connect this is below the 15 s in which whoever waits hears of it.
+const UNREACHABLE_PATIENCE: Duration = Duration::from_secs(9);
+/// Between two attempts: the other side may refuse at once.
+const ATTEMPT_PAUSE: Duration = Duration::from_millis(500);
 
 /// Sends an object to the raylet that asked for it. What it does not take is not sent.
 pub(crate) async fn push(
@@ -103,11 +108,14 @@ pub(crate) fn refuse_pull(sender: &FrameSender, correlation: u64, object: Object
 enum PullError {
     /// Another location may have it.
     Location(String),
+    /// The connection failed, and the node is not known to be dead: the network may come back.
+    Unreachable(String),
     /// There is no room here, or nobody wants the object: other locations do not help.
     Over(Failure),
 }
 
-/// Fetches an object from one of its locations, one after the other, and reports the outcome to the loop.
+/// Fetches an object from one of its locations, one after the other, and reports the outcome to the loop. A location that
+/// cannot be reached is tried again until it is known to be dead, or for [`UNREACHABLE_PATIENCE`].
 pub(crate) async fn pull(
     peers: Peers,
     ticket: PullTicket,
@@ -123,6 +131,7 @@ pub(crate) async fn pull(
         events,
         cancel,
         room: None,
+        heard: Instant::now(),
     };
     let outcome = match fetch.fetch_from_any(&locations).await {
         Ok(()) => fetch.room.take().ok_or_else(|| {
@@ -155,12 +164,32 @@ struct Fetch {
     cancel: CancellationToken,
     /// Where the bytes go, once the size is known.
     room: Option<MappedRange>,
+    /// When the last chunk came, or the fetch began.
+    heard: Instant,
 }
 
 impl Fetch {
     async fn fetch_from_any(&mut self, locations: &[ObjectLocation]) -> Result<(), Failure> {
+        loop {
+            let failure = match self.attempt(locations).await {
+                Err(failure) if failure.error_code() == ErrorCode::FetchTimedOut => failure,
+                outcome => return outcome,
+            };
+            if self.heard.elapsed() >= UNREACHABLE_PATIENCE {
+                return Err(failure);
+            }
+            tokio::select! {
+                () = self.cancel.cancelled() => return Err(nobody_needs_it()),
+                () = tokio::time::sleep(ATTEMPT_PAUSE) => {}
+            }
+        }
+    }
+
+    /// Asks each location once.
+    async fn attempt(&mut self, locations: &[ObjectLocation]) -> Result<(), Failure> {
         let object = self.object;
         let mut reasons = Vec::new();
+        let mut code = ErrorCode::ObjectLost;
         for location in locations {
             let address = &location.node_address;
             let outcome = match NodeId::from_slice(&location.node_id) {
@@ -174,15 +203,30 @@ impl Fetch {
                     debug!(%object, node_address = address, reason, "cannot fetch an object from a node");
                     reasons.push(format!("{address}: {reason}"));
                 }
+                Err(PullError::Unreachable(reason)) => {
+                    debug!(%object, node_address = address, reason, "cannot reach a node that has an object");
+                    reasons.push(format!("{address}: {reason}"));
+                    code = ErrorCode::FetchTimedOut;
+                }
             }
         }
         if reasons.is_empty() {
             reasons.push("no node is known to have it".to_owned());
         }
-        Err(Failure::new(ErrorCode::ObjectLost, reasons.join("; ")))
+        Err(Failure::new(code, reasons.join("; ")))
     }
 
     async fn fetch_from(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
+        match self.fetch_over_connection(node, address).await {
+            // What is dead is not waited for.
+            Err(PullError::Unreachable(reason)) if self.peers.is_dead(node) => {
+                Err(PullError::Location(reason))
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn fetch_over_connection(&mut self, node: NodeId, address: &str) -> Result<(), PullError> {
         let mut connection = self.connect(node, address).await?;
         let mut frame = match self.first_chunk(&mut connection, address).await? {
             Ok(frame) => frame,
@@ -199,6 +243,7 @@ impl Fetch {
         };
         let mut filled = 0;
         loop {
+            self.heard = Instant::now();
             let chunk: ObjectChunk = frame.decode().map_err(location_error)?;
             if let Some(failure) = chunk.failure {
                 self.peers.give_back(connection);
@@ -310,15 +355,24 @@ impl Fetch {
     }
 }
 
+fn nobody_needs_it() -> Failure {
+    Failure::new(ErrorCode::Cancelled, "nobody needs the object any more")
+}
+
 fn cancelled() -> PullError {
-    PullError::Over(Failure::new(
-        ErrorCode::Cancelled,
-        "nobody needs the object any more",
-    ))
+    PullError::Over(nobody_needs_it())
 }
 
 fn location_error(error: RpcError) -> PullError {
-    PullError::Location(error.to_string())
+    let reason = error.to_string();
+    match error {
+        // Its host answers, and its raylet, which listens for as long as it lives, is gone.
+        RpcError::Io { source, .. } if source.kind() == std::io::ErrorKind::ConnectionRefused => {
+            PullError::Location(reason)
+        }
+        RpcError::Io { .. } | RpcError::Closed | RpcError::Deadline { .. } => PullError::Unreachable(reason),
+        _ => PullError::Location(reason),
+    }
 }
 
 #[cfg(test)]
@@ -434,6 +488,83 @@ mod tests {
             };
             assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
         }
+    }
+
+    /// A fetch of one object from `node` at `address`, and what it reports.
+    fn fetch_of_one(
+        node: NodeId,
+        address: &str,
+        identity: &sparkray_rpc::Identity,
+    ) -> (Peers, mpsc::Receiver<Event>) {
+        let peers = Peers::new(NodeId::random(), identity.clone());
+        let (events, news) = mpsc::channel(64);
+        for (ticket, object, locations) in fetches(1, node, address) {
+            let cancel = CancellationToken::new();
+            tokio::spawn(pull(
+                peers.clone(),
+                ticket,
+                object,
+                locations,
+                events.clone(),
+                cancel,
+            ));
+        }
+        (peers, news)
+    }
+
+    async fn code_of_end(news: &mut mpsc::Receiver<Event>) -> ErrorCode {
+        let event = tokio::time::timeout(PATIENCE, news.recv()).await;
+        let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
+            panic!("the fetch has not ended: {event:?}");
+        };
+        outcome.unwrap_err().error_code()
+    }
+
+    #[tokio::test]
+    async fn a_fetch_outlasts_connections_that_break() {
+        let mut other = OtherNode::start().await;
+        // On the way: breaks the first two connections, and lets the others through.
+        let between = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = between.local_addr().unwrap().to_string();
+        let target = other.address.clone();
+        tokio::spawn(async move {
+            for count in 0.. {
+                let (mut near, _) = between.accept().await.unwrap();
+                if count >= 2 {
+                    let mut far = tokio::net::TcpStream::connect(&target).await.unwrap();
+                    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
+                }
+            }
+        });
+        let (_peers, _news) = fetch_of_one(other.id, &address, &other.identity);
+        let (_sender, mut receiver) = tokio::time::timeout(PATIENCE, other.callers.recv())
+            .await
+            .expect("the fetch goes on")
+            .unwrap();
+        assert_eq!(
+            receiver.next().await.unwrap().unwrap().kind,
+            FrameKind::PullObject
+        );
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_reached_is_not_lost_unless_its_node_is_dead() {
+        let other = OtherNode::start().await;
+        // Connections are made, and nobody answers.
+        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = silent.local_addr().unwrap().to_string();
+        let started = Instant::now();
+        let (_peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
+        assert_eq!(code_of_end(&mut news).await, ErrorCode::FetchTimedOut);
+        assert!(started.elapsed() >= UNREACHABLE_PATIENCE);
+
+        let (peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
+        peers.forget(other.id);
+        assert_eq!(code_of_end(&mut news).await, ErrorCode::ObjectLost);
+        drop(silent);
+        // Its raylet is gone from where it listened.
+        let (_peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
+        assert_eq!(code_of_end(&mut news).await, ErrorCode::ObjectLost);
     }
 
     #[tokio::test]

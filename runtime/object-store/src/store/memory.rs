@@ -349,7 +349,7 @@ impl ObjectStore {
                 }
                 self.slot(slot).untried.clear();
                 self.fail_waiters(slot, &failure);
-                self.pull_over(slot, "there was no room for it");
+                self.pull_over(slot, ErrorCode::ObjectLost, "there was no room for it");
             }
             (Purpose::Restore | Purpose::Create, _) => {
                 self.slot(slot).disk_work = None;

@@ -100,7 +100,7 @@ impl ObjectStore {
         entry.untried.clear();
         if entry.memory.is_none() {
             tracing::error!(object = %entry.object, "a pull was finished before it had room");
-            self.pull_over(slot, "it was not received");
+            self.pull_over(slot, ErrorCode::ObjectLost, "it was not received");
         } else {
             self.stats.pulled_bytes += entry.size;
             self.sealed(slot);
@@ -115,12 +115,23 @@ impl ObjectStore {
             return;
         };
         self.slot(slot).pull = None;
-        self.pull_over(slot, reason);
+        self.pull_over(slot, ErrorCode::ObjectLost, reason);
+        self.pump();
+    }
+
+    /// As [`ObjectStore::pull_failed`], but nothing is lost: a location could not be reached in time, and may be asked
+    /// again.
+    pub fn pull_timed_out(&mut self, ticket: PullTicket, reason: &str) {
+        let Some(slot) = self.pulls.remove(&ticket) else {
+            return;
+        };
+        self.slot(slot).pull = None;
+        self.pull_over(slot, ErrorCode::FetchTimedOut, reason);
         self.pump();
     }
 
     /// The slot's pull is over without success.
-    pub(super) fn pull_over(&mut self, slot: SlotId, reason: &str) {
+    pub(super) fn pull_over(&mut self, slot: SlotId, code: ErrorCode, reason: &str) {
         self.leave_owner(slot);
         let entry = self.slot(slot);
         entry.stage = Stage::Awaited;
@@ -146,8 +157,14 @@ impl ObjectStore {
             self.writer_ended(slot, reason);
             return;
         }
-        let message = format!("object {object} is lost: no node has a copy any more ({reason})");
-        self.fail_waiters_with_locations(slot, &Failure::new(ErrorCode::ObjectLost, message));
+        let message = if code == ErrorCode::FetchTimedOut {
+            format!(
+                "object {object} is not lost, but no node that has it can be reached ({reason}): try again later"
+            )
+        } else {
+            format!("object {object} is lost: no node has a copy any more ({reason})")
+        };
+        self.fail_waiters_with_locations(slot, &Failure::new(code, message));
     }
 
     /// Another node asks for an object. Answered by [`StoreEvent::PushReady`], at once or when the object is sealed.

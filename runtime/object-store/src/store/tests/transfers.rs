@@ -66,6 +66,21 @@ fn a_failed_pull_fails_those_who_named_nodes_after_all_nodes_were_asked() {
 }
 
 #[test]
+fn a_pull_that_reached_nobody_in_time_loses_nothing() {
+    let mut harness = Harness::new(8);
+    let node = NodeId::random();
+    let named = harness.get_from(1, 1, &[node]);
+    let (ticket, _, _) = harness.pulls.remove(0);
+    harness.store.pull_timed_out(ticket, "no answer");
+    harness.settle();
+    assert_eq!(harness.failure(named), ErrorCode::FetchTimedOut);
+    // The same node is asked again.
+    harness.get_from(1, 1, &[node]);
+    let (_, _, locations) = harness.pulls.remove(0);
+    assert_eq!(locations[0].node_id[..], node.as_bytes()[..]);
+}
+
+#[test]
 fn an_object_that_only_this_node_had_and_has_no_more_is_lost() {
     let mut harness = Harness::new(8);
     let get = harness.get_from(1, 1, &[harness.node]);
