@@ -13,9 +13,9 @@ use std::time::Duration;
 
 /// A node of which the head hears nothing for this long is dead.
 pub const NODE_SILENCE: Duration = Duration::from_secs(10);
-/// The same for the node of a driver on Spark: nothing takes its place, the end of its driver is the end of the
-/// application, and its job is lost with it.
-pub const DRIVER_NODE_SILENCE: Duration = Duration::from_mins(1);
+/// The same for the node of a driver on Spark. Nothing takes its place, so the driver's manager is given the time to
+/// judge first: it knows whether the head's host is gone, and says so.
+pub const DRIVER_NODE_SILENCE: Duration = Duration::from_secs(20);
 /// The longest silence that a head grants.
 pub const LONGEST_SILENCE: Duration = Duration::from_mins(5);
 /// So long before the head's deadline a raylet ends its workers. Killing them takes a part of it.
@@ -98,7 +98,10 @@ mod tests {
         assert!(WORKER_MARGIN < FENCE_MARGIN && at(1500) < FENCE_MARGIN);
         // A cut of 5 s is mended by a new connection, tried once a second, before anything ends.
         assert!(at(5000 + 1000) + 2 * HEARTBEAT_INTERVAL + FENCE_MARGIN < NODE_SILENCE);
-        assert!(NODE_SILENCE < DRIVER_NODE_SILENCE && DRIVER_NODE_SILENCE < LONGEST_SILENCE);
+        // A manager gives an executor up within 10 s: two of waiting, eight for the answer (`rpc/tonic_bridge.rs`).
+        assert!(
+            at(2000 + 8000) + FENCE_MARGIN < DRIVER_NODE_SILENCE && DRIVER_NODE_SILENCE < LONGEST_SILENCE
+        );
         // Both within two of the head's ticks of 100 ms.
         assert!(HEAD_STALL + at(200) <= PROVEN_STALL);
     }
