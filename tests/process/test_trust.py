@@ -11,7 +11,7 @@ import pytest
 
 import sparkray
 from process.helpers import running_cluster, sockets_of
-from support.listeners import HELLO, hello, proof, read_all, read_exactly
+from support.listeners import ANSWER, HELLO, OFFER, hello, proof, read_all, read_exactly
 
 
 @sparkray.remote
@@ -47,10 +47,10 @@ def test_a_wrong_token_is_refused_by_every_listener(listeners):
         with connect(listener) as connection:
             greeting = hello(cluster_id, node_id=node_id)
             connection.sendall(greeting)
-            answer = read_exactly(connection, 64)
+            answer = read_exactly(connection, ANSWER)
             wrong = os.urandom(32)
-            assert proof(wrong, b"callee", greeting, answer[:32]) != answer[32:]
-            connection.sendall(proof(wrong, b"caller", greeting, answer[:32]))
+            assert proof(wrong, b"callee", greeting, answer[:OFFER]) != answer[OFFER:]
+            connection.sendall(proof(wrong, b"caller", greeting, answer[:OFFER]))
             verdict = read_all(connection)
             assert verdict == b"\x01", (listener, verdict)
 
@@ -61,9 +61,9 @@ def test_the_right_token_is_let_in(listeners):
     with connect(listeners[0]) as connection:
         greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
         connection.sendall(greeting)
-        answer = read_exactly(connection, 64)
-        assert hmac.compare_digest(proof(token, b"callee", greeting, answer[:32]), answer[32:])
-        connection.sendall(proof(token, b"caller", greeting, answer[:32]))
+        answer = read_exactly(connection, ANSWER)
+        assert hmac.compare_digest(proof(token, b"callee", greeting, answer[:OFFER]), answer[OFFER:])
+        connection.sendall(proof(token, b"caller", greeting, answer[:OFFER]))
         assert read_exactly(connection, 1) == b"\x00"
 
 
@@ -86,9 +86,9 @@ def test_anything_else_is_refused(listeners, data):
                 answer = read_all(connection)
             except ConnectionError:
                 continue
-            assert len(answer) in (0, 64, 65), answer
-            if len(answer) == 65:
-                assert answer[64] != 0
+            assert len(answer) in (0, ANSWER, ANSWER + 1), answer
+            if len(answer) == ANSWER + 1:
+                assert answer[ANSWER] != 0
 
 
 def test_a_recorded_proof_cannot_be_used_again(listeners):
@@ -97,13 +97,13 @@ def test_a_recorded_proof_cannot_be_used_again(listeners):
     greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
     with connect(listeners[0]) as first:
         first.sendall(greeting)
-        answer = read_exactly(first, 64)
-        recorded = proof(token, b"caller", greeting, answer[:32])
+        answer = read_exactly(first, ANSWER)
+        recorded = proof(token, b"caller", greeting, answer[:OFFER])
         first.sendall(recorded)
         assert read_exactly(first, 1) == b"\x00"
     with connect(listeners[0]) as second:
         second.sendall(greeting)
-        assert read_exactly(second, 64)[:32] != answer[:32]
+        assert read_exactly(second, ANSWER)[:OFFER] != answer[:OFFER]
         second.sendall(recorded)
         assert read_all(second) == b"\x01"
 
@@ -114,8 +114,8 @@ def test_garbage_after_the_handshake_ends_only_that_connection(listeners):
     with connect(listeners[0]) as connection:
         greeting = hello(bytes.fromhex(local.cluster_id), node_id=bytes.fromhex(local.nodes[0].node_id))
         connection.sendall(greeting)
-        answer = read_exactly(connection, 64)
-        connection.sendall(proof(token, b"caller", greeting, answer[:32]))
+        answer = read_exactly(connection, ANSWER)
+        connection.sendall(proof(token, b"caller", greeting, answer[:OFFER]))
         assert read_exactly(connection, 1) == b"\x00"
         try:
             connection.sendall(b"\xff" * 65536)

@@ -14,6 +14,8 @@ import socket
 import struct
 
 HELLO = 104
+# What a callee says to a hello, and what of it comes before its proof: its nonce, and how the connection is protected.
+ANSWER, OFFER = 65, 33
 MANAGER, RAYLET = 2, 3
 _TCP_LISTEN = "0A"
 # __SO_ACCEPTCON
@@ -101,7 +103,7 @@ def listeners_of(pid: int) -> list[Listener]:
     return found + [Listener(pid, name=name) for inode, name in _unix_listeners().items() if inode in own]
 
 
-def hello(cluster_id: bytes, epoch: int = 1, kind: int = RAYLET, node_id: bytes = bytes(16), version: int = 1) -> bytes:
+def hello(cluster_id: bytes, epoch: int = 1, kind: int = RAYLET, node_id: bytes = bytes(16), version: int = 2) -> bytes:
     """The first message of a caller: runtime/rpc/src/handshake.rs."""
     return (
         b"SPARKRAY"
@@ -114,9 +116,9 @@ def hello(cluster_id: bytes, epoch: int = 1, kind: int = RAYLET, node_id: bytes 
     )
 
 
-def proof(token: bytes, role: bytes, greeting: bytes, nonce: bytes) -> bytes:
+def proof(token: bytes, role: bytes, greeting: bytes, offer: bytes) -> bytes:
     """What only who knows the token can say."""
-    return hmac.new(token, role + greeting + nonce, hashlib.sha256).digest()
+    return hmac.new(token, role + greeting + offer, hashlib.sha256).digest()
 
 
 def read_all(connection: socket.socket) -> bytes:

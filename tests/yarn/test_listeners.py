@@ -18,7 +18,7 @@ from sparkray._private import worker
 from sparkray.spark import RayContext
 from sparkray.spark.driver_log import LOG_NAME
 from support.application import STORE, Application
-from support.listeners import MANAGER, RAYLET, Listener, hello, listeners_of, proof, read_exactly
+from support.listeners import ANSWER, MANAGER, OFFER, RAYLET, Listener, hello, listeners_of, proof, read_exactly
 from support.minicluster import MiniCluster
 from support.ray_processes import Recorded
 
@@ -123,12 +123,12 @@ def who_answers(listener: Listener, revealed: Revealed, token: bytes, kind: int,
         try:
             connection.sendall(greeting)
             connection.settimeout(SILENCE_SECONDS)
-            answer = read_exactly(connection, 64)
+            answer = read_exactly(connection, ANSWER)
         except (OSError, AssertionError):
             return None
         connection.settimeout(60)
-        knows = hmac.compare_digest(proof(revealed.token, b"callee", greeting, answer[:32]), answer[32:])
-        verdict = verdict_on(connection, proof(token, b"caller", greeting, answer[:32]))
+        knows = hmac.compare_digest(proof(revealed.token, b"callee", greeting, answer[:OFFER]), answer[OFFER:])
+        verdict = verdict_on(connection, proof(token, b"caller", greeting, answer[:OFFER]))
         assert knows or kind == MANAGER, f"{listener} answers without knowing the token itself"
         return verdict
 

@@ -77,6 +77,13 @@ pub struct RayletConfig {
     /// Whether this node serves a driver whose end is the end of everything: then the head is patient with it.
     #[serde(default)]
     pub is_drivers_own: bool,
+    /// Whether connections between nodes are encrypted; all nodes of a cluster are told the same.
+    #[serde(default = "on")]
+    pub encryption: bool,
+}
+
+fn on() -> bool {
+    true
 }
 
 /// One line of JSON from the parent to a raylet that runs, over its standard input.

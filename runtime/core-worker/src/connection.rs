@@ -3,8 +3,9 @@
 //! Invariants:
 //! 1. Bytes are appended to `outgoing` under the state's lock, so frames leave in the order of decisions.
 //! 2. Only the thread that holds `writing` writes; only the leader (see `waiting`) reads.
-//! 3. Nothing of `outgoing` is written before the handshake is over.
+//! 3. Nothing of `outgoing` is written before the handshake is over and, over TCP, keys are agreed on.
 //! 4. Whether the socket is watched for writability changes only under `writing`, with what is left to write.
+//! 5. Records are made and opened in the order in which they are written and read: under `writing` and `reading`.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,9 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
+use sparkray_common::ClusterToken;
 use sparkray_rpc::{
-    ClientHandshake, Frame, FrameDecoder, Reachability, RpcError, SERVER_PROOF_LEN, receive_with_descriptors,
-    send_with_descriptor, take_socket_error,
+    Agreement, ClientHandshake, Frame, FrameDecoder, NOISE_MESSAGE_LEN, Negotiation, Opener, Protection,
+    Reachability, Records, RpcError, SERVER_PROOF_LEN, Sealer, Securing, answer_negotiation,
+    receive_with_descriptors, send_with_descriptor, take_socket_error,
 };
 
 /// Bytes that wait before a writer that need not hurry sends them.
@@ -24,14 +27,18 @@ const KEPT_BYTES: usize = 64 * 1024;
 /// Reads in a row before others have their turn.
 const MAX_READS: usize = 16;
 
-/// How far an outgoing connection is.
+/// How far a connection is.
 enum Phase {
     /// The kernel connects.
     Connecting(ClientHandshake),
     /// The hello left; bytes of the callee's proof so far.
     Proof(ClientHandshake, Vec<u8>),
     /// The own proof left.
-    Verdict,
+    Verdict(Securing),
+    /// The callee's part of the keys, so far.
+    Negotiating(Negotiation, Vec<u8>),
+    /// This end was called: the caller's part of the keys, so far.
+    Called(ClusterToken, Agreement, Vec<u8>),
     /// Frames.
     Open,
 }
@@ -40,20 +47,39 @@ struct Outgoing {
     bytes: Vec<u8>,
     /// Frames may leave: the handshake is over.
     open: bool,
+    /// On its way to the thread that writes.
+    sealer: Option<Sealer>,
     closed: bool,
 }
 
 struct Reading {
     phase: Phase,
     decoder: FrameDecoder,
+    /// Over TCP, once keys are agreed on.
+    opener: Option<Opener>,
 }
 
 /// Bytes on their way to the socket.
 struct Writing {
     bytes: Vec<u8>,
     written: usize,
+    /// Over TCP. `bytes` are records then, made of what is in `plain` for that moment.
+    sealer: Option<Sealer>,
+    plain: Vec<u8>,
     /// The socket is watched for writability.
     watched: bool,
+}
+
+impl Writing {
+    /// Makes records of `bytes`.
+    fn seal(&mut self) {
+        let Some(sealer) = &mut self.sealer else { return };
+        std::mem::swap(&mut self.bytes, &mut self.plain);
+        self.bytes.clear();
+        sealer.seal(&self.plain, &mut self.bytes);
+        self.plain.clear();
+        self.plain.shrink_to(KEPT_BYTES);
+    }
 }
 
 /// How a flush ended.
@@ -83,33 +109,73 @@ impl Connection {
         Self::new(socket, Phase::Connecting(handshake), peer)
     }
 
-    /// A connection past the handshake.
+    /// A connection past the handshake, inside this node.
     pub(crate) fn established(socket: OwnedFd, peer: String) -> Self {
         Self::new(socket, Phase::Open, peer)
     }
 
+    /// A connection that another process opened to this one; the raylet has gone through the handshake.
+    pub(crate) fn called(socket: OwnedFd, agreement: Agreement, token: ClusterToken, peer: String) -> Self {
+        match agreement.protection() {
+            Protection::Plain => Self::established(socket, peer),
+            Protection::Checked => {
+                let connection = Self::established(socket, peer);
+                connection.protect(&mut connection.reading.lock(), Records::checked());
+                connection
+            }
+            Protection::Sealed => {
+                let message = Vec::with_capacity(NOISE_MESSAGE_LEN);
+                Self::new(socket, Phase::Called(token, agreement, message), peer)
+            }
+        }
+    }
+
     fn new(socket: OwnedFd, phase: Phase, peer: String) -> Self {
         let open = matches!(phase, Phase::Open);
+        let connecting = matches!(phase, Phase::Connecting(_));
         Self {
             socket,
             peer,
-            connecting: AtomicBool::new(!open),
+            connecting: AtomicBool::new(connecting),
             outgoing: Mutex::new(Outgoing {
                 bytes: Vec::new(),
                 open,
+                sealer: None,
                 closed: false,
             }),
             writing: Mutex::new(Writing {
                 bytes: Vec::new(),
                 written: 0,
-                watched: !open,
+                sealer: None,
+                plain: Vec::new(),
+                watched: connecting,
             }),
             reading: Mutex::new(Reading {
                 phase,
                 decoder: FrameDecoder::default(),
+                opener: None,
             }),
             reachability: Mutex::new(Reachability::default()),
         }
+    }
+
+    /// From the next byte on, both directions are records.
+    fn protect(&self, reading: &mut Reading, records: Records) {
+        let Records { sealer, mut opener } = records;
+        let mut early = Vec::new();
+        reading.decoder.take_raw(usize::MAX, &mut early);
+        opener.push(&early);
+        reading.opener = Some(opener);
+        self.outgoing.lock().sealer = Some(sealer);
+    }
+
+    /// Frames may leave and arrive.
+    fn open(&self, reading: &mut Reading, records: Option<Records>) {
+        if let Some(records) = records {
+            self.protect(reading, records);
+        }
+        reading.phase = Phase::Open;
+        self.outgoing.lock().open = true;
     }
 
     pub(crate) fn socket(&self) -> &OwnedFd {
@@ -185,6 +251,13 @@ impl Connection {
                     return Ok(false);
                 }
                 std::mem::swap(&mut writing.bytes, &mut outgoing.bytes);
+                if let Some(sealer) = outgoing.sealer.take() {
+                    writing.sealer = Some(sealer);
+                }
+                drop(outgoing);
+                if writing.sealer.is_some() {
+                    writing.seal();
+                }
             }
             let rest = IoSlice::new(&writing.bytes[writing.written..]);
             match send_with_descriptor(self.socket.as_fd(), &[rest], None) {
@@ -207,7 +280,7 @@ impl Connection {
             };
             take_socket_error(self.socket.as_fd()).map_err(failed)?;
             self.write_handshake(handshake.hello()).map_err(failed)?;
-            let Phase::Connecting(handshake) = std::mem::replace(&mut reading.phase, Phase::Verdict) else {
+            let Phase::Connecting(handshake) = std::mem::replace(&mut reading.phase, Phase::Open) else {
                 unreachable!("the phase was checked above");
             };
             reading.phase = Phase::Proof(handshake, Vec::with_capacity(SERVER_PROOF_LEN));
@@ -231,14 +304,7 @@ impl Connection {
         let mut reading = self.reading.lock();
         let reading = &mut *reading;
         for _ in 0..MAX_READS {
-            let mut descriptors = Vec::new();
-            let slot = reading.decoder.read_slot();
-            let slot_len = slot.len();
-            let outcome = receive_with_descriptors(self.socket.as_fd(), slot, |fd| descriptors.push(fd));
-            reading.decoder.advance(slot_len, *outcome.as_ref().unwrap_or(&0));
-            for descriptor in descriptors {
-                reading.decoder.push_descriptor(descriptor);
-            }
+            let (slot_len, outcome) = self.read_some(reading);
             let read = match outcome {
                 Ok(0) => return Ok(false),
                 Ok(read) => read,
@@ -257,9 +323,7 @@ impl Connection {
                 self.advance_handshake(reading)?;
             }
             if matches!(reading.phase, Phase::Open) {
-                while let Some(frame) = reading.decoder.next_frame()? {
-                    frames.push(frame);
-                }
+                take_frames(reading, frames)?;
             }
             if read < slot_len {
                 break;
@@ -267,6 +331,26 @@ impl Connection {
         }
         // Level-triggered epoll tells when there is more.
         Ok(true)
+    }
+
+    /// One read. Gives the room that there was, and what the socket said.
+    fn read_some(&self, reading: &mut Reading) -> (usize, io::Result<usize>) {
+        if let Some(opener) = &mut reading.opener {
+            let slot = opener.read_slot();
+            let slot_len = slot.len();
+            let outcome = receive_with_descriptors(self.socket.as_fd(), slot, drop);
+            opener.advance(*outcome.as_ref().unwrap_or(&0));
+            return (slot_len, outcome);
+        }
+        let mut descriptors = Vec::new();
+        let slot = reading.decoder.read_slot();
+        let slot_len = slot.len();
+        let outcome = receive_with_descriptors(self.socket.as_fd(), slot, |fd| descriptors.push(fd));
+        reading.decoder.advance(slot_len, *outcome.as_ref().unwrap_or(&0));
+        for descriptor in descriptors {
+            reading.decoder.push_descriptor(descriptor);
+        }
+        (slot_len, outcome)
     }
 
     fn advance_handshake(&self, reading: &mut Reading) -> Result<(), RpcError> {
@@ -278,17 +362,17 @@ impl Connection {
                     let Ok(whole) = <&[u8; SERVER_PROOF_LEN]>::try_from(proof.as_slice()) else {
                         return Ok(());
                     };
-                    let answer = handshake.answer(whole).ok_or_else(|| RpcError::WrongToken {
-                        peer: self.peer.clone(),
-                    })?;
-                    self.write_handshake(&answer).map_err(|source| RpcError::Io {
-                        action: "write to",
-                        peer: self.peer.clone(),
-                        source,
-                    })?;
-                    reading.phase = Phase::Verdict;
+                    let (answer, agreement) =
+                        handshake.answer(whole).ok_or_else(|| RpcError::WrongToken {
+                            peer: self.peer.clone(),
+                        })?;
+                    let mut last = answer.to_vec();
+                    let securing = Securing::begin(handshake.token(), &agreement, &mut last)?;
+                    self.write_handshake(&last)
+                        .map_err(|source| self.cannot_write(source))?;
+                    reading.phase = Phase::Verdict(securing);
                 }
-                Phase::Verdict => {
+                Phase::Verdict(_) => {
                     let mut verdict = Vec::with_capacity(1);
                     reading.decoder.take_raw(1, &mut verdict);
                     let Some(byte) = verdict.first() else {
@@ -298,10 +382,50 @@ impl Connection {
                         peer: self.peer.clone(),
                         refusal,
                     })?;
-                    reading.phase = Phase::Open;
-                    self.outgoing.lock().open = true;
+                    let Phase::Verdict(securing) = std::mem::replace(&mut reading.phase, Phase::Open) else {
+                        unreachable!("the phase was checked above");
+                    };
+                    match securing {
+                        Securing::Done(records) => self.open(reading, records),
+                        Securing::Negotiating(negotiation) => {
+                            let answer = Vec::with_capacity(NOISE_MESSAGE_LEN);
+                            reading.phase = Phase::Negotiating(negotiation, answer);
+                        }
+                    }
+                }
+                Phase::Negotiating(_, answer) => {
+                    reading.decoder.take_raw(NOISE_MESSAGE_LEN - answer.len(), answer);
+                    let Ok(whole) = <[u8; NOISE_MESSAGE_LEN]>::try_from(answer.as_slice()) else {
+                        return Ok(());
+                    };
+                    let Phase::Negotiating(negotiation, _) =
+                        std::mem::replace(&mut reading.phase, Phase::Open)
+                    else {
+                        unreachable!("the phase was checked above");
+                    };
+                    self.open(reading, Some(negotiation.finish(&whole)?));
+                }
+                Phase::Called(token, agreement, message) => {
+                    reading
+                        .decoder
+                        .take_raw(NOISE_MESSAGE_LEN - message.len(), message);
+                    let Ok(whole) = <&[u8; NOISE_MESSAGE_LEN]>::try_from(message.as_slice()) else {
+                        return Ok(());
+                    };
+                    let (records, answer) = answer_negotiation(token, agreement, whole)?;
+                    self.write_handshake(&answer)
+                        .map_err(|source| self.cannot_write(source))?;
+                    self.open(reading, Some(records));
                 }
             }
+        }
+    }
+
+    fn cannot_write(&self, source: io::Error) -> RpcError {
+        RpcError::Io {
+            action: "write to",
+            peer: self.peer.clone(),
+            source,
         }
     }
 
@@ -313,6 +437,26 @@ impl Connection {
         // It may never have been connected.
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both);
     }
+}
+
+/// Takes the whole frames out of what was read.
+fn take_frames(reading: &mut Reading, frames: &mut Vec<Frame>) -> Result<(), RpcError> {
+    let Reading { decoder, opener, .. } = reading;
+    if let Some(opener) = opener {
+        while let Some(len) = opener.ready()? {
+            let opened = opener.open(decoder.record_slot(len))?;
+            decoder.advance(len, opened);
+            // Between records, so that a large frame is known as such before its rest comes.
+            while let Some(frame) = decoder.next_frame()? {
+                frames.push(frame);
+            }
+        }
+        return Ok(());
+    }
+    while let Some(frame) = decoder.next_frame()? {
+        frames.push(frame);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

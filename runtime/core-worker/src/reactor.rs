@@ -11,8 +11,8 @@ use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
 use sparkray_rpc::{
-    CHECK_INTERVAL, ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, SILENCE, Target,
-    connect_nonblocking,
+    Agreement, CHECK_INTERVAL, ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, SILENCE,
+    Target, connect_nonblocking,
 };
 
 use crate::connection::{Connection, Flushed};
@@ -112,14 +112,15 @@ impl Reactor {
         &self.kick
     }
 
-    /// Adds a socket past the handshake. A failure is reported by a later [`Reactor::drive`].
-    pub(crate) fn adopt(&self, id: ConnId, socket: OwnedFd, peer: &str) {
+    /// Adds a socket past the handshake; `agreement` is that of its ends. A failure is reported by a later
+    /// [`Reactor::drive`].
+    pub(crate) fn adopt(&self, id: ConnId, socket: OwnedFd, agreement: Agreement, peer: &str) {
         let outcome = rustix::io::ioctl_fionbio(&socket, true)
             .map_err(io::Error::from)
             .and_then(|()| {
                 self.add(
                     id,
-                    Connection::established(socket, peer.to_owned()),
+                    Connection::called(socket, agreement, self.identity.token.clone(), peer.to_owned()),
                     EventFlags::IN,
                 )
             });

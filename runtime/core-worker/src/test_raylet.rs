@@ -12,7 +12,8 @@ use parking_lot::{Condvar, Mutex};
 use sparkray_common::{ClusterId, ClusterToken, JobId, NodeId, WorkerId};
 use sparkray_proto::{self as proto, ClientKind, FrameKind};
 use sparkray_rpc::{
-    CLIENT_PROOF_LEN, Frame, FrameDecoder, HELLO_LEN, Identity, ServerHandshake, Target, send_with_descriptor,
+    Agreement, CLIENT_PROOF_LEN, Frame, FrameDecoder, HELLO_LEN, Identity, Protection, ServerHandshake,
+    Target, send_with_descriptor,
 };
 
 use crate::state::Notice;
@@ -100,7 +101,7 @@ impl TestRaylet {
     fn pass_on(&self, mut stream: UnixStream) {
         let mut hello = [0; HELLO_LEN];
         stream.read_exact(&mut hello).unwrap();
-        let handshake = ServerHandshake::new(&self.identity, hello).unwrap();
+        let handshake = ServerHandshake::new(&self.identity, hello, Protection::Plain).unwrap();
         stream.write_all(&handshake.proof()).unwrap();
         let mut proof = [0; CLIENT_PROOF_LEN];
         stream.read_exact(&mut proof).unwrap();
@@ -113,7 +114,10 @@ impl TestRaylet {
         let outcome = client.map(|_| ()).ok_or(sparkray_rpc::Refusal::NoSuchTarget);
         stream.write_all(&[ServerHandshake::verdict(outcome)]).unwrap();
         if let Some(client) = client {
-            let frame = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
+            let incoming = proto::IncomingConnection {
+                agreement: Agreement::plain().encode().into(),
+            };
+            let frame = Frame::new(FrameKind::IncomingConnection, 0, &incoming)
                 .with_descriptor(OwnedFd::from(stream));
             write_frame(&client.stream, &frame);
         }

@@ -10,7 +10,7 @@ use parking_lot::{Mutex, MutexGuard};
 use sparkray_common::{ErrorCode, JobId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_object_store::{Access, MappedRange, SegmentTable};
 use sparkray_proto::{self as proto, ClientKind, FrameKind};
-use sparkray_rpc::{BlockingConnection, Endpoint, Identity, Target};
+use sparkray_rpc::{Agreement, BlockingConnection, Endpoint, Identity, Target};
 use tracing::warn;
 
 use crate::connection::Connection;
@@ -101,7 +101,7 @@ impl CoreWorker {
             )
         };
         let reactor = Reactor::new(options.identity).map_err(internal)?;
-        reactor.adopt(RAYLET_CONN, socket, "the local raylet");
+        reactor.adopt(RAYLET_CONN, socket, Agreement::plain(), "the local raylet");
         let dropped = Arc::new(DropQueue::new(Arc::clone(reactor.kick())));
         let worker = Arc::new(Self {
             state: Mutex::new(state),
@@ -287,7 +287,11 @@ impl CoreWorker {
                     target,
                 } => self.reactor.open(conn, &endpoint, target),
                 Effect::Close { conn } => closed.push(conn),
-                Effect::Adopt { conn, socket } => self.reactor.adopt(conn, socket, "another worker"),
+                Effect::Adopt {
+                    conn,
+                    socket,
+                    agreement,
+                } => self.reactor.adopt(conn, socket, agreement, "another worker"),
                 Effect::Notify(notice) => notices.push(notice),
             }
         }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady, MomentClock, SharedMoment};
 use sparkray_proto::head_server::HeadServer;
-use sparkray_proto::{Empty, FrameKind};
+use sparkray_proto::{Empty, FrameKind, IncomingConnection};
 use sparkray_rpc::{
-    Accepted, Frame, Identity, Listener, MomentWriter, Refusal, Target, accept_loop, clock_now,
-    frame_connection, tonic_incoming,
+    Accepted, Agreement, Frame, Identity, Listener, MomentWriter, Refusal, RpcError, SecuredSocket, Target,
+    accept_loop, clock_now, frame_connection, take_over, tonic_incoming,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -29,6 +29,8 @@ const MAX_MESSAGE_BYTES: usize = 1 << 30;
 /// What a raylet may send ahead of the head's reading, on one stream and in all.
 const STREAM_WINDOW: u32 = 1 << 20;
 const CONNECTION_WINDOW: u32 = 4 << 20;
+/// A caller that proved itself to the raylet negotiates its keys in this time.
+const TAKE_OVER_DEADLINE: Duration = Duration::from_secs(5);
 /// Connections that do not end by themselves are dropped this long after the order to stop.
 const STOP_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -55,10 +57,16 @@ pub async fn run(
     let mut parts = JoinSet::new();
     parts.spawn(named(
         "listener",
-        accept_loop(listener, identity, stop.clone(), admit, to_router),
+        accept_loop(listener, identity.clone(), stop.clone(), admit, to_router),
     ));
     let clock = Arc::new(MomentWriter::new("sparkray-head-clock").map_err(HeadError::Clock)?);
-    let router = route(accepted, to_tonic, Arc::clone(&clock), stop.clone());
+    let router = route(
+        accepted,
+        identity.token,
+        to_tonic,
+        Arc::clone(&clock),
+        stop.clone(),
+    );
     parts.spawn(named("router", router));
     parts.spawn(named("timer", keep_time(Arc::clone(&head), clock, stop.clone())));
 
@@ -159,7 +167,8 @@ async fn keep_time(head: Arc<SharedHead>, clock: Arc<MomentWriter>, stop: Cancel
 /// Gives sockets for the head to tonic and opens gateways.
 async fn route(
     mut accepted: mpsc::Receiver<Accepted>,
-    to_tonic: mpsc::Sender<OwnedFd>,
+    token: ClusterToken,
+    to_tonic: mpsc::Sender<SecuredSocket>,
     clock: Arc<MomentWriter>,
     stop: CancellationToken,
 ) {
@@ -175,13 +184,17 @@ async fn route(
                 continue;
             }
         };
-        let Some(Accepted { target, socket, peer }) = next else {
+        let Some(Accepted {
+            target, socket, peer, ..
+        }) = next
+        else {
             break;
         };
         debug!(?target, peer, "accepted a connection");
         if target == Target::HeadGateway {
             gateways.spawn(serve_gateway(
                 socket,
+                token.clone(),
                 to_tonic.clone(),
                 Arc::clone(&clock),
                 stop.clone(),
@@ -195,8 +208,9 @@ async fn route(
 
 /// Takes sockets that the raylet of this node accepted for the head, past the handshake.
 async fn serve_gateway(
-    socket: OwnedFd,
-    to_tonic: mpsc::Sender<OwnedFd>,
+    socket: SecuredSocket,
+    token: ClusterToken,
+    to_tonic: mpsc::Sender<SecuredSocket>,
     clock: Arc<MomentWriter>,
     stop: CancellationToken,
 ) {
@@ -215,10 +229,17 @@ async fn serve_gateway(
     if let Err(error) = told {
         return warn!(error, "cannot share the head's clock with a gateway");
     }
+    let mut callers = JoinSet::new();
     loop {
         let frame = tokio::select! {
             () = stop.cancelled() => return,
             frame = receiver.next() => frame,
+            Some(ended) = callers.join_next() => {
+                if let Err(error) = ended {
+                    warn!(%error, "a connection could not be taken over");
+                }
+                continue;
+            }
         };
         let frame = match frame {
             Ok(Some(frame)) => frame,
@@ -228,12 +249,32 @@ async fn serve_gateway(
         if frame.kind != FrameKind::IncomingConnection {
             return warn!(kind = ?frame.kind, "closed a gateway that sent another frame than IncomingConnection");
         }
-        let Some(descriptor) = frame.descriptor else {
-            warn!("a gateway passed a connection without its descriptor");
-            continue;
-        };
-        if to_tonic.send(descriptor).await.is_err() {
-            return;
+        let agreement = agreement_of(&frame);
+        match (frame.descriptor, agreement) {
+            (Some(socket), Ok(agreement)) => {
+                callers.spawn(serve_caller(socket, agreement, token.clone(), to_tonic.clone()));
+            }
+            (None, _) => warn!("a gateway passed a connection without its descriptor"),
+            (_, Err(error)) => warn!(%error, "a gateway passed a connection that cannot be used"),
         }
+    }
+}
+
+fn agreement_of(frame: &Frame) -> Result<Agreement, RpcError> {
+    let incoming: IncomingConnection = frame.decode()?;
+    Agreement::decode(&incoming.agreement)
+}
+
+/// Negotiates the keys of a connection from another node, beside the others.
+async fn serve_caller(
+    socket: OwnedFd,
+    agreement: Agreement,
+    token: ClusterToken,
+    to_tonic: mpsc::Sender<SecuredSocket>,
+) {
+    match take_over(socket, &agreement, &token, TAKE_OVER_DEADLINE).await {
+        // The receiver is gone only when the head ends.
+        Ok(socket) => drop(to_tonic.send(socket).await),
+        Err(error) => debug!(%error, "a connection for the head broke off"),
     }
 }

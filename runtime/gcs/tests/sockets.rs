@@ -21,8 +21,8 @@ use sparkray_proto::{
     KvGet, KvPut, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources, WatchActorOnNode,
 };
 use sparkray_rpc::{
-    Endpoint, Frame, Identity, Listener, Refusal, RpcError, Target, accept_loop, dial, frame_connection,
-    tonic_channel,
+    Endpoint, Frame, Identity, Listener, Protection, Refusal, RpcError, Target, accept_loop, dial,
+    frame_connection, tonic_channel,
 };
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinHandle;
@@ -194,7 +194,9 @@ impl FakeNode {
 
 /// Listens on TCP and passes connections for the head on, as the raylet of the head's node does.
 async fn start_gateway(head: &RunningHead) -> Endpoint {
-    let listener = Listener::bind_tcp("127.0.0.1", 0).await.unwrap();
+    let listener = Listener::bind_tcp("127.0.0.1", 0, Protection::Sealed)
+        .await
+        .unwrap();
     let endpoint = Endpoint::Tcp(format!("127.0.0.1:{}", listener.local_port()));
     let gateway = dial(&head.identity, &head.endpoint, Target::HeadGateway, DEADLINE)
         .await
@@ -217,8 +219,13 @@ async fn start_gateway(head: &RunningHead) -> Endpoint {
     ));
     tokio::spawn(async move {
         while let Some(connection) = accepted.recv().await {
-            let frame = Frame::new(FrameKind::IncomingConnection, 0, &IncomingConnection {});
-            sender.send(frame.with_descriptor(connection.socket)).unwrap();
+            let incoming = IncomingConnection {
+                agreement: connection.agreement.encode().into(),
+            };
+            let frame = Frame::new(FrameKind::IncomingConnection, 0, &incoming);
+            sender
+                .send(frame.with_descriptor(connection.socket.socket))
+                .unwrap();
         }
         drop(sender);
         let _ = receiver.next().await;

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use sparkray_common::{NodeId, WorkerId};
-use sparkray_rpc::{Accepted, Identity, Listener, Refusal, Target, accept_loop};
+use sparkray_rpc::{Accepted, Identity, Listener, Protection, Refusal, Target, accept_loop};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
@@ -80,17 +80,18 @@ impl Routes {
     }
 }
 
-/// Opens both doors and returns the TCP port. Callers arrive as [`Event::Accepted`].
+/// Opens both doors and returns the TCP port; `protection` is that of its connections. Callers arrive as [`Event::Accepted`].
 pub(crate) async fn open(
     host: &str,
     port: u16,
+    protection: Protection,
     socket_name: &str,
     identity: &Identity,
     routes: &Arc<Routes>,
     events: &mpsc::Sender<Event>,
     cancel: &CancellationToken,
 ) -> Result<u16, RayletError> {
-    let tcp = Listener::bind_tcp(host, port).await?;
+    let tcp = Listener::bind_tcp(host, port, protection).await?;
     let port = tcp.local_port();
     let unix = Listener::bind_abstract(socket_name)?;
     for (listener, local) in [(tcp, false), (unix, true)] {

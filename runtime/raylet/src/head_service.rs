@@ -293,10 +293,13 @@ impl Raylet {
     }
 
     /// A connection from another node for the head.
-    pub(crate) fn pass_to_head(&self, socket: std::os::fd::OwnedFd) {
+    pub(crate) fn pass_to_head(&self, accepted: sparkray_rpc::Accepted) {
         let Some(gateway) = &self.head.gateway else { return };
+        let incoming = IncomingConnection {
+            agreement: accepted.agreement.encode().into(),
+        };
         let frame =
-            Frame::new(FrameKind::IncomingConnection, 0, &IncomingConnection {}).with_descriptor(socket);
+            Frame::new(FrameKind::IncomingConnection, 0, &incoming).with_descriptor(accepted.socket.socket);
         if let Err(error) = gateway.send(frame) {
             debug!(%error, "cannot pass a connection to the head");
         }

@@ -187,26 +187,29 @@ impl Raylet {
             },
             Target::Worker(_, worker) => {
                 if let Some(connection) = self.clients.of_worker(worker) {
-                    self.pass_connection(connection, accepted.socket);
+                    self.pass_connection(connection, accepted);
                 } else {
                     // It ended since the caller was let in: the caller sees its connection close.
                     debug!(%worker, "a caller came for a worker that is gone");
                 }
             }
-            Target::Head => self.pass_to_head(accepted.socket),
+            Target::Head => self.pass_to_head(accepted),
             Target::HeadGateway | Target::Manager => {
                 debug!(peer = accepted.peer, "a caller came to the wrong door");
             }
         }
     }
 
-    fn pass_connection(&self, connection: u64, socket: std::os::fd::OwnedFd) {
+    fn pass_connection(&self, connection: u64, accepted: sparkray_rpc::Accepted) {
         let frame = sparkray_rpc::Frame::new(
             sparkray_proto::FrameKind::IncomingConnection,
             0,
-            &sparkray_proto::IncomingConnection {},
+            &sparkray_proto::IncomingConnection {
+                agreement: accepted.agreement.encode().into(),
+            },
         );
-        self.clients.send_frame(connection, frame.with_descriptor(socket));
+        self.clients
+            .send_frame(connection, frame.with_descriptor(accepted.socket.socket));
     }
 
     /// The address of a worker of this node.

@@ -12,7 +12,9 @@ use sparkray_common::{
 };
 use sparkray_object_store::{IoExecutor, ObjectStore, StoreConfig};
 use sparkray_proto::{FrameKind, RegisterNode};
-use sparkray_rpc::{Endpoint, FrameSender, Identity, MomentReader, RpcError, Target, dial, frame_connection};
+use sparkray_rpc::{
+    Endpoint, FrameSender, Identity, MomentReader, Protection, RpcError, Target, dial, frame_connection,
+};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -197,6 +199,11 @@ async fn serve(
     let port = gateway::open(
         config.bind_host.as_ref().unwrap_or(&config.host),
         config.port,
+        if config.encryption {
+            Protection::Sealed
+        } else {
+            Protection::Checked
+        },
         &socket_name,
         identity,
         routes,

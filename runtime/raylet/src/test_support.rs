@@ -5,7 +5,7 @@ use std::time::Duration;
 use sparkray_common::{ClusterId, ClusterToken, NodeId, ResourceSet};
 use sparkray_proto::{FrameKind, RegisterClientReply};
 use sparkray_rpc::{
-    Frame, FrameReceiver, FrameSender, Identity, Listener, Target, accept_loop, frame_connection,
+    Frame, FrameReceiver, FrameSender, Identity, Listener, Protection, Target, accept_loop, frame_connection,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -35,7 +35,9 @@ impl OtherNode {
             token: ClusterToken::random(),
             head_epoch: 1,
         };
-        let listener = Listener::bind_tcp("127.0.0.1", 0).await.unwrap();
+        let listener = Listener::bind_tcp("127.0.0.1", 0, Protection::Sealed)
+            .await
+            .unwrap();
         let address = format!("127.0.0.1:{}", listener.local_port());
         let stop = CancellationToken::new();
         let (accepted, mut arrivals) = mpsc::channel(64);

@@ -1,4 +1,4 @@
-//! A connection of frames on a blocking socket, for JVM threads and tools.
+//! A connection of frames on a blocking socket, for JVM threads and tools. It stays inside a node: Unix sockets only.
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,6 +8,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
 use crate::RpcError;
+use crate::agreement::Protection;
 use crate::frame::{Frame, FrameDecoder};
 use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
 use crate::socket::{
@@ -47,9 +48,14 @@ impl BlockingConnection {
         write_all(socket.as_fd(), handshake.hello(), until).map_err(failed)?;
         let mut proof = [0; SERVER_PROOF_LEN];
         read_exact(socket.as_fd(), &mut proof, until).map_err(failed)?;
-        let answer = handshake
+        let (answer, agreement) = handshake
             .answer(&proof)
             .ok_or_else(|| RpcError::WrongToken { peer: peer.clone() })?;
+        if agreement.protection() != Protection::Plain {
+            return Err(RpcError::NotSecure(format!(
+                "{peer} is on another node, which this kind of connection does not reach"
+            )));
+        }
         write_all(socket.as_fd(), &answer, until).map_err(failed)?;
         let mut verdict = [0];
         read_exact(socket.as_fd(), &mut verdict, until).map_err(failed)?;

@@ -8,15 +8,17 @@ use tokio::io::unix::AsyncFd;
 
 use crate::RpcError;
 use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
+use crate::noise::NOISE_MESSAGE_LEN;
+use crate::secured_socket::{SecuredSocket, Securing};
 use crate::socket::{Endpoint, connect_nonblocking, register, take_socket_error};
 
-/// Connects to `target` at `endpoint` and goes through the handshake. The socket is non-blocking.
+/// Connects to `target` at `endpoint`, goes through the handshake and agrees on keys. The socket is non-blocking.
 pub async fn dial(
     identity: &Identity,
     endpoint: &Endpoint,
     target: Target,
     deadline: Duration,
-) -> Result<OwnedFd, RpcError> {
+) -> Result<SecuredSocket, RpcError> {
     match tokio::time::timeout(deadline, shake_hands(identity, endpoint, target)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(RpcError::Deadline {
@@ -26,7 +28,11 @@ pub async fn dial(
     }
 }
 
-async fn shake_hands(identity: &Identity, endpoint: &Endpoint, target: Target) -> Result<OwnedFd, RpcError> {
+async fn shake_hands(
+    identity: &Identity,
+    endpoint: &Endpoint,
+    target: Target,
+) -> Result<SecuredSocket, RpcError> {
     let failed = |source| RpcError::io("connect to", endpoint, source);
     let resolved = resolve(endpoint).await?;
     let socket = register(connect_nonblocking(&resolved).map_err(failed)?).map_err(failed)?;
@@ -37,17 +43,30 @@ async fn shake_hands(identity: &Identity, endpoint: &Endpoint, target: Target) -
     write_all(&socket, handshake.hello()).await.map_err(failed)?;
     let mut proof = [0; SERVER_PROOF_LEN];
     read_exact(&socket, &mut proof).await.map_err(failed)?;
-    let answer = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken {
+    let (answer, agreement) = handshake.answer(&proof).ok_or_else(|| RpcError::WrongToken {
         peer: endpoint.to_string(),
     })?;
-    write_all(&socket, &answer).await.map_err(failed)?;
+    let mut last = answer.to_vec();
+    let securing = Securing::begin(handshake.token(), &agreement, &mut last)?;
+    write_all(&socket, &last).await.map_err(failed)?;
     let mut verdict = [0];
     read_exact(&socket, &mut verdict).await.map_err(failed)?;
     ClientHandshake::verdict(verdict[0]).map_err(|refusal| RpcError::Refused {
         peer: endpoint.to_string(),
         refusal,
     })?;
-    Ok(socket.into_inner())
+    let records = match securing {
+        Securing::Done(records) => records,
+        Securing::Negotiating(negotiation) => {
+            let mut answer = [0; NOISE_MESSAGE_LEN];
+            read_exact(&socket, &mut answer).await.map_err(failed)?;
+            Some(negotiation.finish(&answer)?)
+        }
+    };
+    Ok(SecuredSocket {
+        socket: socket.into_inner(),
+        records,
+    })
 }
 
 /// Resolves a host name off this thread, because the resolver blocks.

@@ -54,6 +54,9 @@ pub enum RpcError {
     /// Bytes that are not a frame.
     #[error("broken frame: {0}")]
     BadFrame(String),
+    /// Bytes that are not what the other end sealed, or another end.
+    #[error("the connection is not to be trusted: {0}")]
+    NotSecure(String),
     /// A message that breaks the protocol.
     #[error(transparent)]
     Message(#[from] MessageError),
@@ -63,7 +66,9 @@ impl RpcError {
     /// What a caller may decide on.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Io { .. } | Self::Closed | Self::Overflow { .. } => ErrorCode::Unavailable,
+            Self::Io { .. } | Self::Closed | Self::Overflow { .. } | Self::NotSecure(_) => {
+                ErrorCode::Unavailable
+            }
             Self::Refused { refusal, .. } => refusal.code(),
             Self::WrongToken { .. } => ErrorCode::Unauthenticated,
             Self::Deadline { .. } => ErrorCode::DeadlineExceeded,

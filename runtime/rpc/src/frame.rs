@@ -187,6 +187,21 @@ impl FrameDecoder {
         &mut self.buffer[filled..]
     }
 
+    /// Room for exactly `len` bytes, which become one read; for records, whose length is known.
+    pub fn record_slot(&mut self, len: usize) -> &mut [u8] {
+        self.direct = self.missing() > 0;
+        if !self.direct {
+            if self.scratch.len() < len {
+                self.scratch.resize(len, 0);
+            }
+            return &mut self.scratch[..len];
+        }
+        let filled = self.buffer.len();
+        self.buffer.reserve(self.missing().min(4 << 20).max(len));
+        self.buffer.resize(filled + len, 0);
+        &mut self.buffer[filled..]
+    }
+
     /// Takes the slot back: `slot_len` is its length, `read` the bytes in it.
     pub fn advance(&mut self, slot_len: usize, read: usize) {
         if self.direct {
@@ -215,19 +230,19 @@ impl FrameDecoder {
         self.descriptors.push_back(descriptor);
     }
 
+    /// Reads the header of the frame that begins, if it is there.
+    fn read_header(&mut self) -> Result<Option<FrameHeader>, RpcError> {
+        if self.header.is_none() && self.buffer.len() >= FRAME_HEADER_LEN {
+            self.header = Some(FrameHeader::decode(&self.buffer[..FRAME_HEADER_LEN])?);
+            self.buffer.advance(FRAME_HEADER_LEN);
+        }
+        Ok(self.header)
+    }
+
     /// The next whole frame.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, RpcError> {
-        let header = match self.header {
-            Some(header) => header,
-            None => {
-                if self.buffer.len() < FRAME_HEADER_LEN {
-                    return Ok(None);
-                }
-                let header = FrameHeader::decode(&self.buffer[..FRAME_HEADER_LEN])?;
-                self.buffer.advance(FRAME_HEADER_LEN);
-                self.header = Some(header);
-                header
-            }
+        let Some(header) = self.read_header()? else {
+            return Ok(None);
         };
         if self.buffer.len() < header.meta_len + header.payload_len {
             return Ok(None);

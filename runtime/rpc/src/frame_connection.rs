@@ -1,5 +1,6 @@
 //! A connection of frames, for tokio.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -16,6 +17,8 @@ use tracing::debug;
 use crate::RpcError;
 use crate::frame::{FRAME_HEADER_LEN, Frame, FrameDecoder};
 use crate::reachability::{CHECK_INTERVAL, Reachability};
+use crate::records::{Opener, Records, Sealer};
+use crate::secured_socket::SecuredSocket;
 use crate::socket::{receive_with_descriptors, register, send_with_descriptor};
 
 /// Sendings that may wait for a reader that is slow; more mean that it does not read.
@@ -25,6 +28,8 @@ const COPY_LIMIT: usize = 16 * 1024;
 /// Frames of a stream that may wait to be written.
 const STREAM_WINDOW: usize = 8;
 const BATCH_BYTES: usize = 128 * 1024;
+/// Records of a large payload that are sealed ahead of one write.
+const SEALED_BYTES: usize = 256 * 1024;
 
 /// The sending half; clones share the connection. When the last is dropped, what was sent still leaves, then
 /// the sending direction is closed.
@@ -71,13 +76,21 @@ fn size_of(frame: &Frame) -> usize {
 pub struct FrameReceiver {
     socket: Arc<AsyncFd<OwnedFd>>,
     decoder: FrameDecoder,
+    opener: Option<Opener>,
+    /// Frames that came in one read of records.
+    ready: VecDeque<Frame>,
     cancel: CancellationToken,
 }
 
 /// Makes a connection from a non-blocking socket past the handshake. Must be called inside tokio.
-pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameReceiver)> {
+pub fn frame_connection(socket: impl Into<SecuredSocket>) -> std::io::Result<(FrameSender, FrameReceiver)> {
+    let SecuredSocket { socket, records } = socket.into();
     rustix::io::ioctl_fionbio(&socket, true)?;
     let socket = Arc::new(register(socket)?);
+    let (sealer, opener) = match records {
+        Some(Records { sealer, opener }) => (Some(sealer), Some(opener)),
+        None => (None, None),
+    };
     let cancel = CancellationToken::new();
     let (queue, frames) = mpsc::channel(QUEUE);
     let waiting = Arc::new(Waiting::default());
@@ -91,6 +104,8 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
     let receiver = FrameReceiver {
         socket: Arc::clone(&socket),
         decoder: FrameDecoder::default(),
+        opener,
+        ready: VecDeque::new(),
         cancel: cancel.clone(),
     };
     let mut reachability = Reachability::default();
@@ -98,7 +113,8 @@ pub fn frame_connection(socket: OwnedFd) -> std::io::Result<(FrameSender, FrameR
     if !reachability.is_exempt() {
         tokio::spawn(watch(Arc::downgrade(&socket), reachability, cancel.clone()));
     }
-    tokio::spawn(write_loop(socket, frames, cancel, waiting, drained));
+    let sink = Sink { socket, sealer };
+    tokio::spawn(write_loop(sink, frames, cancel, waiting, drained));
     Ok((sender, receiver))
 }
 
@@ -180,21 +196,33 @@ impl FrameReceiver {
     /// Safe to cancel.
     pub async fn next(&mut self) -> Result<Option<Frame>, RpcError> {
         loop {
+            if let Some(frame) = self.ready.pop_front() {
+                return Ok(Some(frame));
+            }
             if let Some(frame) = self.decoder.next_frame()? {
                 return Ok(Some(frame));
             }
             let Self {
                 socket,
                 decoder,
+                opener,
+                ready,
                 cancel,
             } = self;
             let read = tokio::select! {
                 () = cancel.cancelled() => return Ok(None),
-                read = socket.async_io(Interest::READABLE, |fd| read_some(fd, decoder)) => read,
+                read = socket.async_io(Interest::READABLE, |fd| match opener {
+                    Some(opener) => read_records(fd, opener),
+                    None => read_some(fd, decoder),
+                }) => read,
             };
             match read {
                 Ok(0) => return Ok(None),
-                Ok(_) => {}
+                Ok(_) => {
+                    if let Some(opener) = opener {
+                        open_records(opener, decoder, ready)?;
+                    }
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return Ok(None),
                 Err(error) => return Err(RpcError::io("read from", "a peer", error)),
             }
@@ -232,8 +260,36 @@ async fn watch(socket: Weak<AsyncFd<OwnedFd>>, mut reachability: Reachability, c
     }
 }
 
-async fn write_loop(
+fn read_records(fd: &OwnedFd, opener: &mut Opener) -> std::io::Result<usize> {
+    let read = rustix::io::read(fd, opener.read_slot())?;
+    opener.advance(read);
+    Ok(read)
+}
+
+/// Frames are taken out between records, so that a large one is known as such before its rest comes.
+fn open_records(
+    opener: &mut Opener,
+    decoder: &mut FrameDecoder,
+    frames: &mut VecDeque<Frame>,
+) -> Result<(), RpcError> {
+    while let Some(len) = opener.ready()? {
+        let opened = opener.open(decoder.record_slot(len))?;
+        decoder.advance(len, opened);
+        while let Some(frame) = decoder.next_frame()? {
+            frames.push_back(frame);
+        }
+    }
+    Ok(())
+}
+
+/// Where frames leave.
+struct Sink {
     socket: Arc<AsyncFd<OwnedFd>>,
+    sealer: Option<Sealer>,
+}
+
+async fn write_loop(
+    mut sink: Sink,
     frames: mpsc::Receiver<Sending>,
     cancel: CancellationToken,
     waiting: Arc<Waiting>,
@@ -252,7 +308,7 @@ async fn write_loop(
         let Some(frame) = frame else { break };
         let outcome = tokio::select! {
             () = cancel.cancelled() => break,
-            outcome = write_batch(&socket, frame, &mut queue) => outcome,
+            outcome = write_batch(&mut sink, frame, &mut queue) => outcome,
         };
         if let Err(error) = outcome {
             debug!(%error, "cannot write to a peer");
@@ -268,7 +324,7 @@ async fn write_loop(
     } else {
         rustix::net::Shutdown::Write
     };
-    let _ = rustix::net::shutdown(socket.get_ref(), how);
+    let _ = rustix::net::shutdown(sink.socket.get_ref(), how);
 }
 
 /// The frames that wait, one after the other.
@@ -309,13 +365,13 @@ impl Queue {
 }
 
 /// Writes `first` and what waits behind it, as far as it fits one buffer.
-async fn write_batch(socket: &AsyncFd<OwnedFd>, first: Frame, frames: &mut Queue) -> std::io::Result<()> {
+async fn write_batch(sink: &mut Sink, first: Frame, frames: &mut Queue) -> std::io::Result<()> {
     let mut buffer = Vec::with_capacity(4096);
     let mut next = Some(first);
     while let Some(frame) = next.take() {
         frames.waiting.remove(1, size_of(&frame));
         if frame.descriptor.is_some() && !buffer.is_empty() {
-            write_parts(socket, &buffer, &Bytes::new(), None).await?;
+            write_parts(sink, &buffer, &Bytes::new(), None).await?;
             buffer.clear();
         }
         buffer.extend_from_slice(&frame.header().encode());
@@ -324,10 +380,10 @@ async fn write_batch(socket: &AsyncFd<OwnedFd>, first: Frame, frames: &mut Queue
             buffer.extend_from_slice(&frame.payload);
         }
         if frame.payload.len() > COPY_LIMIT {
-            write_parts(socket, &buffer, &frame.payload, frame.descriptor).await?;
+            write_parts(sink, &buffer, &frame.payload, frame.descriptor).await?;
             buffer.clear();
         } else if frame.descriptor.is_some() {
-            write_parts(socket, &buffer, &Bytes::new(), frame.descriptor).await?;
+            write_parts(sink, &buffer, &Bytes::new(), frame.descriptor).await?;
             buffer.clear();
         }
         if buffer.len() < BATCH_BYTES {
@@ -335,17 +391,21 @@ async fn write_batch(socket: &AsyncFd<OwnedFd>, first: Frame, frames: &mut Queue
         }
     }
     if !buffer.is_empty() {
-        write_parts(socket, &buffer, &Bytes::new(), None).await?;
+        write_parts(sink, &buffer, &Bytes::new(), None).await?;
     }
     Ok(())
 }
 
 async fn write_parts(
-    socket: &AsyncFd<OwnedFd>,
+    sink: &mut Sink,
     head: &[u8],
     payload: &Bytes,
     mut descriptor: Option<OwnedFd>,
 ) -> std::io::Result<()> {
+    let Sink { socket, sealer } = sink;
+    if let Some(sealer) = sealer {
+        return write_sealed(socket, sealer, head, payload).await;
+    }
     let total = head.len() + payload.len();
     let mut written = 0;
     while written < total {
@@ -364,6 +424,27 @@ async fn write_parts(
     Ok(())
 }
 
+/// No descriptor travels over TCP.
+async fn write_sealed(
+    socket: &AsyncFd<OwnedFd>,
+    sealer: &mut Sealer,
+    head: &[u8],
+    payload: &Bytes,
+) -> std::io::Result<()> {
+    let mut wire = Vec::with_capacity(head.len() + payload.len().min(SEALED_BYTES) + 1024);
+    sealer.seal(head, &mut wire);
+    let mut parts = payload.chunks(SEALED_BYTES);
+    loop {
+        match parts.next() {
+            Some(part) => sealer.seal(part, &mut wire),
+            None if wire.is_empty() => return Ok(()),
+            None => {}
+        }
+        crate::dial::write_all(socket, &wire).await?;
+        wire.clear();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -372,7 +453,7 @@ mod tests {
     use sparkray_proto::{FrameKind, WorkerLabel};
 
     use super::*;
-    use crate::{Endpoint, Identity, Listener, Target, accept_loop, dial};
+    use crate::{Endpoint, Identity, Listener, Protection, Target, accept_loop, dial};
 
     fn label(name: &str) -> Frame {
         Frame::new(
@@ -394,6 +475,16 @@ mod tests {
     }
 
     async fn pair(unix: bool) -> Pair {
+        protected_pair(if unix {
+            Protection::Plain
+        } else {
+            Protection::Sealed
+        })
+        .await
+    }
+
+    async fn protected_pair(protection: Protection) -> Pair {
+        let unix = protection == Protection::Plain;
         let identity = Identity {
             cluster_id: ClusterId::random(),
             token: ClusterToken::random(),
@@ -404,7 +495,7 @@ mod tests {
             let name = format!("sparkray-test-{node}");
             (Listener::bind_abstract(&name).unwrap(), Endpoint::Abstract(name))
         } else {
-            let listener = Listener::bind_tcp("127.0.0.1", 0).await.unwrap();
+            let listener = Listener::bind_tcp("127.0.0.1", 0, protection).await.unwrap();
             let port = listener.local_port();
             (listener, Endpoint::Tcp(format!("127.0.0.1:{port}")))
         };
@@ -434,8 +525,9 @@ mod tests {
 
     #[tokio::test]
     async fn frames_and_descriptors_arrive_in_order() {
-        for unix in [true, false] {
-            let mut pair = pair(unix).await;
+        for protection in [Protection::Plain, Protection::Checked, Protection::Sealed] {
+            let unix = protection == Protection::Plain;
+            let mut pair = protected_pair(protection).await;
             for index in 0..200_usize {
                 let mut frame =
                     label(&index.to_string()).with_payload(Bytes::from(vec![index as u8; index * 500]));

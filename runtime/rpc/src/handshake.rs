@@ -2,30 +2,38 @@
 //!
 //! ```text
 //! caller -> hello   104 bytes: magic, version, target kind, cluster id, head epoch, node id, worker id, nonce
-//! callee -> proof    64 bytes: nonce, HMAC(token, "callee" hello nonce)
-//! caller -> proof    32 bytes: HMAC(token, "caller" hello nonce)
+//! callee -> proof    65 bytes: nonce, protection, HMAC(token, "callee" hello nonce protection)
+//! caller -> proof    32 bytes: HMAC(token, "caller" hello nonce protection)
 //! callee -> verdict   1 byte:  0, or the number of a refusal
 //! ```
+//!
+//! It carries no secret, and tells who is called to whoever passes the socket on. What follows it is protected as the
+//! callee's proof says (see [`Agreement`]).
 //!
 //! Invariants:
 //! 1. All parts have a fixed length; nothing is decoded from a caller that has not proved itself beyond the hello.
 //! 2. Each side's nonce is in both proofs, so that no proof can be replayed.
 //! 3. Proofs are compared in constant time.
 //! 4. A caller learns why it was refused only after it proved itself.
+//! 5. Nobody between the two changes the protection: it is in both proofs, and in the keys.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode, NodeId, WorkerId};
 use subtle::ConstantTimeEq;
 
+use crate::agreement::{Agreement, Protection};
+
 /// Length of the caller's first message.
 pub const HELLO_LEN: usize = 104;
 /// Length of the callee's answer.
-pub const SERVER_PROOF_LEN: usize = 64;
+pub const SERVER_PROOF_LEN: usize = 65;
 /// Length of the caller's proof.
 pub const CLIENT_PROOF_LEN: usize = 32;
 const MAGIC: &[u8; 8] = b"SPARKRAY";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
+/// What the callee says before its proof: nonce and protection.
+const OFFER_LEN: usize = 33;
 
 /// What a process needs to take part in a cluster's connections.
 #[derive(Clone, Debug)]
@@ -132,13 +140,17 @@ fn nonce() -> [u8; 32] {
     bytes
 }
 
-fn proof(token: &ClusterToken, role: &[u8], hello: &[u8; HELLO_LEN], callee_nonce: &[u8]) -> [u8; 32] {
+fn proof(token: &ClusterToken, role: &[u8], hello: &[u8; HELLO_LEN], offer: &[u8]) -> [u8; 32] {
     let mut mac =
         Hmac::<Sha256>::new_from_slice(token.expose_bytes()).expect("HMAC takes a key of any length");
     mac.update(role);
     mac.update(hello);
-    mac.update(callee_nonce);
+    mac.update(offer);
     mac.finalize().into_bytes().into()
+}
+
+fn agreement(hello: &[u8; HELLO_LEN], offer: &[u8], protection: Protection) -> Agreement {
+    Agreement::new(protection, &[hello, offer].concat())
 }
 
 /// The caller's side.
@@ -178,14 +190,24 @@ impl ClientHandshake {
         &self.hello
     }
 
-    /// Checks the callee's proof; gives the bytes to send next, or `None` when the callee does not know the token.
-    pub fn answer(&self, callee: &[u8; SERVER_PROOF_LEN]) -> Option<[u8; CLIENT_PROOF_LEN]> {
-        let (callee_nonce, callee_proof) = callee.split_at(32);
-        let expected = proof(&self.token, b"callee", &self.hello, callee_nonce);
+    /// Checks the callee's proof; gives the bytes to send next and what is agreed, or `None` when the callee does not
+    /// know the token.
+    pub fn answer(&self, callee: &[u8; SERVER_PROOF_LEN]) -> Option<([u8; CLIENT_PROOF_LEN], Agreement)> {
+        let (offer, callee_proof) = callee.split_at(OFFER_LEN);
+        let expected = proof(&self.token, b"callee", &self.hello, offer);
         if !bool::from(expected.ct_eq(callee_proof)) {
             return None;
         }
-        Some(proof(&self.token, b"caller", &self.hello, callee_nonce))
+        let protection = Protection::from_number(offer[OFFER_LEN - 1])?;
+        Some((
+            proof(&self.token, b"caller", &self.hello, offer),
+            agreement(&self.hello, offer, protection),
+        ))
+    }
+
+    /// The secret, for the keys of the connection.
+    pub fn token(&self) -> &ClusterToken {
+        &self.token
     }
 
     /// Reads the callee's verdict.
@@ -199,21 +221,26 @@ impl ClientHandshake {
 pub struct ServerHandshake {
     token: ClusterToken,
     hello: [u8; HELLO_LEN],
-    nonce: [u8; 32],
+    offer: [u8; OFFER_LEN],
+    protection: Protection,
     request: Result<Target, Refusal>,
 }
 
 impl ServerHandshake {
     /// Reads the hello. `None`: not our protocol at all; close without a word.
-    pub fn new(identity: &Identity, hello: [u8; HELLO_LEN]) -> Option<Self> {
+    pub fn new(identity: &Identity, hello: [u8; HELLO_LEN], protection: Protection) -> Option<Self> {
         if hello[..8] != *MAGIC {
             return None;
         }
         let request = Self::read_request(identity, &hello);
+        let mut offer = [0; OFFER_LEN];
+        offer[..32].copy_from_slice(&nonce());
+        offer[32] = protection.number();
         Some(Self {
             token: identity.token.clone(),
             hello,
-            nonce: nonce(),
+            offer,
+            protection,
             request,
         })
     }
@@ -243,14 +270,19 @@ impl ServerHandshake {
     /// The bytes to send.
     pub fn proof(&self) -> [u8; SERVER_PROOF_LEN] {
         let mut message = [0; SERVER_PROOF_LEN];
-        message[..32].copy_from_slice(&self.nonce);
-        message[32..].copy_from_slice(&proof(&self.token, b"callee", &self.hello, &self.nonce));
+        message[..OFFER_LEN].copy_from_slice(&self.offer);
+        message[OFFER_LEN..].copy_from_slice(&proof(&self.token, b"callee", &self.hello, &self.offer));
         message
+    }
+
+    /// What is agreed once the caller has proved itself.
+    pub fn agreement(&self) -> Agreement {
+        agreement(&self.hello, &self.offer, self.protection)
     }
 
     /// Checks the caller's proof and gives the target, or why it is refused.
     pub fn finish(&self, caller: &[u8; CLIENT_PROOF_LEN]) -> Result<Target, Refusal> {
-        let expected = proof(&self.token, b"caller", &self.hello, &self.nonce);
+        let expected = proof(&self.token, b"caller", &self.hello, &self.offer);
         if !bool::from(expected.ct_eq(caller)) {
             return Err(Refusal::WrongToken);
         }
@@ -277,8 +309,9 @@ mod tests {
 
     fn run(caller: &Identity, callee: &Identity, target: Target) -> Option<Result<Target, Refusal>> {
         let client = ClientHandshake::new(caller, target);
-        let server = ServerHandshake::new(callee, *client.hello())?;
-        let answer = client.answer(&server.proof())?;
+        let server = ServerHandshake::new(callee, *client.hello(), Protection::Sealed)?;
+        let (answer, agreement) = client.answer(&server.proof())?;
+        assert_eq!(agreement, server.agreement());
         Some(server.finish(&answer))
     }
 
@@ -310,14 +343,14 @@ mod tests {
     fn a_callee_refuses_a_caller_without_the_token_before_it_says_anything_else() {
         let callee = identity();
         let client = ClientHandshake::new(&callee, Target::Head);
-        let server = ServerHandshake::new(&callee, *client.hello()).unwrap();
+        let server = ServerHandshake::new(&callee, *client.hello(), Protection::Sealed).unwrap();
         assert_eq!(server.finish(&[7; 32]), Err(Refusal::WrongToken));
         let other = Identity {
             cluster_id: ClusterId::random(),
             ..callee.clone()
         };
         let client = ClientHandshake::new(&other, Target::Head);
-        let server = ServerHandshake::new(&callee, *client.hello()).unwrap();
+        let server = ServerHandshake::new(&callee, *client.hello(), Protection::Sealed).unwrap();
         assert_eq!(server.finish(&[7; 32]), Err(Refusal::WrongToken));
     }
 
@@ -325,10 +358,20 @@ mod tests {
     fn a_proof_cannot_be_replayed() {
         let identity = identity();
         let client = ClientHandshake::new(&identity, Target::Head);
-        let first = ServerHandshake::new(&identity, *client.hello()).unwrap();
-        let answer = client.answer(&first.proof()).unwrap();
-        let second = ServerHandshake::new(&identity, *client.hello()).unwrap();
+        let first = ServerHandshake::new(&identity, *client.hello(), Protection::Sealed).unwrap();
+        let (answer, _) = client.answer(&first.proof()).unwrap();
+        let second = ServerHandshake::new(&identity, *client.hello(), Protection::Sealed).unwrap();
         assert_eq!(second.finish(&answer), Err(Refusal::WrongToken));
+    }
+
+    #[test]
+    fn nobody_on_the_way_changes_the_protection() {
+        let identity = identity();
+        let client = ClientHandshake::new(&identity, Target::Head);
+        let server = ServerHandshake::new(&identity, *client.hello(), Protection::Sealed).unwrap();
+        let mut proof = server.proof();
+        proof[OFFER_LEN - 1] = Protection::Checked.number();
+        assert!(client.answer(&proof).is_none());
     }
 
     #[test]
@@ -358,6 +401,6 @@ mod tests {
             );
         }
         assert_eq!(ClientHandshake::verdict(ServerHandshake::verdict(Ok(()))), Ok(()));
-        assert!(ServerHandshake::new(&identity(), [b'G'; HELLO_LEN]).is_none());
+        assert!(ServerHandshake::new(&identity(), [b'G'; HELLO_LEN], Protection::Sealed).is_none());
     }
 }

@@ -2,26 +2,34 @@
 //!
 //! Every connection, TCP or Unix, begins with the [`handshake`](ClientHandshake) in which both sides prove
 //! that they know the cluster's token before anything else is decoded. Then it carries either
-//! [`Frame`]s (core workers, executor JVMs, raylets) or HTTP/2 (tonic, to the head and the driver's manager).
+//! [`Frame`]s (core workers, executor JVMs, raylets) or HTTP/2 (tonic, to the head and the driver's manager): as they
+//! are on Unix sockets, in [`Records`] on TCP, encrypted with keys that both ends negotiate from the token.
 //!
-//! The handshake and the framing are state machines without I/O. Three drivers run them: tokio
+//! Handshake, keys, records and framing are state machines without I/O. Three drivers run them: tokio
 //! ([`dial`], [`accept_loop`], [`frame_connection`]), blocking sockets ([`BlockingConnection`]) and the core
 //! worker's own reactor.
 
 mod accept;
+mod agreement;
 mod blocking;
 mod dial;
 mod error;
 mod frame;
 mod frame_connection;
+mod half_open;
 mod handshake;
 mod moment_file;
+mod noise;
 mod reachability;
+mod records;
+mod secured_socket;
 mod session;
 mod socket;
 mod tonic_bridge;
+mod tonic_records;
 
 pub use accept::{Accepted, Listener, accept_loop};
+pub use agreement::{Agreement, Protection};
 pub use blocking::{BlockingConnection, BlockingSender};
 pub use dial::dial;
 pub use error::RpcError;
@@ -32,7 +40,10 @@ pub use handshake::{
     Target,
 };
 pub use moment_file::{MomentReader, MomentWriter, clock_now, sleep_until};
+pub use noise::{NOISE_MESSAGE_LEN, Negotiation, answer_negotiation};
 pub use reachability::{CHECK_INTERVAL, Reachability, SILENCE};
+pub use records::{Opener, Records, Sealer};
+pub use secured_socket::{SecuredSocket, Securing, take_over};
 pub use session::{Gap, Inbox, Outbox};
 pub use socket::{
     Endpoint, MAX_DESCRIPTORS, connect_nonblocking, pass_socket_options, receive_with_descriptors, register,

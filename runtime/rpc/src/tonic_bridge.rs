@@ -22,7 +22,9 @@ use tonic::transport::{Channel, Endpoint as TonicEndpoint};
 use crate::RpcError;
 use crate::dial::dial;
 use crate::handshake::{Identity, Target};
+use crate::secured_socket::SecuredSocket;
 use crate::socket::{Endpoint, register};
+use crate::tonic_records::TonicRecords;
 
 const DIAL_DEADLINE: Duration = Duration::from_secs(5);
 /// A side that was silent for so long is asked for a sign of life,
@@ -73,15 +75,16 @@ pub async fn connect_tonic(
     Ok(TonicEndpoint::from_static("http://sparkray.invalid").connect_with_connector_lazy(connector))
 }
 
-/// Sockets past the handshake, as a tonic server takes them.
-pub fn tonic_incoming(sockets: mpsc::Receiver<OwnedFd>) -> impl Stream<Item = io::Result<TonicSocket>> {
+/// Connections past the handshake, as a tonic server takes them.
+pub fn tonic_incoming(sockets: mpsc::Receiver<SecuredSocket>) -> impl Stream<Item = io::Result<TonicSocket>> {
     ReceiverStream::new(sockets).map(TonicSocket::new)
 }
 
-/// A TCP or Unix socket that may have come from another process.
+/// A TCP or Unix socket that may have come from another process, and what protects it.
 #[derive(Debug)]
 pub struct TonicSocket {
     socket: AsyncFd<OwnedFd>,
+    records: Option<TonicRecords>,
     end: watch::Sender<bool>,
 }
 
@@ -107,21 +110,63 @@ impl ConnectionInfo {
 
 impl TonicSocket {
     /// Takes a connected socket. Must be called inside tokio.
-    pub fn new(socket: OwnedFd) -> io::Result<Self> {
+    pub fn new(socket: impl Into<SecuredSocket>) -> io::Result<Self> {
+        let SecuredSocket { socket, records } = socket.into();
         rustix::io::ioctl_fionbio(&socket, true)?;
         Ok(Self {
             socket: register(socket)?,
+            records: records.map(TonicRecords::new),
             end: watch::Sender::new(false),
         })
     }
+}
 
-    /// A reset on one machine is the end of the process at the other side; one from the network may come from anybody.
-    fn is_end(&self, outcome: &io::Result<usize>) -> bool {
+/// A reset on one machine is the end of the process at the other side; one from the network may come from anybody.
+fn is_end(socket: &OwnedFd, outcome: &io::Result<usize>) -> bool {
+    match outcome {
+        Ok(read) => *read == 0,
+        Err(error) => error.kind() == io::ErrorKind::ConnectionReset && is_on_this_machine(socket),
+    }
+}
+
+/// Reads; `end` learns of the end of the other side.
+fn poll_read_socket(
+    socket: &AsyncFd<OwnedFd>,
+    end: &watch::Sender<bool>,
+    context: &mut Context<'_>,
+    slot: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    loop {
+        let mut guard = ready!(socket.poll_read_ready(context))?;
+        let outcome = guard.try_io(|socket| Ok(rustix::io::read(socket, &mut *slot)?));
+        if let Ok(outcome) = &outcome
+            && is_end(socket.get_ref(), outcome)
+        {
+            end.send_replace(true);
+        }
         match outcome {
-            Ok(read) => *read == 0,
-            Err(error) => {
-                error.kind() == io::ErrorKind::ConnectionReset && is_on_this_machine(self.socket.get_ref())
-            }
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(outcome) => return Poll::Ready(outcome),
+            Err(_would_block) => {}
+        }
+    }
+}
+
+fn poll_write_socket(
+    socket: &AsyncFd<OwnedFd>,
+    context: &mut Context<'_>,
+    parts: &[IoSlice<'_>],
+) -> Poll<io::Result<usize>> {
+    loop {
+        let mut guard = ready!(socket.poll_write_ready(context))?;
+        let attempt = guard.try_io(|socket| {
+            use std::os::fd::AsFd;
+            crate::socket::send_with_descriptor(socket.as_fd(), parts, None)
+        });
+        match attempt {
+            Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            Ok(outcome) => return Poll::Ready(outcome),
+            Err(_would_block) => {}
         }
     }
 }
@@ -161,24 +206,30 @@ impl AsyncRead for TonicSocket {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        loop {
-            let mut guard = ready!(self.socket.poll_read_ready(context))?;
-            let unfilled = buffer.initialize_unfilled();
-            let outcome = guard.try_io(|socket| Ok(rustix::io::read(socket, &mut *unfilled)?));
-            if let Ok(outcome) = &outcome
-                && self.is_end(outcome)
-            {
-                self.end.send_replace(true);
+        let Self { socket, records, end } = self.get_mut();
+        if let Some(records) = records {
+            return records.poll_read(buffer, |slot| poll_read_socket(socket, end, context, slot));
+        }
+        let read = ready!(poll_read_socket(
+            socket,
+            end,
+            context,
+            buffer.initialize_unfilled()
+        ))?;
+        buffer.advance(read);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl TonicSocket {
+    /// Writes what records have taken before.
+    fn poll_drain(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Self { socket, records, .. } = self;
+        match records {
+            Some(records) => {
+                records.poll_drain(|bytes| poll_write_socket(socket, context, &[IoSlice::new(bytes)]))
             }
-            match outcome {
-                Ok(Ok(read)) => {
-                    buffer.advance(read);
-                    return Poll::Ready(Ok(()));
-                }
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(Err(error)) => return Poll::Ready(Err(error)),
-                Err(_would_block) => {}
-            }
+            None => Poll::Ready(Ok(())),
         }
     }
 }
@@ -193,17 +244,12 @@ impl AsyncWrite for TonicSocket {
         context: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        loop {
-            let mut guard = ready!(self.socket.poll_write_ready(context))?;
-            let attempt = guard.try_io(|socket| {
-                use std::os::fd::AsFd;
-                crate::socket::send_with_descriptor(socket.as_fd(), parts, None)
-            });
-            match attempt {
-                Ok(Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-                Ok(outcome) => return Poll::Ready(outcome),
-                Err(_would_block) => {}
-            }
+        let Self { socket, records, .. } = self.get_mut();
+        match records {
+            Some(records) => records.poll_write(parts, |bytes| {
+                poll_write_socket(socket, context, &[IoSlice::new(bytes)])
+            }),
+            None => poll_write_socket(socket, context, parts),
         }
     }
 
@@ -211,12 +257,14 @@ impl AsyncWrite for TonicSocket {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_drain(context)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match rustix::net::shutdown(self.socket.get_ref(), rustix::net::Shutdown::Write) {
+    fn poll_shutdown(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_drain(context))?;
+        match rustix::net::shutdown(this.socket.get_ref(), rustix::net::Shutdown::Write) {
             Ok(()) | Err(rustix::io::Errno::NOTCONN) => Poll::Ready(Ok(())),
             Err(error) => Poll::Ready(Err(error.into())),
         }

@@ -219,6 +219,7 @@ fn a_raylet_joins_the_head_and_ends_with_its_leash_even_when_the_head_is_gone() 
         prestart_workers: 0,
         is_drivers_own: false,
         bind_host: None,
+        encryption: true,
     };
     let (mut raylet, leash, line) = start("raylet", &config);
     let ready: RayletReady = serde_json::from_str(&line).expect("one line of JSON");

@@ -35,6 +35,9 @@ pub struct InitRequest {
     /// Additional environment of workers.
     #[serde(default)]
     pub worker_env: BTreeMap<String, String>,
+    /// Whether connections between nodes are encrypted.
+    #[serde(default = "on")]
+    pub encryption: bool,
     /// Workers forked ahead of demand on each executor.
     #[serde(default)]
     pub prestart_workers: u32,
@@ -46,6 +49,10 @@ pub struct InitRequest {
     pub python_version: String,
     /// Version of the driver's sparkray package.
     pub sparkray_version: String,
+}
+
+fn on() -> bool {
+    true
 }
 
 impl InitRequest {

@@ -4,7 +4,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 
 use sparkray_common::{ClusterId, ClusterToken, NodeId, WorkerId};
 use sparkray_proto::{FrameKind, WorkerLabel};
-use sparkray_rpc::{CLIENT_PROOF_LEN, HELLO_LEN, ServerHandshake};
+use sparkray_rpc::{CLIENT_PROOF_LEN, HELLO_LEN, Protection, ServerHandshake};
 
 use super::*;
 
@@ -44,7 +44,7 @@ fn listen(identity: &Identity) -> (UnixListener, Endpoint) {
 fn shake_hands(identity: &Identity, mut stream: &UnixStream, verdict: Result<(), Refusal>) {
     let mut hello = [0; HELLO_LEN];
     stream.read_exact(&mut hello).unwrap();
-    let handshake = ServerHandshake::new(identity, hello).unwrap();
+    let handshake = ServerHandshake::new(identity, hello, Protection::Plain).unwrap();
     stream.write_all(&handshake.proof()).unwrap();
     let mut proof = [0; CLIENT_PROOF_LEN];
     stream.read_exact(&mut proof).unwrap();
@@ -117,7 +117,7 @@ fn nobody_listens() {
 fn a_sleeping_leader_takes_corked_frames_along() {
     let reactor = Arc::new(Reactor::new(identity()).unwrap());
     let (near, mut far) = UnixStream::pair().unwrap();
-    reactor.adopt(1, near.into(), "far");
+    reactor.adopt(1, near.into(), Agreement::plain(), "far");
     let leader = Arc::clone(&reactor);
     let driving = std::thread::spawn(move || {
         let mut incidents = Vec::new();

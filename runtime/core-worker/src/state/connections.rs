@@ -6,7 +6,7 @@ use sparkray_common::{
     ActorId, ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId,
 };
 use sparkray_proto::{self as proto, FrameKind};
-use sparkray_rpc::{Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Target};
+use sparkray_rpc::{Agreement, Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Target};
 use tracing::debug;
 
 use super::timers::Timer;
@@ -304,8 +304,14 @@ impl State {
                 "the raylet announced a connection without its socket",
             )
         })?;
+        let message: proto::IncomingConnection = frame.decode()?;
+        let agreement = Agreement::decode(&message.agreement)?;
         let conn = self.new_conn(None);
-        self.effects.push(Effect::Adopt { conn, socket });
+        self.effects.push(Effect::Adopt {
+            conn,
+            socket,
+            agreement,
+        });
         self.say_hello(conn);
         Ok(())
     }

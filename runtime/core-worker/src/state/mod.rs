@@ -43,7 +43,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, Failure, FrameKind};
-use sparkray_rpc::{Endpoint, Frame, Target};
+use sparkray_rpc::{Agreement, Endpoint, Frame, Target};
 use tracing::{debug, warn};
 
 use crate::error::CoreError;
@@ -90,6 +90,7 @@ pub(crate) enum Effect {
     Adopt {
         conn: ConnId,
         socket: OwnedFd,
+        agreement: Agreement,
     },
     /// Work for the code that embeds the core worker.
     Notify(Notice),

@@ -93,6 +93,7 @@ impl Cluster {
             prestart_workers: u32::from(modules.is_some()),
             is_drivers_own: false,
             bind_host: None,
+            encryption: true,
         };
         let (sender, ready) = oneshot::channel();
         let cancel = CancellationToken::new();

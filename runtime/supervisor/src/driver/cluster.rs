@@ -89,6 +89,7 @@ impl Cluster {
             python: self.request.python.clone(),
             python_version: self.request.python_version.clone(),
             sparkray_version: self.request.sparkray_version.clone(),
+            unencrypted: !self.request.encryption,
         }
     }
 }

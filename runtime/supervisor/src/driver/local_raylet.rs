@@ -76,6 +76,7 @@ pub(super) async fn start(
         worker_env: request.worker_env,
         prestart_workers: 0,
         is_drivers_own: true,
+        encryption: request.encryption,
     };
     let log_path = dirs.logs.join("sparkray-raylet-driver.log");
     let running = starter.raylet(&raylet, log_path, cancel).await?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
-use sparkray_rpc::{Identity, Listener};
+use sparkray_rpc::{Identity, Listener, Protection};
 use tokio_util::sync::CancellationToken;
 
 use crate::SupervisorError;
@@ -211,7 +211,8 @@ async fn listen(
     cancel: CancellationToken,
     started: SyncSender<Started>,
 ) {
-    let listener = match Listener::bind_tcp(&config.bind_address, config.port).await {
+    // Encrypted whatever the cluster's own setting is: tokens of clusters travel here.
+    let listener = match Listener::bind_tcp(&config.bind_address, config.port, Protection::Sealed).await {
         Ok(listener) => listener,
         Err(error) => {
             let _ = started.send(Err(SupervisorError::refused(error.code(), error.to_string())));

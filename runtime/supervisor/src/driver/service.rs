@@ -7,8 +7,8 @@ use std::time::Duration;
 use sparkray_proto::manager_server::{Manager, ManagerServer};
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
 use sparkray_rpc::{
-    Accepted, ConnectionInfo, Identity, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Listener, Refusal, Target,
-    accept_loop, tonic_incoming,
+    Accepted, ConnectionInfo, Identity, KEEP_ALIVE_INTERVAL, KEEP_ALIVE_TIMEOUT, Listener, Refusal,
+    SecuredSocket, Target, accept_loop, tonic_incoming,
 };
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -80,7 +80,7 @@ pub(super) async fn serve(
     tasks.wait().await;
 }
 
-async fn pass_on(mut callers: mpsc::Receiver<Accepted>, sockets: mpsc::Sender<std::os::fd::OwnedFd>) {
+async fn pass_on(mut callers: mpsc::Receiver<Accepted>, sockets: mpsc::Sender<SecuredSocket>) {
     while let Some(caller) = callers.recv().await {
         if sockets.send(caller.socket).await.is_err() {
             return;

@@ -83,6 +83,7 @@ impl RayletPlan {
             worker_env: command.worker_env.into_iter().collect(),
             prestart_workers: command.prestart_workers,
             is_drivers_own: false,
+            encryption: !command.unencrypted,
         }
     }
 }

@@ -268,8 +268,10 @@ impl Simulation {
     fn arrive(&mut self, callee: usize, link: usize) {
         self.processes[callee].arrivals.push_back(link);
         let descriptor = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
-        let frame = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
-            .with_descriptor(descriptor);
+        let incoming = proto::IncomingConnection {
+            agreement: sparkray_rpc::Agreement::plain().encode().into(),
+        };
+        let frame = Frame::new(FrameKind::IncomingConnection, 0, &incoming).with_descriptor(descriptor);
         let raylet = self.raylet_link(callee).unwrap();
         self.links[raylet].queues[0].push_back(Message::Frame(frame));
     }
