@@ -37,6 +37,7 @@ class Cluster:
         connect: also make this process a driver of it.
         head_node_args: arguments of `add_node` for the first node.
         shutdown_at_exit: end it when Python ends; False is refused, since it never outlives this process.
+        encryption: whether connections between its nodes are encrypted (an argument of ours, not of Ray's).
 
     Use as a context manager, or call `shutdown`.
     """
@@ -47,6 +48,7 @@ class Cluster:
         connect: bool = False,
         head_node_args: dict[str, Any] | None = None,
         shutdown_at_exit: bool = True,
+        encryption: bool = True,
     ) -> None:
         if not shutdown_at_exit:
             raise ValueError("a cluster ends with the process that started it: leave shutdown_at_exit out")
@@ -54,6 +56,7 @@ class Cluster:
             raise ValueError("connect=True needs initialize_head=True")
         if head_node_args and not initialize_head:
             raise ValueError("head_node_args needs initialize_head=True")
+        self._encryption = encryption
         self._local: _node.LocalCluster | None = None
         self.head_node: _node.LocalNode | None = None
         if initialize_head:
@@ -133,7 +136,7 @@ class Cluster:
         memory = arguments.get("memory")
         is_first = self._local is None
         if self._local is None:
-            self._local = _node.LocalCluster()
+            self._local = _node.LocalCluster(encryption=self._encryption)
         try:
             node = self._local.add_node(
                 num_cpus=arguments.get("num_cpus", 1),

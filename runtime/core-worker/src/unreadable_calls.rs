@@ -34,8 +34,11 @@ impl Peer {
     /// Connected to the worker that is the raylet's client of this index.
     fn of_worker(raylet: &TestRaylet, index: usize) -> Self {
         let (near, far) = UnixStream::pair().unwrap();
-        let incoming = Frame::new(FrameKind::IncomingConnection, 0, &proto::IncomingConnection {})
-            .with_descriptor(OwnedFd::from(far));
+        let incoming = proto::IncomingConnection {
+            agreement: sparkray_rpc::Agreement::plain().encode().into(),
+        };
+        let incoming =
+            Frame::new(FrameKind::IncomingConnection, 0, &incoming).with_descriptor(OwnedFd::from(far));
         raylet.send(index, &incoming);
         let peer = Self::new(near);
         let hello = proto::WorkerHello {

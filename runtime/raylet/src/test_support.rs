@@ -30,14 +30,16 @@ pub(crate) struct OtherNode {
 
 impl OtherNode {
     pub(crate) async fn start() -> Self {
+        Self::start_with(Protection::Sealed).await
+    }
+
+    pub(crate) async fn start_with(protection: Protection) -> Self {
         let identity = Identity {
             cluster_id: ClusterId::random(),
             token: ClusterToken::random(),
             head_epoch: 1,
         };
-        let listener = Listener::bind_tcp("127.0.0.1", 0, Protection::Sealed)
-            .await
-            .unwrap();
+        let listener = Listener::bind_tcp("127.0.0.1", 0, protection).await.unwrap();
         let address = format!("127.0.0.1:{}", listener.local_port());
         let stop = CancellationToken::new();
         let (accepted, mut arrivals) = mpsc::channel(64);

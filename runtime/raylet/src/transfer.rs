@@ -380,6 +380,7 @@ mod tests {
     use sparkray_common::TaskId;
     use sparkray_object_store::{ClientId, ObjectStore, StoreConfig, StoreEvent};
     use sparkray_proto::{GetObjectEntry, GetObjects, location_of};
+    use sparkray_rpc::Protection;
 
     use super::*;
     use crate::test_support::{OtherNode, PATIENCE};
@@ -454,6 +455,67 @@ mod tests {
                 panic!("{event:?}");
             };
             assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
+        }
+    }
+
+    /// A way to `address` on which one bit of each answer is changed, far behind handshake and keys.
+    fn damaged_way_to(address: String) -> String {
+        use std::io::{Read, Write};
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let way = listener.local_addr().unwrap().to_string();
+        std::thread::spawn(move || {
+            for near in listener.incoming() {
+                let mut near = near.unwrap();
+                let mut far = std::net::TcpStream::connect(&address).unwrap();
+                let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
+                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 64 * 1024];
+                    let mut passed = 0;
+                    while let Ok(read @ 1..) = far.read(&mut buffer) {
+                        if (passed..passed + read).contains(&100_000) {
+                            buffer[100_000 - passed] ^= 4;
+                        }
+                        passed += read;
+                        if near.write_all(&buffer[..read]).is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        way
+    }
+
+    #[tokio::test]
+    async fn a_fetch_whose_bytes_are_changed_on_the_way_is_lost_with_the_reason() {
+        for protection in [Protection::Sealed, Protection::Checked] {
+            let mut other = OtherNode::start_with(protection).await;
+            let peers = Peers::new(NodeId::random(), other.identity.clone());
+            let (events, mut news) = mpsc::channel(64);
+            let way = damaged_way_to(other.address.clone());
+            let (ticket, object, locations) = fetches(1, other.id, &way).remove(0);
+            let cancel = CancellationToken::new();
+            tokio::spawn(pull(peers, ticket, object, locations, events, cancel));
+            let (sender, mut receiver) = other.callers.recv().await.unwrap();
+            let request = receiver.next().await.unwrap().unwrap();
+            assert_eq!(request.kind, FrameKind::PullObject);
+            let chunk = ObjectChunk {
+                object_id: object.to_vec().into(),
+                size: CHUNK as u64,
+                ..ObjectChunk::default()
+            };
+            let frame = Frame::new(FrameKind::ObjectChunk, request.correlation, &chunk);
+            sender.send(frame.with_payload(vec![7; CHUNK].into())).unwrap();
+            let event = tokio::time::timeout(PATIENCE, news.recv())
+                .await
+                .expect("the fetch ends");
+            let Some(Event::PullEnded { outcome, .. }) = event else {
+                panic!("a changed chunk was taken: {event:?}");
+            };
+            let failure = outcome.unwrap_err();
+            assert_eq!(failure.error_code(), ErrorCode::ObjectLost);
+            assert!(failure.message.contains("changed"), "{}", failure.message);
         }
     }
 

@@ -12,6 +12,11 @@ use crate::noise::NOISE_MESSAGE_LEN;
 use crate::secured_socket::{SecuredSocket, Securing};
 use crate::socket::{Endpoint, connect_nonblocking, register, take_socket_error};
 
+/// A callee that has too many callers at once closes the oldest of those that have not proved themselves: such a one
+/// tries again after this time, which doubles, so often.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+const ATTEMPTS: u32 = 6;
+
 /// Connects to `target` at `endpoint`, goes through the handshake and agrees on keys. The socket is non-blocking.
 pub async fn dial(
     identity: &Identity,
@@ -19,13 +24,36 @@ pub async fn dial(
     target: Target,
     deadline: Duration,
 ) -> Result<SecuredSocket, RpcError> {
-    match tokio::time::timeout(deadline, shake_hands(identity, endpoint, target)).await {
+    match tokio::time::timeout(deadline, dial_again(identity, endpoint, target)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(RpcError::Deadline {
             peer: endpoint.to_string(),
             seconds: deadline.as_secs_f64(),
         }),
     }
+}
+
+/// Tries again when the callee closed the connection before it said anything of the caller.
+async fn dial_again(
+    identity: &Identity,
+    endpoint: &Endpoint,
+    target: Target,
+) -> Result<SecuredSocket, RpcError> {
+    let mut pause = FIRST_PAUSE;
+    for _ in 1..ATTEMPTS {
+        match shake_hands(identity, endpoint, target).await {
+            Err(error) if was_pushed_out(&error) => tokio::time::sleep(pause).await,
+            outcome => return outcome,
+        }
+        pause *= 2;
+    }
+    shake_hands(identity, endpoint, target).await
+}
+
+fn was_pushed_out(error: &RpcError) -> bool {
+    use std::io::ErrorKind::{BrokenPipe, ConnectionReset, UnexpectedEof};
+    matches!(error, RpcError::Io { source, .. }
+        if matches!(source.kind(), UnexpectedEof | ConnectionReset | BrokenPipe))
 }
 
 async fn shake_hands(

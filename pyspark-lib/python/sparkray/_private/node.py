@@ -41,12 +41,13 @@ class LocalNode:
 class LocalCluster:
     """Starts and ends `sparkrayd head` and `sparkrayd raylet` on this machine."""
 
-    def __init__(self, temp_dir: str | None = None) -> None:
+    def __init__(self, temp_dir: str | None = None, encryption: bool = True) -> None:
         from sparkray import _native
 
         self.cluster_id = secrets.token_hex(16)
         self._token = secrets.token_hex(32)
         self.head_epoch = 1
+        self._encryption = encryption
         self._binary = daemon_path()
         self._processes = _native.LocalProcesses()
         _clusters.add(self)
@@ -138,6 +139,7 @@ class LocalCluster:
             "working_dir": os.getcwd(),
             "worker_env": module_path.environment(module_path.describe(sys.path)),
             "prestart_workers": max(1, min(int(amounts["CPU"]), 2)),
+            "encryption": self._encryption,
         }
         log_path = self.session.log_dir / f"raylet-{node_id[:8]}.log"
         ready = json.loads(self._processes.start_raylet(self._binary, json.dumps(config), str(log_path)))

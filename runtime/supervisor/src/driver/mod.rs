@@ -31,8 +31,8 @@ use state::{Ending, Shared};
 const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
-/// What the driver's JVM knows about itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// What the driver's JVM knows about itself. May hold a token: `Debug` hides it.
+#[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DriverConfig {
     /// `spark.driver.host`: executors connect to it, and the driver's raylet advertises it.
@@ -45,6 +45,20 @@ pub struct DriverConfig {
     pub binary: PathBuf,
     /// A private directory that is deleted with the process.
     pub work_dir: PathBuf,
+    /// Hexadecimal token with which executors join, where both sides know it without being told; none: a random one.
+    #[serde(default)]
+    pub token: Option<String>,
+}
+
+impl std::fmt::Debug for DriverConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter
+            .debug_struct("DriverConfig")
+            .field("host", &self.host)
+            .field("port", &self.port)
+            .field("work_dir", &self.work_dir)
+            .finish_non_exhaustive()
+    }
 }
 
 /// The running RayManager of a driver. All methods may be called from any thread.
@@ -59,9 +73,18 @@ impl DriverManager {
     /// Listens, in a thread of its own.
     pub fn start(config: DriverConfig) -> Result<Self, SupervisorError> {
         let host = ChildHost::start()?;
+        let token = match &config.token {
+            Some(hex) => ClusterToken::from_hex(hex).ok_or_else(|| {
+                SupervisorError::refused(
+                    ErrorCode::InvalidArgument,
+                    "the manager's token is not 64 hexadecimal digits",
+                )
+            })?,
+            None => ClusterToken::random(),
+        };
         let identity = Identity {
             cluster_id: ClusterId::random(),
-            token: ClusterToken::random(),
+            token,
             head_epoch: 0,
         };
         let mut invitation = Invitation {

@@ -40,6 +40,7 @@ impl Spark {
             port: 0,
             binary,
             work_dir: directory.path().join("driver"),
+            token: None,
         })
         .unwrap();
         Self { directory, driver }
@@ -276,6 +277,75 @@ fn an_executor_whose_connection_fails_tries_again() {
     config.invitation.address = unreliable_way_to(config.invitation.address, &[1, 2, 3]);
     let _executor = ExecutorManager::start(config).unwrap();
     spark.until("it has joined", |status| status.nodes.len() == 1);
+}
+
+/// Passes connections to `address` on, keeps what was said on them, and gives the way.
+fn recorded_way_to(address: String) -> (String, Arc<parking_lot::Mutex<Vec<u8>>>) {
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let way = listener.local_addr().unwrap().to_string();
+    let record = Arc::clone(&heard);
+    std::thread::spawn(move || {
+        for near in listener.incoming() {
+            let near = near.unwrap();
+            let far = TcpStream::connect(&address).unwrap();
+            for (mut from, mut to) in [(near.try_clone().unwrap(), far.try_clone().unwrap()), (far, near)] {
+                let record = Arc::clone(&record);
+                std::thread::spawn(move || {
+                    let mut buffer = vec![0; 64 * 1024];
+                    while let Ok(read @ 1..) = from.read(&mut buffer) {
+                        record.lock().extend_from_slice(&buffer[..read]);
+                        if to.write_all(&buffer[..read]).is_err() {
+                            break;
+                        }
+                    }
+                    let _ = to.shutdown(Shutdown::Write);
+                });
+            }
+        }
+    });
+    (way, heard)
+}
+
+#[test]
+fn who_records_the_managers_connections_learns_neither_tokens_nor_settings() {
+    let spark = Spark::start();
+    let mut config = spark.config("1");
+    let (way, heard) = recorded_way_to(config.invitation.address);
+    config.invitation.address = way;
+    let _executor = ExecutorManager::start(config).unwrap();
+    for encryption in [true, false] {
+        let mut request = Spark::request(1);
+        request.encryption = encryption;
+        request
+            .worker_env
+            .insert("PASSWORD".to_owned(), "hunter2hunter2".to_owned());
+        let result = spark.driver.init(request).unwrap();
+        let token = ClusterToken::from_hex(&result.token).unwrap();
+        let application = ClusterToken::from_hex(&spark.driver.invitation().token).unwrap();
+        let heard = heard.lock().clone();
+        let contains = |needle: &[u8]| heard.windows(needle.len()).any(|window| window == needle);
+        for secret in [
+            token.expose_bytes().as_slice(),
+            token.expose_hex().as_bytes(),
+            application.expose_bytes().as_slice(),
+            application.expose_hex().as_bytes(),
+            b"hunter2hunter2",
+            // A word of HTTP/2 and one of the protocol: nothing at all can be read.
+            b"PRI * HTTP/2.0",
+            b"sparkray.Manager",
+        ] {
+            assert!(
+                !contains(secret),
+                "encryption {encryption}: {}",
+                String::from_utf8_lossy(secret)
+            );
+        }
+        assert!(contains(b"SPARKRAY"), "the handshake was recorded");
+        spark.stop();
+    }
 }
 
 #[test]
