@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyDict, PyList, PyString, PyTuple};
-use sparkray_common::{FunctionId, MAX_INLINE_BYTES, ResourceSet};
-use sparkray_core_worker::{CallArguments, TaskTemplate};
+use sparkray_common::{FunctionId, ResourceSet};
+use sparkray_core_worker::{ALWAYS_INLINE, CallArguments, TaskTemplate};
 
 use crate::convert::bad_id;
 use crate::core_worker::PyCoreWorker;
@@ -85,7 +85,8 @@ pub(crate) fn encode(
     let mut value = None;
     if is_simple {
         let whole = serialize(args.as_any())?;
-        if whole.len(py) <= MAX_INLINE_BYTES {
+        let len = whole.len(py);
+        if len <= inline_limit(runtime, len) {
             value = Some(whole);
         }
     }
@@ -100,6 +101,14 @@ pub(crate) fn encode(
         _contained: value.contained,
         _put: put,
     })
+}
+
+/// How long arguments may be to travel with their call. Short ones always may, which costs no look at the core worker.
+fn inline_limit(runtime: &Runtime, len: usize) -> usize {
+    if len <= ALWAYS_INLINE {
+        return ALWAYS_INLINE;
+    }
+    runtime.core.inline_limit()
 }
 
 fn encode_parts(
@@ -119,7 +128,9 @@ fn encode_parts(
         flat.append(take_reference(runtime, args.len() + index, item, call)?)?;
     }
     let value = serialize(flat.as_any())?;
-    if value.len(py) <= MAX_INLINE_BYTES {
+    let len = value.len(py);
+    let limit = inline_limit(runtime, len);
+    if len <= limit {
         return Ok(value);
     }
     // Large arguments go to the store, so that they do not pass through the control connections.
@@ -128,7 +139,7 @@ fn encode_parts(
             continue;
         }
         let part = serialize(&item)?;
-        if part.len(py) > MAX_INLINE_BYTES {
+        if part.len(py) > limit {
             let reference = runtime.put_serialized(py, &part)?;
             call.references.push((index as u32, reference.id));
             put.push(reference);

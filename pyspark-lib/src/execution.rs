@@ -14,6 +14,7 @@ use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, Wo
 
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
 use crate::objects::wait_for_borrows;
+use crate::process::end_forked_child;
 use crate::results::{answer_of, make_error, send_error};
 use crate::runtime::Runtime;
 use crate::values::{Loaded, internal, load};
@@ -157,7 +158,7 @@ impl<'py> Loop<'py> {
         match outcome {
             Ok(answer) => {
                 CURRENT.set(None);
-                answer.send(&self.runtime, task, false);
+                answer.send(self.py, &self.runtime, task, false);
             }
             Err(error) => {
                 // What makes the error looks at the current task.
@@ -230,6 +231,7 @@ impl<'py> Loop<'py> {
         });
         CURRENT.set(None);
         let core = Arc::clone(&self.runtime.core);
+        end_forked_child(py, &core, made.as_ref().err());
         match made {
             Ok((spec, instance, label)) => {
                 self.instance = Some(instance.clone());

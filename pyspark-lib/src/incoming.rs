@@ -55,7 +55,7 @@ impl PyIncomingTask {
     pub(crate) fn finish(&self, value: &Bound<'_, PyAny>, more: bool) -> PyResult<()> {
         let answer = answer_of(&self.runtime, &self.task, value)?;
         if self.begin_answer() {
-            answer.send(&self.runtime, &self.task, more);
+            answer.send(value.py(), &self.runtime, &self.task, more);
         }
         Ok(())
     }

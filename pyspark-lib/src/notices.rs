@@ -12,7 +12,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use sparkray_common::ValueHeader;
-use sparkray_core_worker::{CoreError, Fetched, Notice};
+use sparkray_core_worker::{CoreError, Fetched, Notice, fork_generation};
 use sparkray_proto::LogLine;
 
 use crate::convert::{cached, exception};
@@ -103,6 +103,7 @@ impl NoticeReceiver {
 
 /// Runs until the core worker is gone.
 pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Option<&Py<PyAny>>) {
+    let generation = fork_generation();
     while let Some(notice) = notices.next() {
         // `None`: the interpreter ends.
         let attached = Python::try_attach(|py| match notice {
@@ -124,7 +125,8 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Opt
             }
             Notice::Work => {}
         });
-        if attached.is_none() {
+        // A child that a callback forked has come back: the thread is the parent's.
+        if attached.is_none() || fork_generation() != generation {
             return;
         }
     }

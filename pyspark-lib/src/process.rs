@@ -7,6 +7,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use sparkray_core_worker::CoreWorker;
 use sparkray_supervisor::{Child, ChildHost, ChildSpec};
 
 const READY_DEADLINE: Duration = Duration::from_secs(20);
@@ -97,6 +98,23 @@ pub(crate) fn set_parent_death_signal(signal: i32) -> PyResult<()> {
     rustix::process::set_parent_process_death_signal(Some(signal)).map_err(|error| {
         PyRuntimeError::new_err(format!("cannot set the signal of the parent's death: {error}"))
     })
+}
+
+/// Ends this process when it is a child that user code forked from a worker and that came back from that code: it would go
+/// on as a second worker on the same sockets. `error`: what the code raised.
+pub(crate) fn end_forked_child(py: Python<'_>, core: &CoreWorker, error: Option<&PyErr>) {
+    if !core.is_forked() {
+        return;
+    }
+    let error = error.map(|error| error.clone_ref(py).into_value(py));
+    let outcome = py
+        .import("sparkray._private.process")
+        .and_then(|module| module.call_method1("end_forked_child", (error,)));
+    // It does not return.
+    if let Err(problem) = outcome {
+        problem.print(py);
+    }
+    std::process::abort();
 }
 
 /// In a child that user code forked: what it inherited from this module is not its own.

@@ -12,6 +12,7 @@ use sparkray_proto as proto;
 
 use crate::convert::{check_signals, exception, wait_exception};
 use crate::object_ref::ObjectRef;
+use crate::process::end_forked_child;
 use crate::runtime::Runtime;
 use crate::values::{Serialized, serialize};
 
@@ -24,7 +25,8 @@ pub(crate) struct Answer {
 
 impl Answer {
     /// Sends it. `more`: others follow, for which it may wait.
-    pub(crate) fn send(self, runtime: &Runtime, task: &IncomingTask, more: bool) {
+    pub(crate) fn send(self, py: Python<'_>, runtime: &Runtime, task: &IncomingTask, more: bool) {
+        end_forked_child(py, &runtime.core, None);
         let pins = self
             .contained
             .iter()
@@ -40,6 +42,8 @@ impl Answer {
         task: &IncomingTask,
         mut value: Serialized,
     ) -> PyResult<()> {
+        // Before anything of the core worker is used: its locks may be held by threads that are not here.
+        end_forked_child(py, &runtime.core, None);
         let index = self.results.len() as u32;
         let written = value.with_value(py, |parts| {
             py.detach(|| runtime.core.write_result(task, index, parts, &check_signals))
@@ -64,6 +68,7 @@ pub(crate) fn answer_of(
     match outcome {
         Ok(()) => Ok(answer),
         Err(error) => {
+            end_forked_child(value.py(), &runtime.core, Some(&error));
             runtime.core.discard_results(task, &answer.results);
             Err(error)
         }
@@ -131,6 +136,7 @@ pub(crate) fn send_error(
     error: &PyErr,
     py: Python<'_>,
 ) {
+    end_forked_child(py, &runtime.core, Some(error));
     let outcome = hooks
         .ok_or_else(|| PyValueError::new_err("only a worker can make the error of a task"))
         .and_then(|hooks| make_error(hooks, runtime, error, &task.name))
@@ -143,7 +149,7 @@ pub(crate) fn send_error(
             Ok(answer)
         });
     match outcome {
-        Ok(answer) => answer.send(runtime, task, false),
+        Ok(answer) => answer.send(py, runtime, task, false),
         Err(problem) => runtime.core.fail_task(task, &describe(py, task, error, &problem)),
     }
 }

@@ -166,6 +166,11 @@ impl ValueHeader {
         })
     }
 
+    /// Whether a value has out-of-band buffers. False for bytes that are no value.
+    pub fn has_buffers(value: &[u8]) -> bool {
+        value.len() >= VALUE_HEADER_LEN && value[16..20] != [0; 4]
+    }
+
     /// The body of a value whose header this is.
     pub fn body<'a>(&self, value: &'a [u8]) -> &'a [u8] {
         &value[VALUE_HEADER_LEN..VALUE_HEADER_LEN + self.body_len]

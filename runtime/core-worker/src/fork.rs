@@ -11,6 +11,6 @@ pub fn note_fork() {
 }
 
 /// Counts the forks between this process and the first.
-pub(crate) fn generation() -> u64 {
+pub fn generation() -> u64 {
     GENERATION.load(Ordering::Acquire)
 }

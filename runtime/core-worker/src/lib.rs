@@ -5,6 +5,7 @@
 //! Decisions are in `state` (no I/O, no clock, no threads), sockets in `reactor` and `connection`, and the turns of the
 //! threads that wait in `waiting`. `api` is what the language bindings call.
 
+mod aligned;
 mod api;
 mod connection;
 mod error;
@@ -22,9 +23,9 @@ mod waiting;
 mod watchdog;
 mod worker;
 
-pub use api::{CallArguments, FedBlock, Fetched, NewValue, ObjectLocations, WorkItem};
+pub use api::{ALWAYS_INLINE, CallArguments, FedBlock, Fetched, NewValue, ObjectLocations, WorkItem};
 pub use error::{CoreError, WaitError};
-pub use fork::note_fork;
+pub use fork::{generation as fork_generation, note_fork};
 pub use state::{ActorMethod, CreateActorWork, HandleKind, IncomingTask, Notice, TaskTemplate};
 pub use store::StoredValue;
 pub use worker::{ConnectOptions, CoreWorker};

@@ -13,14 +13,18 @@
 //!    at `lead`: one of the two sees the other. The same holds for the helper and `helper_parked`.
 //! 4. A thread that was woken to lead and does not need to any more wakes another one.
 
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex, MutexGuard};
-use tracing::warn;
+use sparkray_common::ErrorCode;
+use tracing::error;
 
-use crate::error::WaitError;
+use crate::error::{CoreError, WaitError};
 use crate::reactor::{Incident, Woken};
 use crate::state::State;
 use crate::worker::CoreWorker;
@@ -92,7 +96,7 @@ pub(crate) struct Turns {
 /// Runs the helper until the core worker stops or is dropped.
 pub(crate) fn run_helper(worker: &Weak<CoreWorker>) {
     while let Some(worker) = worker.upgrade() {
-        if worker.is_stopping() {
+        if worker.is_stopping() || worker.is_broken_down() {
             return;
         }
         worker.help();
@@ -233,19 +237,47 @@ impl CoreWorker {
         }
     }
 
-    /// Reads the sockets once and lets the state take in what came.
+    /// Reads the sockets once and lets the state take in what came. What breaks that is the end of this process's part in
+    /// the cluster: nobody else would ever be answered.
     fn drive(&self, incidents: &mut Vec<Incident>, sleep: Duration) -> Woken {
+        // What is half done when it panics is not used again.
+        match catch_unwind(AssertUnwindSafe(|| self.drive_once(incidents, sleep))) {
+            Ok(Ok(woken)) => return woken,
+            Ok(Err(error)) => self.break_down(&format!("it cannot wait for its sockets: {error}")),
+            Err(panic) => self.break_down(&format!("it panicked: {}", panic_message(&*panic))),
+        }
+        incidents.clear();
+        Woken::Other
+    }
+
+    /// Nothing reads the sockets any more.
+    fn break_down(&self, cause: &str) {
+        error!(cause, "the core worker broke down");
+        if self.is_worker {
+            // The raylet sees its end, and tells those who wait for it.
+            std::process::abort();
+        }
+        self.broken_down.store(true, Ordering::SeqCst);
+        let message = format!(
+            "sparkray broke down in this process ({cause}): call shutdown() and init() again, and report this"
+        );
+        let failure = CoreError::new(ErrorCode::Internal, message);
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            self.with_state(|state| state.leave(failure.clone()));
+        }));
+        if told.is_err() {
+            // Threads that wait look at this first.
+            self.state.lock().broken = Some(failure);
+        }
+        self.turns.changed.notify_all();
+    }
+
+    fn drive_once(&self, incidents: &mut Vec<Incident>, sleep: Duration) -> io::Result<Woken> {
         self.reactor.kick().take_later();
         let state = self.lock();
         let tick = state.next_tick().map_or(sleep, Duration::from_micros);
         self.carry_out(state);
-        let woken = self
-            .reactor
-            .drive(sleep.min(tick), incidents)
-            .unwrap_or_else(|error| {
-                warn!(%error, "cannot wait for the process's sockets");
-                Woken::Other
-            });
+        let woken = self.reactor.drive(sleep.min(tick), incidents)?;
         let mut state = self.lock();
         for incident in incidents.drain(..) {
             match incident {
@@ -261,7 +293,7 @@ impl CoreWorker {
         state.on_tick(now);
         self.take_in_answers(&mut state);
         self.carry_out_leading(state);
-        woken
+        Ok(woken)
     }
 
     // ---- the helper ----------------------------------------------------------------------------------------
@@ -307,7 +339,7 @@ impl CoreWorker {
         };
         fence(Ordering::SeqCst);
         let mut rested = false;
-        while !rested && !self.is_stopping() && !self.is_lead_wanted() {
+        while !rested && !self.is_stopping() && !self.is_broken_down() && !self.is_lead_wanted() {
             let before = Instant::now();
             self.drive(&mut incidents, LONGEST_SLEEP);
             // After a quiet time the caller looks whether anybody still holds the core worker.
@@ -333,6 +365,12 @@ impl CoreWorker {
         }
         turns.helper_parked.store(false, Ordering::SeqCst);
     }
+}
+
+fn panic_message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<&str>().copied();
+    text.or_else(|| panic.downcast_ref::<String>().map(String::as_str))
+        .unwrap_or("without a message")
 }
 
 #[cfg(test)]

@@ -58,6 +58,8 @@ pub struct CoreWorker {
     pub(crate) reactor: Reactor,
     pub(crate) turns: Turns,
     stopping: AtomicBool,
+    /// What reads the sockets failed for good.
+    pub(crate) broken_down: AtomicBool,
     helper: Mutex<Option<JoinHandle<()>>>,
     pub(crate) dropped: Arc<DropQueue>,
     segments: Mutex<SegmentTable>,
@@ -108,6 +110,7 @@ impl CoreWorker {
             reactor,
             turns: Turns::default(),
             stopping: AtomicBool::new(false),
+            broken_down: AtomicBool::new(false),
             helper: Mutex::new(None),
             dropped,
             segments: Mutex::new(SegmentTable::default()),
@@ -246,6 +249,10 @@ impl CoreWorker {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.stopping.load(Ordering::Acquire)
+    }
+
+    pub(crate) fn is_broken_down(&self) -> bool {
+        self.broken_down.load(Ordering::Acquire)
     }
 
     // ---- carrying out --------------------------------------------------------------------------------------

@@ -9,12 +9,15 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import inspect
+import os
 import select
+import threading
 from collections import deque
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from sparkray._private import process
 from sparkray._private.worker_main import actor_info
 
 if TYPE_CHECKING:
@@ -93,6 +96,20 @@ def run_async(core: CoreWorker, instance: object, max_concurrency: int) -> None:
     loop = _loop
     if loop is None:
         raise RuntimeError("an async actor is created by create_async")
+    loop_thread = threading.get_ident()
+
+    def end_child() -> None:
+        # A child that was forked on this thread and awaits something would run other calls: the loop's next step
+        # ends it.
+        if threading.get_ident() == loop_thread:
+            handle = asyncio.Handle(process.end_forked_child, (None,), loop)
+            ready = getattr(loop, "_ready", None)
+            if isinstance(ready, deque):
+                ready.appendleft(handle)
+            else:
+                loop.call_soon(process.end_forked_child, None)
+
+    os.register_at_fork(after_in_child=end_child)
     try:
         loop.run_until_complete(_serve(core, instance, max_concurrency))
         left = asyncio.all_tasks(loop)

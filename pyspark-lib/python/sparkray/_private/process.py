@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import os
+import sys
+import traceback
+from typing import NoReturn
 
 _PR_SET_PDEATHSIG = 1
 
@@ -19,6 +22,29 @@ def set_parent_death_signal(signal_number: int) -> None:
 def never_free(thing: object) -> None:
     """Keeps an object beyond the end of the interpreter: for a forked child, to which it does not belong."""
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
+
+
+def end_forked_child(error: BaseException | None) -> NoReturn:
+    """Ends a child that user code forked from a worker, as its program's end would, once it comes back from that code.
+
+    Args:
+        error: what the code raised. `SystemExit` says the exit code; others are printed, and the code is 1.
+    """
+    code = 0
+    try:
+        if isinstance(error, SystemExit):
+            given = error.code
+            if given is not None and not isinstance(given, int):
+                print(given, file=sys.stderr)
+                given = 1
+            code = given or 0
+        elif error is not None:
+            code = 1
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(code & 0xFF)
 
 
 def pidfd_of_self() -> int | None:

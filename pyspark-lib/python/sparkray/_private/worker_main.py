@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from sparkray import exceptions
-from sparkray._private import job_modules, serialization, thread_limits, worker
+from sparkray._private import job_modules, process, serialization, thread_limits, worker
 from sparkray._private.worker import python_version, state
 
 
@@ -144,6 +144,8 @@ class Hooks:
             else:
                 instance = actor_class(*args, **kwargs)
         except BaseException as error:
+            if state.core is None:  # a child that the constructor forked
+                process.end_forked_child(error)
             name = f"{spec['class_name']}.__init__"
             actor_id = bytes(spec["actor_id"]).hex()
             wrapped = exceptions.task_error(error, name, os.getpid(), self._core.node_ip, actor_id=actor_id)

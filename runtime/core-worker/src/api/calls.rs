@@ -6,7 +6,7 @@ use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, ObjectId};
 use sparkray_proto::{self as proto, head_reply, head_request};
 
-use super::check_running;
+use super::{check_running, inline_limit};
 use crate::error::{CoreError, WaitError};
 use crate::state::{ActorMethod, CallKind, Creation, HandleKind, NewTask, TaskTemplate};
 use crate::worker::CoreWorker;
@@ -38,6 +38,11 @@ impl CallArguments {
 }
 
 impl CoreWorker {
+    /// How many bytes the arguments of a call may have to travel with it; longer ones go to the store.
+    pub fn inline_limit(&self) -> usize {
+        inline_limit(self.state.lock().inline_bytes)
+    }
+
     /// Submits a call of a function; the caller holds one reference of each result.
     pub fn submit(
         &self,

@@ -11,7 +11,8 @@ use crate::state::State;
 
 pub use calls::CallArguments;
 pub use objects::{FedBlock, ObjectLocations};
-pub use values::{Fetched, NewValue};
+pub(crate) use values::inline_limit;
+pub use values::{ALWAYS_INLINE, Fetched, NewValue};
 pub use work::WorkItem;
 
 fn check_running(state: &State) -> Result<(), CoreError> {

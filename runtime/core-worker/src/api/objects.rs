@@ -9,7 +9,7 @@ use sparkray_proto::{self as proto, FrameKind, location_of};
 use tracing::warn;
 
 use super::check_running;
-use super::values::{Fetched, NewValue};
+use super::values::{Fetched, NewValue, inline_limit};
 use crate::error::{CoreError, WaitError};
 use crate::state::{Begun, Locations, Notice, Pending, SlotResult, State, Value, unknown_object};
 use crate::waiting::Patience;
@@ -55,11 +55,14 @@ impl CoreWorker {
         value: NewValue<'_>,
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<ObjectId, WaitError<E>> {
-        let task = self.state.lock().ids.next_task();
+        let (task, limit) = {
+            let mut state = self.state.lock();
+            (state.ids.next_task(), inline_limit(state.inline_bytes))
+        };
         let id = ObjectId::for_result(task, 0);
         let total = value.total_len();
         let is_error = value.format == ValueFormat::Error;
-        let stored = if value.is_stored(total) {
+        let stored = if value.is_stored(total, limit) {
             let me = self.address();
             self.write_stored(id, &me, total, interrupt, |target| value.write(target))?;
             Value::Stored {
@@ -71,7 +74,7 @@ impl CoreWorker {
         };
         self.with_state(|state| {
             check_running(state)?;
-            state.add_owned(id, stored, value.contained);
+            state.add_put(id, stored, value.contained);
             if is_error {
                 state.mark_put_error(id);
             }

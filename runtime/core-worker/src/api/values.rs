@@ -5,6 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sparkray_common::{MAX_INLINE_BYTES, ObjectId, ValueFormat, ValueHeader};
 
+use crate::aligned::{copy_aligned, must_move, write_aligned};
 use crate::store::StoredValue;
 
 /// A value to be put, passed or returned: the parts that [`ValueHeader`] lays out.
@@ -39,6 +40,9 @@ impl NewValue<'_> {
 
     /// The whole value in this process's memory.
     pub fn to_bytes(&self) -> Bytes {
+        if !self.buffers.is_empty() {
+            return write_aligned(self.total_len(), |target| self.write(target));
+        }
         let mut value = vec![0; self.total_len()];
         self.write(&mut value);
         value.into()
@@ -46,12 +50,28 @@ impl NewValue<'_> {
 
     /// Whether it lives in the store: large ones do, and tables always. Errors never do, because a call that is tried
     /// again must not find the error of its first attempt there.
-    pub(super) fn is_stored(&self, total: usize) -> bool {
+    pub(super) fn is_stored(&self, total: usize, inline_limit: usize) -> bool {
         match self.format {
             ValueFormat::Arrow => true,
             ValueFormat::Error => false,
-            _ => total > MAX_INLINE_BYTES,
+            _ => total > inline_limit,
         }
+    }
+}
+
+/// Bytes of arguments and put values that a process holds inline before it leaves more of them to the store.
+const INLINE_WINDOW: usize = 64 << 20;
+/// Values up to this length are inline even then: an object in the store costs about as much memory.
+pub const ALWAYS_INLINE: usize = 4 * 1024;
+
+/// How long an argument or a put value may be to stay inline, in a process that holds so many bytes inline already. Calls
+/// that wait, however many, thus cost a bounded amount of their callers' and callees' memory, and nobody waits for room
+/// but as whoever puts a large value does (ADR 0011).
+pub(crate) fn inline_limit(held: usize) -> usize {
+    if held > INLINE_WINDOW {
+        ALWAYS_INLINE
+    } else {
+        MAX_INLINE_BYTES
     }
 }
 
@@ -70,6 +90,15 @@ impl Fetched {
         match self {
             Self::Inline(bytes) => bytes,
             Self::Mapped(value) => value.as_slice(),
+        }
+    }
+
+    /// The value where its buffers are aligned: itself, or a copy of an inline one.
+    #[must_use]
+    pub fn aligned(&self) -> Self {
+        match self {
+            Self::Inline(bytes) if must_move(bytes) => Self::Inline(copy_aligned(bytes)),
+            other => other.clone(),
         }
     }
 

@@ -1,7 +1,7 @@
 //! Running calls of others.
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, ObjectId, ValueFormat};
+use sparkray_common::{ActorId, ErrorCode, FunctionId, MAX_INLINE_BYTES, ObjectId, ValueFormat};
 use sparkray_proto::{self as proto, location_of};
 
 use super::values::{Fetched, NewValue};
@@ -175,7 +175,7 @@ impl CoreWorker {
         let total = value.total_len();
         let is_error = value.format == ValueFormat::Error;
         let contained = self.describe_contained(&value.contained);
-        if !value.is_stored(total) {
+        if !value.is_stored(total, MAX_INLINE_BYTES) {
             let bytes = value.to_bytes();
             let result = proto::ReturnValue {
                 inline_length: Some(bytes.len() as u64),

@@ -155,6 +155,8 @@ pub(crate) struct State {
     pub(crate) slots: IdMap<u64, Option<SlotResult>>,
     waits: IdMap<WaitId, Wait>,
     pub(crate) objects: IdMap<ObjectId, Object>,
+    /// Bytes of arguments of calls that are not finished, and of values that were put and are not in the store.
+    pub(crate) inline_bytes: usize,
     /// Objects that the store is to be asked for.
     reads: Vec<ObjectId>,
     /// Tasks and actors that waited for objects and may go on.
@@ -216,6 +218,7 @@ impl State {
             slots: IdMap::default(),
             waits: IdMap::default(),
             objects: IdMap::default(),
+            inline_bytes: 0,
             reads: Vec::new(),
             dependents: VecDeque::new(),
             telling_dependents: false,
@@ -371,6 +374,7 @@ impl State {
     fn check_empty(&self, who: &str) {
         assert!(self.tasks.is_empty(), "{who}: tasks {:?}", self.tasks);
         assert!(self.objects.is_empty(), "{who}: objects {:?}", self.objects);
+        assert_eq!(self.inline_bytes, 0, "{who}: bytes of inline values");
         assert!(self.waits.is_empty(), "{who}: waits {:?}", self.waits);
         assert!(self.slots.is_empty(), "{who}: slots {:?}", self.slots);
         assert!(

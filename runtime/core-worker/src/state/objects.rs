@@ -8,6 +8,7 @@ use sparkray_proto::{self as proto, FrameKind, location_of};
 
 use super::waits::WaitId;
 use super::{Effect, State};
+use crate::aligned::{copy_aligned, must_move};
 use crate::error::CoreError;
 use crate::hash::IdSet;
 use crate::reactor::ConnId;
@@ -37,9 +38,11 @@ impl Value {
         Self::Failed(Arc::new(error))
     }
 
-    /// An inline value that does not keep the buffer it was read into.
+    /// An inline value that does not keep the buffer it was read into, and whose buffers are aligned.
     pub(super) fn read_inline(bytes: Bytes) -> Self {
-        if bytes.len() <= COPIED_BYTES {
+        if must_move(&bytes) {
+            Self::Inline(copy_aligned(&bytes))
+        } else if bytes.len() <= COPIED_BYTES {
             Self::Inline(Bytes::copy_from_slice(&bytes))
         } else {
             Self::Inline(bytes)
@@ -78,6 +81,8 @@ pub(crate) struct Object {
     pub(super) reading: bool,
     /// The owner was asked again where it is, because the store could not get it.
     pub(super) relocating: bool,
+    /// Bytes that count as inline in this process: those of a put value.
+    put_bytes: u32,
     /// How often the store could not give it.
     pub(super) failed_reads: u8,
     pub(super) waiters: Vec<Waiter>,
@@ -110,6 +115,7 @@ impl Object {
             asked: false,
             reading: false,
             relocating: false,
+            put_bytes: 0,
             failed_reads: 0,
             waiters: Vec::new(),
             mapped: Weak::new(),
@@ -187,6 +193,19 @@ impl State {
         }
     }
 
+    /// As [`State::add_owned`], for a value that the user put.
+    pub(crate) fn add_put(&mut self, id: ObjectId, value: Value, contained: Vec<ObjectId>) {
+        let inline_bytes = match &value {
+            Value::Inline(bytes) => bytes.len(),
+            _ => 0,
+        };
+        self.add_owned(id, value, contained);
+        if let Some(object) = self.objects.get_mut(&id) {
+            object.put_bytes = inline_bytes as u32;
+            self.inline_bytes += inline_bytes;
+        }
+    }
+
     /// One more reference. Unknown ids are those of objects that were freed: a reference to one cannot appear
     /// but by a bug, and then reading it says so.
     pub(crate) fn add_ref(&mut self, id: ObjectId) {
@@ -228,6 +247,7 @@ impl State {
             if object.is_error {
                 self.note_forgotten(&object);
             }
+            self.inline_bytes -= object.put_bytes as usize;
             match &object.owner {
                 Some(owner) => self.give_up_borrow(id, owner),
                 None => {

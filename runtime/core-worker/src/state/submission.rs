@@ -152,6 +152,7 @@ impl State {
             CallKind::Actor { actor_id, .. } => Some(*actor_id),
             CallKind::Function(_) => None,
         };
+        self.inline_bytes += call.arguments.len();
         self.tasks.insert(
             task_id,
             Task {
@@ -309,6 +310,7 @@ impl State {
         let Some(task) = self.tasks.remove(&task_id) else {
             return;
         };
+        self.inline_bytes -= task.call.arguments.len();
         self.leave_class(task.class);
         for (_, id) in task.call.slots {
             self.drop_ref(id);

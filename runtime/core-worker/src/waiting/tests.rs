@@ -321,3 +321,73 @@ fn a_core_worker_that_nobody_holds_goes_away() {
         std::thread::yield_now();
     }
 }
+
+/// What an embedding program does wrong with output stands for any mistake of the thread that reads.
+fn panicking_on_output(raylet: &Arc<TestRaylet>, kind: ClientKind) -> Arc<CoreWorker> {
+    raylet.connect_with(
+        kind,
+        Box::new(|notice| assert!(!matches!(notice, Notice::Log(_)), "a mistake")),
+    )
+}
+
+fn send_output(raylet: &TestRaylet) {
+    raylet.send(
+        0,
+        &Frame::new(FrameKind::LogBatch, 0, &proto::LogBatch::default()),
+    );
+}
+
+#[test]
+fn a_panic_of_the_thread_that_reads_is_an_error_for_all_who_wait() {
+    let raylet = TestRaylet::start();
+    let driver = panicking_on_output(&raylet, ClientKind::Driver);
+    let id = ObjectId::for_result(TaskId::next(), 0);
+    driver.with_state(|state| state.add_owned(id, Value::Pending, Vec::new()));
+    let until = Some(Instant::now() + DEADLINE);
+    std::thread::scope(|scope| {
+        let waiting: Vec<_> = (0..4)
+            .map(|_| scope.spawn(|| driver.get(&[id], until, &never_interrupted)))
+            .collect();
+        send_output(&raylet);
+        for thread in waiting {
+            let error = match thread.join().unwrap() {
+                Ok(mut values) => values.remove(0).unwrap_err(),
+                Err(WaitError::Failed(error)) => error,
+                Err(other) => panic!("{other:?}"),
+            };
+            assert!(
+                error.message.contains("broke down") && error.message.contains("a mistake"),
+                "{error}"
+            );
+        }
+    });
+    assert!(driver.submit(&template("f"), CallArguments::default()).is_err());
+    driver.shutdown();
+}
+
+#[test]
+fn a_panic_of_the_thread_that_reads_ends_a_worker() {
+    const CHILD: &str = "SPARKRAY_TEST_PANICS";
+    if std::env::var_os(CHILD).is_some() {
+        let raylet = TestRaylet::start();
+        let worker = panicking_on_output(&raylet, ClientKind::Worker);
+        send_output(&raylet);
+        let _ = worker.next_work(&never_interrupted);
+        std::process::exit(0);
+    }
+    let status = std::process::Command::new(std::env::current_exe().unwrap())
+        .args([
+            "--exact",
+            "waiting::tests::a_panic_of_the_thread_that_reads_ends_a_worker",
+        ])
+        .env(CHILD, "1")
+        .output()
+        .unwrap()
+        .status;
+    // By SIGABRT.
+    assert_eq!(
+        std::os::unix::process::ExitStatusExt::signal(&status),
+        Some(6),
+        "{status}"
+    );
+}
