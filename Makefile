@@ -170,8 +170,9 @@ demo: $(STAMP)/venv-demo-sparkray $(MINICLUSTER) ## the main job on a real YARN 
 	@build/venv-demo/bin/python -u examples/flights/run_demo.py 2>build/logs/demo.stderr.log | tee build/logs/demo.log || \
 		{ echo "----- the end of build/logs/demo.stderr.log -----"; tail -n 40 build/logs/demo.stderr.log; exit 1; }
 
-test: $(STAMP)/venv-sparkray $(STAMP)/venv-spark4-sparkray \
-		$(STAMP)/venv-newest-sparkray $(STAMP)/venv-lowest-sparkray $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
+OTHER_VERSIONS := $(STAMP)/venv-spark4-sparkray $(STAMP)/venv-newest-sparkray $(STAMP)/venv-lowest-sparkray
+
+test: $(STAMP)/venv-sparkray $(OTHER_VERSIONS) $(MINICLUSTER) ## all tests: Rust, Java, and pytest on real processes, Spark and YARN
 	@tests/run build/venv/bin/python
 
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)

@@ -194,6 +194,15 @@ def test_what_a_task_adds_to_its_path_stays(tmp_path):
         import late_module
         found = sparkray.get(sparkray.remote(lambda: (late_module.__file__, sys.path)).remote())
         assert found[0] == late_module.__file__ and found[1][-1] == "/of/the/task", found
+        # Relative entries are where the driver is.
+        sys.path.append("late")
+        import os
+        os.chdir({str(tmp_path / "late")!r})
+        os.mkdir("late")
+        open("late/of_the_new_directory.py", "w").close()
+        import of_the_new_directory
+        found = sparkray.get(sparkray.remote(lambda: of_the_new_directory.__file__).remote())
+        assert found == of_the_new_directory.__file__
         """
     )
     assert done.returncode == 0, done.stderr

@@ -63,8 +63,14 @@ else:
         "spark.ray.memory.budget": "1g",
         "spark.ray.init.timeout": "120s",
         "spark.submit.pyFiles": f"{files}/listed.py,{files}/listed.zip",
+        **json.loads(os.environ.get("MORE_CONF", "{}")),
     }
-    sc = init_spark_on_local(memory="1g", conf=conf)
+    if master.startswith("local"):
+        sc = init_spark_on_local(memory="1g", conf=conf)
+    else:
+        from sparkray.spark import gateway, packaging
+        conf |= {"spark.plugins": "org.sparkray.RayPlugin", "spark.jars": packaging.jar_path()}
+        sc = gateway.start_context(conf, {})
     sc.addPyFile(f"{files}/before.py")
     sc.addPyFile(f"{files}/before.zip")
     names += ["listed", "in_listed_zip", "before", "in_before_zip"]

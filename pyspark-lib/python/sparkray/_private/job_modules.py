@@ -66,6 +66,8 @@ class _Driver:
         self.lock = threading.Lock()
         self.core: CoreWorker | None = None
         self.path: list[Any] = []
+        # What relative entries of the path are relative to; None when there are none.
+        self.directory: str | None = None
         self.digest = b""
         self.origin = Origin()
         # By name: size and time, digest of the content, the content.
@@ -101,7 +103,10 @@ def publish_changes(files_too: bool = False) -> None:
     Args:
         files_too: also when only the content of Spark's files may have changed.
     """
-    if _driver.core is None or (not files_too and sys.path == _driver.path):
+    if _driver.core is None:
+        return
+    moved = _driver.directory is not None and os.getcwd() != _driver.directory
+    if not files_too and not moved and sys.path == _driver.path:
         return
     with _driver.lock:
         if _driver.core is not None:
@@ -114,7 +119,12 @@ def _publish(core: CoreWorker) -> None:
     files = [(name, digest, pickle.dumps(content)) for name, (_, digest, content) in sorted(_driver.files.items())]
     digest = module_path.digest_of(entries, " ".join(name + digest for name, digest, _ in files))
     core.kv_put(_key(core), pickle.dumps((digest, entries, files)))
-    _driver.path, _driver.digest = path, digest
+    _driver.path, _driver.digest, _driver.directory = path, digest, _directory()
+
+
+def _directory() -> str | None:
+    relative = any(isinstance(entry, str) and not entry.startswith(os.sep) for entry in sys.path)
+    return os.getcwd() if relative else None
 
 
 def _find_files(core: CoreWorker) -> None:
