@@ -206,3 +206,42 @@ def test_what_a_task_adds_to_its_path_stays(tmp_path):
         """
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_module_that_nobody_has_does_not_wait_for_a_head_that_is_stopped():
+    done = run_driver(
+        """
+        import os, signal, time
+        import sparkray
+        from sparkray._private import worker
+
+        @sparkray.remote
+        def look():
+            started = time.monotonic()
+            for name in ("not_there", "not_there_either", "nor_this"):
+                try:
+                    __import__(name)
+                except ModuleNotFoundError:
+                    pass
+            child = os.fork()
+            if child == 0:
+                try:
+                    __import__("not_in_a_fork")
+                except ModuleNotFoundError:
+                    os._exit(0)
+                os._exit(1)
+            assert os.waitpid(child, 0)[1] == 0
+            return time.monotonic() - started
+
+        sparkray.init(num_cpus=1)
+        head = worker.state.on_shutdown.__self__.head_pid
+        sparkray.get(look.remote())
+        os.kill(head, signal.SIGSTOP)
+        try:
+            print("SECONDS", sparkray.get(look.remote(), timeout=60))
+        finally:
+            os.kill(head, signal.SIGCONT)
+        """
+    )
+    assert done.returncode == 0, done.stderr
+    assert float(done.stdout.split()[-1]) < 10

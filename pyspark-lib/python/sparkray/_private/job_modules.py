@@ -18,8 +18,10 @@ import hashlib
 import importlib.machinery
 import os
 import pickle
+import queue
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from sparkray._native import CoreWorker, ObjectRef
 
 DIGEST_BYTES = 16
+# How long a module that is not found waits for an answer, and for how long others do not ask when none has come.
+_ANSWER_SECONDS = 1.0
+_SILENCE_SECONDS = 30.0
 _ARCHIVES = (".zip", ".egg", ".jar")
 
 
@@ -180,6 +185,15 @@ def begin_worker(core: CoreWorker) -> None:
     sys.meta_path.append(_LateFinder())
 
 
+def _after_fork_in_child() -> None:
+    """A process that user code forks is neither driver nor worker."""
+    _driver.__init__()  # type: ignore[misc]
+    _worker.__init__()  # type: ignore[misc]
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 def before(blob: bytes) -> None:
     """A pickled function or class is about to be loaded, or what it is called with: has it find its modules."""
     core = _worker.core
@@ -189,15 +203,14 @@ def before(blob: bytes) -> None:
     if wanted == module_path.taken.digest or (core.job_id, wanted) in _worker.seen:
         return
     with _worker.lock:
-        _take_newest(core)
+        published = core.kv_get(_key(core))
+        if published is not None:
+            _take(core, published)
         _worker.seen.add((core.job_id, wanted))
 
 
-def _take_newest(core: CoreWorker) -> bool:
-    """Whether something newer than what this process has was published."""
-    published = core.kv_get(_key(core))
-    if published is None:
-        return False
+def _take(core: CoreWorker, published: bytes) -> bool:
+    """Finds modules by what was published; whether that is something else than before."""
     digest, entries, files = pickle.loads(published)
     if digest == module_path.taken.digest:
         return False
@@ -229,19 +242,43 @@ def _write_files(
 
 
 class _LateFinder:
-    """Asked after all others: looks once more when the driver has published something since."""
+    """Asked after all others: looks once more when the driver has published something since.
+
+    Programs try to import what need not be there, so this may not wait for a head that does not answer: once it has not
+    answered in time, it is left alone for a while.
+    """
+
+    def __init__(self) -> None:
+        self._not_before = 0.0
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
         """See importlib.abc.MetaPathFinder."""
         core = _worker.core
-        if core is None or path is not None:
+        if core is None or path is not None or time.monotonic() < self._not_before:
             return None
         with _worker.lock:
             try:
-                if not _take_newest(core):
+                published = self._newest(core)
+                if published is None or not _take(core, published):
                     return None
             except Exception:  # the cluster ends, for example: the module is not found, as before
                 return None
         return importlib.machinery.PathFinder.find_spec(name)
+
+    def _newest(self, core: CoreWorker) -> bytes | None:
+        answers: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
+
+        def ask() -> None:
+            try:
+                answers.put(core.kv_get(_key(core)))
+            except Exception:  # the cluster ends
+                answers.put(None)
+
+        threading.Thread(target=ask, name="sparkray-modules", daemon=True).start()
+        try:
+            return answers.get(timeout=_ANSWER_SECONDS)
+        except queue.Empty:
+            self._not_before = time.monotonic() + _SILENCE_SECONDS
+            return None
