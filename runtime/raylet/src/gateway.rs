@@ -15,11 +15,17 @@ use crate::event::Event;
 
 const ARRIVALS: usize = 256;
 
+/// The head of this node. That it has ended is a verdict, which a node that never had one must not give.
+#[derive(Debug, Default)]
+struct HeadRoute {
+    has_ended: AtomicBool,
+}
+
 /// Which processes can be reached through this node.
 #[derive(Debug)]
 pub(crate) struct Routes {
     node: NodeId,
-    head: AtomicBool,
+    head: Option<HeadRoute>,
     closing: AtomicBool,
     workers: Mutex<HashSet<WorkerId>>,
 }
@@ -29,7 +35,7 @@ impl Routes {
     pub(crate) fn new(node: NodeId, head: bool) -> Self {
         Self {
             node,
-            head: AtomicBool::new(head),
+            head: head.then(HeadRoute::default),
             closing: AtomicBool::new(false),
             workers: Mutex::new(HashSet::new()),
         }
@@ -51,7 +57,9 @@ impl Routes {
 
     /// The head has ended: callers are told that there is none.
     pub(crate) fn head_ended(&self) {
-        self.head.store(false, Ordering::Release);
+        if let Some(head) = &self.head {
+            head.has_ended.store(true, Ordering::Release);
+        }
     }
 
     /// Refuses everybody from now on.
@@ -74,8 +82,12 @@ impl Routes {
                 }
             }
             Target::Raylet(_) | Target::Worker(..) => Err(Refusal::OtherNode),
-            Target::Head if self.head.load(Ordering::Acquire) => Ok(()),
-            Target::Head | Target::HeadGateway | Target::Manager => Err(Refusal::NoSuchTarget),
+            Target::Head => match &self.head {
+                Some(head) if head.has_ended.load(Ordering::Acquire) => Err(Refusal::HeadEnded),
+                Some(_) => Ok(()),
+                None => Err(Refusal::NoSuchTarget),
+            },
+            Target::HeadGateway | Target::Manager => Err(Refusal::NoSuchTarget),
         }
     }
 }
@@ -143,7 +155,7 @@ mod tests {
         let beside_head = Routes::new(node, true);
         assert_eq!(beside_head.admit(Target::Head), Ok(()));
         beside_head.head_ended();
-        assert_eq!(beside_head.admit(Target::Head), Err(Refusal::NoSuchTarget));
+        assert_eq!(beside_head.admit(Target::Head), Err(Refusal::HeadEnded));
         routes.close();
         assert_eq!(routes.admit(Target::Raylet(node)), Err(Refusal::ShuttingDown));
     }

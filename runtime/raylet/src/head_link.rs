@@ -164,7 +164,7 @@ async fn attach_once(attachment: Attachment) -> Result<Attached, AttachError> {
 /// The raylet of the head's node refuses callers of a head that has ended; its socket on this node is then nobody's.
 fn judge(head: &Endpoint, error: RpcError) -> AttachError {
     let is_gone = match (head, &error) {
-        (_, RpcError::Refused { refusal, .. }) => *refusal == Refusal::NoSuchTarget,
+        (_, RpcError::Refused { refusal, .. }) => *refusal == Refusal::HeadEnded,
         (Endpoint::Abstract(_), RpcError::Io { source, .. }) => {
             source.kind() == std::io::ErrorKind::ConnectionRefused
         }

@@ -88,10 +88,13 @@ pub enum Refusal {
     /// Another version of the handshake.
     #[error("it speaks another version of the protocol")]
     OtherVersion,
+    /// The head ran here and has ended.
+    #[error("the head has ended")]
+    HeadEnded,
 }
 
 impl Refusal {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 9] = [
         Self::WrongToken,
         Self::OtherCluster,
         Self::OtherHead,
@@ -100,6 +103,7 @@ impl Refusal {
         Self::ShuttingDown,
         Self::Busy,
         Self::OtherVersion,
+        Self::HeadEnded,
     ];
 
     fn number(self) -> u8 {
@@ -127,7 +131,7 @@ impl Refusal {
         match self {
             Self::WrongToken | Self::OtherCluster => ErrorCode::Unauthenticated,
             Self::OtherHead | Self::OtherNode => ErrorCode::Stale,
-            Self::NoSuchTarget => ErrorCode::NotFound,
+            Self::NoSuchTarget | Self::HeadEnded => ErrorCode::NotFound,
             Self::ShuttingDown | Self::Busy => ErrorCode::Unavailable,
             Self::OtherVersion => ErrorCode::VersionMismatch,
         }
