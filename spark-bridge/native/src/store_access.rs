@@ -148,14 +148,16 @@ impl NodeStore {
             object,
             locations: locations.to_vec(),
         };
-        let answer = self.client.get(&[entry], Instant::now() + GET_PATIENCE).pop();
-        let answer = answer.ok_or_else(|| {
-            NativeError::refused(
-                ErrorCode::Internal,
-                format!("the store gave no answer about object {object}"),
-            )
-        })?;
-        answer.map_err(why)
+        self.read_all(&[entry]).pop().unwrap_or_else(|| {
+            let message = format!("the store gave no answer about object {object}");
+            Err(NativeError::refused(ErrorCode::Internal, message))
+        })
+    }
+
+    /// The same for several objects at once: one answer for each, in their order.
+    pub(crate) fn read_all(&self, entries: &[GetEntry]) -> Vec<Result<ReadableObject, NativeError>> {
+        let answers = self.client.get(entries, Instant::now() + GET_PATIENCE);
+        answers.into_iter().map(|answer| answer.map_err(why)).collect()
     }
 }
 

@@ -10,8 +10,9 @@ use jni::EnvUnowned;
 use jni::objects::{JClass, JIntArray, JLongArray, JString};
 use jni::sys::jlong;
 use parking_lot::Mutex;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use sparkray_common::ErrorCode;
+use sparkray_object_store::{GetEntry, ReadableObject};
 
 use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};
 use crate::error::NativeError;
@@ -40,6 +41,13 @@ impl BlockDescription {
     fn name(&self) -> String {
         format!("block {} (object {})", self.index, self.object_id)
     }
+
+    fn entry(&self) -> Result<GetEntry, NativeError> {
+        Ok(GetEntry {
+            object: parse_object(&self.object_id)?,
+            locations: parse_locations(&self.locations)?,
+        })
+    }
 }
 
 struct OpenBlock {
@@ -60,10 +68,8 @@ impl OpenBlock {
         let description: BlockDescription = serde_json::from_str(description)?;
         let name = description.name();
         let store = NodeStore::connect(&description.cluster_id)?;
-        let object = store.read(
-            parse_object(&description.object_id)?,
-            &parse_locations(&description.locations)?,
-        )?;
+        let entry = description.entry()?;
+        let object = store.read(entry.object, &entry.locations)?;
         let in_block = |error: ColumnError| {
             let code = error.code();
             NativeError::refused(code, format!("{name}: {error}"))
@@ -148,16 +154,59 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local
     })
 }
 
-/// The schema of a block as `StructType.json()`.
+/// What is known of a block's columns.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum BlockSchema {
+    /// As `StructType.json()`.
+    Schema(String),
+    /// Why there are none.
+    Error { code: i32, message: String },
+}
+
+/// The columns of several blocks, which are asked for at once.
+fn schemas(descriptions: &str) -> Result<Vec<BlockSchema>, NativeError> {
+    let descriptions: Vec<BlockDescription> = serde_json::from_str(descriptions)?;
+    let Some(first) = descriptions.first() else {
+        return Ok(Vec::new());
+    };
+    let store = NodeStore::connect(&first.cluster_id)?;
+    let entries: Vec<GetEntry> = descriptions
+        .iter()
+        .map(BlockDescription::entry)
+        .collect::<Result<_, _>>()?;
+    let schemas = descriptions
+        .iter()
+        .zip(store.read_all(&entries))
+        .map(|(description, object)| {
+            match object.and_then(|object| schema_of(object, &description.name())) {
+                Ok(schema) => BlockSchema::Schema(schema),
+                Err(error) => BlockSchema::Error {
+                    code: error.code().number() as i32,
+                    message: error.to_string(),
+                },
+            }
+        });
+    Ok(schemas.collect())
+}
+
+fn schema_of(object: ReadableObject, name: &str) -> Result<String, NativeError> {
+    let in_block = |error: ColumnError| NativeError::refused(error.code(), format!("{name}: {error}"));
+    let stream = StreamBatches::open(in_place(object)?).map_err(in_block)?;
+    let columns = SparkColumns::new(stream.schema()).map_err(in_block)?;
+    Ok(columns.spark_schema().to_json())
+}
+
+/// The columns of several blocks as a list in JSON: `{"schema": …}` or `{"error": {"code": …, "message": …}}` for each.
 #[unsafe(no_mangle)]
-pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableSchema<'local>(
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableSchemas<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
-    handle: jlong,
+    descriptions: JString<'local>,
 ) -> JString<'local> {
     guard(env, |env| {
-        let schema = BLOCKS.get(handle)?.lock().columns.spark_schema().to_json();
-        Ok(env.new_string(schema)?)
+        let schemas = schemas(&text(env, &descriptions)?)?;
+        Ok(env.new_string(serde_json::to_string(&schemas)?)?)
     })
 }
 

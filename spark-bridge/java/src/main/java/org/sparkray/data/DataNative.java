@@ -39,8 +39,13 @@ final class DataNative {
    */
   static native long tableOpen(String block, String holdDirectory);
 
-  /** The schema of an open block as {@code StructType.json()}. */
-  static native String tableSchema(long handle);
+  /**
+   * The columns of several blocks, which are all in use meanwhile.
+   *
+   * @param blocks their descriptions, a list in JSON
+   * @return a list in JSON: {@code {"schema": StructType.json()}} or {@code {"error": {"code", "message"}}} for each
+   */
+  static native String tableSchemas(String blocks);
 
   /** Fixes which columns are read; fails when the block's columns are not those of {@code schemaJson}. */
   static native void tableProject(long handle, String schemaJson, int[] columns);
