@@ -33,6 +33,8 @@ def spark() -> Iterator[Any]:
             "spark.ui.enabled": "false",
             "spark.sql.shuffle.partitions": "4",
             "spark.sql.session.timeZone": "America/New_York",
+            # The values of the frames are cast with wrap-around.
+            "spark.sql.ansi.enabled": "false",
         }
     )
     try:
