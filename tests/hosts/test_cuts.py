@@ -28,6 +28,9 @@ from hosts.cluster import (
 )
 from process.helpers import wait_until
 
+# Longer than one attempt to connect.
+SHORT_SECONDS = 7.0
+
 
 @sparkray.remote(max_restarts=-1, num_cpus=0, resources={"slot": 1})
 class Witness:
@@ -133,3 +136,14 @@ def test_a_cut_host_is_dead_for_all_and_comes_back_as_a_new_node(
 def _on_the_rest(ray: RayOnHosts, victim: Any) -> dict[str, Any]:
     (host,) = ray.network.others(ray.driver, ray.head, victim)
     return {"resources": on(host)["resources"]}
+
+
+def test_a_pull_that_begins_in_a_short_cut_waits_for_its_end(ray: RayOnHosts) -> None:
+    """Between two workers that both reach the head, so nobody is given up: the connection is made when it can be."""
+    made = make.options(**on(ray.one)).remote(2.0)
+    sparkray.wait([made], timeout=60, fetch_local=False)
+    waiting = Waiting()
+    with ray.network.cut_between(ray.one, ray.other):
+        waiting.begin("a pull", lambda: sparkray.get(total.options(**on(ray.other)).remote(made)))
+        waiting.outlast(SHORT_SECONDS)
+    assert waiting.values(60) == {"a pull": 2.0 * LARGE}

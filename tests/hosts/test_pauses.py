@@ -1,4 +1,4 @@
-"""Pauses that are no deaths."""
+"""Pauses that are no deaths: of the head, and of the network between two hosts that both reach the head."""
 
 # mypy: disable-error-code="attr-defined,union-attr"
 from __future__ import annotations
@@ -9,9 +9,11 @@ import signal
 import numpy as np
 
 import sparkray
-from hosts.cluster import LARGE, Keeper, RayOnHosts, Waiting, address, hold, make, on, total
+from hosts.cluster import ERROR_SECONDS, LARGE, Keeper, RayOnHosts, Waiting, address, hold, make, on, total
+from process.helpers import wait_until
 
 HEAD_STOPS_SECONDS = 20.0
+NETWORK_PAUSES_SECONDS = 30.0
 
 
 def test_a_head_that_stands_still_for_twenty_seconds_loses_nothing(ray: RayOnHosts) -> None:
@@ -53,3 +55,47 @@ def test_a_head_that_stands_still_for_twenty_seconds_loses_nothing(ray: RayOnHos
     assert sparkray.get(kept, timeout=30).sum() == 5.0 * LARGE
     everywhere = [address.options(**on(host)).remote() for host in (ray.head, ray.one, ray.other)]
     assert sparkray.get(everywhere, timeout=60) == [ray.head.address, ray.one.address, ray.other.address]
+
+
+def test_a_pause_between_two_workers_frees_nothing_that_is_held(ray: RayOnHosts) -> None:
+    """Both reach the head and the driver all the time, so nobody is dead, however many connections broke."""
+    one, other = Keeper.options(**on(ray.one)).remote(), Keeper.options(**on(ray.other)).remote()
+    one_more, other_idle = Keeper.options(**on(ray.one)).remote(), Keeper.options(**on(ray.other)).remote()
+    # Owned by the driver, made on either side, borrowed on both.
+    made = [make.options(**on(host)).remote(2.0) for host in (ray.one, ray.other)]
+    # Owned by the actor on either side, borrowed by the one on the other side; the driver forgets them.
+    of_one = sparkray.get(one.own.remote(3.0), timeout=60)
+    of_other = sparkray.get(other.own.remote(4.0), timeout=60)
+    kept = [one.keep.remote([*made, *of_other]), other.keep.remote([*made, *of_one])]
+    assert sparkray.get(kept, timeout=60) == [3, 3]
+    del of_one, of_other
+    expected = [[2.0 * LARGE, 2.0 * LARGE, 4.0 * LARGE], [2.0 * LARGE, 2.0 * LARGE, 3.0 * LARGE]]
+    nodes = {node["node_id"] for node in ray.context.nodes()}
+    waiting = Waiting()
+    with ray.network.cut_between(ray.one, ray.other):
+        waiting.begin("pulls from the one side", lambda: sparkray.get(one.sums.remote()))
+        waiting.begin("pulls from the other side", lambda: sparkray.get(other.sums.remote()))
+        waiting.begin("a call across", lambda: sparkray.get(one_more.ask.remote(other_idle)))
+        waiting.outlast(NETWORK_PAUSES_SECONDS)
+    found = waiting.end(90)
+    assert found["a call across"].value == 1
+    # Nobody had the objects of the other side before the pause. Who asks for them hears in time that they are out of
+    # reach, which is not lost.
+    for side in ("the one side", "the other side"):
+        pulls = found[f"pulls from {side}"]
+        assert isinstance(pulls.error, sparkray.exceptions.ObjectFetchTimedOutError), pulls
+        assert pulls.seconds < ERROR_SECONDS
+    assert sparkray.get([one.sums.remote(), other.sums.remote()], timeout=60) == expected
+    assert {node["node_id"] for node in ray.context.nodes()} == nodes
+    assert {node["state"] for node in ray.context.nodes()} == {"up"}
+    # What is let go afterwards is freed on both sides.
+    wait_until(lambda: _stored(ray) >= 4 * LARGE * 8, 60, "the stores report what they have")
+    sparkray.get([one.forget.remote(), other.forget.remote()], timeout=60)
+    del made
+    wait_until(lambda: _stored(ray) < LARGE * 8, 60, "everything is freed")
+
+
+def _stored(ray: RayOnHosts) -> int:
+    """Bytes in use in the stores of the workers' hosts, as they report them."""
+    workers = {node["node_id"] for node in ray.context.nodes()}
+    return sum(node["ObjectStore"]["used_bytes"] for node in sparkray.nodes() if node["NodeID"] in workers)
