@@ -205,7 +205,14 @@ def test_local() -> None:
 def test_local_cluster() -> None:
     result = local_conf(conf={"spark.master": "local-cluster[2,1,1024]"})
     assert result["spark.master"] == "local-cluster[2,1,1024]"
-    assert result["spark.authenticate"] == "false"
+    assert result["spark.authenticate"] == result["spark.network.crypto.enabled"] == "true"
+    assert len(result["spark.authenticate.secret"]) == 64
+    again = local_conf(conf={"spark.master": "local-cluster[2,1,1024]"})
+    assert again["spark.authenticate.secret"] != result["spark.authenticate.secret"]
+    chosen = {"spark.master": "local-cluster[2,1,1024]", "spark.authenticate.secret": "mine"}
+    assert local_conf(conf=chosen)["spark.authenticate.secret"] == "mine"
+    off = local_conf(conf={"spark.master": "local-cluster[2,1,1024]", "spark.authenticate": False})
+    assert off["spark.authenticate"] == "false" and "spark.authenticate.secret" not in off
 
 
 @pytest.mark.parametrize(

@@ -26,10 +26,14 @@ class NodeOptions:
     object_store_bytes: int
     node_resources: dict[str, float] = field(default_factory=dict)
     worker_env: dict[str, str] = field(default_factory=dict)
+    # None: as the setting of the SparkContext says.
+    encryption: bool | None = None
 
     def request(self) -> dict[str, Any]:
         """The part of the managers' InitRequest that these options are."""
+        encryption = {} if self.encryption is None else {"encryption": self.encryption}
         return {
+            **encryption,
             "expected_nodes": self.expected_nodes,
             "node_cpus": self.node_cpus,
             "object_store_bytes": self.object_store_bytes,
@@ -48,6 +52,7 @@ def read_arguments(
     num_ray_nodes: int | None,
     ray_node_cpu_cores: int | None,
     system_config: Mapping[str, Any] | None,
+    encryption: bool | None,
     shape: ClusterShape,
 ) -> NodeOptions:
     """Checks the arguments of RayContext; see there.
@@ -64,6 +69,8 @@ def read_arguments(
         )
     if system_config:
         raise NotImplementedError(f"system_config: there are no such settings here ({', '.join(system_config)})")
+    if encryption is not None and not isinstance(encryption, bool):
+        raise TypeError(f"encryption is True, False or None, not {encryption!r}")
     store = 0
     if object_store_memory is not None:
         store = parse_memory(object_store_memory, "object_store_memory")
@@ -76,6 +83,7 @@ def read_arguments(
         object_store_bytes=store,
         node_resources=resources,
         worker_env=_worker_env(env or {}),
+        encryption=encryption,
     )
 
 

@@ -116,6 +116,10 @@ class RayContext:
         system_config: refused unless empty: there are no such settings.
         namespace: namespace of named actors; None makes a new one for each ``init``.
         log_to_driver: whether output of workers is printed by the driver.
+        encryption: whether connections between nodes are encrypted; None: as ``spark.ray.encryption`` says, which is on
+            unless it is set. False is for closed networks.
+        allow_unauthenticated_spark: executors may join although ``spark.authenticate`` is off; then whoever reaches the
+            driver's port may join too, and run code. None or False: as ``spark.ray.allowUnauthenticatedSpark`` says.
 
     Raises:
         TypeError, ValueError: an argument is not known or impossible.
@@ -142,6 +146,8 @@ class RayContext:
         system_config: Mapping[str, Any] | None = None,
         namespace: str | None = None,
         log_to_driver: bool = True,
+        encryption: bool | None = None,
+        allow_unauthenticated_spark: bool = False,
         **unknown: Any,
     ) -> None:
         accept_arguments(type(self), unknown, {})
@@ -150,6 +156,7 @@ class RayContext:
         self.include_webui = include_webui
         self._namespace = namespace
         self._log_to_driver = log_to_driver
+        self._allow_unauthenticated_spark = bool(allow_unauthenticated_spark)
         self._shape = read_shape(self.sc.master, self._setting)
         self._options = read_arguments(
             redis_port=redis_port,
@@ -160,6 +167,7 @@ class RayContext:
             num_ray_nodes=num_ray_nodes,
             ray_node_cpu_cores=ray_node_cpu_cores,
             system_config=system_config,
+            encryption=encryption,
             shape=self._shape,
         )
         self._pid = os.getpid()
@@ -427,6 +435,7 @@ class RayContext:
         return {
             **self._options.request(),
             "worker_env": {**module_path.environment(self._origin().entries()), **self._options.worker_env},
+            "allow_unauthenticated_spark": self._allow_unauthenticated_spark,
             "driver_cpus": driver_cores,
             "python": python,
             "driver_python": sys.executable,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import re
+import secrets
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -164,8 +165,10 @@ def build_local_conf(
     _check_same(user, result, {"spark.driver.memory": "memory"})
     defaults: dict[str, str] = {}
     if master.startswith("local-cluster"):
-        # Spark makes a secret of its own for YARN and local[n] only.
-        defaults = {"spark.authenticate": "false", **_WAIT_FOR_EXECUTORS}
+        defaults = dict(_WAIT_FOR_EXECUTORS)
+        if user.get("spark.authenticate", "true").lower() == "true":
+            # Spark makes a secret of its own for YARN and local[n] only.
+            defaults["spark.authenticate.secret"] = secrets.token_hex(32)
     return _merge(result, user, defaults)
 
 

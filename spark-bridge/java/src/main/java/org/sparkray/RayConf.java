@@ -3,6 +3,7 @@ package org.sparkray;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
+import java.util.Locale;
 import org.apache.spark.SparkConf;
 
 /** Every {@code spark.ray.*} key, once: with type, default and what it means. docs/configuration.md is made from it. */
@@ -33,6 +34,20 @@ public final class RayConf {
       "0",
       "TCP port on which the driver's RayManager listens for executors; 0 lets the kernel choose. "
           + "Set it where a firewall stands between executors and driver.");
+  static final Entry ENCRYPTION = entry(
+      "spark.ray.encryption",
+      "on or off",
+      "on",
+      "Whether connections between nodes are encrypted and authenticated. `off` is for closed networks: whoever can read "
+          + "them reads arguments, results and objects then; checksums stay. The managers' own connections, over which "
+          + "secrets travel, are always encrypted. `RayContext(sc, encryption=…)` says it for one cluster.");
+  static final Entry ALLOW_UNAUTHENTICATED = entry(
+      "spark.ray.allowUnauthenticatedSpark",
+      "true or false",
+      "false",
+      "Whether executors may be given the secret of the driver's RayManager where `spark.authenticate` is off: then "
+          + "anybody who reaches the driver's port can ask for it, join, and run code. "
+          + "`RayContext(sc, allow_unauthenticated_spark=True)` says it in the program.");
   static final Entry WORKER_PRESTART = entry(
       "spark.ray.worker.prestart",
       "number",
@@ -72,6 +87,18 @@ public final class RayConf {
         }
       } catch (IllegalArgumentException e) {
         // Refused below, with the key.
+      }
+      throw refuse(conf);
+    }
+
+    /** True, false, on or off. */
+    boolean isOn(SparkConf conf) {
+      String value = text(conf).trim().toLowerCase(Locale.ROOT);
+      if (value.equals("on") || value.equals("true")) {
+        return true;
+      }
+      if (value.equals("off") || value.equals("false")) {
+        return false;
       }
       throw refuse(conf);
     }

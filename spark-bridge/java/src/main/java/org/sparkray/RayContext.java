@@ -64,13 +64,19 @@ public final class RayContext {
   /**
    * Starts a cluster on all executors and blocks until it is complete.
    *
-   * @param request {@code InitRequest} of runtime/supervisor; what the Spark settings know may be left out
+   * @param request {@code InitRequest} of runtime/supervisor; what the Spark settings know may be left out. Beside it
+   *     {@code allow_unauthenticated_spark}: executors may join although Spark's RPC is open to everybody
    * @return {@code InitResult}; holds the cluster's token
    * @throws SparkRayException when it cannot be; nothing is left running then
    */
   public String init(String request) {
     ObjectNode whole = parse(request);
+    plugin.allowExecutors(whole.path("allow_unauthenticated_spark").asBoolean(false));
+    whole.remove("allow_unauthenticated_spark");
     whole.put("local", plugin.isLocal());
+    if (!whole.has("encryption")) {
+      whole.put("encryption", RayConf.ENCRYPTION.isOn(plugin.conf()));
+    }
     if (!whole.has("deadline_seconds")) {
       whole.put("deadline_seconds", RayConf.INIT_TIMEOUT.seconds(plugin.conf()));
     }

@@ -27,6 +27,8 @@ final class RayDriverPlugin implements DriverPlugin {
   static final String FAILED = "sparkray-failed:";
   /** Begins an answer that says why there is no manager. */
   static final String REFUSED = "refused:";
+  /** The answer while executors may not join: they may be allowed to when the program starts a cluster. */
+  static final String WITHHELD = "withheld";
 
   private static final Logger LOG = LoggerFactory.getLogger(RayDriverPlugin.class);
   private static final long START_SECONDS = 30;
@@ -37,6 +39,8 @@ final class RayDriverPlugin implements DriverPlugin {
   private volatile String invitation = "";
   private volatile SparkConf conf;
   private volatile boolean local;
+  /** Whether the invitation is given to whoever asks: Spark lets only its own ask, or somebody said that all may. */
+  private volatile boolean open;
   private boolean closed;
   /** Hosts of the executors that Spark has, by their ids, for the manager when it runs. Guarded by itself. */
   private final Map<String, String> executors = new HashMap<>();
@@ -66,6 +70,9 @@ final class RayDriverPlugin implements DriverPlugin {
   private void start() {
     try {
       RayConf.checkKeys(conf);
+      // Refused now, and not when a cluster is started.
+      RayConf.ENCRYPTION.isOn(conf);
+      open = isAuthenticated() || RayConf.ALLOW_UNAUTHENTICATED.isOn(conf);
       // Its own message, not the ExceptionInInitializerError of a class that needs it.
       NativeLibrary.load();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
@@ -76,6 +83,11 @@ final class RayDriverPlugin implements DriverPlugin {
       config.put("port", RayConf.MANAGER_PORT.number(conf));
       config.put("binary", NativeLibrary.program().toString());
       config.put("work_dir", NativeLibrary.workDirectory().toString());
+      String nonce = ManagerToken.nonce();
+      String token = ManagerToken.derive(nonce);
+      if (token != null) {
+        config.put("token", token);
+      }
       long started = Native.driverStart(config.toString());
       synchronized (this) {
         if (closed) {
@@ -86,7 +98,8 @@ final class RayDriverPlugin implements DriverPlugin {
           executors.forEach((id, at) -> Native.driverExecutorAdded(started, id, at));
           manager.complete(started);
         }
-        invitation = Native.driverInvitation(started);
+        String whole = Native.driverInvitation(started);
+        invitation = token == null ? whole : ManagerToken.hide(whole, nonce);
       }
     } catch (Throwable e) {
       fail(e);
@@ -140,7 +153,8 @@ final class RayDriverPlugin implements DriverPlugin {
   @Override
   public Object receive(Object message) {
     if (ASK_INVITATION.equals(message)) {
-      return invitation;
+      boolean isSecret = !invitation.isEmpty() && !invitation.startsWith(REFUSED);
+      return isSecret && !open ? WITHHELD : invitation;
     }
     if (message instanceof String && ((String) message).startsWith(FAILED)) {
       String[] parts = ((String) message).substring(FAILED.length()).split(":", 2);
@@ -193,6 +207,30 @@ final class RayDriverPlugin implements DriverPlugin {
       Thread.currentThread().interrupt();
       throw new SparkRayException(16, "interrupted", e);
     }
+  }
+
+  /** Whether only Spark's own processes can ask: they know its secret, or (in local mode) are this very process. */
+  private boolean isAuthenticated() {
+    return local || conf.getBoolean("spark.authenticate", false);
+  }
+
+  /**
+   * Lets executors join, or says what must be done before they may.
+   *
+   * @param byName the program says that they may although Spark's RPC is open to everybody
+   */
+  void allowExecutors(boolean byName) {
+    manager();
+    if (!open && !byName) {
+      throw new SparkRayException(
+          2,
+          "spark.authenticate is off: anybody who reaches the driver's port could ask Spark for the secret with which "
+              + "executors join, and run code in the cluster. Set spark.authenticate=true before Spark starts (on YARN "
+              + "Spark makes a secret itself; elsewhere set spark.authenticate.secret too, on the workers as well), or "
+              + "allow it by name: spark.ray.allowUnauthenticatedSpark=true, or "
+              + "RayContext(sc, allow_unauthenticated_spark=True)");
+    }
+    open = true;
   }
 
   SparkConf conf() {

@@ -20,6 +20,7 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   /** A question that Spark cannot carry now, because of a long pause of the driver for example. */
   private static final long RETRY_SECONDS = 600;
   private static final long RETRY_PAUSE_MILLIS = 1000;
+  private static final long WITHHELD_PAUSE_MILLIS = 1000;
 
   private final CountDownLatch closing = new CountDownLatch(1);
   private long manager;
@@ -55,7 +56,7 @@ final class RayExecutorPlugin implements ExecutorPlugin {
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
       ObjectMapper mapper = new ObjectMapper();
       ObjectNode config = mapper.createObjectNode();
-      config.set("invitation", mapper.readTree(invitation));
+      config.set("invitation", ManagerToken.reveal(invitation));
       config.put("executor_id", context.executorID());
       config.put("host", host(context));
       config.put("cores", conf.getInt("spark.executor.cores", 1));
@@ -105,6 +106,14 @@ final class RayExecutorPlugin implements ExecutorPlugin {
       String answer = ask(context, RayDriverPlugin.ASK_INVITATION);
       if (answer == null) {
         return null;
+      }
+      if (answer.equals(RayDriverPlugin.WITHHELD)) {
+        // Until the program that starts a cluster allows it, if it ever does.
+        if (closing.await(WITHHELD_PAUSE_MILLIS, TimeUnit.MILLISECONDS)) {
+          return null;
+        }
+        deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(ASK_SECONDS);
+        continue;
       }
       if (answer.startsWith(RayDriverPlugin.REFUSED)) {
         LOG.info("The driver has no Ray manager: {}", answer.substring(RayDriverPlugin.REFUSED.length()));
