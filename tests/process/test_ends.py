@@ -86,7 +86,7 @@ facts = {"cluster_id": cluster.cluster_id, "raylet": cluster.nodes[0].pid, "pids
 print(json.dumps(facts), flush=True, file=open(os.environ["FACTS"], "w") if "FACTS" in os.environ else sys.stdout)
 """
 )
-SECONDS = 10.0
+SECONDS = 60.0
 
 
 def facts_of(driver: subprocess.Popen[str]) -> dict[str, Any]:

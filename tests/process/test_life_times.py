@@ -451,3 +451,13 @@ def test_several_results_of_things_that_have_no_length_or_more_values(cluster):
     for kind, error in (("int", TypeError), ("none", TypeError), ("three", ValueError)):
         for reference in give.remote(kind):
             assert isinstance(caught(reference), error)
+
+
+def test_what_a_node_has_by_itself(cluster):
+    import socket
+
+    resources = sparkray.cluster_resources()
+    assert resources["node:__internal_head__"] == 1.0
+    (node,) = sparkray.nodes()
+    assert node["NodeManagerHostname"] == socket.gethostname()
+    assert node["Labels"]["ray.io/node-id"] == node["NodeID"]

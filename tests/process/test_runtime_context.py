@@ -99,7 +99,7 @@ def test_ids_are_strings_with_the_methods_of_rays_ids(shared):
     actor = Actor.remote()
     assert actor._actor_id.binary() == bytes.fromhex(sparkray.get(actor.ask.remote())["actor"])
     assert context.get_task_function_name() is None
-    assert context.get_node_labels() == {}
+    assert context.get_node_labels() == {"ray.io/node-id": context.get_node_id()}
 
 
 @pytest.mark.parametrize("name", ["runtime_env", "get_placement_group_id", "get_accelerator_ids", "gcs_address"])

@@ -407,7 +407,7 @@ def get_actor(name: str, namespace: str | None = None) -> ActorHandle:
         namespace: None: this driver's.
 
     Returns:
-        A handle; the actor does not end with it.
+        A handle that does not keep the actor alive: unless detached, it ends when its creator has no handle left.
 
     Raises:
         ValueError: there is none.

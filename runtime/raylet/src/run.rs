@@ -213,18 +213,18 @@ async fn serve(
     .await?;
     let address = format!("{}:{port}", config.host);
     let host = ip_of(&config.host).await;
-    let resources = with_own_resources(&settings.resources, config.object_store_bytes, &host)?;
+    let resources = with_own_resources(&settings.resources, config, &host)?;
 
     let register = RegisterNode {
         node_id: settings.node_id.to_vec().into(),
         address: address.clone(),
         total: Some((&resources).into()),
-        labels: config.labels.clone().into_iter().collect(),
+        labels: with_own_label(config),
         hostname: config
             .labels
             .get("hostname")
             .cloned()
-            .unwrap_or_else(|| config.host.clone()),
+            .unwrap_or_else(|| machine_name(&config.host)),
         sparkray_version: VERSION.to_owned(),
         pid: std::process::id(),
         head_epoch: config.head_epoch,
@@ -351,18 +351,41 @@ fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
     }
 }
 
-/// With what each node has in Ray: `object_store_memory`, and `node:<ip>` for tasks that are to run on this machine.
+/// With what each node has in Ray: `object_store_memory`, `node:<ip>` for tasks that are to run on this machine, and
+/// `node:__internal_head__` for those that are to run beside the head.
 fn with_own_resources(
     given: &ResourceSet,
-    object_store_bytes: u64,
+    config: &RayletConfig,
     host: &str,
 ) -> Result<ResourceSet, RayletError> {
     let mut units = given.to_units();
     units.entry(format!("node:{host}")).or_insert(1.0);
     units
         .entry("object_store_memory".to_owned())
-        .or_insert(object_store_bytes as f64);
+        .or_insert(config.object_store_bytes as f64);
+    if config.head_socket_name.is_some() {
+        units.entry("node:__internal_head__".to_owned()).or_insert(1.0);
+    }
     Ok(ResourceSet::from_units(units)?)
+}
+
+/// With the label by which each node has its id in Ray.
+fn with_own_label(config: &RayletConfig) -> HashMap<String, String> {
+    let mut labels: HashMap<String, String> = config.labels.clone().into_iter().collect();
+    labels
+        .entry("ray.io/node-id".to_owned())
+        .or_insert_with(|| config.node_id.clone());
+    labels
+}
+
+/// The name of this machine, for a node that is known by an address of this machine only; else that by which it is known.
+fn machine_name(host: &str) -> String {
+    let is_local = host == "localhost" || host.starts_with("127.") || host == "::1";
+    if is_local {
+        rustix::system::uname().nodename().to_string_lossy().into_owned()
+    } else {
+        host.to_owned()
+    }
 }
 
 /// Ray's programs expect the address of a node as an IP. The name itself when it has none.
