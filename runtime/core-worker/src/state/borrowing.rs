@@ -25,7 +25,20 @@ pub(super) struct Owner {
     pub(super) untold: Vec<ObjectId>,
     /// The number of this process's registration with it.
     registration: u64,
+    /// The number when a connection broke, until the owner has acknowledged a later registration.
+    unsettled: Option<u64>,
     pub(super) dead: bool,
+}
+
+impl Owner {
+    /// A connection broke: what was told may have been lost.
+    pub(super) fn unsettle(&mut self) {
+        self.unsettled = Some(self.registration);
+    }
+
+    fn is_unused(&self) -> bool {
+        self.objects.is_empty() && self.untold.is_empty() && (self.dead || self.unsettled.is_none())
+    }
 }
 
 /// An object whose owner has not acknowledged this process yet.
@@ -69,11 +82,7 @@ impl Borrowing {
 
     /// An owner of which nothing is left here is forgotten.
     pub(super) fn forget_unused(&mut self, worker: WorkerId) {
-        if self
-            .owners
-            .get(&worker)
-            .is_some_and(|owner| owner.objects.is_empty() && owner.untold.is_empty())
-        {
+        if self.owners.get(&worker).is_some_and(Owner::is_unused) {
             self.owners.remove(&worker);
         }
     }
@@ -125,6 +134,7 @@ impl State {
                 objects: IdSet::default(),
                 untold: Vec::new(),
                 registration: *last_registration,
+                unsettled: None,
                 dead: false,
             }
         });
@@ -192,7 +202,12 @@ impl State {
             object_ids: objects.iter().map(|id| Self::id_bytes(id.as_bytes())).collect(),
             registration,
         };
-        self.request(conn, Pending::Borrow(settles), FrameKind::AddBorrower, &message);
+        let pending = Pending::Borrow {
+            settles,
+            owner: owner.worker_id,
+            registration,
+        };
+        self.request(conn, pending, FrameKind::AddBorrower, &message);
     }
 
     /// Tells an owner anew of everything that this process holds of it, and asks again for what was not answered.
@@ -243,8 +258,8 @@ impl State {
                 object_ids: Vec::new(),
                 registration: self.borrowing.last_registration,
             };
-            let settles = Pending::Borrow(Vec::new());
-            self.request(conn, settles, FrameKind::AddBorrower, &nothing);
+            // Nobody waits for the answer.
+            self.send(conn, FrameKind::AddBorrower, 0, &nothing, &[], true);
         }
         for bytes in &message.task_ids {
             let task = TaskId::from_slice(bytes)?;
@@ -255,6 +270,16 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    /// An owner has acknowledged a registration.
+    pub(super) fn registered_with(&mut self, owner: WorkerId, registration: u64) {
+        if let Some(entry) = self.borrowing.owners.get_mut(&owner) {
+            if entry.unsettled.is_some_and(|broken| registration > broken) {
+                entry.unsettled = None;
+            }
+            self.borrowing.forget_unused(owner);
+        }
     }
 
     pub(super) fn borrows_acknowledged(&mut self, objects: &[ObjectId]) {
@@ -297,16 +322,18 @@ impl State {
     /// This process's last reference of a foreign object is gone.
     pub(super) fn give_up_borrow(&mut self, id: ObjectId, address: &WorkerAddress) {
         let worker = address.worker_id;
+        let unreachable = self.is_unreachable(worker);
         let Some(owner) = self.borrowing.owners.get_mut(&worker) else {
             return;
         };
         owner.objects.remove(&id);
         let registration = owner.registration;
-        self.borrowing.forget_unused(worker);
-        // One that cannot be reached hears of what is left when it is called again, or when it calls itself.
-        if self.is_unreachable(worker) {
+        if unreachable {
+            // It hears of what is left when it is called again.
+            owner.unsettle();
             return;
         }
+        self.borrowing.forget_unused(worker);
         if let Some(conn) = self.peers.get(&PeerKey::Worker(worker)).copied() {
             let message = proto::RemoveBorrower {
                 object_ids: vec![Self::id_bytes(id.as_bytes())],

@@ -51,7 +51,7 @@ impl State {
             if !gone {
                 self.peer_connection_lost(&remote);
             } else if !self.is_connected(remote.worker_id) {
-                self.worker_gone(remote.worker_id);
+                self.worker_gone(remote.worker_id, message);
             }
         }
         self.actor_connection_lost(conn);

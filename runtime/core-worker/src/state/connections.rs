@@ -48,7 +48,11 @@ pub(crate) enum Pending {
     /// A slot that only waits for Empty.
     Done(u64),
     /// AddBorrower to an owner.
-    Borrow(Vec<ObjectId>),
+    Borrow {
+        settles: Vec<ObjectId>,
+        owner: WorkerId,
+        registration: u64,
+    },
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +65,8 @@ pub(crate) struct ConnState {
     pub(super) functions_sent: IdSet<FunctionId>,
     /// The lease whose worker is at the other end.
     pub(super) lease: Option<LeaseId>,
+    /// The greatest correlation id of a function whose results came; for workers of other nodes only.
+    pub(super) answered: u64,
     /// The other side has said something.
     pub(super) greeted: bool,
     /// Encoded frames that have not been handed on.
@@ -379,7 +385,14 @@ impl State {
     pub(super) fn on_empty(&mut self, conn: ConnId, correlation: u64) {
         match self.take_pending(conn, correlation) {
             Some(Pending::Done(slot)) => self.fill_slot(slot, SlotResult::Done),
-            Some(Pending::Borrow(objects)) => self.borrows_acknowledged(&objects),
+            Some(Pending::Borrow {
+                settles,
+                owner,
+                registration,
+            }) => {
+                self.borrows_acknowledged(&settles);
+                self.registered_with(owner, registration);
+            }
             _ => {}
         }
     }
@@ -441,7 +454,7 @@ impl State {
                 self.fill_slot(slot, SlotResult::Failed(error()));
             }
             Pending::Creation(actor) => self.actor_refused(actor, error(), true),
-            Pending::Borrow(objects) => self.borrows_lost(objects),
+            Pending::Borrow { settles, .. } => self.borrows_lost(settles),
         }
     }
 

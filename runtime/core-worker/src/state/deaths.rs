@@ -82,7 +82,7 @@ impl State {
             .map(|(conn, _)| *conn)
             .collect();
         if conns.is_empty() {
-            self.worker_gone(worker);
+            self.worker_gone(worker, &message.cause);
         }
         for conn in conns {
             self.close_after_drain(conn, &message.cause);
@@ -113,7 +113,7 @@ impl State {
             self.on_closed(conn, &cause);
         }
         for worker in self.tied_workers_on(node) {
-            self.worker_gone(worker);
+            self.worker_gone(worker, &message.cause);
         }
         Ok(())
     }
@@ -124,18 +124,27 @@ impl State {
         let callers = self.return_pins.values().map(|pins| (pins.caller, pins.node));
         let owners = self.borrowing.owners.iter();
         let owners = owners.map(|(worker, owner)| (*worker, owner.address.node_id));
+        let leased = self
+            .scheduling
+            .leases
+            .values()
+            .filter_map(|lease| lease.worker.as_ref());
+        let leased = leased.map(|worker| (worker.address.worker_id, worker.address.node_id));
         borrowers
             .chain(callers)
             .chain(owners)
+            .chain(leased)
             .filter(|(_, at)| *at == node)
             .map(|(worker, _)| worker)
             .collect()
     }
 
     /// A process is dead, and all that it has sent was read: nothing is kept for it any more.
-    pub(super) fn worker_gone(&mut self, worker: WorkerId) {
+    pub(super) fn worker_gone(&mut self, worker: WorkerId, cause: &str) {
         self.unreachable.remove(&worker);
+        self.end_suspended_leases(worker, cause);
         self.execution.callers.forget_idle(worker);
+        self.execution.answers.forget(worker);
         self.forget_borrower(worker);
         self.drop_return_pins_of(worker);
         self.owner_died(worker);
@@ -176,12 +185,12 @@ impl State {
         warn!(cause, "the head is gone");
         self.fail_actors_without_head(&cause);
         self.fail_head_requests(&cause);
-        self.head_lost = Some(cause);
+        self.head_lost = Some(cause.clone());
         // Nobody will say whether they died.
         let workers: Vec<WorkerId> = self.unreachable.keys().copied().collect();
         for worker in workers {
             self.deaths.workers.add(worker);
-            self.worker_gone(worker);
+            self.worker_gone(worker, &cause);
         }
         let unanswered: Vec<ConnId> = self
             .conns

@@ -8,6 +8,7 @@ use sparkray_proto::{self as proto, Failure, FrameKind, TaskStatus};
 use sparkray_rpc::Frame;
 use tracing::warn;
 
+use super::answers::FunctionAnswers;
 use super::callers::Callers;
 use super::connections::encode_frame;
 use super::objects::Locations;
@@ -19,7 +20,7 @@ use crate::reactor::{ConnId, RAYLET_CONN};
 /// A worker whose task runs longer gives tasks back that wait behind it, in microseconds.
 const SLOW_TASK: u64 = 5_000;
 /// Where the correlation id is in a frame's header.
-const CORRELATION: std::ops::Range<usize> = 16..24;
+pub(super) const CORRELATION: std::ops::Range<usize> = 16..24;
 
 /// An argument that was given as a reference.
 #[derive(Debug, Clone)]
@@ -88,15 +89,16 @@ pub(crate) enum Work {
 
 #[derive(Debug, Default)]
 pub(crate) struct ExecutionState {
-    ready: VecDeque<Work>,
+    pub(super) ready: VecDeque<Work>,
     pub(super) callers: Callers,
+    pub(super) answers: FunctionAnswers,
     /// Code that callers have sent and that nobody has loaded yet.
     functions: IdMap<FunctionId, Bytes>,
     actor: Option<(ActorId, u64)>,
     /// When the function that runs began.
-    running_since: Option<u64>,
+    pub(super) running_since: Option<u64>,
     /// Threads of this worker that wait for objects.
-    blocked: usize,
+    pub(super) blocked: usize,
     /// This process is to end.
     pub(crate) exit: bool,
     /// Somebody wants to hear of each arrival.
@@ -223,7 +225,7 @@ impl State {
             );
             return Ok(());
         }
-        let (sequence, acknowledged) = (message.sequence, message.acknowledged);
+        let (sequence, acknowledged, again) = (message.sequence, message.acknowledged, message.again);
         let mut task = IncomingTask {
             task_id: TaskId::NIL,
             name: String::new(),
@@ -253,12 +255,8 @@ impl State {
         }
         if actor.is_some() {
             self.take_actor_call(task, sequence, acknowledged);
-        } else if self.execution.blocked > 0 && self.execution.running_since.is_some() {
-            // The task that runs may wait for this one.
-            self.give_back(&task);
         } else {
-            self.execution.ready.push_back(Work::Task(task));
-            self.news = true;
+            self.take_function(task, acknowledged, again);
         }
         Ok(())
     }
@@ -380,6 +378,7 @@ impl State {
                 task.started = self.now;
                 if task.sequence.is_none() {
                     self.execution.running_since = Some(self.now);
+                    self.execution.answers.began(task.task_id, task.attempt);
                 }
             }
             return Some(work);
@@ -426,16 +425,7 @@ impl State {
         // While more calls wait here, answers travel together.
         let urgent = !more && self.execution.ready.is_empty();
         let Some(sequence) = task.sequence else {
-            self.execution.running_since = None;
-            self.pin_returned(task, task.conn, pins);
-            self.send(
-                task.conn,
-                FrameKind::PushTaskReply,
-                task.correlation,
-                reply,
-                payload,
-                urgent,
-            );
+            self.answer_function(task, reply, payload, pins, urgent);
             return;
         };
         let caller = task.caller.worker_id;
@@ -497,7 +487,7 @@ impl State {
 
     // ---- giving back ---------------------------------------------------------------------------------------
 
-    fn give_back(&mut self, task: &IncomingTask) {
+    pub(super) fn give_back(&mut self, task: &IncomingTask) {
         let reply = proto::PushTaskReply {
             status: TaskStatus::Returned.into(),
             ..Default::default()

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use sparkray_common::{ErrorCode, LeaseId, NodeId, TaskId, WorkerAddress};
-use sparkray_proto::{self as proto, FrameKind, TaskStatus};
+use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 
 use super::scheduling::{ClassId, SHORT_TASK};
@@ -30,7 +30,11 @@ pub(super) struct Lease {
     pub(super) worker: Option<LeasedWorker>,
     /// The raylet that was asked, or granted it.
     pub(super) raylet: ConnId,
-    pushed: VecDeque<TaskId>,
+    pub(super) pushed: VecDeque<TaskId>,
+    /// Its connection broke once: what was pushed may run, or have run.
+    pub(super) unsure: bool,
+    /// There is no connection: nothing is pushed.
+    pub(super) suspended: bool,
     granted_at: u64,
     idle_since: u64,
     /// A timer will look whether it is idle.
@@ -70,6 +74,8 @@ impl State {
             worker: None,
             raylet: conn,
             pushed: VecDeque::new(),
+            unsure: false,
+            suspended: false,
             granted_at: 0,
             idle_since: 0,
             timed: false,
@@ -266,6 +272,9 @@ impl State {
             let Some(lease) = self.scheduling.leases.get_mut(&lease_id) else {
                 return;
             };
+            if lease.suspended {
+                return;
+            }
             let (Some(class), Some(worker)) = (
                 self.scheduling.classes.get_mut(&lease.class),
                 lease.worker.as_ref(),
@@ -293,12 +302,13 @@ impl State {
                 self.fail_for_argument(task_id, &value, is_error);
                 continue;
             }
-            self.push_function(lease_id, conn, task_id);
+            self.push_function(lease_id, conn, task_id, false);
         }
         self.rest(lease_id);
     }
 
-    fn push_function(&mut self, lease_id: LeaseId, conn: ConnId, task_id: TaskId) {
+    /// `again`: the worker may have it.
+    pub(super) fn push_function(&mut self, lease_id: LeaseId, conn: ConnId, task_id: TaskId, again: bool) {
         let Some(task) = self.tasks.get(&task_id) else {
             return;
         };
@@ -325,12 +335,17 @@ impl State {
                 PushPrefix::new(&template, job_id, num_returns, message)
             }
         };
-        let first = self
-            .conns
-            .get_mut(&conn)
-            .is_some_and(|state| state.functions_sent.insert(template.function_id));
+        let mut first = false;
+        let mut message = proto::PushTask {
+            again,
+            ..Default::default()
+        };
+        if let Some(state) = self.conns.get_mut(&conn) {
+            first = state.functions_sent.insert(template.function_id);
+            message.acknowledged = state.answered;
+        }
         let blob = first.then_some(&template.function_blob);
-        self.push(conn, task_id, &prefix.bytes, blob, proto::PushTask::default());
+        self.push(conn, task_id, &prefix.bytes, blob, message);
         if let Some(lease) = self.scheduling.leases.get_mut(&lease_id) {
             lease.prefix = Some(prefix);
         }
@@ -421,16 +436,16 @@ impl State {
         }
     }
 
-    /// A pushed function was answered: its worker has room.
+    /// A pushed function was answered: its worker has room. `done`: with results, to the call of this correlation id.
     pub(super) fn push_answered(
         &mut self,
         conn: ConnId,
         class_id: ClassId,
         task_id: TaskId,
-        status: TaskStatus,
+        done: Option<u64>,
         run_micros: u64,
     ) {
-        if let (TaskStatus::Done, Some(class)) = (status, self.scheduling.classes.get_mut(&class_id)) {
+        if let (Some(_), Some(class)) = (done, self.scheduling.classes.get_mut(&class_id)) {
             let run_micros = run_micros as f64;
             class.run_micros = if class.run_micros < 0.0 {
                 run_micros
@@ -438,7 +453,17 @@ impl State {
                 class.run_micros * 0.9 + run_micros * 0.1
             };
         }
-        if let Some(lease_id) = self.conns.get(&conn).and_then(|state| state.lease) {
+        let lease_id = self.conns.get_mut(&conn).and_then(|state| {
+            let far = state
+                .remote
+                .as_ref()
+                .is_some_and(|remote| remote.node_id != self.me.node_id);
+            if let (true, Some(correlation)) = (far, done) {
+                state.answered = correlation;
+            }
+            state.lease
+        });
+        if let Some(lease_id) = lease_id {
             if let Some(lease) = self.scheduling.leases.get_mut(&lease_id) {
                 if lease.pushed.front() == Some(&task_id) {
                     lease.pushed.pop_front();
@@ -448,7 +473,7 @@ impl State {
             }
             self.feed(lease_id);
         }
-        if status != TaskStatus::Done {
+        if done.is_none() {
             self.pump(class_id, true);
         }
     }

@@ -1,6 +1,6 @@
 //! Workers that are lost while they run functions of this process.
 
-use sparkray_common::{ErrorCode, LeaseId, TaskId};
+use sparkray_common::{ErrorCode, LeaseId, TaskId, WorkerId};
 use sparkray_proto as proto;
 use tracing::warn;
 
@@ -11,6 +11,7 @@ use super::submission::CallKind;
 use super::timers::Timer;
 use super::{State, Value};
 use crate::error::CoreError;
+use crate::reactor::ConnId;
 
 /// A function whose worker could not be reached is given to another one, this often.
 const MAX_MISSES: u8 = 20;
@@ -28,10 +29,76 @@ impl State {
             if self.is_connected(worker) {
                 self.close_after_drain(conn, &message.cause);
             } else {
-                self.worker_gone(worker);
+                self.worker_gone(worker, &message.cause);
             }
         }
         Ok(())
+    }
+
+    /// The connection to a worker of another node is lost, and the worker may live and run what it was sent: that waits
+    /// for a verdict, or for the worker. False: nothing may run there.
+    fn suspend_lease(&mut self, lease_id: LeaseId, unused: bool) -> bool {
+        let here = self.me.node_id;
+        let Some(lease) = self.scheduling.leases.get_mut(&lease_id) else {
+            return false;
+        };
+        let elsewhere = lease
+            .worker
+            .as_ref()
+            .is_some_and(|worker| worker.address.node_id != here);
+        if !elsewhere || lease.pushed.is_empty() || (unused && !lease.unsure) {
+            return false;
+        }
+        lease.unsure = true;
+        lease.suspended = true;
+        true
+    }
+
+    fn suspended_leases(&self, worker: WorkerId) -> Vec<LeaseId> {
+        self.scheduling
+            .leases
+            .iter()
+            .filter(|(_, lease)| {
+                let leased = lease.worker.as_ref();
+                lease.suspended && leased.is_some_and(|leased| leased.address.worker_id == worker)
+            })
+            .map(|(lease_id, _)| *lease_id)
+            .collect()
+    }
+
+    /// Whether functions wait for a worker to be reached again.
+    pub(super) fn is_suspended(&self, worker: WorkerId) -> bool {
+        !self.suspended_leases(worker).is_empty()
+    }
+
+    /// A worker is called again: it is sent again what it has not answered.
+    pub(super) fn resume_leases(&mut self, worker: WorkerId, conn: ConnId) {
+        for lease_id in self.suspended_leases(worker) {
+            let Some(lease) = self.scheduling.leases.get_mut(&lease_id) else {
+                continue;
+            };
+            lease.suspended = false;
+            if let Some(leased) = &mut lease.worker {
+                leased.conn = conn;
+            }
+            let pushed = std::mem::take(&mut lease.pushed);
+            if let Some(state) = self.conns.get_mut(&conn) {
+                state.lease = Some(lease_id);
+            }
+            for task_id in pushed {
+                self.push_function(lease_id, conn, task_id, true);
+            }
+            self.feed(lease_id);
+        }
+    }
+
+    /// A worker is dead whose functions waited for it.
+    pub(super) fn end_suspended_leases(&mut self, worker: WorkerId, cause: &str) {
+        for lease_id in self.suspended_leases(worker) {
+            let lease = self.scheduling.leases.get(&lease_id);
+            let pushed = lease.map(|lease| lease.pushed.iter().copied().collect());
+            self.worker_connection_lost(Some(lease_id), pushed.unwrap_or_default(), false, true, cause);
+        }
     }
 
     /// The connection to a worker is gone; `pushed` are the tasks that were there, the first of them running.
@@ -44,6 +111,9 @@ impl State {
         gone: bool,
         cause: &str,
     ) {
+        if !gone && lease_id.is_some_and(|lease_id| self.suspend_lease(lease_id, unused)) {
+            return;
+        }
         let mut worker = "its worker".to_owned();
         let mut class_id = None;
         if let Some((lease_id, lease)) = lease_id.and_then(|id| Some((id, self.remove_lease(id)?))) {

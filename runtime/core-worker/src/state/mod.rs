@@ -11,6 +11,7 @@
 
 mod actor_calls;
 mod actors;
+mod answers;
 mod borrowers;
 mod borrowing;
 mod callers;

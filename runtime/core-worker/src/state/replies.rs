@@ -18,10 +18,9 @@ impl State {
         let Some(Pending::Push(task_id)) = self.take_pending(conn, frame.correlation) else {
             return Ok(());
         };
-        let outcome = frame
-            .decode()
-            .map_err(CoreError::from)
-            .and_then(|reply| self.take_push_reply(conn, task_id, &reply, frame.payload.clone()));
+        let outcome = frame.decode().map_err(CoreError::from).and_then(|reply| {
+            self.take_push_reply(conn, frame.correlation, task_id, &reply, frame.payload.clone())
+        });
         if let Err(error) = outcome {
             warn!(conn, %task_id, %error, "an answer cannot be read");
             let message = format!(
@@ -32,7 +31,7 @@ impl State {
                 failure: Some(Failure::new(ErrorCode::Internal, message)),
                 ..Default::default()
             };
-            self.take_push_reply(conn, task_id, &refusal, Bytes::new())?;
+            self.take_push_reply(conn, frame.correlation, task_id, &refusal, Bytes::new())?;
         }
         Ok(())
     }
@@ -40,6 +39,7 @@ impl State {
     fn take_push_reply(
         &mut self,
         conn: ConnId,
+        correlation: u64,
         task_id: TaskId,
         reply: &proto::PushTaskReply,
         payload: Bytes,
@@ -74,7 +74,10 @@ impl State {
         }
         match actor {
             Some((actor_id, sequence)) => self.actor_call_finished(actor_id, sequence),
-            None => self.push_answered(conn, class, task_id, status, reply.run_micros),
+            None => {
+                let done = (status == TaskStatus::Done).then_some(correlation);
+                self.push_answered(conn, class, task_id, done, reply.run_micros);
+            }
         }
         Ok(())
     }

@@ -15,7 +15,7 @@ const MAX_LEASE_REQUESTS: usize = 32;
 pub(super) const SHORT_TASK: f64 = 1_000.0;
 /// Work that is pushed ahead to one worker, in microseconds of run time.
 const PUSH_AHEAD: f64 = 4_000.0;
-const MAX_PUSHED_AHEAD: usize = 128;
+pub(super) const MAX_PUSHED_AHEAD: usize = 128;
 /// Classes that are remembered for their run time, though they have neither tasks nor leases.
 const IDLE_CLASSES: usize = 256;
 

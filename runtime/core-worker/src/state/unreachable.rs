@@ -41,7 +41,7 @@ impl State {
 
     /// Whether this process keeps something for another one, or has something from it.
     fn has_ties(&self, worker: WorkerId) -> bool {
-        self.borrowing.owners.contains_key(&worker) || self.keeps_for(worker)
+        self.borrowing.owners.contains_key(&worker) || self.keeps_for(worker) || self.is_suspended(worker)
     }
 
     fn keeps_for(&self, worker: WorkerId) -> bool {
@@ -51,6 +51,9 @@ impl State {
     /// The connection to a process is lost; its death is not known.
     pub(super) fn peer_connection_lost(&mut self, remote: &WorkerAddress) {
         let worker = remote.worker_id;
+        if let Some(owner) = self.borrowing.owners.get_mut(&worker) {
+            owner.unsettle();
+        }
         if self.broken.is_some() || !self.has_ties(worker) {
             self.unreachable.remove(&worker);
             return;
@@ -94,6 +97,7 @@ impl State {
         if self.borrowing.owners.contains_key(&worker) {
             self.register_again(worker);
         }
+        self.resume_leases(worker, conn);
         if self.keeps_for(worker) {
             let tasks = self.return_pins_of(worker);
             let message = proto::RegisterAgain {

@@ -169,3 +169,47 @@ fn without_a_head_a_lost_connection_is_a_verdict() {
         }
     }
 }
+
+#[test]
+fn functions_that_run_during_a_pause_run_once_and_their_results_arrive() {
+    let mut across = 0;
+    for seed in 1..60 {
+        let mut simulation = Simulation::new(seed, 2, 1);
+        // Short ones first, so that several are pushed ahead.
+        for index in 0..6 {
+            driver(&mut simulation).submit("value", &[Item::Number(index)], &[]);
+        }
+        simulation.settle();
+        let keys: Vec<u64> = (10..30)
+            .map(|index| {
+                let id = driver(&mut simulation).submit_once("value", &[Item::Number(index)]);
+                driver(&mut simulation).fetch(id)
+            })
+            .collect();
+        let steps = simulation.random.below(60);
+        simulation.run(steps);
+        simulation.cut();
+        for index in 0..3 {
+            simulation.notice(index);
+            simulation.run(5);
+        }
+        simulation.pass(30 * SECOND);
+        simulation.heal();
+        simulation.settle();
+        for key in keys {
+            assert_eq!(
+                simulation.processes[DRIVER].values[&key],
+                Ok(vec![Item::Number(7)]),
+                "seed {seed}"
+            );
+        }
+        assert!(simulation.runs.values().all(|runs| *runs == 1), "seed {seed}");
+        across += (1..simulation.processes.len())
+            .filter(|index| simulation.processes[*index].node == 1)
+            .count();
+        driver(&mut simulation).drop_all();
+        simulation.settle();
+        simulation.check_nothing_left();
+    }
+    assert!(across > 0, "nothing ran on the second node");
+}

@@ -221,7 +221,8 @@ fn take(simulation: &mut Simulation, actors: &[ActorId], step: &Step, number: u6
     }
 }
 
-fn run_program(seed: u64, steps: &[Step]) {
+/// `deaths`: processes die, so that functions may run again.
+fn run_program(seed: u64, steps: &[Step], deaths: bool) {
     let mut simulation = Simulation::new(seed, 2, 2);
     let actors = [
         simulation.create_actor(DRIVER, 2),
@@ -244,6 +245,11 @@ fn run_program(seed: u64, steps: &[Step]) {
     }
     simulation.settle_checked();
     simulation.check_actor_order();
+    let again = simulation
+        .runs
+        .iter()
+        .find(|(number, runs)| **number != u64::MAX && **runs > 1);
+    assert!(deaths || again.is_none(), "a function ran twice: {again:?}");
     for actor in actors {
         simulation.processes[DRIVER].call_actor(actor, "clear", &[], &[]);
     }
@@ -258,7 +264,7 @@ proptest! {
 
     #[test]
     fn programs_leave_nothing_behind(seed in 1..u64::MAX, steps in prop::collection::vec(step(false, false), 1..60)) {
-        run_program(seed, &steps);
+        run_program(seed, &steps, false);
     }
 
     #[test]
@@ -266,7 +272,7 @@ proptest! {
         seed in 1..u64::MAX,
         steps in prop::collection::vec(step(true, false), 1..60),
     ) {
-        run_program(seed, &steps);
+        run_program(seed, &steps, true);
     }
 
     #[test]
@@ -274,7 +280,7 @@ proptest! {
         seed in 1..u64::MAX,
         steps in prop::collection::vec(step(false, true), 1..60),
     ) {
-        run_program(seed, &steps);
+        run_program(seed, &steps, false);
     }
 
     #[test]
@@ -282,6 +288,6 @@ proptest! {
         seed in 1..u64::MAX,
         steps in prop::collection::vec(step(true, true), 1..60),
     ) {
-        run_program(seed, &steps);
+        run_program(seed, &steps, true);
     }
 }
