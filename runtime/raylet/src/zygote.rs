@@ -98,7 +98,7 @@ const PROGRAM: &str = "\
 import importlib.util, runpy
 package = importlib.util.find_spec('sparkray')
 if package is None:
-    sys.exit('there is no sparkray in ' + repr(sys.path))
+    sys.exit(\"No module named 'sparkray' for \" + sys.executable + ': install the wheel there; looked in ' + repr(sys.path))
 start = os.path.join(package.submodule_search_locations[0], '_private', 'module_path.py')
 prepared = runpy.run_path(start)['prepare'](OWN)
 runpy.run_module('sparkray._private.zygote', {'PREPARED': prepared}, '__main__')
