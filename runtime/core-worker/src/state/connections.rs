@@ -17,6 +17,8 @@ use crate::reactor::{ConnId, RAYLET_CONN};
 
 /// A connection that nobody has answered for this long is given up, in microseconds.
 const ANSWER_TIME: u64 = 10_000_000;
+/// Once the head is lost, who is called has this long to answer, in microseconds.
+pub(super) const LAST_ANSWER_TIME: u64 = 2_000_000;
 /// An empty buffer of a connection keeps at most this much memory.
 const KEPT_BUFFER: usize = 64 * 1024;
 
@@ -245,7 +247,11 @@ impl State {
             endpoint,
             target,
         });
-        self.timers.set(self.now + ANSWER_TIME, Timer::Unanswered(conn));
+        let patience = match self.head_lost {
+            None => ANSWER_TIME,
+            Some(_) => LAST_ANSWER_TIME,
+        };
+        self.timers.set(self.now + patience, Timer::Unanswered(conn));
         conn
     }
 

@@ -7,6 +7,7 @@ use sparkray_common::{ErrorCode, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto as proto;
 use tracing::warn;
 
+use super::connections::LAST_ANSWER_TIME;
 use super::timers::Timer;
 use super::{Effect, PeerKey, Pending, SlotResult, State};
 use crate::error::CoreError;
@@ -15,8 +16,6 @@ use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
 
 /// Deaths that are remembered. An older one is found out again by the refusal of a connection.
 const REMEMBERED: usize = 4096;
-/// When the head is lost, who is being called has this long to answer, in microseconds.
-const LAST_ANSWER_TIME: u64 = 2_000_000;
 
 /// The most recent members of a set.
 #[derive(Debug)]

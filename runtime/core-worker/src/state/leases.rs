@@ -209,6 +209,10 @@ impl State {
             }
         }
         self.forget_request(lease_id);
+        self.fail_queue(class_id, error);
+    }
+
+    fn fail_queue(&mut self, class_id: ClassId, error: CoreError) {
         let Some(class) = self.scheduling.classes.get_mut(&class_id) else {
             return;
         };
@@ -226,6 +230,14 @@ impl State {
         let Some(class_id) = self.forget_request(lease_id) else {
             return;
         };
+        if let Some(cause) = &self.head_lost {
+            // No raylet will hear that the node is dead: the request would be sent there again and again.
+            let message = format!(
+                "a node of the cluster cannot be reached, and its head is gone ({cause}): call shutdown() and init() again"
+            );
+            self.fail_queue(class_id, CoreError::new(ErrorCode::Unavailable, message));
+            return;
+        }
         let at = self.now + REQUEST_DELAY;
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             class.asks_near = false;

@@ -118,6 +118,13 @@ impl Scheduling {
     }
 
     #[cfg(test)]
+    pub(super) fn any_request(&self) -> Option<sparkray_common::LeaseId> {
+        self.classes
+            .values()
+            .find_map(|class| class.requested.first().copied())
+    }
+
+    #[cfg(test)]
     pub(super) fn queued(&self) -> usize {
         self.classes.values().map(|class| class.queue.len()).sum()
     }

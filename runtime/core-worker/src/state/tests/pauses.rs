@@ -213,3 +213,27 @@ fn functions_that_run_during_a_pause_run_once_and_their_results_arrive() {
     }
     assert!(across > 0, "nothing ran on the second node");
 }
+
+#[test]
+fn without_a_head_requests_to_a_node_that_is_lost_end() {
+    // More functions than the first node can run: some ask the second one, whose raylet is lost.
+    let mut simulation = Simulation::new(5, 2, 1);
+    let keys: Vec<u64> = (0..6)
+        .map(|index| {
+            let id = driver(&mut simulation).submit("value", &[Item::Number(index)], &[]);
+            driver(&mut simulation).fetch(id)
+        })
+        .collect();
+    let lost = proto::HeadLost {
+        cause: "its host vanished".to_owned(),
+    };
+    driver(&mut simulation).state.on_head_lost(lost.cause);
+    let lease = driver(&mut simulation).state.scheduling.any_request().unwrap();
+    driver(&mut simulation).state.lease_request_lost(lease);
+    simulation.settle();
+    let values = &simulation.processes[DRIVER].values;
+    let errors: Vec<_> = keys.iter().filter_map(|key| values[key].as_ref().err()).collect();
+    assert!(!errors.is_empty());
+    assert!(errors.iter().all(|error| error.code == ErrorCode::Unavailable));
+    assert!(errors[0].message.contains("its host vanished"));
+}
