@@ -102,7 +102,7 @@ impl State {
     }
 
     /// The connection to a worker is gone; `pushed` are the tasks that were there, the first of them running.
-    /// `unused`: nothing was sent over it; `gone`: the worker is dead.
+    /// `unused`: nothing was sent over it, but perhaps over an earlier one; `gone`: the worker is dead.
     pub(super) fn worker_connection_lost(
         &mut self,
         lease_id: Option<LeaseId>,
@@ -114,6 +114,9 @@ impl State {
         if !gone && lease_id.is_some_and(|lease_id| self.suspend_lease(lease_id, unused)) {
             return;
         }
+        let unsure =
+            lease_id.is_some_and(|id| self.scheduling.leases.get(&id).is_some_and(|lease| lease.unsure));
+        let unused = unused && !unsure;
         let mut worker = "its worker".to_owned();
         let mut class_id = None;
         if let Some((lease_id, lease)) = lease_id.and_then(|id| Some((id, self.remove_lease(id)?))) {
@@ -140,7 +143,8 @@ impl State {
             .collect();
         // From the last to the first, because each goes to the front of its queue.
         for (index, task_id) in functions.iter().enumerate().rev() {
-            if index == 0 {
+            // Answers may have been lost with an earlier connection: then any of them may have run.
+            if index == 0 || unsure {
                 self.retry_lost(*task_id, !unused, &worker, cause);
             } else if let Some(class) = self.tasks.get(task_id).map(|task| task.class) {
                 // It waited behind the first: no attempt.

@@ -215,6 +215,42 @@ fn functions_that_run_during_a_pause_run_once_and_their_results_arrive() {
 }
 
 #[test]
+fn functions_whose_worker_is_found_dead_after_a_pause_are_not_run_again() {
+    let mut killed = 0;
+    for seed in 0..40 {
+        let mut simulation = Simulation::new(seed, 2, 2);
+        let keys: Vec<u64> = (0..20)
+            .map(|index| {
+                let id = driver(&mut simulation).submit_once("value", &[Item::Number(index)]);
+                driver(&mut simulation).fetch(id)
+            })
+            .collect();
+        let steps = simulation.random.below(120);
+        simulation.run(steps);
+        simulation.cut();
+        simulation.notice_all();
+        simulation.run(10);
+        for index in 1..simulation.processes.len() {
+            if simulation.processes[index].node == 1 && simulation.processes[index].alive {
+                simulation.vanish(index);
+                killed += 1;
+            }
+        }
+        simulation.pass(SECOND);
+        simulation.heal();
+        simulation.settle();
+        for key in keys {
+            assert!(
+                simulation.processes[DRIVER].values.contains_key(&key),
+                "seed {seed}"
+            );
+        }
+        assert!(simulation.runs.values().all(|runs| *runs <= 1), "seed {seed}");
+    }
+    assert!(killed > 0, "nothing ran on the second node");
+}
+
+#[test]
 fn without_a_head_requests_to_a_node_that_is_lost_end() {
     // More functions than the first node can run: some ask the second one, whose raylet is lost.
     let mut simulation = Simulation::new(5, 2, 1);

@@ -398,6 +398,12 @@ impl Simulation {
 
     /// A process dies. What it has sent arrives still.
     pub(super) fn kill(&mut self, index: usize) {
+        self.vanish(index);
+        self.process_died(index);
+    }
+
+    /// A process dies with all that could tell of it.
+    pub(super) fn vanish(&mut self, index: usize) {
         self.processes[index].alive = false;
         self.orphans.extend(self.processes[index].state.objects.keys());
         let ends: Vec<End> = self
@@ -410,7 +416,6 @@ impl Simulation {
             self.break_end(end);
         }
         self.uses.retain(|(process, _), _| *process != index);
-        self.process_died(index);
     }
 
     // ---- steps ---------------------------------------------------------------------------------------------
