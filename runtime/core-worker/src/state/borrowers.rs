@@ -4,6 +4,8 @@
 //! 1. A borrower stays until it gives its references up, or until its death is known. The end of a connection is neither.
 //! 2. Registrations are numbered by the borrower, upwards. The first message with a greater number names everything that
 //!    it holds; what still comes with a smaller one, over an older connection, is ignored.
+//! 3. The number is forgotten with the last reference, and a smaller one counts again. If it came over a connection that
+//!    breaks, the borrower is asked what it holds; else the borrower, which gets the answer, registers once more.
 
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};

@@ -25,8 +25,11 @@ pub(super) struct Owner {
     pub(super) untold: Vec<ObjectId>,
     /// The number of this process's registration with it.
     registration: u64,
-    /// The number when a connection broke, until the owner has acknowledged a later registration.
+    /// The number when a connection broke, or when a superseded registration was answered: the owner may have taken
+    /// things in another order than they were sent, until it has acknowledged a later registration.
     unsettled: Option<u64>,
+    /// Registrations that the owner has not answered, over any connection.
+    unanswered: u32,
     pub(super) dead: bool,
 }
 
@@ -37,7 +40,8 @@ impl Owner {
     }
 
     fn is_unused(&self) -> bool {
-        self.objects.is_empty() && self.untold.is_empty() && (self.dead || self.unsettled.is_none())
+        let settled = self.unsettled.is_none() && self.unanswered == 0;
+        self.objects.is_empty() && self.untold.is_empty() && (self.dead || settled)
     }
 }
 
@@ -135,6 +139,7 @@ impl State {
                 untold: Vec::new(),
                 registration: *last_registration,
                 unsettled: None,
+                unanswered: 0,
                 dead: false,
             }
         });
@@ -207,6 +212,9 @@ impl State {
             owner: owner.worker_id,
             registration,
         };
+        if let Some(owner) = self.borrowing.owners.get_mut(&owner.worker_id) {
+            owner.unanswered += 1;
+        }
         self.request(conn, pending, FrameKind::AddBorrower, &message);
     }
 
@@ -248,7 +256,7 @@ impl State {
         if self.is_dead(&sender) {
             return Ok(());
         }
-        // The other side has lost any connection that this one may still believe in.
+        // The other side may have lost the connection that this one still believes in.
         self.peers.insert(PeerKey::Worker(sender.worker_id), conn);
         if self.borrowing.owners.contains_key(&sender.worker_id) {
             self.register_again(sender.worker_id);
@@ -273,13 +281,25 @@ impl State {
     }
 
     /// An owner has acknowledged a registration.
+    ///
+    /// Both sides may have called each other, so that there are two connections. When this process registered over one
+    /// and then over the other, the owner may have taken the earlier registration last, and have forgotten the number
+    /// of the later one with the last reference: it is told once more, when nothing else is on its way.
     pub(super) fn registered_with(&mut self, owner: WorkerId, registration: u64) {
-        if let Some(entry) = self.borrowing.owners.get_mut(&owner) {
-            if entry.unsettled.is_some_and(|broken| registration > broken) {
-                entry.unsettled = None;
-            }
-            self.borrowing.forget_unused(owner);
+        let Some(entry) = self.borrowing.owners.get_mut(&owner) else {
+            return;
+        };
+        entry.unanswered = entry.unanswered.saturating_sub(1);
+        if registration < entry.registration {
+            entry.unsettle();
+        } else if entry.unsettled.is_some_and(|before| registration > before) {
+            entry.unsettled = None;
         }
+        let tell_again = entry.unsettled.is_some() && entry.unanswered == 0;
+        if tell_again && !self.is_unreachable(owner) {
+            self.register_again(owner);
+        }
+        self.borrowing.forget_unused(owner);
     }
 
     pub(super) fn borrows_acknowledged(&mut self, objects: &[ObjectId]) {
@@ -303,7 +323,10 @@ impl State {
     }
 
     /// The connection broke before the owner acknowledged: it is told again, or it is dead.
-    pub(super) fn borrows_lost(&mut self, objects: Vec<ObjectId>) {
+    pub(super) fn borrows_lost(&mut self, worker: WorkerId, objects: Vec<ObjectId>) {
+        if let Some(owner) = self.borrowing.owners.get_mut(&worker) {
+            owner.unanswered = owner.unanswered.saturating_sub(1);
+        }
         for id in objects {
             let owner = self.objects.get(&id).and_then(|object| object.owner.clone());
             let entry = owner.and_then(|owner| self.borrowing.owners.get_mut(&owner.worker_id));

@@ -460,7 +460,7 @@ impl State {
                 self.fill_slot(slot, SlotResult::Failed(error()));
             }
             Pending::Creation(actor) => self.actor_refused(actor, error(), true),
-            Pending::Borrow { settles, .. } => self.borrows_lost(settles),
+            Pending::Borrow { settles, owner, .. } => self.borrows_lost(owner, settles),
         }
     }
 

@@ -111,6 +111,40 @@ fn what_was_dropped_during_a_pause_is_freed_after_it() {
 }
 
 #[test]
+fn a_registration_that_arrives_after_later_ones_is_taken_back() {
+    for seed in 0..30 {
+        let (mut simulation, actor) = two_nodes(seed);
+        let lent = driver(&mut simulation).put(&[Item::Number(5)]);
+        let item = simulation.item(DRIVER, lent);
+        driver(&mut simulation).call_actor(actor, "keep", &[item], &[]);
+        simulation.settle_checked();
+        simulation.cut();
+        simulation.notice_all();
+        simulation.pass(SECOND / 20);
+        simulation.heal();
+        // Both call at the same time: there are two connections, and what the borrower sent over its own is slow.
+        simulation.now += SECOND / 10;
+        let now = simulation.now;
+        for process in &mut simulation.processes {
+            process.state.on_tick(now);
+        }
+        simulation.carry_out();
+        simulation.hold_newest_link(true);
+        simulation.pass(SECOND / 20);
+        // It has registered over the other one, and lets go of everything.
+        let process = simulation.index_of_actor(actor).unwrap();
+        simulation.processes[process].drop_all();
+        simulation.pass(SECOND / 20);
+        simulation.hold_newest_link(false);
+        simulation.settle_checked();
+        let borrowers = &simulation.processes[DRIVER].state.borrowers;
+        assert!(borrowers.is_empty(), "seed {seed}: {borrowers:?}");
+        simulation.end_actors();
+        simulation.check_nothing_left();
+    }
+}
+
+#[test]
 fn the_verdict_ends_what_a_pause_only_delays() {
     let (mut simulation, actor) = two_nodes(3);
     let made = driver(&mut simulation).call_actor(actor, "put", &[], &[]);

@@ -259,6 +259,33 @@ fn run_program(seed: u64, steps: &[Step], deaths: bool) {
     simulation.check_nothing_left();
 }
 
+/// A program of the kind below, with the seed of the deliveries under which it once left a registration behind.
+#[test]
+fn a_registration_that_another_connection_overtakes_is_not_left_behind() {
+    let steps = [
+        Step::Put,
+        Step::Submit(2, 0, None),
+        Step::Submit(5, 0, Some(5)),
+        Step::Run(5),
+        Step::Put,
+        Step::Put,
+        Step::Drop(2),
+        Step::Run(14),
+        Step::Submit(4, 0, Some(21)),
+        Step::Drop(2),
+        Step::Put,
+        Step::Call(0, 0, 0, None),
+        Step::Run(45),
+        Step::Run(7),
+        Step::Cut,
+        Step::Notice(14),
+        Step::Pass(0),
+    ];
+    for seed in (1..300).chain([2659]) {
+        run_program(seed, &steps, false);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 

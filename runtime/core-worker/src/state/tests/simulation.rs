@@ -396,6 +396,13 @@ impl Simulation {
         }
     }
 
+    /// What is on the way over the link that was made last waits, or goes on.
+    pub(super) fn hold_newest_link(&mut self, held: bool) {
+        if let Some(link) = self.links.last_mut() {
+            link.held = [held, held];
+        }
+    }
+
     /// A process dies. What it has sent arrives still.
     pub(super) fn kill(&mut self, index: usize) {
         self.vanish(index);
