@@ -151,16 +151,26 @@ def double(x):
     return 2 * x
 
 
-def test_children_of_multiprocessing_end_as_they_do_elsewhere():
-    @sparkray.remote
-    def several():
-        context = multiprocessing.get_context("fork")
-        with context.Pool(2) as pool:
-            doubled = pool.map(double, range(10))
-        process = context.Process(target=sys.exit, args=(3,))
+def several_children():
+    """Of multiprocessing: what a pool gives, and how two processes end."""
+    context = multiprocessing.get_context("fork")
+    with context.Pool(2) as pool:
+        doubled = pool.map(double, range(10))
+    codes = []
+    for code in (0, 3):
+        process = context.Process(target=sys.exit, args=(code,))
         process.start()
         process.join()
-        return doubled, process.exitcode
+        codes.append(process.exitcode)
+    return doubled, codes
 
+
+@pytest.mark.parametrize("where", ["task", Plain, Threaded, Asynchronous])
+def test_children_of_multiprocessing_end_as_they_do_elsewhere(where):
+    # A threaded actor forks on a thread of a pool, which multiprocessing joins at its child's end.
     for _ in range(2):
-        assert sparkray.get(several.remote(), timeout=60) == ([2 * n for n in range(10)], 3)
+        if where == "task":
+            result = sparkray.remote(several_children).remote()
+        else:
+            result = where.remote().__ray_call__.remote(lambda _: several_children())
+        assert sparkray.get(result, timeout=60) == ([2 * n for n in range(10)], [0, 3])

@@ -326,3 +326,24 @@ def test_a_task_that_raised_is_run_again_only_when_asked(tmp_path):
 def test_a_resource_that_no_node_has_is_waited_for_until_the_timeout():
     with pytest.raises((exceptions.GetTimeoutError, exceptions.TaskUnschedulableError)):
         sparkray.get(echo.options(resources={"unheard": 1}).remote(1), timeout=0.5)
+
+
+def test_arguments_have_any_name():
+    # Whatever our own functions on the way call theirs.
+    names = ("self", "args", "kwargs", "function", "name", "method", "options", "core", "a b", "")
+
+    def keywords(**given):
+        return given
+
+    class Keeper:
+        def __init__(self, /, **given):
+            self.given = given
+
+        def call(self, /, **given):
+            return self.given, given
+
+    given = dict.fromkeys(names, 1)
+    assert sparkray.get(sparkray.remote(keywords).remote(**given)) == given
+    keeper = sparkray.remote(Keeper).remote(**given)
+    assert sparkray.get(keeper.call.remote(**given)) == (given, given)
+    assert sparkray.get(keeper.__ray_call__.remote(lambda _, **given: given, **given)) == given

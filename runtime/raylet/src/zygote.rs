@@ -15,7 +15,8 @@
 //! - `config.working_dir` as its working directory.
 //!
 //! First it calls `prctl(PR_SET_PDEATHSIG, SIGKILL)` and ends unless `getppid()` is `SPARKRAY_RAYLET_PID`.
-//! It ignores SIGINT. End of file on the control socket ends it.
+//! It ignores SIGINT and leaves the process group: an interrupt of the driver's group is not for workers and what they
+//! start. End of file on the control socket ends it.
 //!
 //! # Messages
 //!
@@ -53,8 +54,8 @@
 //! waits until `getppid()` is `raylet_pid` (the middle process is gone; a parent-death signal set earlier would kill it
 //! when the middle one ends; it waits for end of file on the pipe, whose write end only the middle process keeps),
 //! calls `prctl(PR_SET_PDEATHSIG, SIGKILL)`, checks `getppid()` again, duplicates the pipes onto descriptors 1 and 2 (line-buffered
-//! text, UTF-8, errors=backslashreplace), closes the control socket, sets SIGINT to ignored, reseeds every random
-//! generator, puts `SPARKRAY_WORKER_ID` (hexadecimal) into its environment, by which the raylet knows what it left
+//! text, UTF-8, errors=backslashreplace), closes the control socket, has SIGINT do nothing (but not in what it
+//! starts), reseeds every random generator, puts `SPARKRAY_WORKER_ID` (hexadecimal) into its environment, by which the raylet knows what it left
 //! behind when it ended, and calls `CoreWorker.connect_worker(fd, raylet_pid, config)`.
 //!
 //! The worker's raylet connection is the only thing that it needs to live: when it breaks, the worker exits at once.

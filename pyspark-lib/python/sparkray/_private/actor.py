@@ -219,7 +219,7 @@ class ActorClass:
         """
         raise NotImplementedError("bind() is not there yet: call remote() and pass the handle on")
 
-    def remote(self, *args: Any, **kwargs: Any) -> ActorHandle:
+    def remote(self, /, *args: Any, **kwargs: Any) -> ActorHandle:
         """Makes an instance in a worker. Returns at once; an error of the constructor is raised by the calls.
 
         Args:
@@ -366,7 +366,7 @@ class ActorMethod:
         name = options.get("name") or self._name
         return _bound(self._ref, self._info, self._method, count, self._shape, name)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Calls the method. Calls of one process on one actor start in the order in which they are made.
 
         An actor that runs several calls at a time (async, or max_concurrency above 1) starts them in the order in which
@@ -427,7 +427,7 @@ class _StreamingMethod(ActorMethod):
             return changed
         return _StreamingMethod(self._ref, self._info, self._method, _ASYNC_GENERATOR, self._shape)
 
-    def remote(self, *args: Any, **kwargs: Any) -> NoReturn:
+    def remote(self, /, *args: Any, **kwargs: Any) -> NoReturn:
         """Streams are not there yet."""
         name = f"{self._info.name}.{self._method}"
         if self._num_returns == _ASYNC_GENERATOR:

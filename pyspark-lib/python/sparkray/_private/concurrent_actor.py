@@ -7,6 +7,7 @@ that a thread or coroutine runs.
 from __future__ import annotations
 
 import asyncio
+import concurrent.futures.thread
 import contextvars
 import inspect
 import os
@@ -46,6 +47,7 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
         finally:
             current.reset(token)
 
+    os.register_at_fork(after_in_child=_leave_pool_in_child)
     pool = ThreadPoolExecutor(max_concurrency, thread_name_prefix="actor")
     waiting = pool._work_queue
     poller = select.poll()
@@ -56,6 +58,16 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
         if not tasks:
             poller.poll()
     pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _leave_pool_in_child() -> None:
+    """multiprocessing joins the threads of all pools before its child ends.
+
+    The one that forked is the only one left there. It would join itself, and every child's exit code would be 1.
+    """
+    threads = getattr(concurrent.futures.thread, "_threads_queues", None)
+    if threads is not None:
+        threads.pop(threading.current_thread(), None)
 
 
 # The loop of an async actor, from its constructor on.

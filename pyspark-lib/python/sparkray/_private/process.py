@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import sys
 import traceback
 from typing import NoReturn
@@ -17,6 +18,25 @@ def set_parent_death_signal(signal_number: int) -> None:
     if libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal_number), 0, 0, 0) != 0:
         number = ctypes.get_errno()
         raise OSError(number, f"prctl(PR_SET_PDEATHSIG): {os.strerror(number)}")
+
+
+def pass_over_interrupts() -> None:
+    """SIGINT does nothing in this process, and what it usually does in those that it starts.
+
+    Not SIG_IGN, which programs inherit: whoever starts a program in a task could not stop it by SIGINT.
+    """
+    signal.signal(signal.SIGINT, _do_nothing)
+    signal.siginterrupt(signal.SIGINT, False)
+    os.register_at_fork(after_in_child=_take_interrupts_in_child)
+
+
+def _do_nothing(_signal_number: int, _frame: object) -> None:
+    """A handler, which goes with exec."""
+
+
+def _take_interrupts_in_child() -> None:
+    if signal.getsignal(signal.SIGINT) is _do_nothing:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def never_free(thing: object) -> None:

@@ -112,7 +112,7 @@ class RemoteFunction:
         merged = {**self._options, **option_checks.check(options, is_actor=False)}
         return RemoteFunction(self._function, merged, parent=self._parent or self)
 
-    def remote(self, *args: Any, **kwargs: Any) -> Any:
+    def remote(self, /, *args: Any, **kwargs: Any) -> Any:
         """Runs the function in a worker.
 
         Arguments that are ObjectRefs are replaced by their values before the function runs; references inside

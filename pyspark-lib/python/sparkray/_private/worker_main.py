@@ -218,7 +218,7 @@ def _with_runtime_methods(plain_class: type) -> type:
 
         exit_actor()
 
-    def call(self: object, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    def call(self: object, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         return function(self, *args, **kwargs)
 
     members = {

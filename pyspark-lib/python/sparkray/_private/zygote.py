@@ -118,7 +118,7 @@ def _in_worker(
         control.close()
         sys.stdout = open(1, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
         sys.stderr = open(2, "w", buffering=1, encoding="utf-8", errors="backslashreplace", closefd=False)  # noqa: SIM115
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        process.pass_over_interrupts()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from sparkray._private import worker_main
 
@@ -166,6 +166,9 @@ def main(prepared: Any) -> int:
         print(f"the zygote's parent is not the raylet with pid {expected or '(SPARKRAY_RAYLET_PID is not set)'}")
         return 1
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C at the driver's terminal, and Jupyter's interrupt, go to the driver's process group: they are not for the
+    # programs that tasks have started.
+    os.setpgid(0, 0)
     control = socket.socket(fileno=os.dup(0))
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)

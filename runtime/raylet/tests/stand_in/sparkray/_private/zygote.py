@@ -66,9 +66,7 @@ def worker(connection: socket.socket, config: dict, version: str, victim: int | 
             os._exit(0)
 
 
-def fork_worker(
-    control: socket.socket, message: dict, descriptors: list[int], version: str, victim: int | None
-) -> int:
+def fork_worker(control: socket.socket, message: dict, descriptors: list[int], version: str, victim: int | None) -> int:
     read_end, write_end = os.pipe()
     alive_read, alive_write = os.pipe()
     middle = os.fork()
