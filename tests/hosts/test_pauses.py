@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
+import time
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +17,7 @@ from process.helpers import wait_until
 
 HEAD_STOPS_SECONDS = 20.0
 NETWORK_PAUSES_SECONDS = 30.0
+DRIVER_PAUSES_SECONDS = 20.0
 
 
 def test_a_head_that_stands_still_for_twenty_seconds_loses_nothing(ray: RayOnHosts) -> None:
@@ -93,6 +97,42 @@ def test_a_pause_between_two_workers_frees_nothing_that_is_held(ray: RayOnHosts)
     sparkray.get([one.forget.remote(), other.forget.remote()], timeout=60)
     del made
     wait_until(lambda: _stored(ray) < LARGE * 8, 60, "everything is freed")
+
+
+@sparkray.remote(max_retries=0)
+def _put_and_hold(path: str, seconds: float) -> list[Any]:
+    """Writes down that it runs, and returns a reference to an object of this worker much later."""
+    with open(path, "a") as file:
+        file.write("run\n")
+    made = sparkray.put(np.full(LARGE, 6.0))
+    time.sleep(seconds)
+    return [made]
+
+
+def test_a_pause_between_the_driver_and_a_worker_costs_its_tasks_no_attempt(
+    ray: RayOnHosts, tmp_path: pathlib.Path
+) -> None:
+    """The head hears both, so the raylet keeps the workers for the driver, with what they run and own."""
+    record = tmp_path / "runs"
+    slot = {"num_cpus": 0, "resources": {f"node:{ray.one.address}": 0.001, "slot": 1}}
+    nodes = {node["node_id"] for node in ray.context.nodes()}
+    running = _put_and_hold.options(**slot).remote(str(record), DRIVER_PAUSES_SECONDS + 10)
+    wait_until(record.exists, 60, "the task runs")
+    waiting = Waiting()
+    with ray.network.cut_between(ray.driver, ray.one):
+        waiting.begin("the task", lambda: sparkray.get(running))
+        # In the middle of it something is to be asked of that raylet.
+        waiting.begin("another task there", lambda: sparkray.get(address.options(**on(ray.one)).remote()))
+        waiting.outlast(DRIVER_PAUSES_SECONDS)
+    found = waiting.end(DRIVER_PAUSES_SECONDS + 60)
+    assert found["another task there"].value == ray.one.address, found["another task there"]
+    assert found["the task"].error is None, found["the task"]
+    assert record.read_text() == "run\n"
+    assert sparkray.get(found["the task"].value, timeout=60)[0].sum() == 6.0 * LARGE
+    # The lease has come back to its raylet: there is one slot on each host.
+    assert sparkray.get(address.options(**slot).remote(), timeout=60) == ray.one.address
+    assert {node["node_id"] for node in ray.context.nodes()} == nodes
+    assert {node["state"] for node in ray.context.nodes()} == {"up"}
 
 
 def _stored(ray: RayOnHosts) -> int:

@@ -347,6 +347,21 @@ def test_a_killed_head_is_an_error_and_not_a_hang(cluster):
     wait_until(lost, 60, "the loss of the head is an error")
 
 
+@pytest.mark.trouble
+def test_without_a_head_what_no_node_can_meet_is_an_error(cluster):
+    """Before it was asked for as well as later: no node joins any more that could meet it."""
+    sparkray.get(identity.remote(1))
+    impossible = identity.options(resources={"nobody-has-this": 1})
+    waiting = impossible.remote(1)
+    os.kill(running_cluster().head_pid, signal.SIGKILL)
+    for reference in (waiting, impossible.remote(2)):
+        with pytest.raises(exceptions.RayError, match=r"nobody-has-this.*head.* is gone") as caught:
+            sparkray.get(reference, timeout=60)
+        assert not isinstance(caught.value, exceptions.GetTimeoutError)
+    # What is here goes on.
+    assert sparkray.get(identity.remote(3), timeout=60) == 3
+
+
 DRIVER = """
 import json, os, sys, time
 import sparkray

@@ -129,8 +129,8 @@ impl CoreWorker {
             sparkray_version: VERSION.to_owned(),
             python_version: options.python_version,
             namespace: options.namespace,
-            node_id: bytes::Bytes::new(),
             log_to_driver: options.log_to_driver,
+            ..proto::RegisterClient::default()
         };
         worker.register(&register)?;
         let for_helper = Arc::downgrade(&worker);

@@ -10,6 +10,7 @@ use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, info, warn};
 
 use crate::clients::{Client, Connection, await_end, watch_process};
+use crate::owner_service::OwnerRegistration;
 use crate::raylet::Raylet;
 use crate::store_service::FrameError;
 
@@ -21,11 +22,12 @@ impl Raylet {
             (None, other) | (Some(_), other @ FrameKind::RegisterClient) => Err(FrameError::NotHere(other)),
             (Some(_), _) => self.dispatch(connection, &frame),
         };
-        if let Err(error) = outcome {
+        // A connection that was dropped meanwhile says nothing any more.
+        if let Err(error) = outcome
+            && let Some(known) = self.clients.get(connection)
+        {
             warn!(connection, kind = ?frame.kind, %error, "closing the connection of a client that broke the protocol");
-            if let Some(connection) = self.clients.get(connection) {
-                connection.sender.close();
-            }
+            known.sender.close();
         }
     }
 
@@ -68,9 +70,21 @@ impl Raylet {
     /// RegisterClient.
     fn register(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let message: RegisterClient = frame.decode()?;
-        match self.check_client(connection, &message)? {
+        let owner = match message.kind() {
+            ClientKind::Remote => OwnerRegistration::of(&message)?,
+            _ => None,
+        };
+        let refusal = owner.as_ref().and_then(|owner| self.refuse_owner(owner));
+        let checked = match refusal {
+            Some(refusal) => Err(refusal),
+            None => self.check_client(connection, &message)?,
+        };
+        match checked {
             Ok(client) => {
                 self.accept_client(connection, client);
+                if let Some(owner) = owner {
+                    self.owner_registered(connection, &owner);
+                }
                 self.answer_registration(connection, frame.correlation, None);
                 self.greet(connection);
             }
@@ -215,7 +229,9 @@ impl Raylet {
             return;
         };
         self.client_left(connection, &removed);
-        self.end_leases_of(connection);
+        if let Some(client) = &removed.client {
+            self.owner_disconnected(connection, client);
+        }
         if let Some(worker) = removed.expected {
             if let Some(client) = removed.client {
                 self.unwatch(client.watched);
@@ -226,6 +242,8 @@ impl Raylet {
         let Some(client) = removed.client else { return };
         debug!(connection, kind = ?client.kind, worker_id = %client.worker_id, cause, "client is gone");
         if client.kind == ClientKind::Remote {
+            // Of another node's client nothing but leases lasts: its fetches it begins again, and what it adopts or
+            // frees it repeats until that was acknowledged.
             return;
         }
         let kind = if client.kind == ClientKind::Driver {

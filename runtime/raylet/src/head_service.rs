@@ -161,6 +161,8 @@ impl Raylet {
         self.clients
             .broadcast(FrameKind::HeadLost, &HeadLost { cause: cause.clone() });
         self.head.lost = Some(cause);
+        self.give_up_absent_owners();
+        self.look_again();
     }
 
     /// A client that just registered hears at once that the head is gone.
@@ -204,6 +206,7 @@ impl Raylet {
             return Ok(());
         }
         self.store.owner_gone(worker);
+        self.owner_died(worker);
         let message = WorkerDied {
             worker_id: notice.worker_id,
             node_id: notice.node_id,
@@ -229,12 +232,13 @@ impl Raylet {
         self.peers.forget(node);
         self.store_side.frees.forget(node);
         self.store.node_gone(node);
+        self.owners_died_with(node);
         let message = NodeDied {
             node_id: notice.node_id,
             cause: notice.cause,
         };
         self.clients.broadcast(FrameKind::NodeDied, &message);
-        // Its owners may never close their connections by themselves.
+        // Its raylet may never close its connections by itself.
         for (_, connection) in self.clients.of_node(node) {
             connection.sender.close();
         }

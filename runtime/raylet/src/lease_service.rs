@@ -28,6 +28,9 @@ impl Raylet {
     pub(crate) fn request_lease(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let message: RequestWorkerLease = frame.decode()?;
         let lease_id = LeaseId::from_slice(&message.lease_id).map_err(MessageError::from)?;
+        let owner = self
+            .owner_behind(connection)
+            .ok_or(MessageError::Missing("owner"))?;
         let resources = match &message.resources {
             Some(resources) => ResourceSet::try_from(resources)?,
             None => ResourceSet::default(),
@@ -35,7 +38,7 @@ impl Raylet {
         let request = LeaseRequest {
             lease_id,
             job_id: JobId::from_slice(&message.job_id).map_err(MessageError::from)?,
-            owner: LeaseOwner::Connection(connection),
+            owner,
             resources,
             pinned: message.pinned_to_node,
             spilled: message.spilled,
@@ -123,10 +126,24 @@ impl Raylet {
     }
 
     fn owns_lease(&self, connection: u64, lease_id: LeaseId) -> bool {
-        let owner = LeaseOwner::Connection(connection);
         self.leases
             .request_of(lease_id)
-            .is_some_and(|request| request.owner == owner)
+            .is_some_and(|request| self.owner_behind(connection) == Some(request.owner))
+    }
+
+    /// `None` for raylets, which have no worker id.
+    fn owner_behind(&self, connection: u64) -> Option<LeaseOwner> {
+        let worker = self.clients.client(connection)?.worker_id;
+        (!worker.is_nil()).then_some(LeaseOwner::Worker(worker))
+    }
+
+    /// Tells an owner, if it can be reached.
+    fn tell_owner_of_lease<M: prost::Message>(&self, owner: LeaseOwner, kind: FrameKind, message: &M) {
+        let LeaseOwner::Worker(worker) = owner else { return };
+        let connection = self.owners.connection(worker);
+        if let Some(connection) = connection.or_else(|| self.clients.of_worker(worker)) {
+            self.clients.send(connection, kind, 0, message);
+        }
     }
 
     /// WorkerBlocked.
@@ -184,27 +201,17 @@ impl Raylet {
     }
 
     /// Tells the owner that the worker of its lease died. The lease has ended.
-    pub(crate) fn break_lease(&self, request: &LeaseRequest, cause: &str) {
-        if let LeaseOwner::Connection(connection) = request.owner {
-            let message = LeaseBroken {
-                lease_id: request.lease_id.to_vec().into(),
-                cause: cause.to_owned(),
-            };
-            self.clients.send(connection, FrameKind::LeaseBroken, 0, &message);
+    pub(crate) fn break_lease(&mut self, request: &LeaseRequest, cause: &str) {
+        let message = LeaseBroken {
+            lease_id: request.lease_id.to_vec().into(),
+            cause: cause.to_owned(),
+        };
+        self.tell_owner_of_lease(request.owner, FrameKind::LeaseBroken, &message);
+        if let LeaseOwner::Worker(owner) = request.owner
+            && !self.leases.holds_any(request.owner)
+        {
+            self.owners.holds_nothing(owner);
         }
-    }
-
-    /// An owner is gone: its requests are forgotten, and workers that ran for it are ended, because nobody
-    /// would take their results.
-    pub(crate) fn end_leases_of(&mut self, connection: u64) {
-        for ended in self.leases.end_owner(LeaseOwner::Connection(connection)) {
-            self.lease_replies.remove(&ended.request.lease_id);
-            if let LeaseState::Granted(worker) = ended.state {
-                debug!(lease_id = %ended.request.lease_id, %worker, "ending a worker whose owner is gone");
-                self.kill_worker(worker);
-            }
-        }
-        self.look_again();
     }
 
     /// Decides on waiting requests and finds workers for those that got resources.
@@ -230,16 +237,34 @@ impl Raylet {
                     );
                 }
                 LeaseDecision::Wanted(lease_id, owner) => {
-                    if let LeaseOwner::Connection(connection) = owner {
-                        let message = LeaseWanted {
-                            lease_id: lease_id.to_vec().into(),
-                        };
-                        self.clients.send(connection, FrameKind::LeaseWanted, 0, &message);
-                    }
+                    let message = LeaseWanted {
+                        lease_id: lease_id.to_vec().into(),
+                    };
+                    self.tell_owner_of_lease(owner, FrameKind::LeaseWanted, &message);
                 }
             }
         }
         self.find_workers();
+        self.refuse_infeasible_without_head();
+    }
+
+    /// Once the head is gone no node joins any more that could meet what none can meet now.
+    fn refuse_infeasible_without_head(&mut self) {
+        let Some(cause) = self.head.lost.clone() else {
+            return;
+        };
+        for (lease_id, missing) in self.leases.infeasible(&self.view) {
+            let text = format!(
+                "no node can meet the resources of a task ({missing}), and none joins any more, because the head of the \
+                 cluster is gone ({cause}): call shutdown() and init() again"
+            );
+            let failure = Failure::new(ErrorCode::Unavailable, text);
+            if let Some(actor) = self.actors.by_lease(lease_id) {
+                self.actor_cannot_start(actor, failure);
+            } else {
+                self.refuse_lease(lease_id, failure);
+            }
+        }
     }
 
     fn find_workers(&mut self) {

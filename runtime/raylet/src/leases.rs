@@ -19,11 +19,11 @@ const KEEP_AFTER: Duration = Duration::from_millis(500);
 const KEEP_FOR: Duration = Duration::from_secs(5);
 const KEEP_EVERY: Duration = Duration::from_secs(30);
 
-/// Who asked: the connection over which the request came, or the head for actors.
+/// Who asked: a process that runs tasks, or the head for actors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) enum LeaseOwner {
-    /// A client's connection.
-    Connection(u64),
+    /// A driver or worker, of any node.
+    Worker(WorkerId),
     /// The head, which placed an actor here.
     Head,
 }
@@ -150,8 +150,8 @@ impl LeaseManager {
         self.by_worker.get(&worker).copied()
     }
 
-    /// Queues a request; [`LeaseManager::schedule`] decides. A known id changes nothing but the owner's
-    /// connection, and its state is returned.
+    /// Queues a request; [`LeaseManager::schedule`] decides. A known id changes nothing, and its
+    /// state is returned.
     pub(crate) fn request(&mut self, request: LeaseRequest, now: Instant) -> Option<LeaseState> {
         if let Some(lease) = self.leases.get(&request.lease_id) {
             return Some(lease.state);
@@ -249,7 +249,7 @@ impl LeaseManager {
     fn held_by(&self, owner: LeaseOwner) -> usize {
         match owner {
             LeaseOwner::Head => 0,
-            LeaseOwner::Connection(_) => self.held.get(&owner).copied().unwrap_or(0),
+            LeaseOwner::Worker(_) => self.held.get(&owner).copied().unwrap_or(0),
         }
     }
 
@@ -316,7 +316,7 @@ impl LeaseManager {
         let several = waiting.next().is_some();
         for (lease_id, lease) in &mut self.leases {
             let same_class = lease.request.owner == first.0 && lease.request.resources == first.1;
-            let is_task = matches!(lease.request.owner, LeaseOwner::Connection(_));
+            let is_task = matches!(lease.request.owner, LeaseOwner::Worker(_));
             let granted = matches!(lease.state, LeaseState::Granted(_));
             if is_task && granted && !lease.wanted && (several || !same_class) {
                 lease.wanted = true;
@@ -370,23 +370,41 @@ impl LeaseManager {
         })
     }
 
-    /// All leases and requests of an owner that is gone.
-    pub(crate) fn end_owner(&mut self, owner: LeaseOwner) -> Vec<EndedLease> {
+    /// Ends the leases and requests of an owner, but those that `stays` names.
+    pub(crate) fn end_of_owner(
+        &mut self,
+        owner: LeaseOwner,
+        stays: impl Fn(LeaseId, LeaseState) -> bool,
+    ) -> Vec<EndedLease> {
         let of_owner = self
             .leases
             .iter()
-            .filter(|(_, lease)| lease.request.owner == owner);
+            .filter(|(lease_id, lease)| lease.request.owner == owner && !stays(**lease_id, lease.state));
         let ids: Vec<LeaseId> = of_owner.map(|(lease_id, _)| *lease_id).collect();
         ids.into_iter()
             .filter_map(|lease_id| self.end(lease_id))
             .collect()
     }
 
-    /// Whether a worker serves a lease that was asked for over a connection, which still lives then.
-    pub(crate) fn serves_a_connection(&self, worker: WorkerId) -> bool {
+    /// Whether an owner has leases that are not queued.
+    pub(crate) fn holds_any(&self, owner: LeaseOwner) -> bool {
+        self.held.contains_key(&owner)
+    }
+
+    /// What was asked of an owner may not have reached it.
+    pub(crate) fn ask_again(&mut self, owner: LeaseOwner) {
+        for lease in self.leases.values_mut() {
+            if lease.request.owner == owner {
+                lease.wanted = false;
+            }
+        }
+    }
+
+    /// Whether a worker serves a process that asked for it; no verdict has ended that process yet.
+    pub(crate) fn serves_an_owner(&self, worker: WorkerId) -> bool {
         self.lease_of_worker(worker)
             .and_then(|lease_id| self.request_of(lease_id))
-            .is_some_and(|request| matches!(request.owner, LeaseOwner::Connection(_)))
+            .is_some_and(|request| matches!(request.owner, LeaseOwner::Worker(_)))
     }
 
     /// The worker of a lease waits in `get` and lends its CPUs, or runs again and takes them back at once,
@@ -435,6 +453,25 @@ impl LeaseManager {
             .collect();
         starting.sort_unstable();
         starting.into_iter().map(|(_, lease_id)| lease_id).collect()
+    }
+
+    /// Requests that no node of the view can ever meet, or that are pinned to this one, which cannot: the id and a
+    /// sentence about what is missing.
+    pub(crate) fn infeasible(&self, view: &ClusterView) -> Vec<(LeaseId, String)> {
+        let mut found = Vec::new();
+        for ((_, resources), queue) in &self.queues {
+            if !self.is_infeasible(resources) {
+                continue;
+            }
+            let fits_elsewhere = view.feasible_node(resources).is_some();
+            for lease_id in queue {
+                let is_pinned = self.request_of(*lease_id).is_some_and(|request| request.pinned);
+                if is_pinned || !fits_elsewhere {
+                    found.push((*lease_id, missing(&self.total, view, resources)));
+                }
+            }
+        }
+        found
     }
 
     /// Requests that no node can ever meet, each named once, when it has been so for two looks:

@@ -8,11 +8,15 @@ fn cpus(amount: f64) -> ResourceSet {
     resources(&[("CPU", amount)])
 }
 
-fn request(owner: u64, amount: f64) -> LeaseRequest {
+fn owner(number: u8) -> LeaseOwner {
+    LeaseOwner::Worker(WorkerId::from_array([number; 16]))
+}
+
+fn request(number: u8, amount: f64) -> LeaseRequest {
     LeaseRequest {
         lease_id: LeaseId::random(),
         job_id: JobId::from_array([1; 4]),
-        owner: LeaseOwner::Connection(owner),
+        owner: owner(number),
         resources: cpus(amount),
         pinned: false,
         spilled: false,
@@ -130,6 +134,28 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
 }
 
 #[test]
+fn what_no_node_can_meet_is_known_and_what_is_pinned_here_whatever_others_have() {
+    let other = NodeId::from_array([9; 16]);
+    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut view = view_with(&[(other, 4.0, 0.0)]);
+    let pinned = LeaseRequest {
+        pinned: true,
+        ..request(1, 2.0)
+    };
+    let never = request(1, 8.0);
+    let fits = request(1, 1.0);
+    for request in [&pinned, &never, &fits, &request(1, 1.0)] {
+        manager.request(request.clone(), Instant::now());
+    }
+    manager.schedule(&mut view, false, Instant::now());
+    let mut named: Vec<LeaseId> = manager.infeasible(&view).into_iter().map(|(id, _)| id).collect();
+    named.sort_unstable();
+    let mut expected = vec![pinned.lease_id, never.lease_id];
+    expected.sort_unstable();
+    assert_eq!(named, expected);
+}
+
+#[test]
 fn owners_take_turns_and_idle_leases_are_asked_for_once() {
     let mut manager = LeaseManager::new(cpus(2.0), true);
     let mut view = view_with(&[]);
@@ -147,7 +173,7 @@ fn owners_take_turns_and_idle_leases_are_asked_for_once() {
     assert!(
         wanted
             .iter()
-            .all(|decision| matches!(decision, LeaseDecision::Wanted(_, LeaseOwner::Connection(1))))
+            .all(|decision| matches!(decision, LeaseDecision::Wanted(_, wanted) if *wanted == owner(1)))
     );
     assert!(manager.schedule(&mut view, false, Instant::now()).is_empty());
     manager.end(greedy[0].lease_id).unwrap();
@@ -208,7 +234,7 @@ fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
     let other = request(2, 1.0);
     manager.request(other.clone(), Instant::now());
     manager.schedule(&mut view, false, Instant::now());
-    assert_eq!(manager.end_owner(LeaseOwner::Connection(1)).len(), 3);
+    assert_eq!(manager.end_of_owner(owner(1), |_, _| false).len(), 3);
     assert_eq!(
         granted(&manager.schedule(&mut view, false, Instant::now())),
         vec![other.lease_id]
@@ -247,14 +273,14 @@ fn room_is_kept_for_a_large_request_that_waits_but_not_for_ever() {
 #[derive(Debug, Clone)]
 enum Step {
     Request {
-        owner: u64,
+        owner: u8,
         half_cpus: u8,
         pinned: bool,
         spilled: bool,
     },
     Repeat(usize),
     End(usize),
-    EndOwner(u64),
+    EndOwner(u8),
     Blocked(usize, bool),
     View(u8),
     Wait(u16),
@@ -262,11 +288,11 @@ enum Step {
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        4 => (0_u64..3, 0_u8..10, any::<bool>(), any::<bool>())
+        4 => (0_u8..3, 0_u8..10, any::<bool>(), any::<bool>())
             .prop_map(|(owner, half_cpus, pinned, spilled)| Step::Request { owner, half_cpus, pinned, spilled }),
         1 => any::<usize>().prop_map(Step::Repeat),
         3 => any::<usize>().prop_map(Step::End),
-        1 => (0_u64..3).prop_map(Step::EndOwner),
+        1 => (0_u8..3).prop_map(Step::EndOwner),
         2 => (any::<usize>(), any::<bool>()).prop_map(|(index, blocked)| Step::Blocked(index, blocked)),
         1 => (0_u8..6).prop_map(Step::View),
         1 => (0_u16..8000).prop_map(Step::Wait),
@@ -300,9 +326,9 @@ proptest! {
                     prop_assert!(manager.end(request.lease_id).is_some());
                     prop_assert!(manager.end(request.lease_id).is_none());
                 }
-                Step::EndOwner(owner) => {
-                    let owner = LeaseOwner::Connection(owner);
-                    let ended = manager.end_owner(owner);
+                Step::EndOwner(number) => {
+                    let owner = owner(number);
+                    let ended = manager.end_of_owner(owner, |_, _| false);
                     prop_assert_eq!(ended.len(), open.iter().filter(|request| request.owner == owner).count());
                     open.retain(|request| request.owner != owner);
                 }

@@ -8,7 +8,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | `gateway`, `clients`, `frames` | callers, their connections, what they may say |
-//! | `lease_service`, `actors` | leases and actors, by the decisions of `leases` |
+//! | `lease_service`, `owner_service`, `actors` | leases and actors, by the decisions of `leases` and `owners` |
 //! | `workers`, `zygote`, `logs`, `worker_output`, `orphans` | worker processes, by the decisions of `worker_pool` |
 //! | `store_service`, `transfer`, `peers`, `frees` | objects of this node, from and to other nodes |
 //! | `head_link`, `head_service`, `lease` | the streams to the head, what it says, how long it counts on this node |
@@ -29,6 +29,8 @@ mod lease_service;
 mod leases;
 mod logs;
 mod orphans;
+mod owner_service;
+mod owners;
 mod peers;
 mod raylet;
 mod run;

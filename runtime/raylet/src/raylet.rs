@@ -25,6 +25,7 @@ use crate::gateway::Routes;
 use crate::head_service::HeadSide;
 use crate::lease_service::LeaseReply;
 use crate::leases::LeaseManager;
+use crate::owners::Owners;
 use crate::peers::Peers;
 use crate::store_service::StoreSide;
 use crate::workers::Workers;
@@ -65,6 +66,7 @@ pub(crate) struct Raylet {
     pub(crate) clients: Clients,
     pub(crate) leases: LeaseManager,
     pub(crate) lease_replies: HashMap<LeaseId, LeaseReply>,
+    pub(crate) owners: Owners,
     pub(crate) view: ClusterView,
     pub(crate) workers: Workers,
     pub(crate) actors: Actors,
@@ -222,11 +224,11 @@ impl Raylet {
     }
 
     /// A job is over: its workers and objects go. Actors that outlive it stay, with the leases that they hold: a lease
-    /// ends with the connection of its owner, whose end follows for all others.
+    /// ends with its owner, whose end follows for all others.
     pub(crate) fn finish_job(&mut self, job: JobId) {
         self.actors_of_finished_job(job);
         for worker in self.workers.pool.of_job(job) {
-            if !self.leases.serves_a_connection(worker) {
+            if !self.leases.serves_an_owner(worker) {
                 self.kill_worker(worker);
             }
         }

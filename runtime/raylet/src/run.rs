@@ -31,6 +31,7 @@ use crate::head_link::{self, Attachment};
 use crate::head_service::HeadSide;
 use crate::lease::{self, Lease};
 use crate::leases::LeaseManager;
+use crate::owners::Owners;
 use crate::peers::{Peers, next_frame};
 use crate::raylet::{Inputs, Look, NodeInfo, Raylet};
 use crate::store_service::StoreSide;
@@ -279,6 +280,7 @@ async fn serve(
         clients: Clients::default(),
         leases: LeaseManager::new(resources, config.python.is_some()),
         lease_replies: HashMap::new(),
+        owners: Owners::default(),
         view: ClusterView::new(settings.node_id),
         workers: Workers::new(pool, fork_requests, worker_config),
         actors: crate::actors::Actors::default(),

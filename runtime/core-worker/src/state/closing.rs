@@ -4,7 +4,7 @@
 //! Only a death ends it.
 
 use super::timers::Timer;
-use super::{Effect, Pending, State};
+use super::{Effect, PeerKey, Pending, State};
 use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
 use sparkray_common::WorkerId;
 
@@ -45,6 +45,9 @@ impl State {
                 Pending::Push(task) => pushed.push(task),
                 other => self.fail_pending(other, message),
             }
+        }
+        if let Some(PeerKey::Raylet(node)) = state.peer {
+            self.raylet_connection_lost(node, cause);
         }
         self.worker_connection_lost(state.lease, pushed, cause.unused, gone, message);
         if let Some(remote) = state.remote.filter(|remote| !remote.worker_id.is_nil()) {

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use prost::Message;
 use sparkray_common::{
-    ActorId, ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId,
+    ActorId, ErrorCode, FunctionId, LeaseId, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId,
 };
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::{Agreement, Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Target};
@@ -240,7 +240,7 @@ impl State {
         conn
     }
 
-    fn open(&mut self, key: PeerKey, endpoint: Endpoint, target: Target) -> ConnId {
+    pub(super) fn open(&mut self, key: PeerKey, endpoint: Endpoint, target: Target) -> ConnId {
         let conn = self.new_conn(Some(key));
         self.effects.push(Effect::Open {
             conn,
@@ -272,31 +272,6 @@ impl State {
             state.remote = Some(address.clone());
         }
         self.say_hello(conn);
-        conn
-    }
-
-    /// The connection to a raylet, opened when there is none.
-    pub(super) fn conn_to_raylet(&mut self, node_id: NodeId, node_address: &str) -> ConnId {
-        if node_id == self.me.node_id {
-            return RAYLET_CONN;
-        }
-        let key = PeerKey::Raylet(node_id);
-        if let Some(conn) = self.peers.get(&key) {
-            return *conn;
-        }
-        let endpoint = Endpoint::Tcp(node_address.to_owned());
-        let conn = self.open(key, endpoint, Target::Raylet(node_id));
-        let message = proto::RegisterClient {
-            worker_id: self.me.worker_id.to_vec().into(),
-            kind: proto::ClientKind::Remote.into(),
-            pid: std::process::id(),
-            job_id: self.job_id.to_vec().into(),
-            sparkray_version: VERSION.to_owned(),
-            python_version: self.python_version.clone(),
-            node_id: self.me.node_id.to_vec().into(),
-            ..Default::default()
-        };
-        self.request(conn, Pending::Register, FrameKind::RegisterClient, &message);
         conn
     }
 
@@ -370,8 +345,11 @@ impl State {
             self.registered = Some(outcome);
             self.lease = frame.descriptor;
             self.news = true;
-        } else if let Err(error) = outcome {
-            debug!(%error, "a raylet of another node refused this process");
+        } else {
+            self.raylet_answered(conn, outcome.is_err());
+            if let Err(error) = outcome {
+                debug!(%error, "a raylet of another node refused this process");
+            }
         }
         Ok(())
     }

@@ -25,6 +25,7 @@ mod leases;
 mod losses;
 mod objects;
 mod owners;
+mod raylets;
 mod reading;
 mod replies;
 mod scheduling;
@@ -64,6 +65,7 @@ pub(crate) use execution::{ArgumentValue, ExecutionState, Work, stored_argument}
 pub use execution::{CreateActorWork, IncomingTask};
 pub(crate) use ids::IdSource;
 pub(crate) use objects::{Locations, Object, Value};
+use raylets::OtherRaylet;
 pub(crate) use reading::StoreAnswer;
 use scheduling::Scheduling;
 use submission::Task;
@@ -143,6 +145,8 @@ pub(crate) struct State {
     peers: HashMap<PeerKey, ConnId>,
     /// Processes that this one has ties to and no connection with.
     unreachable: IdMap<WorkerId, Unreachable>,
+    /// Raylets of other nodes that were called.
+    raylets: IdMap<NodeId, OtherRaylet>,
     /// Processes that hold references to objects of this one.
     borrowers: IdMap<WorkerId, Borrower>,
     /// Connections to processes that are said to be dead, and why they died.
@@ -208,6 +212,7 @@ impl State {
             conns: IdMap::default(),
             peers: HashMap::new(),
             unreachable: IdMap::default(),
+            raylets: IdMap::default(),
             borrowers: IdMap::default(),
             closing: IdMap::default(),
             deaths: Deaths::default(),

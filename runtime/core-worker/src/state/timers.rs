@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sparkray_common::{ActorId, LeaseId, WorkerId};
+use sparkray_common::{ActorId, LeaseId, NodeId, WorkerId};
 
 use super::State;
 use super::scheduling::ClassId;
@@ -20,6 +20,8 @@ pub(super) enum Timer {
     ReconnectActor(ActorId),
     /// A process whose connection broke is called again.
     CallAgain(WorkerId),
+    /// A raylet of another node whose connection broke is called again.
+    CallRaylet(NodeId),
     /// Replies of an actor are acknowledged that no later call has acknowledged.
     AcknowledgeReplies(ActorId),
     /// A connection that nobody has answered yet.
@@ -65,6 +67,7 @@ impl State {
                 Timer::LeaseRequests(class) => self.ask_for_leases_again(class),
                 Timer::ReconnectActor(actor) => self.reconnect_actor(actor),
                 Timer::CallAgain(worker) => self.call_again(worker),
+                Timer::CallRaylet(node) => self.call_raylet_again(node),
                 Timer::AcknowledgeReplies(actor) => self.acknowledge_replies(actor),
                 Timer::Unanswered(conn) => self.give_up_unanswered(conn),
                 Timer::CloseConnection(conn) => self.close_connection(conn),

@@ -24,6 +24,11 @@ const FIRST_DELAY: u64 = 100_000;
 /// But never later than this after the last one failed.
 const LONGEST_DELAY: u64 = 1_600_000;
 
+/// How long to wait before a call, after so many that were not answered.
+pub(super) fn delay_before(attempts: u32) -> u64 {
+    (FIRST_DELAY << attempts.min(16)).min(LONGEST_DELAY)
+}
+
 /// A process without a connection.
 #[derive(Debug)]
 pub(super) struct Unreachable {
@@ -67,7 +72,7 @@ impl State {
             return;
         }
         peer.timed = true;
-        let delay = (FIRST_DELAY << peer.attempts.min(16)).min(LONGEST_DELAY);
+        let delay = delay_before(peer.attempts);
         peer.attempts += 1;
         if peer.attempts == 2 {
             warn!(

@@ -3,7 +3,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::Hash;
 
-use sparkray_common::{NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{NodeId, WorkerId};
 
 /// Dead ones of each kind that are remembered.
 const REMEMBERED: usize = 4096;
@@ -52,7 +52,7 @@ impl DeadOwners {
         self.nodes.add(node);
     }
 
-    pub(super) fn contains(&self, owner: &WorkerAddress) -> bool {
-        self.workers.known.contains(&owner.worker_id) || self.nodes.known.contains(&owner.node_id)
+    pub(super) fn contains(&self, worker: WorkerId, node: NodeId) -> bool {
+        self.workers.known.contains(&worker) || self.nodes.known.contains(&node)
     }
 }

@@ -327,12 +327,19 @@ impl ObjectStore {
         }
     }
 
+    /// Whether a process, or its node, died not long ago.
+    pub fn is_dead_owner(&self, worker: WorkerId, node: NodeId) -> bool {
+        self.dead_owners.contains(worker, node)
+    }
+
     fn dead_owner(&self, owner: &WorkerAddress, object: ObjectId) -> Option<Failure> {
-        self.dead_owners.contains(owner).then(|| {
-            let worker = owner.worker_id;
-            let message = format!("object {object} is of no use: its owner, worker {worker}, died");
-            Failure::new(ErrorCode::OwnerDied, message)
-        })
+        self.dead_owners
+            .contains(owner.worker_id, owner.node_id)
+            .then(|| {
+                let worker = owner.worker_id;
+                let message = format!("object {object} is of no use: its owner, worker {worker}, died");
+                Failure::new(ErrorCode::OwnerDied, message)
+            })
     }
 
     fn number(&mut self) -> u64 {

@@ -1,5 +1,7 @@
 //! A cluster in this process, and a driver made of bare frames.
 
+#![allow(dead_code, reason = "each test uses its part of it")]
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
@@ -33,6 +35,8 @@ pub(crate) struct Cluster {
     pub(crate) identity: Identity,
     pub(crate) directory: tempfile::TempDir,
     pub(crate) head_socket: String,
+    /// Ends the head.
+    pub(crate) head: CancellationToken,
 }
 
 impl Cluster {
@@ -51,17 +55,18 @@ impl Cluster {
             log_dir: path(directory.path()),
         };
         let (sender, ready) = oneshot::channel();
+        let head = CancellationToken::new();
+        let end = head.clone();
         tokio::spawn(async move {
             let announce = |ready| sender.send(ready).unwrap();
-            sparkray_gcs::run(config, announce, CancellationToken::new())
-                .await
-                .unwrap();
+            sparkray_gcs::run(config, announce, end).await.unwrap();
         });
         let head_socket = ready.await.unwrap().socket_name;
         Self {
             identity,
             directory,
             head_socket,
+            head,
         }
     }
 
@@ -152,6 +157,10 @@ impl Driver {
     /// A connection past the handshake that has not said yet who it is.
     pub(crate) async fn dial(cluster: &Cluster, node: &Node) -> Self {
         let endpoint = Endpoint::Abstract(node.ready.socket_name.clone());
+        Self::dial_at(cluster, node, endpoint).await
+    }
+
+    async fn dial_at(cluster: &Cluster, node: &Node, endpoint: Endpoint) -> Self {
         let socket = dial(&cluster.identity, &endpoint, Target::Raylet(node.id), PATIENCE)
             .await
             .unwrap();
@@ -165,6 +174,11 @@ impl Driver {
             correlation: 0,
             seen: Vec::new(),
         }
+    }
+
+    /// A connection to the raylet of another node.
+    pub(crate) async fn dial_remote(cluster: &Cluster, node: &Node) -> Self {
+        Self::dial_at(cluster, node, Endpoint::Tcp(node.ready.address.clone())).await
     }
 
     /// A registered driver.

@@ -285,6 +285,63 @@ fn functions_whose_worker_is_found_dead_after_a_pause_are_not_run_again() {
 }
 
 #[test]
+fn leases_outlast_connections_to_their_raylets_that_break_and_none_is_left() {
+    let mut broken = 0;
+    for seed in 1..200 {
+        let mut simulation = Simulation::new(seed, 2, 1);
+        for index in 0..6 {
+            driver(&mut simulation).submit("value", &[Item::Number(index)], &[]);
+        }
+        let keys: Vec<u64> = (10..30)
+            .map(|index| {
+                let id = driver(&mut simulation).submit_once("value", &[Item::Number(index)]);
+                driver(&mut simulation).fetch(id)
+            })
+            .collect();
+        // Requests, grants and returns are on the way.
+        for _ in 0..4 {
+            let steps = simulation.random.below(60);
+            simulation.run(steps);
+            for link in simulation.links_to_other_raylets() {
+                simulation.break_link(link);
+                broken += 1;
+            }
+        }
+        simulation.settle();
+        for key in keys {
+            let value = &simulation.processes[DRIVER].values[&key];
+            assert_eq!(*value, Ok(vec![Item::Number(7)]), "seed {seed}");
+        }
+        assert!(simulation.runs.values().all(|runs| *runs == 1), "seed {seed}");
+        driver(&mut simulation).drop_all();
+        simulation.settle();
+        simulation.check_nothing_left();
+    }
+    assert!(broken > 200, "{broken}");
+}
+
+#[test]
+fn an_owner_that_dies_without_a_connection_leaves_no_lease() {
+    let mut left = 0;
+    for seed in 1..60 {
+        let mut simulation = Simulation::new(seed, 2, 1);
+        for index in 0..8 {
+            driver(&mut simulation).submit("value", &[Item::Number(index)], &[]);
+        }
+        let steps = simulation.random.below(120);
+        simulation.run(steps);
+        for link in simulation.links_to_other_raylets() {
+            simulation.break_link(link);
+        }
+        left += simulation.raylets[1].leases.len();
+        simulation.kill(DRIVER);
+        simulation.settle();
+        assert!(simulation.raylets[1].is_quiet(), "seed {seed}");
+    }
+    assert!(left > 0, "no lease of the second node was held");
+}
+
+#[test]
 fn without_a_head_requests_to_a_node_that_is_lost_end() {
     // More functions than the first node can run: some ask the second one, whose raylet is lost.
     let mut simulation = Simulation::new(5, 2, 1);

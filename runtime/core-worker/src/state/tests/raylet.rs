@@ -69,6 +69,10 @@ impl Simulation {
         let correlation = frame.correlation;
         match frame.kind {
             FrameKind::RegisterClient => {
+                let message: proto::RegisterClient = frame.decode().unwrap();
+                if let Some(owner) = self.client_of(link, side) {
+                    self.owner_registered(node, link, owner, &message);
+                }
                 let reply = proto::RegisterClientReply::default();
                 self.raylet_sends(link, FrameKind::RegisterClientReply, correlation, &reply);
             }
@@ -171,16 +175,38 @@ impl Simulation {
         }
     }
 
-    /// A process closed its connection to a raylet.
+    /// A connection to a raylet ended: of a process that lives, or by its death.
     pub(super) fn raylet_lost(&mut self, node: usize, link: usize) {
         self.raylets[node].waiting.retain(|request| request.link != link);
-        let of_owner: Vec<(LeaseId, usize)> = self.raylets[node]
+        match self.process_on(link) {
+            Some(owner) if !self.processes[owner].alive => self.end_leases_of(node, owner, &[]),
+            _ => self.grant(node),
+        }
+    }
+
+    /// An owner came, or returned over another connection.
+    fn owner_registered(&mut self, node: usize, link: usize, owner: usize, message: &proto::RegisterClient) {
+        let held: Vec<LeaseId> = message
+            .lease_ids
+            .iter()
+            .map(|id| LeaseId::from_slice(id).unwrap())
+            .collect();
+        for lease in &held {
+            if let Some((_, former)) = self.raylets[node].leases.get_mut(lease) {
+                *former = link;
+            }
+        }
+        self.end_leases_of(node, owner, &held);
+    }
+
+    fn end_leases_of(&mut self, node: usize, owner: usize, held: &[LeaseId]) {
+        let ended: Vec<(LeaseId, usize)> = self.raylets[node]
             .leases
             .iter()
-            .filter(|(_, (_, owner))| *owner == link)
+            .filter(|(lease, (_, link))| !held.contains(lease) && self.process_on(*link) == Some(owner))
             .map(|(lease, (worker, _))| (*lease, *worker))
             .collect();
-        for (lease, worker) in of_owner {
+        for (lease, worker) in ended {
             self.raylets[node].leases.remove(&lease);
             if self.processes[worker].alive {
                 self.kill(worker);
@@ -447,6 +473,9 @@ impl Simulation {
                 cause: "it was killed by the test".to_owned(),
             };
             self.raylet_sends(link, FrameKind::LeaseBroken, 0, &message);
+        }
+        for other in (0..self.raylets.len()).filter(|other| *other != node) {
+            self.end_leases_of(other, index, &[]);
         }
         // The store of its node frees what it owned.
         let owned: Vec<ObjectId> = self.processes[index].owned_stored.drain(..).collect();

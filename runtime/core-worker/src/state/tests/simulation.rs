@@ -309,6 +309,17 @@ impl Simulation {
             .collect()
     }
 
+    /// Links between processes and raylets of other nodes.
+    pub(super) fn links_to_other_raylets(&self) -> Vec<usize> {
+        let is_across = |ends: &[End; 2]| match ends {
+            [End::Process(process, _), End::Raylet(node)] => self.processes[*process].node != *node,
+            _ => false,
+        };
+        (0..self.links.len())
+            .filter(|index| !self.links[*index].broken && is_across(&self.links[*index].ends))
+            .collect()
+    }
+
     /// A connection breaks, with everything on the way. Both processes live.
     pub(super) fn break_link(&mut self, index: usize) {
         let link = &mut self.links[index];
@@ -546,6 +557,14 @@ impl Simulation {
 
     pub(super) fn worker_id(&self, process: usize) -> WorkerId {
         self.processes[process].state.me.worker_id
+    }
+
+    /// The process at one of the ends of a raylet's link.
+    pub(super) fn process_on(&self, link: usize) -> Option<usize> {
+        self.links[link].ends.iter().find_map(|end| match end {
+            End::Process(process, _) => Some(*process),
+            _ => None,
+        })
     }
 
     /// The process at the other end of a raylet's link.
