@@ -8,6 +8,7 @@ use sparkray_object_store::{MappedRange, PullTicket, PushBytes, PushSource};
 use sparkray_proto::{Failure, FrameKind, ObjectChunk, ObjectLocation, PullObject};
 use sparkray_rpc::{Frame, FrameSender, RpcError};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -16,6 +17,8 @@ use crate::peers::{Lane, PeerConnection, Peers};
 
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;
+/// Bytes of memory that are brought in at a time, ahead of the chunks: several times as fast as a fault for each page.
+const PREPARED: usize = 16 << 20;
 /// A node that sends nothing for this long is given up. The first chunk may wait for a restore from disk.
 const CHUNK_DEADLINE: Duration = Duration::from_secs(30);
 /// A fetch begins no further attempt when nothing was heard of the object for so long. With the time of one attempt to
@@ -133,18 +136,19 @@ pub(crate) async fn pull(
         room: None,
         heard: Instant::now(),
     };
-    let outcome = match fetch.fetch_from_any(&locations).await {
-        Ok(()) => fetch.room.take().ok_or_else(|| {
-            Failure::new(
-                ErrorCode::Internal,
-                format!("object {object} was fetched into no range"),
-            )
-        }),
-        Err(failure) => Err(failure),
+    let outcome = fetch.fetch_from_any(&locations).await;
+    // Also of a failure the store hears only when nobody writes to the memory any more: it may use it for something else.
+    let room = fetch.take_room().await;
+    let outcome = match (outcome, room) {
+        (Ok(()), Ok(Some(range))) => Ok(range),
+        (Ok(()), Ok(None)) => Err(Failure::new(
+            ErrorCode::Internal,
+            format!("object {object} was fetched into no range"),
+        )),
+        (Ok(()), Err(reason)) => Err(Failure::new(ErrorCode::Internal, reason)),
+        (Err(failure), _) => Err(failure),
     };
-    let Fetch { events, room, .. } = fetch;
-    // The store may use the memory for something else as soon as it hears of a failure.
-    drop(room);
+    let events = fetch.events;
     // The receiver is gone only when the raylet ends.
     let _ = events
         .send(Event::PullEnded {
@@ -162,8 +166,8 @@ struct Fetch {
     object: ObjectId,
     events: mpsc::Sender<Event>,
     cancel: CancellationToken,
-    /// Where the bytes go, once the size is known.
-    room: Option<MappedRange>,
+    /// Where the bytes go, once the size is known, and the last chunk is in it: that is copied while the next one comes.
+    room: Option<JoinHandle<MappedRange>>,
     /// When the last chunk came, or the fetch began.
     heard: Instant,
 }
@@ -313,25 +317,31 @@ impl Fetch {
             .checked_add(payload.len() as u64)
             .filter(|end| *end <= chunk.size);
         let end = end.ok_or_else(|| broken("it sent more bytes than the object has"))?;
-        let mut range = match self.room.take() {
+        let mut range = match self.take_room().await.map_err(PullError::Location)? {
             Some(range) => range,
             None => self.ask_for_room(&chunk).await?,
         };
-        if range.len() as u64 != chunk.size {
-            self.room = Some(range);
+        let fits = range.len() as u64 == chunk.size;
+        // On a blocking thread: bringing in memory is slow.
+        self.room = Some(tokio::task::spawn_blocking(move || {
+            if fits {
+                put_chunk(&mut range, filled as usize, &payload);
+            }
+            range
+        }));
+        if !fits {
             return Err(broken("its copy has another size"));
         }
-        // On a blocking thread: the first touch of the pages is slow.
-        let copy = tokio::task::spawn_blocking(move || {
-            let start = filled as usize;
-            range.as_mut_slice()[start..start + payload.len()].copy_from_slice(&payload);
-            range
-        });
-        self.room = Some(
-            copy.await
-                .map_err(|error| PullError::Location(format!("the copy failed: {error}")))?,
-        );
         Ok(end)
+    }
+
+    /// The range, once the last chunk is in it.
+    async fn take_room(&mut self) -> Result<Option<MappedRange>, String> {
+        let Some(room) = self.room.take() else {
+            return Ok(None);
+        };
+        let range = room.await.map_err(|error| format!("the copy failed: {error}"))?;
+        Ok(Some(range))
     }
 
     async fn ask_for_room(&self, chunk: &ObjectChunk) -> Result<MappedRange, PullError> {
@@ -355,6 +365,17 @@ impl Fetch {
     }
 }
 
+/// Copies a chunk to `start`. Blocks.
+fn put_chunk(range: &mut MappedRange, start: usize, chunk: &[u8]) {
+    let end = start + chunk.len();
+    let mut unprepared = start.next_multiple_of(PREPARED);
+    while unprepared < end {
+        range.prepare_part_for_writing(unprepared, PREPARED);
+        unprepared += PREPARED;
+    }
+    range.as_mut_slice()[start..end].copy_from_slice(chunk);
+}
+
 fn nobody_needs_it() -> Failure {
     Failure::new(ErrorCode::Cancelled, "nobody needs the object any more")
 }
@@ -376,287 +397,5 @@ fn location_error(error: RpcError) -> PullError {
 }
 
 #[cfg(test)]
-mod tests {
-    use sparkray_common::TaskId;
-    use sparkray_object_store::{ClientId, ObjectStore, StoreConfig, StoreEvent};
-    use sparkray_proto::{GetObjectEntry, GetObjects, location_of};
-    use sparkray_rpc::Protection;
-
-    use super::*;
-    use crate::test_support::{OtherNode, PATIENCE};
-
-    /// Tickets of so many fetches, as a store hands them out.
-    fn fetches(count: u32, node: NodeId, address: &str) -> Vec<(PullTicket, ObjectId, Vec<ObjectLocation>)> {
-        let config = StoreConfig::new(
-            sparkray_common::ClusterId::random(),
-            NodeId::random(),
-            1 << 20,
-            false,
-        );
-        let mut store = ObjectStore::new(config, std::time::Instant::now());
-        let entry = |index| GetObjectEntry {
-            object_id: ObjectId::for_result(TaskId::next(), index).to_vec().into(),
-            locations: vec![location_of(node, address)],
-        };
-        let objects = (0..count).map(entry).collect();
-        store.get(ClientId(1), 1, &GetObjects { objects }).unwrap();
-        let started = store.drain_events().into_iter().filter_map(|event| match event {
-            StoreEvent::StartPull {
-                ticket,
-                object,
-                locations,
-            } => Some((ticket, object, locations)),
-            _ => None,
-        });
-        started.collect()
-    }
-
-    #[tokio::test]
-    async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
-        let mut other = OtherNode::start().await;
-        let peers = Peers::new(NodeId::random(), other.identity.clone());
-        let (events, mut news) = mpsc::channel(64);
-        let fetches = fetches(20, other.id, &other.address);
-        let count = fetches.len();
-        assert_eq!(count, 20);
-        for (ticket, object, locations) in fetches {
-            let cancel = CancellationToken::new();
-            tokio::spawn(pull(
-                peers.clone(),
-                ticket,
-                object,
-                locations,
-                events.clone(),
-                cancel,
-            ));
-        }
-        let mut asked = Vec::new();
-        while asked.len() < 8 {
-            let (sender, mut receiver) = other.callers.recv().await.unwrap();
-            assert_eq!(
-                receiver.next().await.unwrap().unwrap().kind,
-                FrameKind::PullObject
-            );
-            asked.push((sender, receiver));
-        }
-        // While all places are taken by fetches, messages go through.
-        let tell = peers.tell(
-            other.id,
-            &other.address,
-            Frame::new(FrameKind::FreeObjects, 0, &sparkray_proto::FreeObjects::default()),
-        );
-        tokio::time::timeout(PATIENCE, tell).await.unwrap().unwrap();
-        drop((asked, other));
-        for _ in 0..count {
-            let event = tokio::time::timeout(PATIENCE, news.recv())
-                .await
-                .expect("each fetch ends");
-            let Some(Event::PullEnded { outcome, .. }) = event else {
-                panic!("{event:?}");
-            };
-            assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
-        }
-    }
-
-    /// A way to `address` on which one bit of each answer is changed, far behind handshake and keys.
-    fn damaged_way_to(address: String) -> String {
-        use std::io::{Read, Write};
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let way = listener.local_addr().unwrap().to_string();
-        std::thread::spawn(move || {
-            for near in listener.incoming() {
-                let mut near = near.unwrap();
-                let mut far = std::net::TcpStream::connect(&address).unwrap();
-                let (mut from, mut to) = (near.try_clone().unwrap(), far.try_clone().unwrap());
-                std::thread::spawn(move || std::io::copy(&mut from, &mut to));
-                std::thread::spawn(move || {
-                    let mut buffer = vec![0; 64 * 1024];
-                    let mut passed = 0;
-                    while let Ok(read @ 1..) = far.read(&mut buffer) {
-                        if (passed..passed + read).contains(&100_000) {
-                            buffer[100_000 - passed] ^= 4;
-                        }
-                        passed += read;
-                        if near.write_all(&buffer[..read]).is_err() {
-                            return;
-                        }
-                    }
-                });
-            }
-        });
-        way
-    }
-
-    #[tokio::test]
-    async fn a_fetch_whose_bytes_are_changed_on_the_way_is_lost_with_the_reason() {
-        for protection in [Protection::Sealed, Protection::Checked] {
-            let mut other = OtherNode::start_with(protection).await;
-            let peers = Peers::new(NodeId::random(), other.identity.clone());
-            let (events, mut news) = mpsc::channel(64);
-            let way = damaged_way_to(other.address.clone());
-            let (ticket, object, locations) = fetches(1, other.id, &way).remove(0);
-            let cancel = CancellationToken::new();
-            tokio::spawn(pull(peers, ticket, object, locations, events, cancel));
-            let (sender, mut receiver) = other.callers.recv().await.unwrap();
-            let request = receiver.next().await.unwrap().unwrap();
-            assert_eq!(request.kind, FrameKind::PullObject);
-            let chunk = ObjectChunk {
-                object_id: object.to_vec().into(),
-                size: CHUNK as u64,
-                ..ObjectChunk::default()
-            };
-            let frame = Frame::new(FrameKind::ObjectChunk, request.correlation, &chunk);
-            sender.send(frame.with_payload(vec![7; CHUNK].into())).unwrap();
-            let event = tokio::time::timeout(PATIENCE, news.recv())
-                .await
-                .expect("the fetch ends");
-            let Some(Event::PullEnded { outcome, .. }) = event else {
-                panic!("a changed chunk was taken: {event:?}");
-            };
-            let failure = outcome.unwrap_err();
-            assert_eq!(failure.error_code(), ErrorCode::ObjectLost);
-            assert!(failure.message.contains("changed"), "{}", failure.message);
-        }
-    }
-
-    #[tokio::test]
-    async fn fetches_under_way_end_when_their_node_is_declared_dead() {
-        let mut other = OtherNode::start().await;
-        let peers = Peers::new(NodeId::random(), other.identity.clone());
-        let (events, mut news) = mpsc::channel(64);
-        for (ticket, object, locations) in fetches(3, other.id, &other.address) {
-            let cancel = CancellationToken::new();
-            tokio::spawn(pull(
-                peers.clone(),
-                ticket,
-                object,
-                locations,
-                events.clone(),
-                cancel,
-            ));
-        }
-        // The node is asked, and says nothing more; its connections stay open.
-        let mut asked = Vec::new();
-        for _ in 0..3 {
-            let (sender, mut receiver) = other.callers.recv().await.unwrap();
-            receiver.next().await.unwrap().unwrap();
-            asked.push((sender, receiver));
-        }
-        peers.forget(other.id);
-        for _ in 0..3 {
-            let event = tokio::time::timeout(CHUNK_DEADLINE / 2, news.recv()).await;
-            let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
-                panic!("a fetch waits for a node that is dead: {event:?}");
-            };
-            assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
-        }
-    }
-
-    /// A fetch of one object from `node` at `address`, and what it reports.
-    fn fetch_of_one(
-        node: NodeId,
-        address: &str,
-        identity: &sparkray_rpc::Identity,
-    ) -> (Peers, mpsc::Receiver<Event>) {
-        let peers = Peers::new(NodeId::random(), identity.clone());
-        let (events, news) = mpsc::channel(64);
-        for (ticket, object, locations) in fetches(1, node, address) {
-            let cancel = CancellationToken::new();
-            tokio::spawn(pull(
-                peers.clone(),
-                ticket,
-                object,
-                locations,
-                events.clone(),
-                cancel,
-            ));
-        }
-        (peers, news)
-    }
-
-    async fn code_of_end(news: &mut mpsc::Receiver<Event>) -> ErrorCode {
-        let event = tokio::time::timeout(PATIENCE, news.recv()).await;
-        let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
-            panic!("the fetch has not ended: {event:?}");
-        };
-        outcome.unwrap_err().error_code()
-    }
-
-    #[tokio::test]
-    async fn a_fetch_outlasts_connections_that_break() {
-        let mut other = OtherNode::start().await;
-        // On the way: breaks the first two connections, and lets the others through.
-        let between = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = between.local_addr().unwrap().to_string();
-        let target = other.address.clone();
-        tokio::spawn(async move {
-            for count in 0.. {
-                let (mut near, _) = between.accept().await.unwrap();
-                if count >= 2 {
-                    let mut far = tokio::net::TcpStream::connect(&target).await.unwrap();
-                    tokio::spawn(async move { tokio::io::copy_bidirectional(&mut near, &mut far).await });
-                }
-            }
-        });
-        let (_peers, _news) = fetch_of_one(other.id, &address, &other.identity);
-        let (_sender, mut receiver) = tokio::time::timeout(PATIENCE, other.callers.recv())
-            .await
-            .expect("the fetch goes on")
-            .unwrap();
-        assert_eq!(
-            receiver.next().await.unwrap().unwrap().kind,
-            FrameKind::PullObject
-        );
-    }
-
-    #[tokio::test]
-    async fn what_cannot_be_reached_is_not_lost_unless_its_node_is_dead() {
-        let other = OtherNode::start().await;
-        // Connections are made, and nobody answers.
-        let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = silent.local_addr().unwrap().to_string();
-        let started = Instant::now();
-        let (_peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
-        assert_eq!(code_of_end(&mut news).await, ErrorCode::FetchTimedOut);
-        assert!(started.elapsed() >= UNREACHABLE_PATIENCE);
-
-        let (peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
-        peers.forget(other.id);
-        assert_eq!(code_of_end(&mut news).await, ErrorCode::ObjectLost);
-        drop(silent);
-        // Its raylet is gone from where it listened.
-        let (_peers, mut news) = fetch_of_one(other.id, &address, &other.identity);
-        assert_eq!(code_of_end(&mut news).await, ErrorCode::ObjectLost);
-    }
-
-    #[tokio::test]
-    async fn who_waits_for_a_place_hears_of_the_death_of_the_node() {
-        let other = OtherNode::start().await;
-        let peers = Peers::new(NodeId::random(), other.identity.clone());
-        let mut held = Vec::new();
-        for _ in 0..8 {
-            held.push(
-                peers
-                    .connect(other.id, &other.address, Lane::Fetches)
-                    .await
-                    .unwrap(),
-            );
-        }
-        let waiting = peers.connect(other.id, &other.address, Lane::Fetches);
-        let mut waiting = Box::pin(waiting);
-        assert!(futures_poll(waiting.as_mut()).is_none());
-        peers.forget(other.id);
-        let outcome = tokio::time::timeout(PATIENCE, waiting).await.unwrap();
-        assert!(matches!(outcome, Err(RpcError::Closed)));
-        let later = peers.connect(other.id, &other.address, Lane::Fetches).await;
-        assert!(matches!(later, Err(RpcError::Closed)));
-    }
-
-    fn futures_poll<T>(future: std::pin::Pin<&mut impl Future<Output = T>>) -> Option<T> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match future.poll(&mut context) {
-            std::task::Poll::Ready(value) => Some(value),
-            std::task::Poll::Pending => None,
-        }
-    }
-}
+#[path = "transfer_tests.rs"]
+mod tests;

@@ -127,35 +127,49 @@ impl MappedRange {
     /// kernel can make them. Does nothing to the bytes of an object that is being written only from here on;
     /// call it before the first write. Best effort.
     pub fn prepare_for_writing(&mut self) {
-        if self.access != Access::Writable {
+        self.prepare_part_for_writing(0, self.mapped_len);
+    }
+
+    /// As [`Self::prepare_for_writing`], for up to `len` bytes from `offset`; both are multiples of the huge page, for
+    /// the sake of speed.
+    ///
+    /// # Panics
+    /// When `offset` is no multiple of the page.
+    pub fn prepare_part_for_writing(&mut self, offset: usize, len: usize) {
+        assert!(
+            (offset as u64).is_multiple_of(PAGE_SIZE),
+            "{offset} is inside a page"
+        );
+        let end = offset.saturating_add(len).min(self.mapped_len);
+        if self.access != Access::Writable || offset >= end {
             return;
         }
-        let mut rest = 0;
-        if self.mapped_len as u64 >= HUGE_PAGE_SIZE {
-            let huge_page = HUGE_PAGE_SIZE as usize;
-            let aligned_len = self.mapped_len / huge_page * huge_page;
-            if self.make_huge_pages(aligned_len) {
-                rest = aligned_len;
-            }
+        let huge_page = HUGE_PAGE_SIZE as usize;
+        let huge_len = (end - offset) / huge_page * huge_page;
+        let mut rest = offset;
+        if huge_len > 0 && self.make_huge_pages(offset, huge_len) {
+            rest += huge_len;
         }
-        if rest < self.mapped_len {
+        if rest < end {
             // Kernels before 5.14 do not know the advice: the pages come by faults then.
-            // SAFETY: [rest, mapped_len) lies in this mapping; populating keeps every byte.
+            // SAFETY: [rest, end) lies in this mapping; populating keeps every byte.
             let _best_effort = unsafe {
                 let start = self.start.as_ptr().add(rest).cast::<c_void>();
-                rustix::mm::madvise(start, self.mapped_len - rest, Advice::LinuxPopulateWrite)
+                rustix::mm::madvise(start, end - rest, Advice::LinuxPopulateWrite)
             };
         }
     }
 
     /// Touches one page of each huge page and lets the kernel replace what is there by huge pages, which is
-    /// several times as fast as bringing in small ones. The mapping begins at a huge page of the segment.
-    fn make_huge_pages(&mut self, aligned_len: usize) -> bool {
-        let start = self.start.as_ptr();
+    /// several times as fast as bringing in small ones. [offset, offset + len) lies in the mapping, and begins at a huge
+    /// page of the segment, or nothing is done.
+    fn make_huge_pages(&mut self, offset: usize, len: usize) -> bool {
+        // SAFETY: the caller's range lies in this mapping.
+        let start = unsafe { self.start.as_ptr().add(offset) };
         if !start.addr().is_multiple_of(HUGE_PAGE_SIZE as usize) {
             return false;
         }
-        for offset in (0..aligned_len).step_by(HUGE_PAGE_SIZE as usize) {
+        for offset in (0..len).step_by(HUGE_PAGE_SIZE as usize) {
             // SAFETY: `offset` lies in this writable mapping, which nobody else writes; volatile, so that the
             // page is touched although the value does not change.
             unsafe {
@@ -164,7 +178,7 @@ impl MappedRange {
             }
         }
         // SAFETY: the range lies in this mapping; collapsing keeps every byte.
-        unsafe { libc::madvise(start.cast(), aligned_len, libc::MADV_COLLAPSE) == 0 }
+        unsafe { libc::madvise(start.cast(), len, libc::MADV_COLLAPSE) == 0 }
     }
 
     /// Brings the pages of an object that is about to be read in, in one call. Best effort.

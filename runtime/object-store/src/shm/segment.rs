@@ -193,6 +193,26 @@ mod tests {
     }
 
     #[test]
+    fn parts_that_are_prepared_keep_what_was_written_before() {
+        let segment = Segment::in_memory(SegmentId::memory(1), "sparkray-test", 8 << 20).unwrap();
+        let mut writer = segment.map(4096, (5 << 20) + 5, Access::Writable).unwrap();
+        for part in [0, 2 << 20, 4 << 20, 6 << 20] {
+            writer.as_mut_slice()[part.min(5 << 20)..].fill((part >> 20) as u8);
+            writer.prepare_part_for_writing(part, 2 << 20);
+            writer.prepare_part_for_writing(0, usize::MAX);
+        }
+        let reader = segment.map(4096, (5 << 20) + 5, Access::ReadOnly).unwrap();
+        for (begin, end, byte) in [
+            (0, 2 << 20, 0),
+            (2 << 20, 4 << 20, 2),
+            (4 << 20, 5 << 20, 4),
+            (5 << 20, (5 << 20) + 5, 6),
+        ] {
+            assert!(reader.as_slice()[begin..end].iter().all(|found| *found == byte));
+        }
+    }
+
+    #[test]
     fn a_segment_on_disk_leaves_no_name() {
         let directory = tempfile::tempdir().unwrap();
         let segment = Segment::on_disk(SegmentId::disk(3), directory.path(), 1 << 20).unwrap();
