@@ -1,25 +1,31 @@
-"""DataFrames into the object stores and back, by wall time: of one build, or of two in turns.
+"""DataFrames into the object stores and back: one build, or two in turns.
 
     build/venv/bin/python tests/perf/dataframes.py [--rounds 9] [--rows 5000000] [--before OTHER/bin/python]
 
 Two executors of one core each on this machine (local-cluster); the DataFrame is cached, so that Spark computes nothing.
 Each build is one process that stays up; all rows are measured on the one and then on the other, round after round, so
 that whatever else the machine does meets both. Rows, in ms: from_spark; to_spark of its blocks into Spark's noop
-sink; and the sum of a column of all blocks by tasks on the nodes that have them.
+sink; and sums of columns of all blocks by tasks. CPU time is that of all processes of the build: other work on the
+machine changes it less than wall time.
 """
 
 # mypy: disable-error-code="attr-defined,union-attr"
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
+import os
+import pathlib
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from typing import Any
 
-ROWS = ("from_spark", "to_spark, noop", "read by tasks")
+STEPS = ("from_spark", "to_spark, noop", "read by tasks")
+ROWS = [row for step in STEPS for row in (step, f"{step}, CPU")]
 EXPRESSIONS = (
     "id",
     "id * 0.5 as half",
@@ -29,19 +35,42 @@ EXPRESSIONS = (
 )
 
 
+def cpu_seconds() -> float:
+    """User and system time so far of this process and all below it: Java, executors, raylets and workers."""
+    parents, seconds = {}, {}
+    for path in pathlib.Path("/proc").glob("[0-9]*/stat"):
+        # A process may have ended meanwhile.
+        with contextlib.suppress(OSError):
+            words = path.read_text().rpartition(")")[2].split()
+            pid = int(path.parent.name)
+            parents[pid], seconds[pid] = int(words[1]), int(words[11]) + int(words[12])
+
+    def is_own(pid: int) -> bool:
+        while pid in parents and pid != os.getpid():
+            pid = parents[pid]
+        return pid == os.getpid()
+
+    return sum(spent for pid, spent in seconds.items() if is_own(pid)) / os.sysconf("SC_CLK_TCK")
+
+
 def one_round(frame: Any, spark: Any, read: Any) -> list[float]:
-    """The rows, in ms."""
+    """The rows: wall time and CPU time of each step, in ms."""
     import sparkray
     from sparkray.spark import from_spark, to_spark
 
-    times = [time.perf_counter()]
-    references = from_spark(frame)
-    times.append(time.perf_counter())
-    to_spark(references, spark).write.format("noop").mode("overwrite").save()
-    times.append(time.perf_counter())
-    sparkray.get([read.remote(reference) for reference in references])
-    times.append(time.perf_counter())
-    return [(end - begin) * 1e3 for begin, end in zip(times, times[1:], strict=False)]
+    found = []
+
+    def timed(work: Callable[[], Any]) -> Any:
+        cpu, begin = cpu_seconds(), time.perf_counter()
+        result = work()
+        found.append((time.perf_counter() - begin) * 1e3)
+        found.append((cpu_seconds() - cpu) * 1e3)
+        return result
+
+    references = timed(lambda: from_spark(frame))
+    timed(lambda: to_spark(references, spark).write.format("noop").mode("overwrite").save())
+    timed(lambda: sparkray.get([read.remote(reference) for reference in references]))
+    return found
 
 
 def serve(row_count: int) -> None:
@@ -128,14 +157,14 @@ def main() -> None:
             found[index].append(builds[index].measure())
     for build in builds:
         build.end()
-    print(f"{'row':16} {'this build':>24}" + (f" {'before':>24}   ratio" if arguments.before else ""))
+    print(f"{'row':20} {'this build':>24}" + (f" {'before':>24}   ratio" if arguments.before else ""))
     for index, name in enumerate(ROWS):
         columns = [[one[index] for one in rounds] for rounds in found]
         medians = [statistics.median(column) for column in columns]
         cells = "".join(
             f" {median:8,.0f} ms ({min(column):5,.0f} least)" for median, column in zip(medians, columns, strict=True)
         )
-        print(f"{name:16}{cells}" + (f"   {medians[0] / medians[1]:.2f}" if arguments.before else ""))
+        print(f"{name:20}{cells}" + (f"   {medians[0] / medians[1]:.2f}" if arguments.before else ""))
 
 
 if __name__ == "__main__":

@@ -93,10 +93,8 @@ class Fetches:
 
 
 CALLS: dict[str, Callable[[object], float]] = {"actor calls sync": calls, "actor calls async": many_calls}
-FETCHES = {
-    "fetch, new memory": {"count": 4, "keep": True},
-    "fetch, used memory": {"count": 8, "keep": False},
-}
+# How many, and whether they are kept.
+FETCHES = {"fetch, new memory": (4, True), "fetch, used memory": (8, False)}
 
 
 def measure(encryption: bool) -> dict[str, float]:
@@ -113,10 +111,10 @@ def measure(encryption: bool) -> dict[str, float]:
             row(far)
             result[f"{name:34} /s"] = statistics.median(row(far) for _ in range(3))
         fetches = Fetches(far, [node.pid for node in cluster.list_all_nodes()])
-        for name, how in FETCHES.items():
+        for name, (count, keep) in FETCHES.items():
             # The first one makes the connection, and what was kept becomes free.
             fetches.measure(1, keep=False)
-            rate, receiver, sender = fetches.measure(**how)
+            rate, receiver, sender = fetches.measure(count, keep)
             fetches.kept.clear()
             result[f"{name:32} GB/s"] = rate
             result[f"{name + ', receiver':25} GB/CPU second"] = receiver
