@@ -14,8 +14,8 @@ use crate::child_host::{Child, ChildEnd, ChildHost, ChildSpec};
 
 /// A start on a loaded machine takes a second at most.
 const READY_DEADLINE: Duration = Duration::from_secs(20);
-/// Time for a raylet to end its workers before it is killed.
-pub(crate) const STOP_GRACE: Duration = Duration::from_secs(1);
+/// Time for a raylet to end its workers before it is killed, with its guardian's patience in it. A busy machine needs some.
+pub(crate) const STOP_GRACE: Duration = Duration::from_secs(4);
 
 /// A child that serves, what it said, and how to hear of its end.
 pub(crate) struct Running<R> {
