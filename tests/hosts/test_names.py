@@ -9,7 +9,7 @@ import subprocess
 from hosts.cluster import Hosts
 from support.network import python_on
 
-SECONDS = 240
+SECONDS = 800
 # The name that many systems give to themselves in /etc/hosts.
 NAME = "driver-host"
 _PROGRAM = """

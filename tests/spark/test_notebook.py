@@ -9,7 +9,7 @@ import nbformat
 import pytest
 
 NOTEBOOKS = pathlib.Path(__file__).resolve().parents[2] / "notebooks"
-CELL_SECONDS = 240
+CELL_SECONDS = 800
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 PROGRAM = pathlib.Path(__file__).resolve().parents[2] / "examples" / "flights" / "flights.py"
-SECONDS = 240
+SECONDS = 800
 
 
 def run_flights(*arguments: str) -> str:

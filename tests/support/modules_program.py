@@ -151,7 +151,7 @@ def run(program: pathlib.Path, root: pathlib.Path, master: str, python: str = sy
         env={**environment, "PYTHONDONTWRITEBYTECODE": "1", **extra},
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=800,
         check=False,
     )
     assert done.returncode == 0 and "SAME" in done.stdout, done.stdout + done.stderr

@@ -193,9 +193,9 @@ def test_a_raylet_that_dies_too_often_stays_down_and_the_rest_works(shared_ray: 
         return state() == "up" and bool(node_of(shared_ray, victim)["start_count"] == start)
 
     for start in range(1, RESTARTS + 2):
+        # A start may be over before it is looked for, so they are counted.
         wait_until(functools.partial(is_up, start), 60, f"start {start}")
         os.kill(node_of(shared_ray, victim)["pid"], signal.SIGKILL)
-        wait_until(lambda: state() != "up", 60, "the death is seen")
     wait_until(lambda: state() == "down", 60, "it is not started again")
     assert "SIGKILL" in node_of(shared_ray, victim)["message"] or "signal 9" in node_of(shared_ray, victim)["message"]
     shared_ray.check()

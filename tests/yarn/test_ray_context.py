@@ -170,6 +170,26 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any, mini_cluster:
     assert not [process for process in mini_cluster.container_processes() if "sparkrayd" in process.command]
 
 
+def test_modules_come_from_the_shipped_environment_and_sparks_files(
+    context: RayContext, spark: Any, tmp_path: pathlib.Path
+) -> None:
+    (tmp_path / "added_later.py").write_text("VERSION = 'later'\n")
+
+    @sparkray.remote
+    def look() -> tuple[str, str, str, list[str]]:
+        import added_later  # type: ignore[import-not-found]
+        import numpy
+
+        return added_later.VERSION, numpy.__file__, sys.prefix, sys.path
+
+    spark.addPyFile(str(tmp_path / "added_later.py"))
+    version, numpy_file, prefix, path = sparkray.get(look.remote())
+    assert version == "later"
+    assert prefix != sys.prefix and numpy_file.startswith(prefix + os.sep)
+    # The driver's own packages are on this machine too, and come from nowhere but the environment.
+    assert not [entry for entry in path if entry.startswith(sys.prefix + os.sep)]
+
+
 # A manager that has not been told of the end yet starts a raylet again.
 @pytest.mark.trouble(
     "raylet ended",
@@ -200,23 +220,3 @@ def test_yarn_application_kill_leaves_nothing_and_is_said(mini_cluster: MiniClus
     assert re.match(rf"{lost}|the SparkContext was stopped, and its Ray cluster with it$", said(context))
     context.stop()
     recorded.assert_gone()
-
-
-def test_modules_come_from_the_shipped_environment_and_sparks_files(
-    context: RayContext, spark: Any, tmp_path: pathlib.Path
-) -> None:
-    (tmp_path / "added_later.py").write_text("VERSION = 'later'\n")
-
-    @sparkray.remote
-    def look() -> tuple[str, str, str, list[str]]:
-        import added_later  # type: ignore[import-not-found]
-        import numpy
-
-        return added_later.VERSION, numpy.__file__, sys.prefix, sys.path
-
-    spark.addPyFile(str(tmp_path / "added_later.py"))
-    version, numpy_file, prefix, path = sparkray.get(look.remote())
-    assert version == "later"
-    assert prefix != sys.prefix and numpy_file.startswith(prefix + os.sep)
-    # The driver's own packages are on this machine too, and come from nowhere but the environment.
-    assert not [entry for entry in path if entry.startswith(sys.prefix + os.sep)]
