@@ -31,6 +31,7 @@ def java_children() -> list[int]:
 def test_java_that_was_killed_and_an_interrupted_start_do_not_stand_in_the_way(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    gateway.end_gateway()  # of a module before this one
     assert not java_children()
     first = init_spark_on_local(1, CONF)
     assert SparkSession(first).range(3).count() == 3
