@@ -290,7 +290,8 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
         _ => {}
     }
     // The arguments of a call lie where their frame was read.
-    let value = &value.aligned();
+    let moved = value.moved_to_align();
+    let value = moved.as_ref().unwrap_or(value);
     let bytes = value.as_slice();
     let loads = cached(py, &LOADS, "sparkray._private.serialization", "loads")?;
     let views = PyList::empty(py);

@@ -471,8 +471,8 @@ def test_interrupt_ends_the_job_and_leaves_no_block(spark: Any, ray: Any, where:
     df = spark.range(0, 20_001, 1, 1).select(slow("id").alias("id"))
     if where == "shuffle":
         df = df.groupBy("id").count()
-    refs = [sparkray.put(pa.table({"id": [1]})) for _ in range(3)]
     held = total("object_count")
+    refs = [sparkray.put(pa.table({"id": [1]})) for _ in range(3)]
     status = spark.sparkContext.statusTracker()
 
     def is_running() -> bool:
@@ -498,6 +498,8 @@ def test_interrupt_ends_the_job_and_leaves_no_block(spark: Any, ray: Any, where:
             sparkray.from_spark(df, max_block_bytes=64 * 1024)
     interrupter.join(10)
     wait_until(lambda: not status.getActiveJobsIds(), 60, "the job is cancelled")
+    # Executors may have got copies of what to_spark was given.
+    del refs
     wait_until(lambda: total("object_count") <= held, 60, "the blocks are dropped")
     # The connection to Java is as good as before, and so are the settings of this thread.
     assert spark.sparkContext.getLocalProperty("spark.jobGroup.id") is None

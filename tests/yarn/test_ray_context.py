@@ -172,9 +172,12 @@ def test_a_store_larger_than_the_budget_starts_nothing(spark: Any, mini_cluster:
 
 
 def test_modules_come_from_the_shipped_environment_and_sparks_files(
-    context: RayContext, spark: Any, tmp_path: pathlib.Path
+    context: RayContext, spark: Any, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "added_later.py").write_text("VERSION = 'later'\n")
+    # As setuptools does: an installed package that adds a directory of its own.
+    vendored = os.path.join(os.path.dirname(os.path.dirname(pytest.__file__)), "pytest", "_vendored")
+    monkeypatch.setattr(sys, "path", [*sys.path, vendored])
 
     @sparkray.remote
     def look() -> tuple[str, str, str, list[str]]:
@@ -188,6 +191,7 @@ def test_modules_come_from_the_shipped_environment_and_sparks_files(
     assert version == "later"
     assert prefix != sys.prefix and numpy_file.startswith(prefix + os.sep)
     # The driver's own packages are on this machine too, and come from nowhere but the environment.
+    assert os.path.join(prefix, os.path.relpath(vendored, sys.prefix)) in path
     assert not [entry for entry in path if entry.startswith(sys.prefix + os.sep)]
 
 

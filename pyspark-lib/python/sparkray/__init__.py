@@ -334,7 +334,8 @@ def get(object_refs: Any, *, timeout: float | None = None) -> Any:
         RaySystemError: sparkray is not running in this process.
         ValueError, TypeError: something else than references.
     """
-    return _worker.get(object_refs, _worker.get_timeout(timeout))
+    # Most calls have none, and are short.
+    return _worker.get(object_refs, None if timeout is None else _worker.get_timeout(timeout))
 
 
 def put(value: T) -> ObjectRef[T]:

@@ -46,7 +46,8 @@ impl DropQueue {
             return;
         }
         add(&mut self.dropped.lock());
-        if !self.filled.swap(true, Ordering::AcqRel) {
+        // Whoever took the queue before the lock was ours has cleared the flag before that, so looking first misses nothing.
+        if !self.filled.load(Ordering::Acquire) && !self.filled.swap(true, Ordering::AcqRel) {
             self.kick.later();
         }
     }

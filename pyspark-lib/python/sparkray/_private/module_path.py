@@ -36,7 +36,7 @@ PACKAGE_VARIABLE = "SPARKRAY_PACKAGE_PATH"
 # PYTHONPATH as the zygote's workers are to have it; the zygote itself starts without (runtime/common/python_start.rs).
 PYTHONPATH_VARIABLE = "SPARKRAY_PYTHONPATH"
 
-_SITE_NAMES = ("site-packages", "dist-packages")
+_SITE_NAMES = frozenset({"site-packages", "dist-packages"})
 
 # [how, text]: "prefix" and "base": below the environment or its base interpreter; "path": as it is.
 # ["files", text, directory]: below the directory in which Spark's files are on the driver's machine.
@@ -83,7 +83,8 @@ def describe(path: Iterable[Any], files_root: str | None = None) -> list[Entry]:
         absolute = os.path.abspath(entry)
         if files_root is not None and _is_below(absolute, files_root):
             found: Entry = ["files", os.path.relpath(absolute, files_root), files_root]
-        elif absolute in standard or os.path.basename(absolute) in _SITE_NAMES:
+        elif absolute in standard or not _SITE_NAMES.isdisjoint(absolute.split(os.sep)):
+            # Installed packages put directories of their own there too.
             found = _of_interpreter(absolute)
         else:
             found = ["path", absolute]
@@ -247,8 +248,10 @@ def _user_site() -> str | None:
 
 
 def _of_interpreter(entry: str) -> Entry:
+    user_site = _user_site()
+    is_user = user_site is not None and _is_below(entry, user_site)
     for how, root in (("prefix", sys.prefix), ("base", sys.base_prefix)):
-        if entry != _user_site() and _is_below(entry, root):
+        if not is_user and _is_below(entry, root):
             return [how, os.path.relpath(entry, root)]
     return ["path", entry]
 

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sparkray import _native, exceptions
+from sparkray._native import ObjectRef
 from sparkray._private import job_modules, process
+from sparkray._private.serialization import SerializationError
 
 if TYPE_CHECKING:
-    from sparkray._native import CoreWorker, ObjectRef
+    from sparkray._native import CoreWorker
 
 _NEVER_STARTED = (
     "sparkray is not running in this process: call sparkray.init(), or RayContext(sc).init() on Spark, before this"
@@ -98,7 +100,6 @@ def connect_driver(
         on_shutdown: called after the connection was closed, by `shutdown` or at exit.
         origin: what this process's modules come from beside its `sys.path`.
     """
-    from sparkray import _native
     from sparkray._private import log_output, unhandled
 
     if state.core is not None:
@@ -187,8 +188,6 @@ def disconnect() -> None:
 
 def get(refs: Any, timeout: float | None) -> Any:
     """See sparkray.get."""
-    from sparkray._native import ObjectRef
-
     core = core_worker()
     if isinstance(refs, ObjectRef):
         return core.get([refs], timeout)[0]
@@ -224,8 +223,6 @@ def wait(
     refs: Any, num_returns: int, timeout: float | None, fetch_local: bool
 ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """See sparkray.wait."""
-    from sparkray._native import ObjectRef
-
     if isinstance(refs, ObjectRef):
         raise TypeError("wait() takes a list of ObjectRefs, not one: write wait([ref])")
     if not isinstance(refs, (list, tuple)):
@@ -243,9 +240,6 @@ def wait(
 
 def put(value: Any) -> ObjectRef[Any]:
     """See sparkray.put."""
-    from sparkray._native import ObjectRef
-    from sparkray._private.serialization import SerializationError
-
     core = core_worker()
     if isinstance(value, ObjectRef):
         raise TypeError("put() of an ObjectRef is not allowed: put a list that contains it, or use it as it is")

@@ -236,14 +236,18 @@ def _block_limit(given: str | int) -> int:
 
 def _default_limit(context: RayContext) -> int:
     """What fits beside Ray's budget into the containers: a task holds a block, and its rows before they are one."""
-    settings = {key: context.sc.getConf().get(key) or "" for key in (OVERHEAD, MEMORY_BUDGET)}
-    if context.sc.master != "yarn" or not settings[OVERHEAD]:
+    if context.sc.master != "yarn":
+        return _DEFAULT_BLOCK
+    # One copy: pyspark asks Java for each of its entries.
+    conf = context.sc.getConf()
+    settings = {key: conf.get(key) or "" for key in (OVERHEAD, MEMORY_BUDGET)}
+    if not settings[OVERHEAD]:
         return _DEFAULT_BLOCK
     free = spark_memory(settings, OVERHEAD)
     budget = settings[MEMORY_BUDGET]
     if budget:
         free -= int(budget) if budget.isdigit() else parse_bytes(MEMORY_BUDGET, budget)
-    cores = int(context.sc.getConf().get("spark.executor.cores") or 1)
+    cores = int(conf.get("spark.executor.cores") or 1)
     return max(_SMALLEST_DEFAULT, min(_DEFAULT_BLOCK, free // (2 * cores)))
 
 

@@ -275,8 +275,13 @@ impl CoreWorker {
     /// later.
     pub fn add_foreign_reference(&self, id: ObjectId, owner: &WorkerAddress) {
         // Finalizers may have to wait: this is called once for each of many references.
-        self.state.lock().add_foreign_ref(id, owner);
-        self.reactor.kick().later();
+        let mut state = self.state.lock();
+        state.add_foreign_ref(id, owner);
+        let told = state.has_told_owners();
+        drop(state);
+        if !told {
+            self.reactor.kick().later();
+        }
     }
 
     /// Whether owners of references that came out of a value do not know this process yet.

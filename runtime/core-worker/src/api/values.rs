@@ -93,12 +93,12 @@ impl Fetched {
         }
     }
 
-    /// The value where its buffers are aligned: itself, or a copy of an inline one.
+    /// A copy of an inline value whose buffers would not be aligned where it lies; `None`: they are.
     #[must_use]
-    pub fn aligned(&self) -> Self {
+    pub fn moved_to_align(&self) -> Option<Self> {
         match self {
-            Self::Inline(bytes) if must_move(bytes) => Self::Inline(copy_aligned(bytes)),
-            other => other.clone(),
+            Self::Inline(bytes) if must_move(bytes) => Some(Self::Inline(copy_aligned(bytes))),
+            _ => None,
         }
     }
 

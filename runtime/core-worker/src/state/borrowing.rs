@@ -105,6 +105,11 @@ impl State {
         self.borrowing.is_settled()
     }
 
+    /// Whether every owner has been told of the references that came out of values.
+    pub(crate) fn has_told_owners(&self) -> bool {
+        self.borrowing.is_told()
+    }
+
     /// A reference that came out of a value. Its owner is told with the next frames; the caller keeps what the
     /// reference came from until [`State::borrows_settled`].
     pub(crate) fn add_foreign_ref(&mut self, id: ObjectId, owner: &WorkerAddress) {

@@ -18,6 +18,7 @@ import org.apache.spark.sql.types.StructType;
 /** Writes one partition into blocks; the only result is their description (bytes, so that no serializer matters). */
 final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterator<byte[]>> {
   private static final long serialVersionUID = 1L;
+  private static final ObjectMapper MAPPER = new ObjectMapper();
 
   private final String request;
   private final String schemaJson;
@@ -74,7 +75,7 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
   private void count(String report) {
     JsonNode blocks;
     try {
-      blocks = new ObjectMapper().readTree(report).path("blocks");
+      blocks = MAPPER.readTree(report).path("blocks");
     } catch (JsonProcessingException failure) {
       throw new IllegalStateException("the report of a feed is not JSON", failure);
     }
