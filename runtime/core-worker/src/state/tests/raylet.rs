@@ -118,14 +118,18 @@ impl Simulation {
             }
             FrameKind::WorkerBlocked => {
                 let message: proto::WorkerBlocked = frame.decode().unwrap();
-                let blocked = &mut self.raylets[node].blocked;
-                *blocked = if message.blocked {
-                    *blocked + 1
-                } else {
-                    *blocked - 1
-                };
-                if let Some(process) = self.client_of(link, side) {
-                    self.processes[process].told_blocked = message.blocked;
+                // What a process sent before its death, or twice, changes nothing.
+                let process = self.client_of(link, side).map(|index| &mut self.processes[index]);
+                if let Some(process) =
+                    process.filter(|process| process.alive && process.told_blocked != message.blocked)
+                {
+                    process.told_blocked = message.blocked;
+                    let blocked = &mut self.raylets[node].blocked;
+                    *blocked = if message.blocked {
+                        *blocked + 1
+                    } else {
+                        *blocked - 1
+                    };
                 }
                 self.grant(node);
             }
