@@ -123,12 +123,7 @@ fn a_registration_that_arrives_after_later_ones_is_taken_back() {
         simulation.pass(SECOND / 20);
         simulation.heal();
         // Both call at the same time: there are two connections, and what the borrower sent over its own is slow.
-        simulation.now += SECOND / 10;
-        let now = simulation.now;
-        for process in &mut simulation.processes {
-            process.state.on_tick(now);
-        }
-        simulation.carry_out();
+        simulation.tick(SECOND / 10);
         simulation.hold_newest_link(true);
         simulation.pass(SECOND / 20);
         // It has registered over the other one, and lets go of everything.

@@ -110,6 +110,10 @@ enum Step {
     Heal,
     /// Seconds.
     Pass(u64),
+    /// What is on the way over one connection between the nodes is slow until the network is whole.
+    Slow(usize),
+    /// Time passes for all at once.
+    Tick(u64),
 }
 
 /// What happens: what the user does, and what goes wrong.
@@ -134,6 +138,8 @@ fn step(disturbed: bool, cut: bool) -> BoxedStrategy<Step> {
         6 => index.prop_map(Step::Notice),
         2 => Just(Step::Heal),
         2 => (0..40_u64).prop_map(Step::Pass),
+        4 => (0..64_usize).prop_map(Step::Slow),
+        4 => (0..200_u64).prop_map(|millis| Step::Tick(millis * 1000)),
     ];
     match (disturbed, cut) {
         (false, false) => usual.boxed(),
@@ -211,6 +217,8 @@ fn take(simulation: &mut Simulation, actors: &[ActorId], step: &Step, number: u6
             }
         }
         Step::Later(micros) => simulation.now += micros,
+        Step::Slow(index) => simulation.slow(index),
+        Step::Tick(micros) => simulation.tick(micros),
         Step::Cut => simulation.cut(),
         Step::Notice(index) => simulation.notice(index),
         Step::Heal => simulation.heal(),

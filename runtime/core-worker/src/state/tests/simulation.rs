@@ -407,6 +407,26 @@ impl Simulation {
         }
     }
 
+    /// What is on the way over one connection between the nodes, in one direction or both, waits until the network is
+    /// whole.
+    pub(super) fn slow(&mut self, index: usize) {
+        let links: Vec<usize> = (0..self.links.len())
+            .filter(|link| !self.links[*link].broken && self.crosses(*link))
+            .collect();
+        if !links.is_empty() {
+            self.links[links[index % links.len()]].held = [true, index.is_multiple_of(2)];
+        }
+    }
+
+    /// Time passes for all processes before anything is delivered.
+    pub(super) fn tick(&mut self, micros: u64) {
+        self.now += micros;
+        for process in self.processes.iter_mut().filter(|process| process.alive) {
+            process.state.on_tick(self.now);
+        }
+        self.carry_out();
+    }
+
     /// What is on the way over the link that was made last waits, or goes on.
     pub(super) fn hold_newest_link(&mut self, held: bool) {
         if let Some(link) = self.links.last_mut() {
