@@ -208,6 +208,31 @@ def test_what_a_task_adds_to_its_path_stays(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_working_directory_that_was_deleted(tmp_path):
+    """Before init() it is an error that says so, because workers need one; afterwards it is no trouble."""
+    done = run_driver(
+        f"""
+        import os
+        import sparkray
+
+        os.mkdir({str(tmp_path / "gone")!r})
+        os.chdir({str(tmp_path / "gone")!r})
+        os.rmdir({str(tmp_path / "gone")!r})
+        try:
+            sparkray.init(num_cpus=1)
+            raise SystemExit("no error")
+        except FileNotFoundError as error:
+            assert "working directory" in str(error) and "deleted" in str(error), error
+        os.mkdir({str(tmp_path / "gone")!r})
+        os.chdir({str(tmp_path / "gone")!r})
+        sparkray.init(num_cpus=1)
+        os.rmdir({str(tmp_path / "gone")!r})
+        assert sparkray.get([sparkray.remote(num_cpus=0)(lambda: 3).remote() for _ in range(4)]) == [3] * 4
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_module_that_nobody_has_does_not_wait_for_a_head_that_is_stopped():
     done = run_driver(
         """

@@ -73,6 +73,19 @@ ARRAYS = {
     ),
 }
 
+if hasattr(pa, "string_view"):
+    VIEWS = [f"a value that is not in its view: {n}" for n in range(ROWS)]
+    ARRAYS |= {
+        "string_view": lambda: pa.array(VIEWS, pa.string_view()),
+        "binary_view": lambda: pa.array([text.encode() for text in VIEWS], pa.binary_view()),
+        "short_views": lambda: pa.array(["short"] * ROWS, pa.string_view()),
+        "views_in_lists": lambda: pa.array([[text, None] for text in VIEWS], pa.list_(pa.string_view())),
+        "views_in_fixed_lists": lambda: pa.FixedSizeListArray.from_arrays(pa.array(VIEWS, pa.string_view()), 1),
+        "views_in_structs": lambda: pa.array([{"a": {"b": v}} for v in VIEWS], VIEW_IN_STRUCTS),
+        "views_in_maps": lambda: pa.array([[(v, v)] for v in VIEWS], pa.map_(pa.string_view(), pa.string_view())),
+    }
+    VIEW_IN_STRUCTS = pa.struct([("a", pa.struct([("b", pa.string_view())]))])
+
 
 @pytest.mark.parametrize("kind", ARRAYS)
 def test_a_slice_of_an_array_travels_as_a_slice(kind):
@@ -123,6 +136,16 @@ def test_a_slice_of_a_table_travels_as_a_slice_wherever_it_stands(holder):
         assert found.args[1].equals(part)
     elif holder == "dataclass":
         assert found.what.equals(part)
+
+
+@pytest.mark.skipif(not hasattr(pa, "string_view"), reason="this pyarrow has no views")
+def test_a_slice_of_a_table_of_views_travels_as_a_slice():
+    column = pa.chunked_array([pa.array(VIEWS, pa.string_view())] * 2)
+    for whole in (pa.table({"v": column, "n": range(2 * ROWS)}), pa.record_batch({"v": column.chunk(0)})):
+        part = whole.slice(ROWS - 5, 10)
+        found = _copy(part)
+        assert found.equals(part) and type(found) is type(part)
+        assert _size(part) < FEW and _size([part]) < FEW
 
 
 def test_slices_are_put_passed_returned_and_kept_as_slices():

@@ -376,6 +376,12 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
         .append(true)
         .open(spec.log_dir.join("zygote.log"))?;
     let mut command = Command::new(&spec.python);
+    let working_dir = if spec.working_dir.is_dir() {
+        spec.working_dir.as_path()
+    } else {
+        warn!(directory = %spec.working_dir.display(), "the working directory was deleted: workers begin in /");
+        Path::new("/")
+    };
     command
         .args(["-c", &python_program(PROGRAM)])
         .envs(spec.environment.iter().map(|(name, value)| (name, value)));
@@ -383,7 +389,7 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
     hide_python_path(&mut command, python_path.map(|(_, value)| value.as_str()));
     command
         .env("SPARKRAY_RAYLET_PID", std::process::id().to_string())
-        .current_dir(&spec.working_dir)
+        .current_dir(working_dir)
         .stdin(Stdio::from(theirs))
         .stdout(Stdio::from(log.try_clone()?))
         .stderr(Stdio::from(log));

@@ -26,6 +26,9 @@ def reduce_array(array: Any) -> Any:
 def _compact(array: Any) -> Any:
     import pyarrow
 
+    plain = _without_views(pyarrow, array.type)
+    if plain is not None:
+        return _compact_views(pyarrow, array, plain)
     if not _is_wasteful(array):
         return array
     for copy in (_by_concatenation, _by_taking, _by_stream):
@@ -41,6 +44,45 @@ def _compact(array: Any) -> Any:
 def _is_wasteful(array: Any) -> bool:
     used: int = array.nbytes
     return bool(array.get_total_buffer_size() - used > max(_WASTE, used // 8))
+
+
+def _without_views(pyarrow: Any, kind: Any) -> Any:
+    """The type with offsets in place of views, at any depth; None: it has no views.
+
+    Views are not moved when an array of them is cut or copied, and nbytes counts all that they might point to.
+    """
+    types = pyarrow.types
+    if not hasattr(types, "is_string_view"):  # pyarrow before 16
+        return None
+    if types.is_string_view(kind):
+        return pyarrow.large_string()
+    if types.is_binary_view(kind):
+        return pyarrow.large_binary()
+    fields = [kind.field(index) for index in range(kind.num_fields)]
+    inner = [_without_views(pyarrow, field.type) for field in fields]
+    if not any(inner):
+        return None
+    plain = [
+        field if replaced is None else field.with_type(replaced) for field, replaced in zip(fields, inner, strict=True)
+    ]
+    if types.is_struct(kind):
+        return pyarrow.struct(plain)
+    if types.is_map(kind):
+        return pyarrow.map_(plain[0].type.field(0), plain[0].type.field(1), kind.keys_sorted)
+    if types.is_fixed_size_list(kind):
+        return pyarrow.list_(plain[0], kind.list_size)
+    if types.is_large_list(kind):
+        return pyarrow.large_list(plain[0])
+    return pyarrow.list_(plain[0]) if types.is_list(kind) else None
+
+
+def _compact_views(pyarrow: Any, array: Any, plain: Any) -> Any:
+    try:
+        copied = pyarrow.concat_arrays([array]).cast(plain).cast(array.type)
+    except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid):
+        return array
+    used = copied.get_total_buffer_size()
+    return copied if array.get_total_buffer_size() - used > max(_WASTE, used // 8) else array
 
 
 def _by_concatenation(pyarrow: Any, array: Any) -> Any:
@@ -67,9 +109,19 @@ def _by_stream(pyarrow: Any, array: Any) -> Any:
 # ------------------------------------------------------------------------------------------- tables
 
 
+def _compact_column(pyarrow: Any, column: Any) -> Any:
+    if _without_views(pyarrow, column.type) is None:
+        return column  # an IPC stream has no more of it than is used
+    if isinstance(column, pyarrow.ChunkedArray):
+        return pyarrow.chunked_array([_compact(chunk) for chunk in column.chunks], column.type)
+    return _compact(column)
+
+
 def dump_table(pyarrow: Any, value: Any, pickle_by_value: Callable[[Any], bytes]) -> Any:
     """The IPC stream of a Table or RecordBatch, as a buffer."""
     schema = value.schema
+    if any(_without_views(pyarrow, kind) for kind in schema.types):
+        value = type(value).from_arrays([_compact_column(pyarrow, column) for column in value.columns], schema=schema)
     marks: dict[bytes, bytes] = {}
     if isinstance(value, pyarrow.RecordBatch):
         marks[_MARK_RECORD_BATCH] = b"1"

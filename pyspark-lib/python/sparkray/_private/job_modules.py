@@ -110,7 +110,7 @@ def publish_changes(files_too: bool = False) -> None:
     """
     if _driver.core is None:
         return
-    moved = _driver.directory is not None and os.getcwd() != _driver.directory
+    moved = _driver.directory is not None and _directory() != _driver.directory
     if not files_too and not moved and sys.path == _driver.path:
         return
     with _driver.lock:
@@ -129,7 +129,10 @@ def _publish(core: CoreWorker) -> None:
 
 def _directory() -> str | None:
     relative = any(isinstance(entry, str) and not entry.startswith(os.sep) for entry in sys.path)
-    return os.getcwd() if relative else None
+    try:
+        return os.getcwd() if relative else None
+    except FileNotFoundError:  # it was deleted
+        return None
 
 
 def _find_files(core: CoreWorker) -> None:
@@ -181,7 +184,12 @@ _worker = _Worker()
 def begin_worker(core: CoreWorker) -> None:
     """This process is a worker."""
     _worker.core = core
-    _worker.directory = os.path.join(os.getcwd(), f".sparkray-files-{core.cluster_id[:8]}")
+    try:
+        directory = os.getcwd()
+    except FileNotFoundError:  # it was deleted since the zygote began in it
+        directory = os.sep
+        os.chdir(directory)
+    _worker.directory = os.path.join(directory, f".sparkray-files-{core.cluster_id[:8]}")
     sys.meta_path.append(_LateFinder())
 
 

@@ -80,7 +80,9 @@ def describe(path: Iterable[Any], files_root: str | None = None) -> list[Entry]:
     for entry in path:
         if not isinstance(entry, str):  # the import system leaves out others too
             continue
-        absolute = os.path.abspath(entry)
+        absolute = _absolute(entry)
+        if absolute is None:
+            continue
         if files_root is not None and _is_below(absolute, files_root):
             found: Entry = ["files", os.path.relpath(absolute, files_root), files_root]
         elif absolute in standard or not _SITE_NAMES.isdisjoint(absolute.split(os.sep)):
@@ -188,8 +190,18 @@ def _ahead_of(standard: frozenset[str], path: Iterable[Any]) -> list[str]:
         if isinstance(entry, str):
             if entry in standard:
                 break
-            ahead.append(os.path.abspath(entry))
+            absolute = _absolute(entry)
+            if absolute is not None:
+                ahead.append(absolute)
     return ahead
+
+
+def _absolute(entry: str) -> str | None:
+    """None: it is relative to a working directory that was deleted, where nothing can be found."""
+    try:
+        return os.path.abspath(entry)
+    except FileNotFoundError:
+        return None
 
 
 def _is_standard(name: str, standard: frozenset[str]) -> bool:

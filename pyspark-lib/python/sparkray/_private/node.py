@@ -136,7 +136,7 @@ class LocalCluster:
             "spill_dirs": [str(self.session.spill_dir(node_id))],
             "log_dir": str(self._node_log_dir(node_id)),
             "python": sys.executable,
-            "working_dir": os.getcwd(),
+            "working_dir": _working_directory(),
             "worker_env": module_path.environment(module_path.describe(sys.path)),
             "prestart_workers": max(1, min(int(amounts["CPU"]), 2)),
             "encryption": self._encryption,
@@ -193,6 +193,14 @@ def _after_fork_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
+def _working_directory() -> str:
+    try:
+        return os.getcwd()
+    except FileNotFoundError as error:
+        advice = "the working directory of this process was deleted: change into one that exists, and call init() again"
+        raise FileNotFoundError(error.errno, advice) from None
 
 
 def daemon_path() -> str:
