@@ -13,6 +13,7 @@ use sparkray_common::{ActorId, FunctionId, JobId, TaskId};
 use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, WorkItem};
 
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
+use crate::object_ref::reading;
 use crate::objects::wait_for_borrows;
 use crate::process::end_forked_child;
 use crate::results::{answer_of, make_error, send_error};
@@ -312,10 +313,22 @@ pub(crate) fn arguments_of<'py>(
     build_arguments(py, runtime, &task.arguments, &task.keyword_names, references)
 }
 
-/// What `encode` (arguments.rs) made: a tuple of positional arguments, or a list of all with places for references.
+/// The arguments, once the owners of the references inside know this process.
 fn build_arguments<'py>(
     py: Python<'py>,
     runtime: &Runtime,
+    value: &Bytes,
+    keyword_names: &[String],
+    references: Vec<(u32, Result<Fetched, CoreError>)>,
+) -> PyResult<Arguments<'py>> {
+    let (arguments, inside) = reading(|| decode_arguments(py, value, keyword_names, references));
+    wait_for_borrows(py, &runtime.core, &inside)?;
+    arguments
+}
+
+/// What `encode` (arguments.rs) made: a tuple of positional arguments, or a list of all with places for references.
+fn decode_arguments<'py>(
+    py: Python<'py>,
     value: &Bytes,
     keyword_names: &[String],
     references: Vec<(u32, Result<Fetched, CoreError>)>,
@@ -328,7 +341,6 @@ fn build_arguments<'py>(
         Loaded::Raised(error) => return Err(error),
     };
     if let Ok(args) = made.cast_exact::<PyTuple>() {
-        wait_for_borrows(py, &runtime.core)?;
         return Ok((args.clone(), None));
     }
     let flat = made.cast_into::<PyList>()?;
@@ -339,7 +351,6 @@ fn build_arguments<'py>(
             Loaded::Raised(error) => return Err(error),
         }
     }
-    wait_for_borrows(py, &runtime.core)?;
     let positional = flat.len().saturating_sub(keyword_names.len());
     let args = flat.get_slice(0, positional).to_tuple();
     if keyword_names.is_empty() {

@@ -148,7 +148,7 @@ fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, 
     };
     let outcome = value
         .map_err(|error| exception(py, &error))
-        .and_then(|value| read(py, &reference.get().worker, &value));
+        .and_then(|value| read(py, &reference.get().worker, reference.get().id, &value));
     let told = match outcome {
         Ok(value) => future.call_method1(py, "set_result", (value,)),
         Err(error) => {

@@ -1,6 +1,6 @@
 //! `ObjectRef`, and the references that a value contains while it is being pickled.
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -20,13 +20,18 @@ use crate::runtime::{Runtime, current_runtime};
 thread_local! {
     /// References of the value that this thread pickles; `None`: it pickles nothing of ours.
     static CONTAINED: RefCell<Option<Vec<Py<ObjectRef>>>> = const { RefCell::new(None) };
-    /// This thread has made references out of pickles.
-    static REBUILT: Cell<bool> = const { Cell::new(false) };
+    /// References that came out of the values that this thread reads, and whose owners do not know this process yet;
+    /// `None`: it reads none of ours.
+    static UNKNOWN_TO_OWNERS: RefCell<Option<Vec<ObjectId>>> = const { RefCell::new(None) };
 }
 
-/// Whether this thread has made references out of pickles since the last call.
-pub(crate) fn take_rebuilt() -> bool {
-    REBUILT.replace(false)
+/// Runs `read`; gives its result and the references that came out of values and whose owners do not know this process
+/// yet: what they came from must be kept until they do.
+pub(crate) fn reading<T>(read: impl FnOnce() -> T) -> (T, Vec<ObjectId>) {
+    let outer = UNKNOWN_TO_OWNERS.replace(Some(Vec::new()));
+    let outcome = read();
+    let met = UNKNOWN_TO_OWNERS.replace(outer).unwrap_or_default();
+    (outcome, met)
 }
 
 /// Runs `pickle`; gives its result and the references that it met, which must be kept as long as the pickle.
@@ -318,8 +323,9 @@ pub(crate) fn rebuild_object_ref(id: &[u8], owner: &Bound<'_, PyBytes>) -> PyRes
     let runtime = doors::runtime_for_reading(Visitor::Object(id))?;
     let core = &runtime.core;
     let owner = read_owner(&runtime, id, owner)?;
-    core.add_foreign_reference(id, &owner);
-    REBUILT.set(true);
+    if core.add_foreign_reference(id, &owner) {
+        UNKNOWN_TO_OWNERS.with_borrow_mut(|ids| ids.as_mut().map(|ids| ids.push(id)));
+    }
     let mut reference = ObjectRef::new(id, core);
     reference.is_copy = true;
     Ok(reference)

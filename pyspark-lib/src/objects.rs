@@ -12,7 +12,7 @@ use sparkray_core_worker::{CoreWorker, Fetched};
 
 use crate::convert::{check_signals, deadline_after, exception, wait_exception};
 use crate::doors::{self, Visitor};
-use crate::object_ref::{ObjectRef, take_rebuilt};
+use crate::object_ref::{ObjectRef, reading};
 use crate::runtime::Runtime;
 use crate::values::{Loaded, load};
 
@@ -92,33 +92,38 @@ pub(crate) fn get<'py>(
             wait_exception(py, error, &waited_for)
         })?;
     let mut values = Vec::with_capacity(fetched.len());
-    for value in fetched {
+    for (id, value) in ids.into_iter().zip(fetched) {
         let value = value.map_err(|error| exception(py, &error))?;
-        values.push(read(py, &runtime.core, &value)?);
+        values.push(read(py, &runtime.core, id, &value)?);
     }
     PyList::new(py, values)
 }
 
-/// The object of a value; its exception when it is an error. References inside are known to their owners then.
+/// What an object's value is in Python; its exception when it is an error. The object is kept until the owners of the
+/// references inside know this process.
 pub(crate) fn read<'py>(
     py: Python<'py>,
     core: &Arc<CoreWorker>,
+    id: ObjectId,
     value: &Fetched,
 ) -> PyResult<Bound<'py, PyAny>> {
-    let loaded = load(py, value)?;
-    wait_for_borrows(py, core)?;
-    match loaded {
+    let (loaded, inside) = reading(|| load(py, value));
+    if !inside.is_empty() {
+        py.detach(|| core.keep_until_borrowed(id, &inside));
+    }
+    match loaded? {
         Loaded::Value(object) => Ok(object),
         Loaded::Raised(error) => Err(error),
     }
 }
 
-/// Waits until the owners of references that this thread has just read know this process.
-pub(crate) fn wait_for_borrows(py: Python<'_>, core: &Arc<CoreWorker>) -> PyResult<()> {
-    if !take_rebuilt() || !core.has_pending_borrows() {
+/// Waits until the owners of references in the arguments of a call know this process: the caller keeps the arguments
+/// until it has the answer.
+pub(crate) fn wait_for_borrows(py: Python<'_>, core: &Arc<CoreWorker>, inside: &[ObjectId]) -> PyResult<()> {
+    if inside.is_empty() {
         return Ok(());
     }
-    py.detach(|| core.wait_for_borrows(&check_signals))
+    py.detach(|| core.wait_for_borrows(inside, &check_signals))
         .map_err(|error| wait_exception(py, error, "the owner of a reference did not answer"))
 }
 

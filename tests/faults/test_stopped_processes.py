@@ -178,3 +178,44 @@ def test_a_raylet_that_stands_still_for_long_is_dead_and_stays_so(two):
     assert not is_alive(node) and is_alive(replacement)
     assert sparkray.get(journal.pid.remote(), timeout=60) == restarted
     cluster.remove_node(node)
+
+
+@sparkray.remote(num_cpus=0)
+class Owner:
+    """Makes objects, and keeps references of others."""
+
+    def __init__(self):
+        self.kept = []
+
+    def pid(self):
+        return os.getpid()
+
+    def make(self, value):
+        return [sparkray.put(value)]
+
+    def keep(self, references):
+        self.kept = references
+
+    def give(self):
+        return self.kept
+
+    def let_go(self):
+        self.kept = []
+
+
+def test_an_owner_that_stands_still_holds_up_only_who_needs_it(cluster):
+    """It does not hear who has got references to its objects: what they came from is kept until it does."""
+    owner, keeper, other = Owner.remote(), Owner.remote(), Owner.remote()
+    pid = sparkray.get(owner.pid.remote(), timeout=60)
+    sparkray.get(keeper.keep.remote(sparkray.get(owner.make.remote("kept"), timeout=60)), timeout=60)
+    with stopped(pid):
+        began = time.monotonic()
+        given = sparkray.get(keeper.give.remote(), timeout=60)
+        # Nobody's references but those have anything to do with it.
+        for number in range(3):
+            assert sparkray.get(sparkray.get(other.make.remote(number), timeout=60), timeout=60) == [number]
+        assert time.monotonic() - began < 9, "nothing waits for the owner"
+        times_out(given[0], 0.2)
+        # The only other reference goes while the owner does not know of this one.
+        sparkray.get(keeper.let_go.remote(), timeout=60)
+    assert sparkray.get(given, timeout=60) == ["kept"]

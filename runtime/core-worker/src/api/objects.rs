@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, ValueFormat, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind, location_of};
-use tracing::warn;
 
 use super::check_running;
 use super::values::{Fetched, NewValue, inline_limit};
@@ -19,8 +18,6 @@ use crate::worker::CoreWorker;
 const LARGE_OBJECT: usize = 1 << 20;
 /// The nodes of a feed have answered by then, or do not answer.
 const ADOPT_DEADLINE: Duration = Duration::from_mins(1);
-/// References that came out of a value are known to their owners by then, or the owner does not answer.
-const BORROW_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A block that a Spark task sealed for this process.
 #[derive(Debug)]
@@ -271,34 +268,36 @@ impl CoreWorker {
         self.state.lock().add_ref(id);
     }
 
-    /// A reference that came out of a value. Its owner is told by the next [`CoreWorker::wait_for_borrows`], or a little
-    /// later.
-    pub fn add_foreign_reference(&self, id: ObjectId, owner: &WorkerAddress) {
+    /// A reference that came out of a value. Its owner is told a little later. True: it does not know this process yet,
+    /// and what the reference came from must be kept until it does, by [`CoreWorker::keep_until_borrowed`] or
+    /// [`CoreWorker::wait_for_borrows`].
+    pub fn add_foreign_reference(&self, id: ObjectId, owner: &WorkerAddress) -> bool {
         // Finalizers may have to wait: this is called once for each of many references.
         let mut state = self.state.lock();
-        state.add_foreign_ref(id, owner);
+        let is_unknown = state.add_foreign_ref(id, owner);
         let told = state.has_told_owners();
         drop(state);
         if !told {
             self.reactor.kick().later();
         }
+        is_unknown
     }
 
-    /// Whether owners of references that came out of a value do not know this process yet.
-    pub fn has_pending_borrows(&self) -> bool {
-        !self.state.lock().borrows_settled()
+    /// Keeps an object until the owners of `read`, references that came out of its value, know this process.
+    pub fn keep_until_borrowed(&self, object: ObjectId, read: &[ObjectId]) {
+        self.with_state(|state| state.keep_until_borrowed(object, read));
     }
 
-    /// Waits until the owners of references that came out of a value know this process. The caller keeps that value.
-    /// An owner that does not answer in time is not waited for any longer.
-    pub fn wait_for_borrows<E>(&self, interrupt: &dyn Fn() -> Result<(), E>) -> Result<(), WaitError<E>> {
-        let patience = Patience::until(Some(Instant::now() + BORROW_DEADLINE));
-        let outcome = self.wait_until(patience, interrupt, |state| state.borrows_settled().then_some(()));
-        if let Err(WaitError::Deadline) = outcome {
-            warn!("an owner of references that were read does not answer");
-            return Ok(());
-        }
-        outcome
+    /// Waits until the owners of `read`, references that came out of a value, know this process or are dead. The caller
+    /// keeps that value.
+    pub fn wait_for_borrows<E>(
+        &self,
+        read: &[ObjectId],
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), WaitError<E>> {
+        self.wait_until(Patience::until(None), interrupt, |state| {
+            state.are_borrowed(read).then_some(())
+        })
     }
 
     /// One reference less. May be called anywhere, finalizers included.

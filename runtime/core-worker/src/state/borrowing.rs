@@ -2,7 +2,7 @@
 //!
 //! Whoever reads a foreign reference out of a value tells its owner (AddBorrower); what the reference came out of is
 //! kept until the owner has acknowledged that: a task's arguments by the caller until the reply, its results by the
-//! worker until ReleaseReturnPins, a value that was read by the thread that reads it.
+//! worker until ReleaseReturnPins, a value that was read by a reference of this process to it.
 
 use std::sync::Arc;
 
@@ -52,6 +52,15 @@ pub(super) struct Unacknowledged {
     messages: u32,
     /// Tasks whose results contain it, and whose worker waits for the acknowledgement.
     tasks: Vec<TaskId>,
+    /// Values that it came out of, as numbers of `Borrowing::carriers`.
+    carriers: Vec<u64>,
+}
+
+/// An object out of whose value references were read. It is kept until their owners know this process.
+#[derive(Debug)]
+struct Carrier {
+    object: ObjectId,
+    waiting: usize,
 }
 
 /// This process as a borrower.
@@ -63,6 +72,8 @@ pub(super) struct Borrowing {
     unacknowledged: IdMap<ObjectId, Unacknowledged>,
     /// Tasks whose worker pins references until this many of them are acknowledged.
     waiting_tasks: IdMap<TaskId, (ConnId, usize)>,
+    carriers: IdMap<u64, Carrier>,
+    last_carrier: u64,
     last_registration: u64,
 }
 
@@ -75,8 +86,9 @@ pub(super) struct ReturnPins {
 }
 
 impl Borrowing {
-    pub(super) fn is_settled(&self) -> bool {
-        self.unacknowledged.is_empty()
+    /// Whether the owner of an object does not know this process yet.
+    fn is_unacknowledged(&self, id: &ObjectId) -> bool {
+        self.unacknowledged.contains_key(id)
     }
 
     /// Whether every owner has been told.
@@ -93,16 +105,51 @@ impl Borrowing {
 
     #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
-        self.owners.is_empty() && self.unacknowledged.is_empty() && self.waiting_tasks.is_empty()
+        self.owners.is_empty()
+            && self.unacknowledged.is_empty()
+            && self.waiting_tasks.is_empty()
+            && self.carriers.is_empty()
     }
 }
 
 impl State {
     // ---- the borrower's side -------------------------------------------------------------------------------
 
-    /// Whether every owner of a reference that came out of a value knows this process.
-    pub(crate) fn borrows_settled(&self) -> bool {
-        self.borrowing.is_settled()
+    /// Whether the owners of these references, which came out of values, know this process or are dead.
+    pub(crate) fn are_borrowed(&self, ids: &[ObjectId]) -> bool {
+        !ids.iter().any(|id| self.borrowing.is_unacknowledged(id))
+    }
+
+    /// Keeps an object until the owners of references that were read out of its value know this process.
+    pub(crate) fn keep_until_borrowed(&mut self, object: ObjectId, read: &[ObjectId]) {
+        let number = self.borrowing.last_carrier + 1;
+        let mut waiting = 0;
+        for id in read {
+            if let Some(entry) = self.borrowing.unacknowledged.get_mut(id) {
+                entry.carriers.push(number);
+                waiting += 1;
+            }
+        }
+        if waiting > 0 {
+            self.add_ref(object);
+            self.borrowing.last_carrier = number;
+            self.borrowing
+                .carriers
+                .insert(number, Carrier { object, waiting });
+        }
+    }
+
+    /// One reference that was read out of a value is known to its owner.
+    fn one_read_settled(&mut self, number: u64) {
+        let Some(carrier) = self.borrowing.carriers.get_mut(&number) else {
+            return;
+        };
+        carrier.waiting -= 1;
+        if carrier.waiting == 0 {
+            let object = carrier.object;
+            self.borrowing.carriers.remove(&number);
+            self.drop_ref(object);
+        }
     }
 
     /// Whether every owner has been told of the references that came out of values.
@@ -110,14 +157,14 @@ impl State {
         self.borrowing.is_told()
     }
 
-    /// A reference that came out of a value. Its owner is told with the next frames; the caller keeps what the
-    /// reference came from until [`State::borrows_settled`].
-    pub(crate) fn add_foreign_ref(&mut self, id: ObjectId, owner: &WorkerAddress) {
+    /// A reference that came out of a value. Its owner is told with the next frames. True: it does not know this process
+    /// yet, and what the reference came from must be kept until it does ([`State::are_borrowed`]).
+    pub(crate) fn add_foreign_ref(&mut self, id: ObjectId, owner: &WorkerAddress) -> bool {
         let mut resolved = false;
         if let Some(object) = self.objects.get_mut(&id) {
             object.add_reference();
             if !object.is_argument {
-                return;
+                return self.borrowing.is_unacknowledged(&id);
             }
             // Known as an argument so far: from now on this process is a borrower.
             object.is_argument = false;
@@ -129,10 +176,10 @@ impl State {
                 format!("object {id} was freed by its owner, this process"),
             );
             self.objects.insert(id, Object::new(None, Value::failed(gone)));
-            return;
+            return false;
         }
         if owner.worker_id == self.me.worker_id {
-            return;
+            return false;
         }
         let dead = self.is_dead(owner);
         let last_registration = &mut self.borrowing.last_registration;
@@ -170,6 +217,7 @@ impl State {
                 self.lose_to_dead_owner(id);
             }
         }
+        !dead
     }
 
     /// Tells owners of the references that came since the last time. One that cannot be reached is told of all when it
@@ -316,13 +364,16 @@ impl State {
             if entry.messages > 0 {
                 continue;
             }
-            let tasks = std::mem::take(&mut entry.tasks);
-            self.borrowing.unacknowledged.remove(id);
-            for task in tasks {
+            let Some(settled) = self.borrowing.unacknowledged.remove(id) else {
+                continue;
+            };
+            for task in settled.tasks {
                 self.one_result_settled(task);
             }
-        }
-        if self.borrowing.is_settled() {
+            for carrier in settled.carriers {
+                self.one_read_settled(carrier);
+            }
+            // A thread may wait for those of its arguments.
             self.news = true;
         }
     }

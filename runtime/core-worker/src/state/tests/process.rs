@@ -47,8 +47,6 @@ pub(super) struct Process {
     pub(super) references: Vec<(ObjectId, WorkerAddress)>,
     /// References of the call that runs.
     call_references: Vec<(ObjectId, WorkerAddress)>,
-    /// References of a value that was read, kept until the owners of those inside know this process.
-    kept: Vec<ObjectId>,
     next_key: u64,
     /// What was asked for, by key: the object, and how often it was told.
     pub(super) told: HashMap<u64, (ObjectId, u32)>,
@@ -87,7 +85,6 @@ impl Process {
             memory: HashMap::new(),
             references: Vec::new(),
             call_references: Vec::new(),
-            kept: Vec::new(),
             next_key: 0,
             told: HashMap::new(),
             values: HashMap::new(),
@@ -110,8 +107,7 @@ impl Process {
 
     /// Whether it does something by itself.
     pub(super) fn can_go_on(&self) -> bool {
-        let settled = self.state.borrows_settled();
-        if !self.notices.is_empty() || (settled && !self.kept.is_empty()) {
+        if !self.notices.is_empty() {
             return true;
         }
         match &self.running {
@@ -122,9 +118,15 @@ impl Process {
                 .all(|(key, _)| self.values.contains_key(key)),
             Some(running) => match &running.nested {
                 Some((key, _)) => self.values.contains_key(key),
-                None => settled,
+                None => self.knows_its_owners(),
             },
         }
+    }
+
+    /// Whether the owners of the references that the call got know this process.
+    fn knows_its_owners(&self) -> bool {
+        let ids: Vec<ObjectId> = self.call_references.iter().map(|(id, _)| *id).collect();
+        self.state.are_borrowed(&ids)
     }
 
     // ---- what users do -------------------------------------------------------------------------------------
@@ -143,9 +145,10 @@ impl Process {
     }
 
     /// A reference came out of a value.
-    fn add_foreign(&mut self, id: ObjectId, owner: &WorkerAddress) {
-        self.state.add_foreign_ref(id, owner);
+    fn add_foreign(&mut self, id: ObjectId, owner: &WorkerAddress) -> bool {
+        let unknown = self.state.add_foreign_ref(id, owner);
         self.hold(id, owner.clone());
+        unknown
     }
 
     pub(super) fn drop_reference(&mut self, index: usize) {
@@ -276,13 +279,16 @@ impl Process {
         *told += 1;
         let id = *id;
         let value = value.map(|value| decode(value.as_slice()));
+        let mut unknown = Vec::new();
         if let Ok(items) = &value {
             for (inner, owner) in references(items) {
-                self.add_foreign(inner, &owner);
+                if self.add_foreign(inner, &owner) {
+                    unknown.push(inner);
+                }
             }
         }
-        // What the references came from stays until their owners have answered.
-        self.kept.push(id);
+        self.state.keep_until_borrowed(id, &unknown);
+        self.state.drop_ref(id);
         self.values.insert(key, value);
     }
 
@@ -319,11 +325,6 @@ impl Simulation {
         let now = self.now;
         let process = &mut self.processes[index];
         process.state.now = now;
-        if process.state.borrows_settled() {
-            for id in std::mem::take(&mut process.kept) {
-                process.state.drop_ref(id);
-            }
-        }
         for notice in std::mem::take(&mut process.notices) {
             if let Notice::Fetched(key, value) = notice {
                 process.read(key, value);
@@ -405,7 +406,7 @@ impl Simulation {
             self.finish(index, &running.task, value, false);
             return;
         }
-        if !process.state.borrows_settled() {
+        if !process.knows_its_owners() {
             process.running = Some(running);
             return;
         }
