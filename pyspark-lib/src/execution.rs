@@ -296,7 +296,9 @@ impl<'py> Loop<'py> {
 // ---- arguments ---------------------------------------------------------------------------------------------
 
 /// Positional and keyword arguments; `None`: no keywords.
-type Arguments<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+pub(crate) type Arguments<'py> = (Bound<'py, PyTuple>, Option<Bound<'py, PyDict>>);
+/// An argument that is a reference: index in the flat list, and its value.
+pub(crate) type LoadedArgument = (u32, Result<Fetched, CoreError>);
 
 /// The arguments of a call, references replaced by their values.
 pub(crate) fn arguments_of<'py>(
@@ -304,13 +306,21 @@ pub(crate) fn arguments_of<'py>(
     runtime: &Runtime,
     task: &IncomingTask,
 ) -> PyResult<Arguments<'py>> {
-    let references = if task.has_references() {
-        py.detach(|| runtime.core.load_arguments(task, &check_signals))
-            .map_err(|error| wait_exception(py, error, "an argument was not loaded"))?
-    } else {
-        Vec::new()
-    };
+    let references = fetch_references(py, runtime, task)?;
     build_arguments(py, runtime, &task.arguments, &task.keyword_names, references)
+}
+
+/// The values of the arguments that are references, brought to this process.
+pub(crate) fn fetch_references(
+    py: Python<'_>,
+    runtime: &Runtime,
+    task: &IncomingTask,
+) -> PyResult<Vec<LoadedArgument>> {
+    if !task.has_references() {
+        return Ok(Vec::new());
+    }
+    py.detach(|| runtime.core.load_arguments(task, &check_signals))
+        .map_err(|error| wait_exception(py, error, "an argument was not loaded"))
 }
 
 /// The arguments, once the owners of the references inside know this process.
@@ -319,7 +329,7 @@ fn build_arguments<'py>(
     runtime: &Runtime,
     value: &Bytes,
     keyword_names: &[String],
-    references: Vec<(u32, Result<Fetched, CoreError>)>,
+    references: Vec<LoadedArgument>,
 ) -> PyResult<Arguments<'py>> {
     let (arguments, inside) = reading(|| decode_arguments(py, value, keyword_names, references));
     wait_for_borrows(py, &runtime.core, &inside)?;
@@ -327,11 +337,11 @@ fn build_arguments<'py>(
 }
 
 /// What `encode` (arguments.rs) made: a tuple of positional arguments, or a list of all with places for references.
-fn decode_arguments<'py>(
+pub(crate) fn decode_arguments<'py>(
     py: Python<'py>,
     value: &Bytes,
     keyword_names: &[String],
-    references: Vec<(u32, Result<Fetched, CoreError>)>,
+    references: Vec<LoadedArgument>,
 ) -> PyResult<Arguments<'py>> {
     if value.is_empty() {
         return Ok((PyTuple::empty(py), None));

@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
-use sparkray_common::ErrorCode;
+use sparkray_common::{ErrorCode, ObjectId};
 use sparkray_core_worker::{CoreError, IncomingTask, WorkItem};
 
-use crate::execution::{arguments_of, hooks};
+use crate::execution::{LoadedArgument, arguments_of, decode_arguments, fetch_references, hooks};
+use crate::object_ref::reading;
+use crate::objects::wait_for_borrows;
 use crate::results::{answer_of, send_error};
 use crate::runtime::Runtime;
 
@@ -19,6 +22,10 @@ pub(crate) struct PyIncomingTask {
     task: IncomingTask,
     runtime: Arc<Runtime>,
     answered: AtomicBool,
+    /// What `fetch_args` has brought.
+    fetched: Mutex<Option<Vec<LoadedArgument>>>,
+    /// References in the arguments whose owners do not know this process yet.
+    unknown_to_owners: Mutex<Vec<ObjectId>>,
 }
 
 #[pymethods]
@@ -42,6 +49,41 @@ impl PyIncomingTask {
     fn load_args<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>)> {
         let (args, kwargs) = arguments_of(py, &self.runtime, &self.task)?;
         Ok((args, kwargs.unwrap_or_else(|| PyDict::new(py))))
+    }
+
+    /// Whether arguments are in a store, perhaps another node's: `fetch_args` is to be called first, by a thread that may
+    /// wait.
+    fn has_stored_args(&self) -> bool {
+        self.task.has_stored_references()
+    }
+
+    /// Brings the arguments that are references to this process, for `build_args`.
+    fn fetch_args(&self, py: Python<'_>) -> PyResult<()> {
+        let fetched = fetch_references(py, &self.runtime, &self.task)?;
+        *self.fetched.lock() = Some(fetched);
+        Ok(())
+    }
+
+    /// As `load_args`, without waiting for anybody. The third: owners of references inside do not know this process yet,
+    /// and `wait_for_owners` is to be called before the call runs, by a thread that may wait.
+    fn build_args<'py>(&self, py: Python<'py>) -> PyResult<(Bound<'py, PyTuple>, Bound<'py, PyDict>, bool)> {
+        let fetched = self.fetched.lock().take();
+        let references = match fetched {
+            Some(references) => references,
+            None => fetch_references(py, &self.runtime, &self.task)?,
+        };
+        let (value, names) = (&self.task.arguments, &self.task.keyword_names);
+        let (arguments, inside) = reading(|| decode_arguments(py, value, names, references));
+        let waits = !inside.is_empty();
+        *self.unknown_to_owners.lock() = inside;
+        let (args, kwargs) = arguments?;
+        Ok((args, kwargs.unwrap_or_else(|| PyDict::new(py)), waits))
+    }
+
+    /// Waits until the owners of references in the arguments know this process.
+    fn wait_for_owners(&self, py: Python<'_>) -> PyResult<()> {
+        let inside = std::mem::take(&mut *self.unknown_to_owners.lock());
+        wait_for_borrows(py, &self.runtime.core, &inside)
     }
 }
 
@@ -99,6 +141,8 @@ pub(crate) fn poll_tasks(py: Python<'_>, runtime: &Arc<Runtime>) -> PyResult<Opt
                 task,
                 runtime: Arc::clone(runtime),
                 answered: AtomicBool::new(false),
+                fetched: Mutex::new(None),
+                unknown_to_owners: Mutex::new(Vec::new()),
             }),
             WorkItem::CreateActor(_) => {
                 return Err(PyRuntimeError::new_err(

@@ -219,3 +219,39 @@ def test_an_owner_that_stands_still_holds_up_only_who_needs_it(cluster):
         # The only other reference goes while the owner does not know of this one.
         sparkray.get(keeper.let_go.remote(), timeout=60)
     assert sparkray.get(given, timeout=60) == ["kept"]
+
+
+@sparkray.remote(num_cpus=0)
+class Loop:
+    """An async actor."""
+
+    async def size(self, array):
+        return len(array)
+
+    async def first(self, references):
+        return len(references)
+
+    async def hello(self):
+        return "hello"
+
+
+def test_the_loop_of_an_async_actor_goes_on_while_a_call_waits_for_its_arguments(two):
+    """One argument lies on a node that stands still; in another there is a reference whose owner does."""
+    _, node = two
+    here = Loop.remote()
+    there = Owner.options(**ON_IT).remote()
+    pid = sparkray.get(there.pid.remote(), timeout=60)
+    array = sparkray.remote(np.ones).options(**ON_IT).remote(200_000)
+    sparkray.wait([array], timeout=60, fetch_local=False)
+    made = sparkray.get(there.make.remote(1), timeout=60)
+    assert sparkray.get(here.hello.remote(), timeout=60) == "hello"
+    with stopped(pid):
+        waits = here.first.remote(made)
+        assert sparkray.get(here.hello.remote(), timeout=60) == "hello"
+        assert sparkray.wait([waits], timeout=0.2) == ([], [waits])
+    assert sparkray.get(waits, timeout=60) == 1
+    with stopped(node.pid):
+        fetches = here.size.remote(array)
+        assert sparkray.get(here.hello.remote(), timeout=6) == "hello"
+        assert sparkray.wait([fetches], timeout=0.2) == ([], [fetches])
+    assert sparkray.get(fetches, timeout=60) == 200_000

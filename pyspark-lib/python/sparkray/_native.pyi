@@ -94,6 +94,14 @@ class IncomingTask:
     def load_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments, with references at the top level replaced by their values. Raises the
         exception of an argument that failed."""
+    def has_stored_args(self) -> bool:
+        """Whether arguments are in a store, perhaps another node's: `fetch_args` is to be called first."""
+    def fetch_args(self) -> None:
+        """Brings the arguments that are references to this process. Waits."""
+    def build_args(self) -> tuple[tuple[Any, ...], dict[str, Any], bool]:
+        """As `load_args`, without waiting. The third: `wait_for_owners` is to be called before the call runs."""
+    def wait_for_owners(self) -> None:
+        """Waits until the owners of references in the arguments know this process."""
 
 class WorkerHooks(Protocol):
     """What the worker's main loop asks of Python (sparkray._private.worker_main.Hooks)."""

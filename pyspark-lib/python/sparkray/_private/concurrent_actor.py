@@ -70,6 +70,8 @@ def _leave_pool_in_child() -> None:
         threads.pop(threading.current_thread(), None)
 
 
+# Threads that wait for arguments of an async actor's calls.
+_LOADERS = 16
 # The loop of an async actor, from its constructor on.
 _loop: asyncio.AbstractEventLoop | None = None
 
@@ -141,12 +143,18 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
     running: set[asyncio.Task[None]] = set()
     waiting: deque[IncomingTask] = deque()
     flushing = False
+    loaders = ThreadPoolExecutor(min(max_concurrency, _LOADERS), thread_name_prefix="arguments")
 
     async def run_call(task: IncomingTask) -> None:
         nonlocal flushing
         current.set(task)  # each asyncio task has its own context
         try:
-            args, kwargs = task.load_args()
+            # The loop waits for nobody: other calls go on meanwhile.
+            if task.has_stored_args():
+                await loop.run_in_executor(loaders, task.fetch_args)
+            args, kwargs, waits = task.build_args()
+            if waits:
+                await loop.run_in_executor(loaders, task.wait_for_owners)
             result = getattr(instance, task.method)(*args, **kwargs)
             if inspect.isawaitable(result):
                 result = await result
@@ -191,5 +199,6 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
     fetch()
     await ended.wait()
     waiting.clear()
+    loaders.shutdown(wait=False, cancel_futures=True)
     for started in list(running):
         started.cancel()

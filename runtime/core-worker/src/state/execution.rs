@@ -69,6 +69,12 @@ impl IncomingTask {
     pub fn has_references(&self) -> bool {
         !self.references.is_empty()
     }
+
+    /// Whether some of them are in stores.
+    pub fn has_stored_references(&self) -> bool {
+        let mut values = self.references.iter().map(|(_, value)| value);
+        values.any(|value| matches!(value, ArgumentValue::Stored { .. }))
+    }
 }
 
 /// An actor to become.
