@@ -9,6 +9,7 @@ use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
 use sparkray_core_worker::{ActorMethod, CoreWorker, HandleKind};
 
+use crate::convert::{check_signals, wait_exception};
 use crate::doors::{Visitor, runtime_of};
 
 /// Methods that are remembered: a program may name each call differently.
@@ -72,7 +73,8 @@ impl ActorRef {
     fn escape<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
         let runtime = runtime_of(Visitor::Actor(self.id), &self.worker)?;
         if self.kind == HandleKind::Counted {
-            self.worker.actor_escapes(self.id);
+            py.detach(|| self.worker.actor_escapes(self.id, &check_signals))
+                .map_err(|error| wait_exception(py, error, "the head did not answer"))?;
         }
         Ok(PyBytes::new(py, runtime.cluster_id.as_bytes()))
     }

@@ -10,6 +10,8 @@ use sparkray_proto::{ActorRecord, ActorSpec, ActorState, ActorUpdate, MessageErr
 /// Where an actor is in its life.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Phase {
+    /// Its constructor's arguments are not there yet (Ray: DEPENDENCIES_UNREADY).
+    Unready,
     /// Waits for a node.
     Pending,
     /// A node was told to create it.
@@ -64,7 +66,7 @@ impl Actor {
         match &self.phase {
             Phase::Placed { node } | Phase::Stopping { node, .. } => Some(*node),
             Phase::Alive { address, .. } => Some(address.node_id),
-            Phase::Pending | Phase::Dead { .. } => None,
+            Phase::Unready | Phase::Pending | Phase::Dead { .. } => None,
         }
     }
 
@@ -73,7 +75,7 @@ impl Actor {
         match &self.phase {
             Phase::Alive { address, .. } => Some(address.worker_id),
             Phase::Stopping { worker, .. } => *worker,
-            Phase::Pending | Phase::Placed { .. } | Phase::Dead { .. } => None,
+            Phase::Unready | Phase::Pending | Phase::Placed { .. } | Phase::Dead { .. } => None,
         }
     }
 
@@ -121,7 +123,7 @@ impl Actor {
                 update.constructor_error = constructor_error.clone();
                 ActorState::Dead
             }
-            Phase::Pending | Phase::Placed { .. } | Phase::Stopping { .. } => {
+            Phase::Unready | Phase::Pending | Phase::Placed { .. } | Phase::Stopping { .. } => {
                 if self.incarnation == 0 {
                     ActorState::Pending
                 } else {

@@ -154,7 +154,7 @@ impl ActorTable {
             // Its next incarnation was decided on before.
             Some(Phase::Stopping { .. }) => self.requeue(context, id),
             Some(Phase::Placed { .. } | Phase::Alive { .. }) => self.restart_or_die(context, id, cause),
-            Some(Phase::Pending | Phase::Dead { .. }) | None => {}
+            Some(Phase::Unready | Phase::Pending | Phase::Dead { .. }) | None => {}
         }
     }
 

@@ -48,16 +48,25 @@ pub(crate) struct ActorTable {
 }
 
 impl ActorTable {
-    /// Takes a new actor. Its job runs and its owner lives: the caller has checked. The same id again
-    /// changes nothing.
+    /// Takes a new actor. Its job runs and its owner lives: the caller has checked. The same id again changes nothing,
+    /// but for the arguments that were to follow, which may also come first.
     pub(crate) fn register(
         &mut self,
         context: &mut Context<'_>,
         mut spec: ActorSpec,
         job_namespace: &str,
+        arguments_follow: bool,
     ) -> Result<(), Failure> {
         let parts = SpecParts::read(&spec).map_err(|error| invalid(error.to_string()))?;
-        if self.actors.contains_key(&parts.id) {
+        if let Some(actor) = self.actors.get_mut(&parts.id) {
+            if actor.phase == Phase::Unready && !arguments_follow {
+                spec.namespace.clone_from(&actor.spec.namespace);
+                actor.spec = spec;
+                actor.phase = Phase::Pending;
+                actor.pending_since = context.now;
+                self.pending.push_back(parts.id);
+                self.place_pending(context);
+            }
             return Ok(());
         }
         if spec.max_restarts < -1 {
@@ -99,7 +108,11 @@ impl ActorTable {
             held,
             needs,
             preferred,
-            phase: Phase::Pending,
+            phase: if arguments_follow {
+                Phase::Unready
+            } else {
+                Phase::Pending
+            },
             incarnation: 0,
             watchers: self.early_watchers.remove(&id).unwrap_or_default(),
             refusals: Vec::new(),
@@ -109,8 +122,10 @@ impl ActorTable {
         publish(&actor, context.effects);
         self.actors.insert(id, actor);
         self.living.insert(id);
-        self.pending.push_back(id);
-        self.place_pending(context);
+        if !arguments_follow {
+            self.pending.push_back(id);
+            self.place_pending(context);
+        }
         Ok(())
     }
 
@@ -250,7 +265,7 @@ impl ActorTable {
             Phase::Stopping { .. } => {
                 self.stopping.remove(&id);
             }
-            Phase::Placed { .. } | Phase::Alive { .. } => {}
+            Phase::Unready | Phase::Placed { .. } | Phase::Alive { .. } => {}
         }
         let node = actor.node();
         if let Some(node) = node.filter(|node| context.nodes.is_alive(*node)) {
@@ -314,7 +329,7 @@ impl ActorTable {
         let Some(actor) = self.actors.get_mut(&id) else {
             return;
         };
-        if actor.phase == Phase::Pending {
+        if matches!(actor.phase, Phase::Unready | Phase::Pending) {
             return;
         }
         let node = actor.node();

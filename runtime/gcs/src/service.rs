@@ -698,7 +698,10 @@ mod tests {
             };
             ask(
                 &head,
-                head_request::Request::RegisterActor(RegisterActor { spec: Some(spec) }),
+                head_request::Request::RegisterActor(RegisterActor {
+                    spec: Some(spec),
+                    ..Default::default()
+                }),
             );
             let watch = WatchActorOnNode {
                 actor_id: actor_id.into(),

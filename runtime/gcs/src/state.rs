@@ -228,7 +228,7 @@ impl HeadState {
                 let spec = request
                     .spec
                     .ok_or_else(|| malformed(MessageError::Missing("spec")))?;
-                self.register_actor(now, spec)?;
+                self.register_actor(now, spec, request.arguments_follow)?;
             }
             Request::GetActor(request) => return self.actors.get(&request).map(Reply::Actor),
             Request::KillActor(request) => {
@@ -263,7 +263,12 @@ impl HeadState {
         self.jobs.register(request)
     }
 
-    fn register_actor(&mut self, now: Instant, spec: ActorSpec) -> Result<(), Failure> {
+    fn register_actor(
+        &mut self,
+        now: Instant,
+        spec: ActorSpec,
+        arguments_follow: bool,
+    ) -> Result<(), Failure> {
         let job = JobId::from_slice(&spec.job_id).map_err(|error| malformed(error.into()))?;
         let namespace = self.jobs.running(job)?.to_owned();
         let owner = spec
@@ -273,7 +278,7 @@ impl HeadState {
         let owner = WorkerAddress::try_from(owner).map_err(malformed)?;
         self.check_lives(&owner, "owner")?;
         let (actors, mut context) = self.actors_in(now);
-        actors.register(&mut context, spec, &namespace)
+        actors.register(&mut context, spec, &namespace, arguments_follow)
     }
 
     /// A request and the news of its sender's death come by different ways, in any order.

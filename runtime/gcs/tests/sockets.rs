@@ -280,7 +280,10 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
         ..ActorSpec::default()
     };
     first
-        .call(Request::RegisterActor(RegisterActor { spec: Some(spec) }))
+        .call(Request::RegisterActor(RegisterActor {
+            spec: Some(spec),
+            ..Default::default()
+        }))
         .await;
     first
         .tell(FromNode::WatchActor(WatchActorOnNode {

@@ -141,7 +141,10 @@ async fn create_actor(driver: &mut Driver, node: &Node) -> ActorUpdate {
         python_version: "3.11".to_owned(),
         ..ActorSpec::default()
     };
-    let request = head_request::Request::RegisterActor(RegisterActor { spec: Some(spec) });
+    let request = head_request::Request::RegisterActor(RegisterActor {
+        spec: Some(spec),
+        ..Default::default()
+    });
     assert_eq!(driver.ask_head(request).await.failure, None);
     driver.send(
         FrameKind::WatchActor,

@@ -1,14 +1,17 @@
 //! Calls of functions and actors.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, ObjectId};
 use sparkray_proto::{self as proto, head_reply, head_request};
 
+use super::head::HEAD_DEADLINE;
 use super::{check_running, inline_limit};
 use crate::error::{CoreError, WaitError};
 use crate::state::{ActorMethod, CallKind, Creation, HandleKind, NewTask, TaskTemplate};
+use crate::waiting::Patience;
 use crate::worker::CoreWorker;
 
 /// The arguments of a call.
@@ -74,8 +77,8 @@ impl CoreWorker {
         })
     }
 
-    /// Registers an actor with the head, which places it. The caller holds one handle. An actor without a name whose
-    /// arguments are not there yet is registered when they are.
+    /// Registers an actor with the head, which places it once its arguments are there. The caller holds one handle. For an
+    /// actor with a name, which may be taken, the head's answer is waited for.
     pub fn create_actor<E>(
         &self,
         mut spec: proto::ActorSpec,
@@ -83,12 +86,7 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<ActorId, WaitError<E>> {
         let actor_id = ActorId::random();
-        let references: Vec<ObjectId> = arguments.references.iter().map(|(_, id)| *id).collect();
-        let named = !spec.name.is_empty() || spec.detached;
-        if named {
-            // Whether the name is free is known only once it is registered.
-            self.wait(&references, references.len(), None, interrupt)?;
-        }
+        let waits = !spec.name.is_empty() || spec.detached;
         let request = self.with_state(|state| {
             check_running(state)?;
             if let Some(cause) = &state.head_lost {
@@ -107,26 +105,32 @@ impl CoreWorker {
             if spec.detached {
                 state.actor_escapes(actor_id);
             }
-            let mut pins = references.clone();
+            let mut pins: Vec<ObjectId> = arguments.references.iter().map(|(_, id)| *id).collect();
             pins.extend(&arguments.contained);
             state.pin_for_actor(actor_id, pins);
             let creation = Creation {
                 spec,
                 references: arguments.references,
             };
-            let ready = state.existing(&references, references.len()).len() == references.len();
-            if !ready || state.failed_object(&references).is_some() {
-                state.create_actor_later(actor_id, creation);
+            if !waits {
+                state.register_actor(actor_id, creation);
                 return Ok(None);
             }
-            Ok(state.creation_request(creation).request)
+            let ready = state.has_arguments(&creation);
+            let request = state.registration(&creation, ready).request;
+            Ok(request.map(|request| (request, (!ready).then_some(creation))))
         })?;
-        let Some(request) = request else {
+        let Some((request, creation)) = request else {
             return Ok(actor_id);
         };
         match self.ask_head(request, interrupt) {
             Ok(_) => {
-                self.with_state(|state| state.actor_registered(actor_id));
+                self.with_state(|state| {
+                    state.actor_registered(actor_id);
+                    if let Some(creation) = creation {
+                        state.create_actor_later(actor_id, creation);
+                    }
+                });
                 Ok(actor_id)
             }
             Err(error) => {
@@ -168,9 +172,26 @@ impl CoreWorker {
             .add(|dropped| dropped.actor_handles.push((actor_id, kind)));
     }
 
-    /// A handle is about to leave this process: the actor no longer ends with the handles that are here.
-    pub fn actor_escapes(&self, actor_id: ActorId) {
+    /// A handle is about to leave this process: the actor no longer ends with the handles that are here, and whoever gets
+    /// it is to find the actor at the head.
+    pub fn actor_escapes<E>(
+        &self,
+        actor_id: ActorId,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), WaitError<E>> {
         self.state.lock().actor_escapes(actor_id);
+        self.wait_for_registration(actor_id, interrupt)
+    }
+
+    fn wait_for_registration<E>(
+        &self,
+        actor_id: ActorId,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), WaitError<E>> {
+        let patience = Patience::until(Some(Instant::now() + HEAD_DEADLINE));
+        self.wait_until(patience, interrupt, |state| {
+            (!state.is_registering(actor_id)).then_some(())
+        })
     }
 
     /// Looks an actor up by name.
@@ -198,6 +219,7 @@ impl CoreWorker {
         no_restart: bool,
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), WaitError<E>> {
+        self.wait_for_registration(actor_id, interrupt)?;
         let cause = "it was killed by kill()".to_owned();
         let request = proto::KillActor {
             actor_id: actor_id.to_vec().into(),

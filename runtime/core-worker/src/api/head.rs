@@ -11,7 +11,7 @@ use crate::state::{Pending, SlotResult};
 use crate::worker::{CoreWorker, never_interrupted};
 
 /// The head answers by then, or does not.
-const HEAD_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
 impl CoreWorker {
     /// Asks the head, through the local raylet.

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, ObjectId, ValueFormat, ValueHeader, WorkerAddress};
 use sparkray_proto::{self as proto, ActorState, FrameKind};
 
@@ -11,6 +12,9 @@ use super::objects::Waiter;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
 use crate::reactor::{ConnId, RAYLET_CONN};
+
+const HANDLES_GONE: &str = "all handles of the actor are gone";
+const ARGUMENT_FAILED: &str = "an argument of its constructor has failed";
 
 /// Where calls of an actor go.
 #[derive(Debug)]
@@ -130,19 +134,29 @@ impl State {
         }
     }
 
-    /// What the head is asked for, once the arguments are there.
-    pub(crate) fn creation_request(&self, creation: Creation) -> proto::HeadRequest {
-        let (arguments, inline_arguments) = self.describe_arguments(&creation.references);
-        let spec = proto::ActorSpec {
-            arguments,
-            inline_arguments,
-            ..creation.spec
+    /// What the head is told of an actor, with the arguments when they are there.
+    pub(crate) fn registration(&self, creation: &Creation, with_arguments: bool) -> proto::HeadRequest {
+        let mut spec = creation.spec.clone();
+        if with_arguments {
+            (spec.arguments, spec.inline_arguments) = self.describe_arguments(&creation.references);
+        } else {
+            spec.arguments_value = Bytes::new();
+            spec.class_blob = Bytes::new();
+        }
+        let register = proto::RegisterActor {
+            spec: Some(spec),
+            arguments_follow: !with_arguments,
         };
         proto::HeadRequest {
-            request: Some(proto::head_request::Request::RegisterActor(
-                proto::RegisterActor { spec: Some(spec) },
-            )),
+            request: Some(proto::head_request::Request::RegisterActor(register)),
         }
+    }
+
+    /// Whether all arguments of a constructor are there, as values.
+    pub(crate) fn has_arguments(&mut self, creation: &Creation) -> bool {
+        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        self.existing(&references, references.len()).len() == references.len()
+            && self.failed_object(&references).is_none()
     }
 
     /// An actor runs several calls at a time.
@@ -152,7 +166,25 @@ impl State {
         }
     }
 
-    /// Registers an actor with the head when its arguments are there; its calls wait for that.
+    /// Has the head create an actor that it does not know. Nobody waits for its answer.
+    pub(crate) fn register_actor(&mut self, actor_id: ActorId, creation: Creation) {
+        if self.has_arguments(&creation) {
+            let request = self.registration(&creation, true);
+            self.ask_for_actor(actor_id, &request);
+            return;
+        }
+        // It is to know the actor before others do, who may get a handle.
+        let request = self.registration(&creation, false);
+        self.ask_for_actor(actor_id, &request);
+        self.create_actor_later(actor_id, creation);
+    }
+
+    fn ask_for_actor(&mut self, actor_id: ActorId, request: &proto::HeadRequest) {
+        let pending = Pending::Creation(actor_id);
+        self.request(RAYLET_CONN, pending, FrameKind::HeadRequest, request);
+    }
+
+    /// Has the head create an actor that it knows, when its arguments are there.
     pub(crate) fn create_actor_later(&mut self, actor_id: ActorId, creation: Creation) {
         let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
         if let Some(client) = self.actors.get_mut(&actor_id) {
@@ -176,6 +208,7 @@ impl State {
         if let Some((value, is_error)) = self.failed_object(&references) {
             // Its calls fail as if its constructor had raised.
             self.actor_died(actor_id, creation_failed(actor_id, value), is_error);
+            self.end_if_registered(actor_id);
             return;
         }
         if self.existing(&references, references.len()).len() < references.len() {
@@ -186,23 +219,46 @@ impl State {
             .get_mut(&actor_id)
             .and_then(|client| client.creation.take());
         if let Some(creation) = creation {
-            let request = self.creation_request(*creation);
-            self.request(
-                RAYLET_CONN,
-                Pending::Creation(actor_id),
-                FrameKind::HeadRequest,
-                &request,
-            );
+            let request = self.registration(&creation, true);
+            self.ask_for_actor(actor_id, &request);
         }
     }
 
     /// The head knows an actor that this process creates.
     pub(crate) fn actor_registered(&mut self, actor_id: ActorId) {
-        if let Some(client) = self.actors.get_mut(&actor_id) {
-            client.registered = true;
-            self.watch_actor(actor_id);
-            // Its handles may be gone already.
-            self.end_unreachable_actor(actor_id);
+        let Some(client) = self.actors.get_mut(&actor_id) else {
+            // All handles went before it could be created.
+            self.end_actor(actor_id, ARGUMENT_FAILED);
+            return;
+        };
+        if std::mem::replace(&mut client.registered, true) {
+            return;
+        }
+        let failed = client.state == ActorState::Dead;
+        self.news = true;
+        if failed {
+            self.end_if_registered(actor_id);
+            return;
+        }
+        self.watch_actor(actor_id);
+        // Its handles may be gone already.
+        self.end_unreachable_actor(actor_id);
+    }
+
+    /// Whether the head has not yet answered the registration of an actor: others would not find it.
+    pub(crate) fn is_registering(&self, actor_id: ActorId) -> bool {
+        let client = self.actors.get(&actor_id);
+        client.is_some_and(|client| !client.registered && client.state != ActorState::Dead)
+    }
+
+    /// An actor that could not be created: who has a handle of it hears that from the head.
+    fn end_if_registered(&mut self, actor_id: ActorId) {
+        let Some(client) = self.actors.get_mut(&actor_id) else {
+            return;
+        };
+        if client.registered && self.head_lost.is_none() && self.broken.is_none() {
+            client.kill_sent = true;
+            self.end_actor(actor_id, ARGUMENT_FAILED);
         }
     }
 
@@ -226,7 +282,7 @@ impl State {
     /// The creation failed. `unsure`: the head may have heard of it.
     pub(crate) fn actor_refused(&mut self, actor_id: ActorId, error: CoreError, unsure: bool) {
         if unsure && self.head_lost.is_none() && self.broken.is_none() {
-            self.end_actor(actor_id);
+            self.end_actor(actor_id, HANDLES_GONE);
         }
         self.actor_died(actor_id, Value::failed(error.of_actor(actor_id)), false);
     }
@@ -267,14 +323,14 @@ impl State {
             return;
         }
         client.kill_sent = true;
-        self.end_actor(actor_id);
+        self.end_actor(actor_id, HANDLES_GONE);
     }
 
-    fn end_actor(&mut self, actor_id: ActorId) {
+    fn end_actor(&mut self, actor_id: ActorId, cause: &str) {
         let kill = proto::KillActor {
             actor_id: actor_id.to_vec().into(),
             no_restart: true,
-            cause: "all handles of the actor are gone".to_owned(),
+            cause: cause.to_owned(),
             graceful: true,
         };
         let request = proto::HeadRequest {
@@ -355,6 +411,7 @@ impl State {
             return;
         };
         client.state = ActorState::Dead;
+        self.news = true;
         client.death = Some((death.clone(), is_error));
         client.link = Link::Idle;
         client.address = None;

@@ -10,7 +10,7 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{ActorState, GetActor, ListActors, RegisterActor};
+use sparkray_proto::{ActorSpec, ActorState, GetActor, ListActors, RegisterActor};
 
 use super::{Cluster, actor_id, code, cpus, kills, node_id, updates, worker};
 
@@ -49,7 +49,10 @@ fn a_dead_actor_does_not_keep_the_message_that_registered_it() {
     let mut cluster = Cluster::with_nodes(&[4.0]);
     let mut spec = cluster.spec(1, 1.0);
     spec.class_blob = vec![7; 1 << 20].into();
-    let message = RegisterActor { spec: Some(spec) };
+    let message = RegisterActor {
+        spec: Some(spec),
+        ..Default::default()
+    };
     let buffer = Bytes::from(message.encode_to_vec());
     let message = RegisterActor::decode(buffer.clone()).unwrap();
     cluster.request(Request::RegisterActor(message)).unwrap();
@@ -72,6 +75,47 @@ fn registering_twice_changes_nothing() {
         panic!("no list")
     };
     assert_eq!(list.actors.len(), 1);
+}
+
+#[test]
+fn an_actor_whose_arguments_follow_is_known_and_placed_when_they_come() {
+    let mut cluster = Cluster::with_nodes(&[4.0]);
+    let announced = |cluster: &Cluster, number: u8| RegisterActor {
+        spec: Some(ActorSpec {
+            arguments_value: Bytes::new(),
+            name: format!("server {number}"),
+            ..cluster.spec(number, 1.0)
+        }),
+        arguments_follow: true,
+    };
+    let whole = |cluster: &Cluster, number: u8| ActorSpec {
+        name: format!("server {number}"),
+        ..cluster.spec(number, 1.0)
+    };
+    cluster
+        .request(Request::RegisterActor(announced(&cluster, 1)))
+        .unwrap();
+    assert!(cluster.placement(1).is_none());
+    assert_eq!(cluster.record(1).state.unwrap().state(), ActorState::Pending);
+    cluster.register(whole(&cluster, 1)).unwrap();
+    assert!(cluster.placement(1).is_some());
+
+    // They may come in the other order, and once is enough.
+    cluster.register(whole(&cluster, 2)).unwrap();
+    assert!(cluster.placement(2).is_some());
+    cluster
+        .request(Request::RegisterActor(announced(&cluster, 2)))
+        .unwrap();
+    assert!(cluster.placement(2).is_none());
+
+    // It may end before they come, and with its owner.
+    cluster
+        .request(Request::RegisterActor(announced(&cluster, 3)))
+        .unwrap();
+    cluster.kill(3, false).unwrap();
+    assert_eq!(cluster.record(3).state.unwrap().state(), ActorState::Dead);
+    cluster.register(whole(&cluster, 3)).unwrap();
+    assert!(cluster.placement(3).is_none());
 }
 
 #[test]

@@ -207,7 +207,10 @@ impl Cluster {
     }
 
     fn register(&mut self, spec: ActorSpec) -> Result<Reply, Failure> {
-        self.request(Request::RegisterActor(RegisterActor { spec: Some(spec) }))
+        self.request(Request::RegisterActor(RegisterActor {
+            spec: Some(spec),
+            ..Default::default()
+        }))
     }
 
     fn tell(&mut self, node: NodeId, number: u8, incarnation: u64, outcome: Outcome) {

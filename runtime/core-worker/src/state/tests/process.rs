@@ -553,7 +553,7 @@ impl Simulation {
             ..Default::default()
         };
         let references = slots.iter().map(|id| (0, *id)).collect();
-        state.create_actor_later(actor_id, Creation { spec, references });
+        state.register_actor(actor_id, Creation { spec, references });
         actor_id
     }
 

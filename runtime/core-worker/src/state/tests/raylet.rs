@@ -56,6 +56,8 @@ pub(super) struct Actor {
     pub(super) process: Option<usize>,
     cause: String,
     restarts_left: i32,
+    /// Its arguments follow.
+    unready: bool,
 }
 
 #[derive(Debug, Default)]
@@ -342,17 +344,28 @@ impl Simulation {
             head_request::Request::RegisterActor(request) => {
                 let spec = request.spec.unwrap();
                 let id = ActorId::from_slice(&spec.actor_id).unwrap();
-                let restarts_left = spec.max_restarts;
-                let actor = Actor {
-                    spec,
-                    incarnation: 0,
-                    state: ActorState::Pending,
-                    process: None,
-                    cause: String::new(),
-                    restarts_left,
-                };
-                self.head.actors.insert(id, actor);
-                self.place_actor(id);
+                let known = self.head.actors.get_mut(&id);
+                let is_new = known.is_none();
+                if let Some(actor) = known {
+                    if actor.unready && !request.arguments_follow && actor.state != ActorState::Dead {
+                        (actor.spec, actor.unready) = (spec, false);
+                        self.place_actor(id);
+                    }
+                } else {
+                    let actor = Actor {
+                        restarts_left: spec.max_restarts,
+                        spec,
+                        incarnation: 0,
+                        state: ActorState::Pending,
+                        process: None,
+                        cause: String::new(),
+                        unready: request.arguments_follow,
+                    };
+                    self.head.actors.insert(id, actor);
+                }
+                if is_new && !request.arguments_follow {
+                    self.place_actor(id);
+                }
             }
             head_request::Request::KillActor(request) => {
                 let id = ActorId::from_slice(&request.actor_id).unwrap();
