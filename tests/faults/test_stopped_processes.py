@@ -255,3 +255,15 @@ def test_the_loop_of_an_async_actor_goes_on_while_a_call_waits_for_its_arguments
         assert sparkray.get(here.hello.remote(), timeout=6) == "hello"
         assert sparkray.wait([fetches], timeout=0.2) == ([], [fetches])
     assert sparkray.get(fetches, timeout=60) == 200_000
+
+
+def test_creating_an_actor_without_a_name_waits_for_no_head(two):
+    """Its calls do, and so does whoever is to get a handle."""
+    cluster, _ = two
+    with stopped(cluster._local.head_pid):
+        began = time.monotonic()
+        journals = [Journal.options(num_cpus=0).remote() for _ in range(3)]
+        calls = [journal.add.remote(1) for journal in journals]
+        assert time.monotonic() - began < 9, "nothing waits for the head"
+        times_out(calls[0], 0.5)
+    assert sparkray.get(calls, timeout=60) == [[1]] * 3
