@@ -12,6 +12,7 @@ mod error;
 mod fork;
 mod hash;
 mod kick;
+mod names;
 mod reactor;
 mod state;
 mod store;

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,6 +18,7 @@ use sparkray_rpc::{
 
 use crate::connection::{Connection, Flushed};
 use crate::kick::Kick;
+use crate::names::Names;
 
 /// Names a connection within this process.
 pub(crate) type ConnId = u64;
@@ -82,6 +84,8 @@ pub(crate) struct Reactor {
     kick: Arc<Kick>,
     identity: Identity,
     connections: Mutex<HashMap<ConnId, Arc<Connection>>>,
+    /// Those that wait for the address of a host.
+    names: Names,
     /// Connections with corked frames.
     dirty: Mutex<Vec<ConnId>>,
     /// Connections that failed outside of the leader's reading.
@@ -98,9 +102,10 @@ impl Reactor {
         epoll::add(&epoll, &kick, EventData::new_u64(KICK), EventFlags::IN)?;
         Ok(Self {
             epoll,
-            kick,
             identity,
             connections: Mutex::new(HashMap::new()),
+            names: Names::new(Arc::clone(&kick)),
+            kick,
             dirty: Mutex::new(Vec::new()),
             broken: Mutex::new(Vec::new()),
             begun: Instant::now(),
@@ -129,16 +134,47 @@ impl Reactor {
         }
     }
 
-    /// Begins to connect. A failure is reported by a later [`Reactor::drive`].
+    /// Begins to connect. A failure is reported by a later [`Reactor::drive`]. Waits for nobody: the state's lock is held.
     pub(crate) fn open(&self, id: ConnId, endpoint: &Endpoint, target: Target) {
-        let outcome = connect_nonblocking(endpoint).and_then(|socket| {
-            let handshake = ClientHandshake::new(&self.identity, target);
-            let connection = Connection::connecting(socket, handshake, endpoint.to_string());
-            self.add(id, connection, EventFlags::IN | EventFlags::OUT)
-        });
+        let outcome = match endpoint {
+            Endpoint::Tcp(address) if address.parse::<SocketAddr>().is_err() => {
+                self.names.look_up(id, address, target)
+            }
+            _ => self.connect(id, endpoint, target, endpoint.to_string(), &[]),
+        };
         if let Err(error) = outcome {
             self.report_broken(id, format!("cannot connect to {endpoint}: {error}"));
         }
+    }
+
+    /// `frames`: what waited for this connection.
+    fn connect(
+        &self,
+        id: ConnId,
+        endpoint: &Endpoint,
+        target: Target,
+        peer: String,
+        frames: &[u8],
+    ) -> io::Result<()> {
+        let socket = connect_nonblocking(endpoint)?;
+        let handshake = ClientHandshake::new(&self.identity, target);
+        let connection = Connection::connecting(socket, handshake, peer);
+        connection.append(frames);
+        self.add(id, connection, EventFlags::IN | EventFlags::OUT)
+    }
+
+    /// Begins to connect to the hosts whose names were looked up.
+    fn connect_resolved(&self) {
+        self.names.take_answered(|id, unresolved, found| {
+            let outcome = found.and_then(|address| {
+                let endpoint = Endpoint::Tcp(address.to_string());
+                let peer = unresolved.address.clone();
+                self.connect(id, &endpoint, unresolved.target, peer, &unresolved.frames)
+            });
+            if let Err(error) = outcome {
+                self.report_broken(id, format!("cannot connect to {}: {error}", unresolved.address));
+            }
+        });
     }
 
     fn add(&self, id: ConnId, connection: Connection, flags: EventFlags) -> io::Result<()> {
@@ -151,7 +187,13 @@ impl Reactor {
     /// Queues frames; they leave with others a little later. Gives the connection when they should leave at once,
     /// by [`Reactor::flush`].
     pub(crate) fn append(&self, id: ConnId, frames: &[u8], urgent: bool) -> Option<Arc<Connection>> {
-        let connection = self.connections.lock().get(&id).map(Arc::clone)?;
+        let known = self.connections.lock().get(&id).map(Arc::clone);
+        let connection = match known {
+            Some(connection) => connection,
+            None if self.names.append(id, frames) => return None,
+            // Its name may just have been answered.
+            None => self.connections.lock().get(&id).map(Arc::clone)?,
+        };
         let full = connection.append(frames);
         if urgent || full {
             return Some(connection);
@@ -206,6 +248,7 @@ impl Reactor {
 
     /// Closes a connection and forgets it.
     pub(crate) fn close(&self, id: ConnId) {
+        self.names.forget(id);
         let connection = self.connections.lock().remove(&id);
         if let Some(connection) = connection {
             connection.flush(|_| {});
@@ -224,6 +267,7 @@ impl Reactor {
     /// Waits up to `timeout` and reads what arrived. Only the leader calls it.
     pub(crate) fn drive(&self, timeout: Duration, incidents: &mut Vec<Incident>) -> io::Result<Woken> {
         self.flush_dirty();
+        self.connect_resolved();
         let now = Instant::now();
         self.check_reachability(now);
         let deadline = now + timeout;
@@ -346,6 +390,7 @@ impl Reactor {
 
     /// Forgets a connection that ended. Whether it was never used.
     fn forget(&self, id: ConnId) -> bool {
+        self.names.forget(id);
         let connection = self.connections.lock().remove(&id);
         let Some(connection) = connection else {
             return true;

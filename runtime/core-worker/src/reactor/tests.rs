@@ -114,6 +114,52 @@ fn nobody_listens() {
 }
 
 #[test]
+fn a_host_is_found_by_its_name_and_frames_wait_for_that() {
+    let identity = identity();
+    let listener = std::net::TcpListener::bind("localhost:0").unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    let reactor = Reactor::new(identity).unwrap();
+    reactor.open(1, &Endpoint::Tcp(address), Target::Raylet(NodeId::random()));
+    assert!(
+        reactor.append(1, &frame(), true).is_none(),
+        "nothing can leave yet"
+    );
+    let callee = std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        stream.read_exact(&mut [0; HELLO_LEN]).unwrap();
+    });
+    match next(&reactor) {
+        Incident::Closed(1, cause) => assert!(cause.unused, "{cause:?}"),
+        other => panic!("{other:?}"),
+    }
+    callee.join().unwrap();
+}
+
+#[test]
+fn a_name_that_nobody_has_breaks_its_connection() {
+    let reactor = Reactor::new(identity()).unwrap();
+    let endpoint = Endpoint::Tcp("localhost:no-port".to_owned());
+    reactor.open(1, &endpoint, Target::Raylet(NodeId::random()));
+    match next(&reactor) {
+        Incident::Closed(1, cause) => {
+            assert!(
+                cause.unused && cause.message.contains("localhost:no-port"),
+                "{cause:?}"
+            );
+        }
+        other => panic!("{other:?}"),
+    }
+    assert!(reactor.append(1, &frame(), true).is_none());
+    // One that is closed before the answer is not begun any more.
+    let listener = std::net::TcpListener::bind("localhost:0").unwrap();
+    let address = format!("localhost:{}", listener.local_addr().unwrap().port());
+    reactor.open(2, &Endpoint::Tcp(address), Target::Raylet(NodeId::random()));
+    reactor.close(2);
+    reactor.drive(Duration::from_millis(1), &mut Vec::new()).unwrap();
+    assert!(reactor.append(2, &frame(), true).is_none());
+}
+
+#[test]
 fn a_sleeping_leader_takes_corked_frames_along() {
     let reactor = Arc::new(Reactor::new(identity()).unwrap());
     let (near, mut far) = UnixStream::pair().unwrap();
