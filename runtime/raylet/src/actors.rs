@@ -170,7 +170,7 @@ impl Raylet {
     /// CreateActorReply.
     pub(crate) fn actor_created(&mut self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
         let reply: CreateActorReply = frame.decode()?;
-        let Some(id) = self.actors.creating.remove(&frame.correlation) else {
+        let Some(id) = self.actors.creating.get(&frame.correlation).copied() else {
             return Ok(());
         };
         let speaker = self.clients.client(connection).map(|client| client.worker_id);
@@ -181,8 +181,11 @@ impl Raylet {
             return Ok(());
         };
         if speaker != Some(worker) {
+            // The worker that was asked still has to say it.
+            warn!(actor_id = %id, worker_id = %worker, ?speaker, "another process answers for a worker that creates an actor");
             return Ok(());
         }
+        self.actors.creating.remove(&frame.correlation);
         let incarnation = actor.incarnation;
         if let Some(failure) = reply.failure {
             self.dismiss_actor(id, "the actor could not be created");

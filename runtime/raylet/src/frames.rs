@@ -56,7 +56,13 @@ impl Raylet {
     }
 
     fn dispatch_local(&mut self, connection: u64, frame: &Frame) -> Result<(), FrameError> {
+        let client = self.clients.client(connection);
+        let is_worker = client.is_some_and(|client| client.kind == ClientKind::Worker);
         match frame.kind {
+            // What only a worker says of itself.
+            FrameKind::WorkerBlocked | FrameKind::WorkerLabel | FrameKind::CreateActorReply if !is_worker => {
+                return Err(FrameError::NotHere(frame.kind));
+            }
             FrameKind::HeadRequest => self.ask_head(connection, frame)?,
             FrameKind::WatchActor => self.watch_actor(connection, frame)?,
             FrameKind::WorkerBlocked => self.worker_blocked(connection, frame)?,

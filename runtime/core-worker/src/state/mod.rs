@@ -276,6 +276,7 @@ impl State {
 
     fn dispatch(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {
         let correlation = frame.correlation;
+        self.check_speaker(conn, frame.kind)?;
         match frame.kind {
             FrameKind::PushTask => self.on_push_task(conn, &frame),
             FrameKind::PushTaskReply => self.on_push_reply(conn, &frame),
@@ -294,6 +295,47 @@ impl State {
             }
             _ => self.dispatch_from_raylet(conn, frame),
         }
+    }
+
+    /// Whether the other end of a connection may say such a thing: workers speak for themselves, a raylet for its leases,
+    /// and only the raylet of this node for the cluster.
+    fn check_speaker(&self, conn: ConnId, kind: FrameKind) -> Result<(), CoreError> {
+        let is_raylet = self.conns.get(&conn).is_some_and(|state| match state.peer {
+            Some(PeerKey::LocalRaylet | PeerKey::Raylet(_)) => true,
+            Some(PeerKey::Worker(_)) => false,
+            // A raylet of another node that calls says so by an address without a worker.
+            None => state
+                .remote
+                .as_ref()
+                .is_some_and(|remote| remote.worker_id.is_nil()),
+        });
+        let allowed = match kind {
+            FrameKind::Empty => true,
+            FrameKind::WorkerHello
+            | FrameKind::PushTask
+            | FrameKind::PushTaskReply
+            | FrameKind::AcknowledgeReplies
+            | FrameKind::GetObject
+            | FrameKind::GetObjectReply
+            | FrameKind::AddBorrower
+            | FrameKind::RemoveBorrower
+            | FrameKind::RegisterAgain
+            | FrameKind::ReleaseReturnPins => !is_raylet,
+            FrameKind::RegisterClientReply
+            | FrameKind::RequestWorkerLeaseReply
+            | FrameKind::LeaseWanted
+            | FrameKind::LeaseBroken
+            | FrameKind::LocationLost => is_raylet,
+            _ => conn == RAYLET_CONN,
+        };
+        if allowed {
+            return Ok(());
+        }
+        let speaker = if is_raylet { "a raylet" } else { "a worker" };
+        Err(CoreError::new(
+            ErrorCode::Internal,
+            format!("{speaker} may send no {kind:?} message"),
+        ))
     }
 
     fn dispatch_from_raylet(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {

@@ -2,7 +2,10 @@
 
 use sparkray_common::ErrorCode;
 use sparkray_proto::{self as proto, FrameKind};
+use sparkray_rpc::Frame;
 
+use super::super::PeerKey;
+use super::super::connections::ConnState;
 use super::process::Process;
 use super::value::Item;
 use super::{DRIVER, Simulation};
@@ -182,4 +185,43 @@ fn without_a_head_waiting_actors_fail_and_running_ones_go_on() {
         simulation.processes[DRIVER].values[&runs],
         Ok(vec![Item::Number(7)])
     );
+}
+
+#[test]
+fn a_worker_speaks_for_nobody_else() {
+    let mut simulation = Simulation::new(3, 2, 1);
+    let node_id = simulation.processes[DRIVER].state.me.node_id.to_vec();
+    let lies = [
+        Frame::new(
+            FrameKind::NodeDied,
+            0,
+            &proto::NodeDied {
+                node_id: node_id.clone().into(),
+                cause: "a lie".to_owned(),
+            },
+        ),
+        Frame::new(
+            FrameKind::HeadLost,
+            0,
+            &proto::HeadLost {
+                cause: "a lie".to_owned(),
+            },
+        ),
+        Frame::new(FrameKind::ExitWorker, 0, &proto::ExitWorker::default()),
+        Frame::new(FrameKind::LeaseBroken, 0, &proto::LeaseBroken::default()),
+    ];
+    for lie in lies {
+        let result = driver(&mut simulation).submit("value", &[Item::Number(1)], &[]);
+        let key = driver(&mut simulation).fetch(result);
+        simulation.settle();
+        assert!(simulation.processes[DRIVER].values[&key].is_ok());
+        let state = &mut driver(&mut simulation).state;
+        let worker = |(_, conn): &(&u64, &ConnState)| matches!(conn.peer, Some(PeerKey::Worker(_)));
+        let conn = state.conns.iter().find(worker).map(|(conn, _)| *conn).unwrap();
+        state.on_frame(conn, lie);
+        // What it said is not believed, and it is not listened to any more.
+        assert!(!state.conns.contains_key(&conn));
+        assert!(state.head_lost.is_none() && !state.execution.exit);
+        assert!(!state.is_dead(&state.me.clone()));
+    }
 }
