@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 use rustix::process::{Pid, PidfdFlags};
@@ -17,10 +17,12 @@ use sparkray_rpc::{Frame, FrameReceiver, FrameSender, register};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::event::Event;
 
+/// A caller registers by then.
+const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
 /// The socket of a process that is gone has nothing more to say after this silence.
 const DRAIN_SILENCE: Duration = Duration::from_millis(20);
 
@@ -83,6 +85,7 @@ pub(crate) struct Connection {
     pub(crate) expected: Option<WorkerId>,
     /// The process of a local client that is no child of this one; readable once it has ended.
     pub(crate) process: Option<Arc<AsyncFd<OwnedFd>>>,
+    since: Instant,
 }
 
 /// All connections.
@@ -116,9 +119,25 @@ impl Clients {
                 client: None,
                 expected,
                 process: None,
+                since: Instant::now(),
             },
         );
         id
+    }
+
+    /// Closes connections whose other end has proved that it knows the token, and has not said who it is in time.
+    pub(crate) fn close_unregistered(&self, now: Instant) {
+        for (id, connection) in &self.connections {
+            // Workers that the zygote was asked for take as long as their imports.
+            let waits = connection.client.is_none() && connection.expected.is_none();
+            if waits && now.saturating_duration_since(connection.since) >= REGISTER_DEADLINE {
+                warn!(
+                    connection = id,
+                    "closing a connection whose other end has not registered"
+                );
+                connection.sender.close();
+            }
+        }
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<&Connection> {
@@ -306,7 +325,48 @@ pub(crate) async fn await_end(
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+    use std::os::unix::net::UnixStream;
+
+    use sparkray_rpc::frame_connection;
+
     use super::*;
+
+    #[tokio::test]
+    async fn who_does_not_register_is_closed_in_time() {
+        let (events, mut gone) = mpsc::channel(8);
+        let mut clients = Clients::default();
+        let mut ends = Vec::new();
+        for expected in [None, Some(WorkerId::random()), None] {
+            let (near, far) = UnixStream::pair().unwrap();
+            near.set_nonblocking(true).unwrap();
+            let (sender, receiver) = frame_connection(OwnedFd::from(near)).unwrap();
+            clients.add(sender, receiver, true, expected, &events);
+            ends.push(far);
+        }
+        let driver = Client {
+            kind: ClientKind::Driver,
+            worker_id: WorkerId::random(),
+            node_id: None,
+            pid: 1,
+            job_id: None,
+            log_to_driver: false,
+            lost_lines: 0,
+            watched: HashSet::new(),
+        };
+        clients.register(3, driver);
+        clients.close_unregistered(Instant::now());
+        assert!(gone.try_recv().is_err(), "nobody is late yet");
+        clients.close_unregistered(Instant::now() + REGISTER_DEADLINE);
+        ends[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        let mut end = ends.remove(0);
+        let closed = tokio::task::spawn_blocking(move || end.read(&mut [0; 1]).unwrap());
+        assert_eq!(closed.await.unwrap(), 0);
+        for end in ends {
+            end.set_nonblocking(true).unwrap();
+            assert!((&end).read(&mut [0; 1]).is_err(), "still open");
+        }
+    }
 
     #[test]
     fn output_for_a_driver_that_does_not_read_is_dropped_and_counted() {

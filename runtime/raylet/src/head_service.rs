@@ -314,6 +314,7 @@ impl Raylet {
     pub(crate) fn tick(&mut self) {
         self.tend_lease();
         self.store.tick(Instant::now());
+        self.clients.close_unregistered(Instant::now());
         self.tend_workers();
         self.kill_orphans();
         let has_more_room = self.view.forget_old_notes(Instant::now());
