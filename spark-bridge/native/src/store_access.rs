@@ -22,8 +22,11 @@ const CREATE_PATIENCE: Duration = Duration::from_mins(5);
 /// A block comes from another node or from disk at worst.
 const GET_PATIENCE: Duration = Duration::from_mins(5);
 
-/// One connection for all tasks of this process.
+/// One connection for all tasks of this process. Locked for a moment only: the manager, whose heartbeats must go on, lets
+/// go of it.
 static CONNECTION: Mutex<Option<BlockingStoreClient>> = Mutex::new(None);
+/// Held by the task that connects. Others wait for its connection.
+static CONNECTING: Mutex<()> = Mutex::new(());
 static LETS_GO: Once = Once::new();
 
 /// Lets go of the connection to a raylet that is gone, and of its store's memory. Tasks that still read keep theirs
@@ -36,6 +39,13 @@ fn let_go(node_id: NodeId) {
     {
         *connection = None;
     }
+}
+
+/// The connection that there is, when it leads to this raylet.
+fn connection_to(raylet: &RayletHandle) -> Option<BlockingStoreClient> {
+    let connection = CONNECTION.lock();
+    let client = connection.as_ref()?;
+    (client.node_id() == raylet.node_id && client.failure().is_none()).then(|| client.clone())
 }
 
 fn find_raylet(cluster_id: ClusterId, gone: Option<NodeId>) -> Result<RayletHandle, NativeError> {
@@ -76,13 +86,12 @@ impl NodeStore {
     }
 
     fn connect_to(raylet: &RayletHandle) -> Result<Self, StoreError> {
-        let mut connection = CONNECTION.lock();
-        if let Some(client) = connection.as_ref() {
-            if client.node_id() == raylet.node_id && client.failure().is_none() {
-                return Ok(Self {
-                    client: client.clone(),
-                });
-            }
+        if let Some(client) = connection_to(raylet) {
+            return Ok(Self { client });
+        }
+        let turn = CONNECTING.lock();
+        if let Some(client) = connection_to(raylet) {
+            return Ok(Self { client });
         }
         let client = BlockingStoreClient::connect_interruptible(
             &raylet.identity,
@@ -93,8 +102,8 @@ impl NodeStore {
             is_task_interrupted,
         )?;
         LETS_GO.call_once(|| on_raylet_gone(let_go));
-        *connection = Some(client.clone());
-        drop(connection);
+        *CONNECTION.lock() = Some(client.clone());
+        drop(turn);
         if current_raylet().is_none_or(|current| current.node_id != raylet.node_id) {
             // It went while this connected: nobody else would let go.
             let_go(raylet.node_id);
@@ -197,4 +206,43 @@ pub(crate) fn parse_locations(locations: &[(String, String)]) -> Result<Vec<Obje
         .iter()
         .map(|(node, address)| Ok(location_of(id(NodeId::from_hex(node))?, address)))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::linux::net::SocketAddrExt;
+    use std::os::unix::net::{SocketAddr, UnixListener};
+
+    use sparkray_common::ClusterToken;
+    use sparkray_rpc::Identity;
+
+    use super::*;
+
+    #[test]
+    fn a_raylet_that_does_not_answer_holds_up_nobody_but_the_tasks_that_need_it() {
+        let identity = Identity {
+            cluster_id: ClusterId::random(),
+            token: ClusterToken::random(),
+            head_epoch: 1,
+        };
+        let socket_name = format!("sparkray-test-{}", identity.cluster_id);
+        let name = SocketAddr::from_abstract_name(&socket_name).unwrap();
+        let listener = UnixListener::bind_addr(&name).unwrap();
+        let raylet = RayletHandle {
+            identity,
+            socket_name,
+            node_id: NodeId::random(),
+            node_address: String::new(),
+        };
+        let node_id = raylet.node_id;
+        let task = std::thread::spawn(move || NodeStore::connect_to(&raylet).map(|_| ()));
+        let (silent, _) = listener.accept().unwrap();
+        // The task waits for an answer now. What the manager does on its thread is not held up by that.
+        let held = CONNECTION.try_lock_for(Duration::from_secs(5));
+        assert!(held.is_some(), "the connection is locked while a task connects");
+        drop(held);
+        let_go(node_id);
+        drop(silent);
+        task.join().unwrap().unwrap_err();
+    }
 }
