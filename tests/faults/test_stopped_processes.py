@@ -257,6 +257,7 @@ def test_the_loop_of_an_async_actor_goes_on_while_a_call_waits_for_its_arguments
     assert sparkray.get(fetches, timeout=60) == 200_000
 
 
+@pytest.mark.trouble
 def test_creating_an_actor_without_a_name_waits_for_no_head(two):
     """Its calls do, and so does whoever is to get a handle."""
     cluster, _ = two
@@ -267,3 +268,11 @@ def test_creating_an_actor_without_a_name_waits_for_no_head(two):
         assert time.monotonic() - began < 9, "nothing waits for the head"
         times_out(calls[0], 0.5)
     assert sparkray.get(calls, timeout=60) == [[1]] * 3
+    # Who asks it something is told who does not answer, and that is no timeout of a get.
+    with stopped(cluster._local.head_pid):
+        late = Journal.options(num_cpus=0).remote()
+        with pytest.raises(exceptions.RaySystemError, match="the head of the cluster did not answer"):
+            sparkray.nodes()
+    # The head may have heard of this one: it ends there too.
+    with pytest.raises(exceptions.RaySystemError, match="the head of the cluster did not answer"):
+        sparkray.get(late.add.remote(1), timeout=60)

@@ -172,7 +172,7 @@ impl CoreWorker {
             Ok(outcome) => outcome?,
             Err(WaitError::Deadline) => {
                 return Err(CoreError::new(
-                    ErrorCode::DeadlineExceeded,
+                    ErrorCode::Unavailable,
                     format!(
                         "the raylet did not answer within {} s",
                         REGISTER_DEADLINE.as_secs()

@@ -421,9 +421,12 @@ pub(crate) async fn call(channel: Channel, request: HeadRequest, deadline: Durat
             }
         }
         Err(_) => {
-            let message = format!("the head gave no answer within {} s", deadline.as_secs());
+            let message = format!(
+                "the head of the cluster did not answer within {} s: it is overloaded, stopped or cut off",
+                deadline.as_secs()
+            );
             HeadReply {
-                failure: Some(Failure::new(ErrorCode::DeadlineExceeded, message)),
+                failure: Some(Failure::new(ErrorCode::Unavailable, message)),
                 reply: None,
             }
         }

@@ -135,7 +135,7 @@ impl CoreWorker {
             }
             Err(error) => {
                 let (reason, unsure) = match &error {
-                    WaitError::Failed(error) => (error.clone(), error.code == ErrorCode::DeadlineExceeded),
+                    WaitError::Failed(error) => (error.clone(), error.code == ErrorCode::Unavailable),
                     _ => (
                         CoreError::new(ErrorCode::Cancelled, "the creation of the actor was interrupted"),
                         true,

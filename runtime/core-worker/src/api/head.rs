@@ -45,8 +45,11 @@ impl CoreWorker {
             Ok(SlotResult::Failed(error)) => Err(error.into()),
             Ok(_) => Err(CoreError::new(ErrorCode::Internal, "the raylet gave another answer").into()),
             Err(WaitError::Deadline) => Err(CoreError::new(
-                ErrorCode::DeadlineExceeded,
-                format!("the head did not answer within {} s", HEAD_DEADLINE.as_secs()),
+                ErrorCode::Unavailable,
+                format!(
+                    "the head of the cluster did not answer within {} s: it is overloaded, stopped or cut off",
+                    HEAD_DEADLINE.as_secs()
+                ),
             )
             .into()),
             Err(other) => Err(other),
@@ -58,10 +61,9 @@ impl CoreWorker {
         match self.ask_head(request, &never_interrupted) {
             Ok(reply) => Ok(reply),
             Err(WaitError::Failed(error)) => Err(error),
-            Err(WaitError::Deadline) => Err(CoreError::new(
-                ErrorCode::DeadlineExceeded,
-                "the head did not answer",
-            )),
+            Err(WaitError::Deadline) => {
+                Err(CoreError::new(ErrorCode::Unavailable, "the head did not answer"))
+            }
             Err(WaitError::Interrupted(never)) => match never {},
         }
     }

@@ -10,7 +10,7 @@ use sparkray_rpc::{Agreement, Endpoint, FRAME_HEADER_LEN, Frame, FrameHeader, Ta
 use tracing::debug;
 
 use super::timers::Timer;
-use super::{Effect, SlotResult, State, Value};
+use super::{Effect, SlotResult, State};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
 use crate::reactor::{ConnId, RAYLET_CONN};
@@ -403,7 +403,10 @@ impl State {
                 });
                 match failure {
                     Ok(()) => self.actor_registered(actor),
-                    Err(error) => self.actor_died(actor, Value::failed(error), false),
+                    Err(error) => {
+                        let unsure = error.code == ErrorCode::Unavailable;
+                        self.actor_refused(actor, error, unsure);
+                    }
                 }
             }
             _ => {}
