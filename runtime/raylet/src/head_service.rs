@@ -202,7 +202,7 @@ impl Raylet {
 
     fn other_worker_died(&mut self, notice: WorkerDeathNotice) -> Result<(), MessageError> {
         let worker = WorkerId::from_slice(&notice.worker_id)?;
-        // The processes of this node were mourned when it happened.
+        // The processes of this node were reaped when it happened.
         if notice.node_id == self.node.node_id.as_bytes()[..] {
             return Ok(());
         }

@@ -1,4 +1,4 @@
-//! Worker processes: born from the zygote, watched, killed, mourned.
+//! Worker processes: born from the zygote, watched, killed, reaped.
 //!
 //! Invariants:
 //! 1. A worker is a child of this process from its birth on (double fork, subreaper), so its pid names it until this

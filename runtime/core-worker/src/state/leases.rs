@@ -7,7 +7,7 @@ use sparkray_common::{ErrorCode, LeaseId, NodeId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 
-use super::scheduling::{ClassId, SHORT_TASK};
+use super::scheduling::{SHORT_TASK, SchedulingClassId};
 use super::submission::{Arguments, CallKind, PushPrefix, TaskTemplate};
 use super::timers::Timer;
 use super::{Pending, State, Value};
@@ -25,7 +25,7 @@ const MAX_REQUEST_FAILURES: u8 = 5;
 
 #[derive(Debug)]
 pub(super) struct Lease {
-    pub(super) class: ClassId,
+    pub(super) class: SchedulingClassId,
     /// `None` while it is asked for.
     pub(super) worker: Option<LeasedWorker>,
     /// The raylet that was asked, or granted it.
@@ -54,7 +54,7 @@ pub(super) struct LeasedWorker {
 impl State {
     // ---- asking for leases ---------------------------------------------------------------------------------
 
-    pub(super) fn request_lease(&mut self, class_id: ClassId) {
+    pub(super) fn request_lease(&mut self, class_id: SchedulingClassId) {
         let Some(class) = self.scheduling.classes.get(&class_id) else {
             return;
         };
@@ -112,7 +112,7 @@ impl State {
         );
     }
 
-    fn forget_request(&mut self, lease_id: LeaseId) -> Option<ClassId> {
+    fn forget_request(&mut self, lease_id: LeaseId) -> Option<SchedulingClassId> {
         let lease = self.scheduling.leases.get(&lease_id)?;
         if lease.worker.is_some() {
             return None;
@@ -173,7 +173,13 @@ impl State {
         Ok(())
     }
 
-    fn lease_granted(&mut self, lease_id: LeaseId, class_id: ClassId, address: WorkerAddress, pid: u32) {
+    fn lease_granted(
+        &mut self,
+        lease_id: LeaseId,
+        class_id: SchedulingClassId,
+        address: WorkerAddress,
+        pid: u32,
+    ) {
         let conn = self.conn_to_worker(&address);
         if let Some(state) = self.conns.get_mut(&conn) {
             state.lease = Some(lease_id);
@@ -212,7 +218,7 @@ impl State {
         self.fail_queue(class_id, error);
     }
 
-    fn fail_queue(&mut self, class_id: ClassId, error: CoreError) {
+    fn fail_queue(&mut self, class_id: SchedulingClassId, error: CoreError) {
         let Some(class) = self.scheduling.classes.get_mut(&class_id) else {
             return;
         };
@@ -248,14 +254,14 @@ impl State {
         }
     }
 
-    pub(super) fn ask_for_leases_again(&mut self, class_id: ClassId) {
+    pub(super) fn ask_for_leases_again(&mut self, class_id: SchedulingClassId) {
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             class.retry_at = None;
             self.pump(class_id, true);
         }
     }
 
-    fn cancel_lease_requests(&mut self, class_id: ClassId) {
+    fn cancel_lease_requests(&mut self, class_id: SchedulingClassId) {
         let Some(class) = self.scheduling.classes.get_mut(&class_id) else {
             return;
         };
@@ -440,7 +446,7 @@ impl State {
     }
 
     /// A worker gave a task back that waited behind another one: it runs something long, or waits.
-    pub(super) fn task_came_back(&mut self, class_id: ClassId, task_id: TaskId) {
+    pub(super) fn task_came_back(&mut self, class_id: SchedulingClassId, task_id: TaskId) {
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             // Nothing is pushed ahead until tasks are measured short again.
             class.run_micros = class.run_micros.max(SHORT_TASK * 2.0);
@@ -452,7 +458,7 @@ impl State {
     pub(super) fn push_answered(
         &mut self,
         conn: ConnId,
-        class_id: ClassId,
+        class_id: SchedulingClassId,
         task_id: TaskId,
         done: Option<u64>,
         run_micros: u64,

@@ -6,7 +6,7 @@ use tracing::warn;
 
 use super::leases::{LeasedWorker, REQUEST_DELAY};
 use super::replies::may_retry;
-use super::scheduling::ClassId;
+use super::scheduling::SchedulingClassId;
 use super::submission::CallKind;
 use super::timers::Timer;
 use super::{State, Value};
@@ -156,7 +156,7 @@ impl State {
         }
     }
 
-    fn delay_requests(&mut self, class_id: ClassId) {
+    fn delay_requests(&mut self, class_id: SchedulingClassId) {
         let at = self.now + REQUEST_DELAY;
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             if class.retry_at.is_none() {

@@ -21,15 +21,15 @@ const IDLE_CLASSES: usize = 256;
 
 /// Names a class in this process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct ClassId(u64);
+pub(super) struct SchedulingClassId(u64);
 
-impl ClassId {
+impl SchedulingClassId {
     /// The class of what is not scheduled.
     pub(super) const NONE: Self = Self(u64::MAX);
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct ClassKey {
+pub(super) struct SchedulingKey {
     pub(super) job_id: JobId,
     pub(super) function_id: FunctionId,
     pub(super) resources: ResourceSet,
@@ -41,7 +41,7 @@ pub(super) struct ClassKey {
 /// Tasks that any leased worker of the class can run.
 #[derive(Debug)]
 pub(super) struct Class {
-    pub(super) key: ClassKey,
+    pub(super) key: SchedulingKey,
     /// Tasks of this class that are not finished.
     tasks: usize,
     pub(super) queue: VecDeque<TaskId>,
@@ -73,8 +73,8 @@ impl Class {
 /// All classes and leases.
 #[derive(Debug, Default)]
 pub(super) struct Scheduling {
-    index: std::collections::HashMap<ClassKey, ClassId>,
-    pub(super) classes: IdMap<ClassId, Class>,
+    index: std::collections::HashMap<SchedulingKey, SchedulingClassId>,
+    pub(super) classes: IdMap<SchedulingClassId, Class>,
     pub(super) leases: IdMap<LeaseId, Lease>,
     last_class: u64,
     /// Idle classes are forgotten when there are so many classes.
@@ -82,7 +82,7 @@ pub(super) struct Scheduling {
 }
 
 impl Scheduling {
-    fn class(&mut self, key: ClassKey) -> ClassId {
+    fn class(&mut self, key: SchedulingKey) -> SchedulingClassId {
         if let Some(class) = self.index.get(&key) {
             return *class;
         }
@@ -92,7 +92,7 @@ impl Scheduling {
             self.index.retain(|_, class| classes.contains_key(class));
             self.sweep_at = 2 * self.classes.len();
         }
-        let class = ClassId(self.last_class);
+        let class = SchedulingClassId(self.last_class);
         self.last_class += 1;
         self.index.insert(key.clone(), class);
         self.classes.insert(
@@ -149,7 +149,7 @@ impl State {
             Some(node) => Some((node, String::new())),
             None => self.node_of_arguments(&task.call.slots),
         };
-        let key = ClassKey {
+        let key = SchedulingKey {
             job_id: task.job_id,
             function_id: template.function_id,
             resources: template.resources.clone(),
@@ -170,14 +170,14 @@ impl State {
     }
 
     /// A task of a class is finished.
-    pub(super) fn leave_class(&mut self, class: ClassId) {
+    pub(super) fn leave_class(&mut self, class: SchedulingClassId) {
         if let Some(class) = self.scheduling.classes.get_mut(&class) {
             class.tasks = class.tasks.saturating_sub(1);
         }
     }
 
     /// A task is to run again.
-    pub(super) fn queue_again(&mut self, class_id: ClassId, task_id: TaskId) {
+    pub(super) fn queue_again(&mut self, class_id: SchedulingClassId, task_id: TaskId) {
         if let Some(class) = self.scheduling.classes.get_mut(&class_id) {
             class.queue.push_front(task_id);
         }
@@ -203,7 +203,7 @@ impl State {
     }
 
     /// Asks for the leases that a queue needs; `feeds`: gives its tasks to those that have room, too.
-    pub(super) fn pump(&mut self, class_id: ClassId, feeds: bool) {
+    pub(super) fn pump(&mut self, class_id: SchedulingClassId, feeds: bool) {
         if feeds {
             let mut index = 0;
             while let Some(class) = self.scheduling.classes.get(&class_id) {

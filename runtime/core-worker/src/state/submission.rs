@@ -9,7 +9,7 @@ use sparkray_common::{ActorId, FunctionId, JobId, NodeId, ObjectId, ResourceSet,
 use sparkray_proto::{self as proto, FrameKind};
 
 use super::objects::{Waiter, describe_locations};
-use super::scheduling::ClassId;
+use super::scheduling::SchedulingClassId;
 use super::waits::unknown_object;
 use super::{Pending, State, Value};
 use crate::error::CoreError;
@@ -88,7 +88,7 @@ pub(super) struct Task {
     /// Workers that could not be reached.
     pub(super) misses: u8,
     /// Functions only.
-    pub(super) class: ClassId,
+    pub(super) class: SchedulingClassId,
     /// Actor calls only, once they are sent.
     pub(super) sequence: u64,
 }
@@ -161,7 +161,7 @@ impl State {
                 attempt: 0,
                 missing,
                 misses: 0,
-                class: ClassId::NONE,
+                class: SchedulingClassId::NONE,
                 sequence: 0,
             },
         );

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use sparkray_common::{ActorId, LeaseId, NodeId, WorkerId};
 
 use super::State;
-use super::scheduling::ClassId;
+use super::scheduling::SchedulingClassId;
 use crate::reactor::ConnId;
 
 /// What a timer is for.
@@ -15,7 +15,7 @@ pub(super) enum Timer {
     /// A lease may have been idle for long enough to go back.
     IdleLease(LeaseId),
     /// A class may ask for leases again.
-    LeaseRequests(ClassId),
+    LeaseRequests(SchedulingClassId),
     /// An actor whose connection broke is called again.
     ReconnectActor(ActorId),
     /// A process whose connection broke is called again.
