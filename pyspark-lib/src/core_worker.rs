@@ -278,6 +278,11 @@ impl PyCoreWorker {
         task.finish(value, more)
     }
 
+    /// This actor's code wants it to end: it is not to be restarted when the process has ended.
+    fn announce_exit(&self, py: Python<'_>) {
+        py.detach(|| self.runtime.core.announce_exit());
+    }
+
     /// Sends the answers that wait for others.
     fn flush(&self) {
         self.runtime.core.flush();

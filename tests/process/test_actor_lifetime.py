@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 import pytest
 
@@ -188,3 +189,38 @@ def test_the_objects_of_a_dead_owner_are_lost():
     for reference in (small[0], large[0]):
         with pytest.raises(exceptions.OwnerDiedError):
             sparkray.get(reference, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("end", "restarts"),
+    [
+        (lambda: os._exit(0), True),
+        (lambda: os._exit(3), True),
+        (lambda: sys.exit(256), True),
+        (lambda: sys.exit(1), True),
+        (lambda: sys.exit(0), False),
+        (lambda: sys.exit(), False),
+        (exit_actor, False),
+    ],
+    ids=["_exit 0", "_exit 3", "exit 256", "exit 1", "exit 0", "exit", "exit_actor"],
+)
+def test_only_an_actor_that_wants_to_end_is_not_restarted(end, restarts):
+    """The exit code of a process does not tell what its code wanted."""
+
+    @sparkray.remote(max_restarts=1)
+    class Ending:
+        def end(self):
+            end()
+
+        def answer(self):
+            return 1
+
+    actor = Ending.remote()
+    assert sparkray.get(actor.answer.remote(), timeout=60) == 1
+    with pytest.raises(exceptions.RayActorError):
+        sparkray.get(actor.end.remote(), timeout=60)
+    if restarts:
+        assert sparkray.get(actor.answer.remote(), timeout=60) == 1
+    else:
+        with pytest.raises(exceptions.ActorDiedError):
+            sparkray.get(actor.answer.remote(), timeout=60)

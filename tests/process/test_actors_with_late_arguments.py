@@ -34,7 +34,7 @@ class Keeper:
 
 
 @sparkray.remote(num_cpus=0)
-def use(actor) -> int:
+def use(actor):
     return sparkray.get(actor.get.remote())
 
 
@@ -71,7 +71,8 @@ def test_an_actor_that_is_never_made_fails_its_calls_everywhere(finish, is_kille
     finish.touch()
     with pytest.raises(exceptions.ActorDiedError, match="killed by kill" if is_killed else "no argument"):
         sparkray.get(call, timeout=60)
-    with pytest.raises(exceptions.ActorDiedError, match="killed by kill" if is_killed else "argument of its constructor"):
+    cause = "killed by kill" if is_killed else "argument of its constructor"
+    with pytest.raises(exceptions.ActorDiedError, match=cause):
         sparkray.get(used, timeout=60)
 
 

@@ -539,3 +539,24 @@ def test_tracebacks_name_the_file_and_show_the_source_line():
         text = str(caught.value)
         assert f'File "{__file__}", line ' in text
         assert "# the line that is shown" in text
+
+
+class Untrue(Exception):
+    def __bool__(self) -> bool:
+        raise RuntimeError("no truth")
+
+
+class Secretive(Exception):
+    def __getattr__(self, name: str) -> object:
+        raise RuntimeError(f"no {name}")
+
+
+@pytest.mark.parametrize("kind", [Untrue, Secretive])
+def test_an_exception_with_a_will_of_its_own_is_still_the_tasks_error(kind):
+    @sparkray.remote(max_retries=0)
+    def fails():
+        raise kind("the message")
+
+    with pytest.raises(exceptions.RayTaskError) as caught:
+        sparkray.get(fails.remote(), timeout=60)
+    assert "the message" in str(caught.value) and "test_errors.py" in caught.value.traceback_str

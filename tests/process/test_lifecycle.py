@@ -470,3 +470,104 @@ def test_references_that_are_kept_do_not_keep_the_stores_memory():
     assert memory_files(info["cluster_id"], [os.getpid()]) == {}
     with pytest.raises(exceptions.RaySystemError, match="was stopped"):
         sparkray.get(kept)
+
+
+def test_a_signal_handler_may_use_the_cluster_while_its_thread_waits():
+    """Drivers save checkpoints when they are told to end. Other threads go on meanwhile, however long that takes."""
+    done = run_driver(
+        """
+        import os, signal, threading, time
+        import sparkray
+
+        sparkray.init(num_cpus=2)
+
+        @sparkray.remote(num_cpus=0)
+        class Store:
+            def save(self):
+                return "saved"
+
+        @sparkray.remote
+        def wait_for(path):
+            while not os.path.exists(path):
+                time.sleep(0.01)
+
+        store, found = Store.remote(), []
+        sparkray.get(store.save.remote())
+
+        def other():
+            found.append(sparkray.get(store.save.remote(), timeout=60))
+
+        def handler(*_):
+            found.append(sparkray.get(store.save.remote(), timeout=60))
+            ready, _ = sparkray.wait([store.save.remote()], timeout=60)
+            found.append(len(ready))
+            thread = threading.Thread(target=other)
+            thread.start()
+            thread.join(60)
+            open("finish", "w").close()
+
+        signal.signal(signal.SIGTERM, handler)
+        for wait in (sparkray.get, lambda ref: sparkray.wait([ref])):
+            if os.path.exists("finish"):
+                os.unlink("finish")
+            finished = wait_for.remote(os.path.abspath("finish"))
+            threading.Timer(0.3, lambda: os.kill(os.getpid(), signal.SIGTERM)).start()
+            wait(finished)
+        assert found == ["saved", 1, "saved"] * 2, found
+        os.unlink("finish")
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_threads_that_call_init_at_once_have_one_cluster():
+    done = run_driver(
+        """
+        import threading
+        import sparkray
+
+        barrier, found = threading.Barrier(6), []
+
+        def start():
+            barrier.wait()
+            found.append(sparkray.init(num_cpus=1, ignore_reinit_error=True)["cluster_id"])
+
+        threads = [threading.Thread(target=start) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(found) == 6 and len(set(found)) == 1, found
+        assert sparkray.get(sparkray.remote(lambda: 1).remote(), timeout=60) == 1
+        """
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_wait_does_not_call_ready_what_ends_with_the_cluster():
+    done = run_driver(
+        """
+        import threading, time
+        import sparkray
+        from sparkray import exceptions
+
+        sparkray.init(num_cpus=1)
+        started, outcome = threading.Event(), []
+
+        def waits(reference):
+            started.set()
+            try:
+                outcome.append(sparkray.wait([reference]))
+            except exceptions.RaySystemError as error:
+                outcome.append(str(error))
+
+        thread = threading.Thread(target=waits, args=(sparkray.remote(lambda: time.sleep(300)).remote(),))
+        thread.start()
+        started.wait()
+        time.sleep(0.2)  # it is most likely in wait() then; otherwise the same error comes from its beginning
+        sparkray.shutdown()
+        thread.join(60)
+        assert len(outcome) == 1 and isinstance(outcome[0], str), outcome
+        """
+    )
+    assert done.returncode == 0, done.stderr

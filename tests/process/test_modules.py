@@ -208,6 +208,23 @@ def test_what_a_task_adds_to_its_path_stays(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_a_numpy_beside_the_script_is_the_programs_business(tmp_path):
+    """One that the program does not import is imported by nobody, and one that it does import is the worker's too."""
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('of the user')\n")
+    (tmp_path / "main.py").write_text(
+        textwrap.dedent(
+            """
+            import sparkray
+            sparkray.init(num_cpus=1)
+            assert sparkray.get(sparkray.remote(lambda: 1).remote(), timeout=60) == 1
+            """
+        )
+    )
+    command = [sys.executable, str(tmp_path / "main.py")]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+
+
 def test_a_working_directory_that_was_deleted(tmp_path):
     """Before init() it is an error that says so, because workers need one; afterwards it is no trouble."""
     done = run_driver(

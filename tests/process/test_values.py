@@ -74,6 +74,7 @@ ARRAYS = {
 }
 
 if hasattr(pa, "string_view"):
+    VIEW_IN_STRUCTS = pa.struct([("a", pa.struct([("b", pa.string_view())]))])
     VIEWS = [f"a value that is not in its view: {n}" for n in range(ROWS)]
     ARRAYS |= {
         "string_view": lambda: pa.array(VIEWS, pa.string_view()),
@@ -84,7 +85,6 @@ if hasattr(pa, "string_view"):
         "views_in_structs": lambda: pa.array([{"a": {"b": v}} for v in VIEWS], VIEW_IN_STRUCTS),
         "views_in_maps": lambda: pa.array([[(v, v)] for v in VIEWS], pa.map_(pa.string_view(), pa.string_view())),
     }
-    VIEW_IN_STRUCTS = pa.struct([("a", pa.struct([("b", pa.string_view())]))])
 
 
 @pytest.mark.parametrize("kind", ARRAYS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import pathlib
 import signal
@@ -62,6 +63,28 @@ def stores() -> list[dict[str, int]]:
 
 def total(what: str) -> int:
     return sum(store[what] for store in stores())
+
+
+def let_go(spark: Any, ray: Any) -> None:
+    """What only DataFrames that are gone have kept goes too."""
+    from sparkray.spark import dataframe
+
+    gc.collect()
+    spark._jvm.System.gc()
+    dataframe._drop_collected(ray)
+
+
+def held_objects(spark: Any, ray: Any) -> int:
+    """The objects in the executors' stores, once nothing of earlier tests is on its way out."""
+    seen = [-1]
+
+    def is_steady() -> bool:
+        let_go(spark, ray)
+        seen.append(total("object_count"))
+        return seen[-1] == seen[-2]
+
+    wait_until(is_steady, 60, "the number of objects is steady")
+    return seen[-1]
 
 
 def schema_of(df: Any) -> list[tuple[str, str, bool]]:
@@ -235,7 +258,7 @@ def test_a_store_that_is_too_small_spills_and_goes_on(spark: Any, ray: Any) -> N
 
 
 def test_blocks_go_away_with_their_references(spark: Any, ray: Any) -> None:
-    held = total("object_count")
+    held = held_objects(spark, ray)
     refs = sparkray.from_spark(spark.range(0, 800_000, 1, 2), max_block_bytes=64 * 1024)
     assert len(refs) > 90
     wait_until(lambda: total("object_count") >= held + 80, 60, "the blocks are counted")
@@ -244,7 +267,7 @@ def test_blocks_go_away_with_their_references(spark: Any, ray: Any) -> None:
 
 
 def test_a_job_that_fails_leaves_no_block(spark: Any, ray: Any) -> None:
-    held = total("object_count")
+    held = held_objects(spark, ray)
     df = spark.range(0, 1000, 1, 4).selectExpr("id", "if(id = 999, raise_error('this row is bad'), 'x') as text")
     with pytest.raises(exceptions.RaySystemError, match="from_spark failed") as caught:
         sparkray.from_spark(df, max_block_bytes=64 * 1024)
@@ -416,15 +439,6 @@ def test_the_dataframe_keeps_its_objects(spark: Any, ray: Any) -> None:
 
 
 def test_objects_go_away_with_the_last_dataframe_that_reads_them(spark: Any, ray: Any) -> None:
-    import gc
-
-    from sparkray.spark import dataframe
-
-    def collect() -> None:
-        gc.collect()
-        spark._jvm.System.gc()
-        dataframe._drop_collected(ray)
-
     refs = sparkray.from_spark(spark.range(0, 240_000, 1, 2), max_block_bytes=64 * 1024)
     count = len(refs)
     assert count > 25
@@ -434,15 +448,14 @@ def test_objects_go_away_with_the_last_dataframe_that_reads_them(spark: Any, ray
     wait_until(lambda: total("object_count") >= count, 60, "the blocks are counted")
     rows = back._jdf.queryExecution().toRdd()
     del back
-    collect()
-    collect()
+    let_go(spark, ray)
     # Only an RDD is left of it.
     assert table_id in ray._cluster.kept and rows.count() == 239_500
-    held = total("object_count")
+    held = held_objects(spark, ray)
     del rows
 
     def freed() -> bool:
-        collect()
+        let_go(spark, ray)
         return table_id not in ray._cluster.kept and total("object_count") <= held - count
 
     wait_until(freed, 60, "the blocks are freed")
@@ -471,7 +484,7 @@ def test_interrupt_ends_the_job_and_leaves_no_block(spark: Any, ray: Any, where:
     df = spark.range(0, 20_001, 1, 1).select(slow("id").alias("id"))
     if where == "shuffle":
         df = df.groupBy("id").count()
-    held = total("object_count")
+    held = held_objects(spark, ray)
     refs = [sparkray.put(pa.table({"id": [1]})) for _ in range(3)]
     status = spark.sparkContext.statusTracker()
 

@@ -193,30 +193,31 @@ def init(
     """
     _init.check_other_arguments({"runtime_env": runtime_env, "include_dashboard": include_dashboard, **other})
     print_output = log_to_driver is None or bool(log_to_driver)
-    if _worker.state.core is not None:
-        return _init.already_connected(ignore_reinit_error)
-    if namespace is not None and (not isinstance(namespace, str) or not namespace):
-        raise ValueError("namespace is a string that is not empty, or None for a new one")
-    address = _init.address_to_join(address)
-    if address is not None:
-        for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("resources", resources)):
-            if value is not None:
-                raise ValueError(f"{name} belongs to a new cluster: leave it out when address is given")
-        if object_store_memory is not None:
-            raise ValueError("object_store_memory belongs to a new cluster: leave it out when address is given")
-        return _init.connect_existing(address, namespace, print_output)
-    return _init.start_local(
-        num_cpus=num_cpus,
-        num_gpus=num_gpus,
-        resources=resources,
-        object_store_memory=object_store_memory,
-        memory=_memory,
-        namespace=namespace,
-        log_to_driver=print_output,
-        labels=labels,
-        temp_dir=_temp_dir,
-        host=_node_ip_address,
-    )
+    with _worker.joining:
+        if _worker.state.core is not None:
+            return _init.already_connected(ignore_reinit_error)
+        if namespace is not None and (not isinstance(namespace, str) or not namespace):
+            raise ValueError("namespace is a string that is not empty, or None for a new one")
+        address = _init.address_to_join(address)
+        if address is not None:
+            for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("resources", resources)):
+                if value is not None:
+                    raise ValueError(f"{name} belongs to a new cluster: leave it out when address is given")
+            if object_store_memory is not None:
+                raise ValueError("object_store_memory belongs to a new cluster: leave it out when address is given")
+            return _init.connect_existing(address, namespace, print_output)
+        return _init.start_local(
+            num_cpus=num_cpus,
+            num_gpus=num_gpus,
+            resources=resources,
+            object_store_memory=object_store_memory,
+            memory=_memory,
+            namespace=namespace,
+            log_to_driver=print_output,
+            labels=labels,
+            temp_dir=_temp_dir,
+            host=_node_ip_address,
+        )
 
 
 def shutdown() -> None:

@@ -188,6 +188,8 @@ class CoreWorker:
     def finish_task(self, task: IncomingTask, value: Any, more: bool = False) -> None:
         """Any thread. Raises TypeError when the value cannot be pickled; the task is then still open. `more`: other
         answers follow, or `flush`; this one may wait for them, a millisecond at most."""
+    def announce_exit(self) -> None:
+        """This actor's code wants it to end: it is not to be restarted when the process has ended."""
     def flush(self) -> None:
         """Sends the answers that wait."""
     def fail_task(self, task: IncomingTask, error: BaseException) -> None: ...

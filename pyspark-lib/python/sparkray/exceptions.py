@@ -509,7 +509,10 @@ def _rebuild_by_fields(name: str, text: str, cause_fields: tuple[Any, ...], *res
 
 def _notes_of(error: BaseException) -> dict[str, list[str]]:
     """The notes of an exception, as the part of its attributes that they are; each error has its own list."""
-    notes = getattr(error, "__notes__", None)
+    try:
+        notes = getattr(error, "__notes__", None)
+    except Exception:  # an exception with a will of its own
+        notes = None
     if not isinstance(notes, (list, tuple)) or not notes:
         return {}
     return {"__notes__": [note for note in notes if isinstance(note, str)]}
@@ -573,7 +576,11 @@ def format_traceback(error: BaseException) -> str:
     frames = error.__traceback__
     while frames is not None and _is_internal(frames):
         frames = frames.tb_next
-    return "".join(traceback.format_exception(type(error), error, frames))
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except Exception:  # its truth, its attributes or its text raise
+        lines = ["Traceback (most recent call last):\n", *traceback.format_tb(frames)]
+        return "".join([*lines, f"{type(error).__module__}.{type(error).__qualname__}: {error.args!r}\n"])
 
 
 def _is_internal(frame: types.TracebackType) -> bool:

@@ -11,7 +11,8 @@
 //!    follower: what happens afterwards wakes it.
 //! 3. A leader that leaves lets go of `lead` before it looks for followers, and a follower is counted before it looks
 //!    at `lead`: one of the two sees the other. The same holds for the helper and `helper_parked`.
-//! 4. A thread that was woken to lead and does not need to any more wakes another one.
+//! 4. A thread does not lead while it looks at signals: their handlers may wait, and take as long as they like.
+//! 5. A thread that was woken to lead and does not need to any more wakes another one.
 
 use std::any::Any;
 use std::io;
@@ -140,6 +141,8 @@ impl CoreWorker {
             if signal || now - looked_at_signals >= patience.interrupt_interval {
                 looked_at_signals = now;
                 signal = false;
+                // Code of the user may run now, wait itself, or take its time: others read the sockets meanwhile.
+                self.leave(lead.take());
                 if let Err(stop) = interrupt() {
                     break Err(WaitError::Interrupted(stop));
                 }

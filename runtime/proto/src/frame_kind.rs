@@ -62,6 +62,7 @@ frame_kinds! {
     HeadStallReply = 55,
     /// From the head to the raylet of its node; carries the descriptor of the moment of its last tick.
     HeadClock = 56,
+    ActorExits = 57,
     // The object store.
     CreateObject = 64,
     /// May carry a descriptor.

@@ -41,6 +41,8 @@ struct Actor {
     phase: Phase,
     /// Correlation id of its CreateActor.
     creation: Option<u64>,
+    /// Its code wants it to end.
+    exits: bool,
 }
 
 /// The actors of this node.
@@ -138,6 +140,7 @@ impl Raylet {
             since: Instant::now(),
             phase: Phase::Placing,
             creation: None,
+            exits: false,
         };
         self.actors.by_lease.insert(lease_id, id);
         self.actors.entries.insert(id, actor);
@@ -165,6 +168,17 @@ impl Raylet {
         };
         self.clients
             .send(entry.connection, FrameKind::CreateActor, correlation, &message);
+    }
+
+    /// ActorExits.
+    pub(crate) fn actor_exits(&mut self, connection: u64) {
+        let Some(speaker) = self.clients.client(connection).map(|client| client.worker_id) else {
+            return;
+        };
+        let mut actors = self.actors.entries.values_mut();
+        if let Some(actor) = actors.find(|actor| actor.phase == Phase::Alive(speaker)) {
+            actor.exits = true;
+        }
     }
 
     /// CreateActorReply.
@@ -315,8 +329,7 @@ impl Raylet {
         };
         self.leases.end(actor.lease_id);
         let outcome = match end {
-            // exit_actor, or sys.exit in a method: it wanted to end.
-            Some(ChildEnd::Exited(0)) if was_alive => Outcome::Exited("it exited by itself".to_owned()),
+            Some(_) if was_alive && actor.exits => Outcome::Exited("it exited by itself".to_owned()),
             _ => Outcome::WorkerDied(cause.to_owned()),
         };
         self.report_actor(id, actor.incarnation, outcome, 0);

@@ -358,7 +358,7 @@ mod tests {
         clients.close_unregistered(Instant::now());
         assert!(gone.try_recv().is_err(), "nobody is late yet");
         clients.close_unregistered(Instant::now() + REGISTER_DEADLINE);
-        ends[0].set_read_timeout(Some(Duration::from_secs(60))).unwrap();
+        ends[0].set_read_timeout(Some(Duration::from_mins(1))).unwrap();
         let mut end = ends.remove(0);
         let closed = tokio::task::spawn_blocking(move || end.read(&mut [0; 1]).unwrap());
         assert_eq!(closed.await.unwrap(), 0);

@@ -60,7 +60,12 @@ impl Raylet {
         let is_worker = client.is_some_and(|client| client.kind == ClientKind::Worker);
         match frame.kind {
             // What only a worker says of itself.
-            FrameKind::WorkerBlocked | FrameKind::WorkerLabel | FrameKind::CreateActorReply if !is_worker => {
+            FrameKind::WorkerBlocked
+            | FrameKind::WorkerLabel
+            | FrameKind::CreateActorReply
+            | FrameKind::ActorExits
+                if !is_worker =>
+            {
                 return Err(FrameError::NotHere(frame.kind));
             }
             FrameKind::HeadRequest => self.ask_head(connection, frame)?,
@@ -68,6 +73,7 @@ impl Raylet {
             FrameKind::WorkerBlocked => self.worker_blocked(connection, frame)?,
             FrameKind::WorkerLabel => self.worker_label(connection, frame)?,
             FrameKind::CreateActorReply => self.actor_created(connection, frame)?,
+            FrameKind::ActorExits => self.actor_exits(connection),
             _ => self.store_frame(connection, frame)?,
         }
         Ok(())

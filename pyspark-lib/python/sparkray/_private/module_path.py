@@ -85,7 +85,7 @@ def describe(path: Iterable[Any], files_root: str | None = None) -> list[Entry]:
             continue
         if files_root is not None and _is_below(absolute, files_root):
             found: Entry = ["files", os.path.relpath(absolute, files_root), files_root]
-        elif absolute in standard or not _SITE_NAMES.isdisjoint(absolute.split(os.sep)):
+        elif absolute in standard or is_installed(absolute):
             # Installed packages put directories of their own there too.
             found = _of_interpreter(absolute)
         else:
@@ -125,6 +125,11 @@ def resolve(entries: Iterable[Entry], own: Iterable[str], files_root: str | None
         if root is not None:
             path.append(os.path.normpath(os.path.join(root, text)))
     return list(dict.fromkeys([*path, *own]))
+
+
+def is_installed(file: str) -> bool:
+    """Whether a file lies among installed packages."""
+    return not _SITE_NAMES.isdisjoint(file.split(os.sep))
 
 
 def has_files(directory: str) -> bool:

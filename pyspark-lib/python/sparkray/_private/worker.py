@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -56,9 +57,13 @@ class _State:
 
 
 state = _State()
+# Held while this process joins a cluster: another thread that wants to waits, and finds it joined.
+joining = threading.RLock()
 
 
 def _after_fork_in_child() -> None:
+    global joining
+    joining = threading.RLock()
     _native.note_fork()
     if state.core is not None:
         process.never_free(state.core)

@@ -116,8 +116,10 @@ class Hooks:
         return _pickle_error(wrapped)
 
     def _exit(self, error: SystemExit) -> NoReturn:
-        """Ends the actor, as `sys.exit` and `exit_actor` want it; code 0 keeps it from being restarted."""
+        """Ends the actor, as `sys.exit` and `exit_actor` want it; without an error it is not restarted."""
         code = error.code
+        if code is None or code == 0:
+            self._core.announce_exit()
         if code is not None and not isinstance(code, int):
             print(code, file=sys.stderr)
             code = 1

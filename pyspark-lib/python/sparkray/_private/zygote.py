@@ -10,6 +10,7 @@ from __future__ import annotations
 import array
 import contextlib
 import gc
+import importlib.util
 import json
 import os
 import select
@@ -19,7 +20,7 @@ import sys
 import time
 from typing import Any, NoReturn
 
-from sparkray._private import process, thread_limits
+from sparkray._private import module_path, process, thread_limits
 
 _MAX_MESSAGE = 64 * 1024
 _PARENT_WAIT_SECONDS = 10.0
@@ -35,8 +36,11 @@ def _import_ahead() -> None:
     from sparkray import _native  # noqa: F401
     from sparkray._private import actor, concurrent_actor, remote_function, worker_main  # noqa: F401
 
-    with contextlib.suppress(ImportError):
-        import numpy  # noqa: F401
+    found = importlib.util.find_spec("numpy")
+    # One beside the script is the program's business.
+    if found is not None and found.origin is not None and module_path.is_installed(found.origin):
+        with contextlib.suppress(ImportError):
+            import numpy  # noqa: F401
 
 
 def _thread_count() -> int:
@@ -184,7 +188,6 @@ def main(prepared: Any) -> int:
         )
         return 1
 
-    from sparkray._private import module_path
     from sparkray._private.worker import python_version
     from sparkray._version import __version__
 

@@ -196,19 +196,23 @@ class RayContext:
         """
         if isinstance(driver_cores, bool) or not isinstance(driver_cores, (int, float)) or not driver_cores >= 0:
             raise ValueError(f"driver_cores is a number of at least 0, not {driver_cores!r}")
+        with worker.joining:
+            return self._init(float(driver_cores))
+
+    def _init(self, driver_cores: float) -> dict[str, Any]:
         active = RayContext._active
         if active is not None and active.initialized:
-            return self._already_initialized(active, float(driver_cores))
+            return self._already_initialized(active, driver_cores)
         self._check_startable()
         started = time.monotonic()
         found = manager.Manager.find(self.sc)
-        request = self._request(float(driver_cores))
+        request = self._request(driver_cores)
         if self.verbose:
             print(f"RayContext: {json.dumps({**request, 'worker_env': sorted(request['worker_env'])})}", flush=True)
         # What fails in there leaves nothing.
         result = found.init(request)
         token = result.pop("token")
-        cluster = _RunningCluster(found, result, self._options, float(driver_cores), self._namespace)
+        cluster = _RunningCluster(found, result, self._options, driver_cores, self._namespace)
         try:
             worker.connect_driver(
                 worker.Connection(

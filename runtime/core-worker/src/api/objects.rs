@@ -248,10 +248,11 @@ impl CoreWorker {
         });
         let existing = self.with_state(|state| {
             state.end_wait(wait);
-            state.existing(ids, wanted)
+            // Objects fail when this process leaves the cluster, which does not make them ready.
+            check_running(state).map(|()| state.existing(ids, wanted))
         });
         match outcome {
-            Ok(()) | Err(WaitError::Deadline) => Ok(existing),
+            Ok(()) | Err(WaitError::Deadline) => Ok(existing?),
             Err(other) => Err(other),
         }
     }

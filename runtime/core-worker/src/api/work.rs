@@ -270,6 +270,11 @@ impl CoreWorker {
         self.with_state(|state| state.finish_create_actor(work, error, failure))
     }
 
+    /// The code of this actor wants it to end: it is not to be restarted when this process has ended.
+    pub fn announce_exit(&self) {
+        self.with_state(State::announce_exit);
+    }
+
     /// Labels this worker's output with the name of what it runs.
     pub fn set_label(&self, name: &str) {
         self.with_state(|state| state.set_label(name));

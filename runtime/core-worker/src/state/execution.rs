@@ -482,6 +482,11 @@ impl State {
         Ok(())
     }
 
+    /// The code of this actor wants it to end, for good.
+    pub(crate) fn announce_exit(&mut self) {
+        self.tell_raylet(FrameKind::ActorExits, &proto::ActorExits {}, true);
+    }
+
     /// Labels this worker's output with the name of what it runs.
     pub(crate) fn set_label(&mut self, name: &str) {
         let label = proto::WorkerLabel {
