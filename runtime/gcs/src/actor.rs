@@ -61,6 +61,11 @@ pub(crate) struct RefusedBy {
 }
 
 impl Actor {
+    /// Whether it ends with its owner and its job: also a detached one, while only its owner can still bring its arguments.
+    pub(crate) fn is_bound(&self) -> bool {
+        !self.spec.detached || self.phase == Phase::Unready
+    }
+
     /// The node that has, or may have, its process.
     pub(crate) fn node(&self) -> Option<NodeId> {
         match &self.phase {

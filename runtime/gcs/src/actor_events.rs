@@ -168,7 +168,7 @@ impl ActorTable {
     ) {
         self.unwatch_all(node);
         let owned = |owner: &WorkerAddress| owner.node_id == node;
-        for id in self.living_where(|actor| owned(&actor.owner) && !actor.spec.detached) {
+        for id in self.living_where(|actor| owned(&actor.owner) && actor.is_bound()) {
             self.die(
                 context,
                 id,
@@ -185,7 +185,7 @@ impl ActorTable {
 
     /// A job is over: its actors end, but for detached ones.
     pub(crate) fn job_finished(&mut self, context: &mut Context<'_>, job: JobId) {
-        for id in self.living_where(|actor| actor.job == job && !actor.spec.detached) {
+        for id in self.living_where(|actor| actor.job == job && actor.is_bound()) {
             self.die(context, id, "its job is over", Bytes::new());
         }
         self.place_pending(context);

@@ -361,7 +361,7 @@ impl ActorTable {
 
     /// Living actors that end with this owner.
     pub(crate) fn owned_by(&self, owner: WorkerId) -> Vec<ActorId> {
-        self.living_where(|actor| actor.owner.worker_id == owner && !actor.spec.detached)
+        self.living_where(|actor| actor.owner.worker_id == owner && actor.is_bound())
     }
 }
 

@@ -10,7 +10,7 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{ActorSpec, ActorState, GetActor, ListActors, RegisterActor};
+use sparkray_proto::{ActorSpec, ActorState, FinishJob, GetActor, ListActors, RegisterActor};
 
 use super::{Cluster, actor_id, code, cpus, kills, node_id, updates, worker};
 
@@ -116,6 +116,16 @@ fn an_actor_whose_arguments_follow_is_known_and_placed_when_they_come() {
     assert_eq!(cluster.record(3).state.unwrap().state(), ActorState::Dead);
     cluster.register(whole(&cluster, 3)).unwrap();
     assert!(cluster.placement(3).is_none());
+
+    // A detached one whose owner is gone would wait for ever.
+    let mut detached = announced(&cluster, 4);
+    detached.spec.as_mut().unwrap().detached = true;
+    cluster.request(Request::RegisterActor(detached)).unwrap();
+    let job = FinishJob {
+        job_id: cluster.job.to_vec().into(),
+    };
+    cluster.request(Request::FinishJob(job)).unwrap();
+    assert_eq!(cluster.record(4).state.unwrap().state(), ActorState::Dead);
 }
 
 #[test]
