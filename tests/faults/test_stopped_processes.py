@@ -214,7 +214,7 @@ def test_an_owner_that_stands_still_holds_up_only_who_needs_it(cluster):
         # Nobody's references but those have anything to do with it.
         for number in range(3):
             assert sparkray.get(sparkray.get(other.make.remote(number), timeout=60), timeout=60) == [number]
-        assert time.monotonic() - began < 9, "nothing waits for the owner"
+        assert time.monotonic() - began < 30, "nothing waits for the owner, which would be ten seconds each time"
         times_out(given[0], 0.2)
         # The only other reference goes while the owner does not know of this one.
         sparkray.get(keeper.let_go.remote(), timeout=60)
@@ -265,7 +265,9 @@ def test_creating_an_actor_without_a_name_waits_for_no_head(two):
         began = time.monotonic()
         journals = [Journal.options(num_cpus=0).remote() for _ in range(3)]
         calls = [journal.add.remote(1) for journal in journals]
-        assert time.monotonic() - began < 9, "nothing waits for the head"
+        assert time.monotonic() - began < 20, (
+            "nothing waits for the head, whose silence is an error after thirty seconds"
+        )
         times_out(calls[0], 0.5)
     assert sparkray.get(calls, timeout=60) == [[1]] * 3
     # Who asks it something is told who does not answer, and that is no timeout of a get.

@@ -534,6 +534,17 @@ def test_properties_of_the_caller_hold_in_the_jobs(spark: Any, ray: Any) -> None
 # ------------------------------------------------------------------------------------------------- bad input
 
 
+def test_tasks_are_sent_to_the_driver_program(ray: Any) -> None:
+    @sparkray.remote
+    def inside() -> None:
+        from sparkray.spark import from_spark
+
+        from_spark(None)
+
+    with pytest.raises(RayContextError, match="driver program"):
+        sparkray.get(inside.remote(), timeout=60)
+
+
 def test_another_type_is_refused_by_the_name_of_its_column(spark: Any, ray: Any) -> None:
     for sql, name in [
         ("array(id) as tags", "array<bigint>"),

@@ -217,6 +217,10 @@ def _drop_collected(context: RayContext) -> None:
 
 def _running() -> tuple[CoreWorker, RayContext]:
     core = worker.core_worker()
+    if not worker.state.is_driver:
+        raise RayContextError(
+            "from_spark and to_spark belong in the driver program, where Spark is: give tasks and actors the tables"
+        )
     context = RayContext._active
     if context is None or not context.initialized:
         raise RayContextError(
