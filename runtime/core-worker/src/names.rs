@@ -46,7 +46,8 @@ impl Names {
     /// Begins to look up where `address`, host and port, is.
     pub(crate) fn look_up(&self, id: ConnId, address: &str, target: Target) -> io::Result<()> {
         let mut waiting = self.waiting.lock();
-        if waiting.len() >= MAX_LOOKUPS {
+        // Each thread holds the answers, also when its connection is not wanted any more.
+        if Arc::strong_count(&self.answers) > MAX_LOOKUPS {
             let message =
                 format!("{MAX_LOOKUPS} other names of hosts are being looked up, and none is answered");
             return Err(io::Error::new(io::ErrorKind::TimedOut, message));

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, ObjectId};
 use sparkray_proto::{self as proto, head_reply, head_request};
 
-use super::head::HEAD_DEADLINE;
+use super::head::{HEAD_DEADLINE, head_is_silent};
 use super::{check_running, inline_limit};
 use crate::error::{CoreError, WaitError};
 use crate::state::{ActorMethod, CallKind, Creation, HandleKind, NewTask, TaskTemplate};
@@ -189,9 +189,13 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), WaitError<E>> {
         let patience = Patience::until(Some(Instant::now() + HEAD_DEADLINE));
-        self.wait_until(patience, interrupt, |state| {
+        let outcome = self.wait_until(patience, interrupt, |state| {
             (!state.is_registering(actor_id)).then_some(())
-        })
+        });
+        match outcome {
+            Err(WaitError::Deadline) => Err(head_is_silent().into()),
+            other => other,
+        }
     }
 
     /// Looks an actor up by name.

@@ -13,6 +13,17 @@ use crate::worker::{CoreWorker, never_interrupted};
 /// The head answers by then, or does not.
 pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
 
+/// The head has not answered by [`HEAD_DEADLINE`].
+pub(super) fn head_is_silent() -> CoreError {
+    CoreError::new(
+        ErrorCode::Unavailable,
+        format!(
+            "the head of the cluster did not answer within {} s: it is overloaded, stopped or cut off",
+            HEAD_DEADLINE.as_secs()
+        ),
+    )
+}
+
 impl CoreWorker {
     /// Asks the head, through the local raylet.
     pub fn ask_head<E>(
@@ -44,14 +55,7 @@ impl CoreWorker {
             }
             Ok(SlotResult::Failed(error)) => Err(error.into()),
             Ok(_) => Err(CoreError::new(ErrorCode::Internal, "the raylet gave another answer").into()),
-            Err(WaitError::Deadline) => Err(CoreError::new(
-                ErrorCode::Unavailable,
-                format!(
-                    "the head of the cluster did not answer within {} s: it is overloaded, stopped or cut off",
-                    HEAD_DEADLINE.as_secs()
-                ),
-            )
-            .into()),
+            Err(WaitError::Deadline) => Err(head_is_silent().into()),
             Err(other) => Err(other),
         }
     }
@@ -61,9 +65,7 @@ impl CoreWorker {
         match self.ask_head(request, &never_interrupted) {
             Ok(reply) => Ok(reply),
             Err(WaitError::Failed(error)) => Err(error),
-            Err(WaitError::Deadline) => {
-                Err(CoreError::new(ErrorCode::Unavailable, "the head did not answer"))
-            }
+            Err(WaitError::Deadline) => Err(head_is_silent()),
             Err(WaitError::Interrupted(never)) => match never {},
         }
     }
