@@ -41,9 +41,10 @@ def _compact(array: Any) -> Any:
     return array
 
 
-def _is_wasteful(array: Any) -> bool:
-    used: int = array.nbytes
-    return bool(array.get_total_buffer_size() - used > max(_WASTE, used // 8))
+def _is_wasteful(array: Any, used: int | None = None) -> bool:
+    """`used`: bytes that the array needs; None: those that pyarrow counts."""
+    needed: int = array.nbytes if used is None else used
+    return bool(array.get_total_buffer_size() - needed > max(_WASTE, needed // 8))
 
 
 def _without_views(pyarrow: Any, kind: Any) -> Any:
@@ -81,8 +82,7 @@ def _compact_views(pyarrow: Any, array: Any, plain: Any) -> Any:
         copied = pyarrow.concat_arrays([array]).cast(plain).cast(array.type)
     except (pyarrow.ArrowNotImplementedError, pyarrow.ArrowInvalid):
         return array
-    used = copied.get_total_buffer_size()
-    return copied if array.get_total_buffer_size() - used > max(_WASTE, used // 8) else array
+    return copied if _is_wasteful(array, copied.get_total_buffer_size()) else array
 
 
 def _by_concatenation(pyarrow: Any, array: Any) -> Any:

@@ -72,6 +72,13 @@ pub(crate) struct Creation {
     pub(crate) references: Vec<(u32, ObjectId)>,
 }
 
+impl Creation {
+    /// The arguments that are references.
+    fn argument_ids(&self) -> Vec<ObjectId> {
+        self.references.iter().map(|(_, id)| *id).collect()
+    }
+}
+
 impl ActorClient {
     fn new(created: bool) -> Self {
         Self {
@@ -154,7 +161,7 @@ impl State {
 
     /// Whether all arguments of a constructor are there, as values.
     pub(crate) fn has_arguments(&mut self, creation: &Creation) -> bool {
-        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        let references = creation.argument_ids();
         self.existing(&references, references.len()).len() == references.len()
             && self.failed_object(&references).is_none()
     }
@@ -186,7 +193,7 @@ impl State {
 
     /// Has the head create an actor that it knows, when its arguments are there.
     pub(crate) fn create_actor_later(&mut self, actor_id: ActorId, creation: Creation) {
-        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        let references = creation.argument_ids();
         if let Some(client) = self.actors.get_mut(&actor_id) {
             client.creation = Some(Box::new(creation));
         }
@@ -204,7 +211,7 @@ impl State {
         else {
             return;
         };
-        let references: Vec<ObjectId> = creation.references.iter().map(|(_, id)| *id).collect();
+        let references = creation.argument_ids();
         if let Some((value, is_error)) = self.failed_object(&references) {
             // Its calls fail as if its constructor had raised.
             self.actor_died(actor_id, creation_failed(actor_id, value), is_error);
