@@ -32,14 +32,12 @@ fn fetches(count: u32, node: NodeId, address: &str) -> Vec<(PullTicket, ObjectId
     started.collect()
 }
 
-#[tokio::test]
-async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
-    let mut other = OtherNode::start().await;
-    let peers = Peers::new(NodeId::random(), other.identity.clone());
-    let (events, mut news) = mpsc::channel(64);
-    let fetches = fetches(20, other.id, &other.address);
-    let count = fetches.len();
-    assert_eq!(count, 20);
+/// Begins all of these fetches.
+fn begin_all(
+    fetches: Vec<(PullTicket, ObjectId, Vec<ObjectLocation>)>,
+    peers: &Peers,
+    events: &mpsc::Sender<Event>,
+) {
     for (ticket, object, locations) in fetches {
         let cancel = CancellationToken::new();
         tokio::spawn(pull(
@@ -51,6 +49,17 @@ async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
             cancel,
         ));
     }
+}
+
+#[tokio::test]
+async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
+    let mut other = OtherNode::start().await;
+    let peers = Peers::new(NodeId::random(), other.identity.clone());
+    let (events, mut news) = mpsc::channel(64);
+    let fetches = fetches(20, other.id, &other.address);
+    let count = fetches.len();
+    assert_eq!(count, 20);
+    begin_all(fetches, &peers, &events);
     let mut asked = Vec::new();
     while asked.len() < 8 {
         let (sender, mut receiver) = other.callers.recv().await.unwrap();
@@ -240,17 +249,7 @@ async fn fetches_under_way_end_when_their_node_is_declared_dead() {
     let mut other = OtherNode::start().await;
     let peers = Peers::new(NodeId::random(), other.identity.clone());
     let (events, mut news) = mpsc::channel(64);
-    for (ticket, object, locations) in fetches(3, other.id, &other.address) {
-        let cancel = CancellationToken::new();
-        tokio::spawn(pull(
-            peers.clone(),
-            ticket,
-            object,
-            locations,
-            events.clone(),
-            cancel,
-        ));
-    }
+    begin_all(fetches(3, other.id, &other.address), &peers, &events);
     // The node is asked, and says nothing more; its connections stay open.
     let mut asked = Vec::new();
     for _ in 0..3 {
@@ -276,17 +275,7 @@ fn fetch_of_one(
 ) -> (Peers, mpsc::Receiver<Event>) {
     let peers = Peers::new(NodeId::random(), identity.clone());
     let (events, news) = mpsc::channel(64);
-    for (ticket, object, locations) in fetches(1, node, address) {
-        let cancel = CancellationToken::new();
-        tokio::spawn(pull(
-            peers.clone(),
-            ticket,
-            object,
-            locations,
-            events.clone(),
-            cancel,
-        ));
-    }
+    begin_all(fetches(1, node, address), &peers, &events);
     (peers, news)
 }
 
