@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use sparkray_common::ActorId;
+use sparkray_common::sync::Mutex;
 use sparkray_core_worker::{ActorMethod, CoreWorker, HandleKind};
 
 use crate::convert::{check_signals, wait_exception};

@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use parking_lot::Mutex;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ActorId, FunctionId, JobId, TaskId};
 use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, WorkItem};
 

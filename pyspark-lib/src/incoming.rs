@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
 use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, ObjectId};
 use sparkray_core_worker::{CoreError, IncomingTask, WorkItem};
 

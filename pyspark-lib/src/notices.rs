@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use sparkray_common::ValueHeader;
+use sparkray_common::sync::Mutex;
 use sparkray_core_worker::{CoreError, Fetched, Notice, fork_generation};
 use sparkray_proto::LogLine;
 

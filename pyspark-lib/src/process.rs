@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
+use sparkray_common::sync::Mutex;
 use sparkray_core_worker::CoreWorker;
 use sparkray_supervisor::{Child, ChildHost, ChildSpec};
 

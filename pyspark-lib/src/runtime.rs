@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ClusterId, ClusterToken, JobId, NodeId, WorkerId};
 use sparkray_core_worker::{ConnectOptions, CoreWorker, Notice};
 use sparkray_proto::ClientKind;

@@ -2,8 +2,9 @@
 //! are a random prefix for each process and a counter, so that making one costs a few nanoseconds.
 
 use std::fmt;
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::sync::Mutex;
 
 /// Bytes that are not an id.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -155,9 +156,7 @@ static TASK_COUNTER: AtomicU64 = AtomicU64::new(0);
 
 /// Forgets this process's prefix of task ids. A forked child calls it before it makes any id.
 pub fn reseed_after_fork() {
-    *TASK_PREFIX
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner) = Some(random_bytes());
+    *TASK_PREFIX.lock() = Some(random_bytes());
     TASK_PREFIX_FAST.store(0, Ordering::Release);
     TASK_COUNTER.store(0, Ordering::Release);
 }
@@ -167,9 +166,7 @@ fn task_prefix() -> u64 {
     if cached != 0 {
         return cached;
     }
-    let mut prefix = TASK_PREFIX
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner);
+    let mut prefix = TASK_PREFIX.lock();
     let bytes = *prefix.get_or_insert_with(random_bytes);
     let value = u64::from_le_bytes(bytes) | 1;
     TASK_PREFIX_FAST.store(value, Ordering::Release);

@@ -1,5 +1,5 @@
 //! What every sparkray crate shares: ids, resources, the layout of a value, process
-//! configuration and error codes. No I/O beyond reading randomness, no threads.
+//! configuration, error codes and the lock. No I/O beyond reading randomness, no threads.
 
 mod address;
 mod config;
@@ -9,6 +9,7 @@ mod node_lease;
 mod python_start;
 mod resources;
 mod shared_moment;
+pub mod sync;
 mod telemetry;
 mod token;
 mod value;

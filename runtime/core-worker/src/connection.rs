@@ -12,8 +12,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
-use parking_lot::Mutex;
 use sparkray_common::ClusterToken;
+use sparkray_common::sync::Mutex;
 use sparkray_rpc::{
     Agreement, ClientHandshake, Frame, FrameDecoder, NOISE_MESSAGE_LEN, Negotiation, Opener, Protection,
     Reachability, Records, RpcError, SERVER_PROOF_LEN, Sealer, Securing, answer_negotiation,

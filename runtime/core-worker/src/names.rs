@@ -6,7 +6,7 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use sparkray_common::sync::Mutex;
 use sparkray_rpc::Target;
 
 use crate::kick::Kick;

@@ -8,9 +8,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use sparkray_common::sync::Mutex;
 use sparkray_rpc::{
     Agreement, CHECK_INTERVAL, ClientHandshake, Endpoint, Frame, Identity, Refusal, RpcError, SILENCE,
     Target, connect_nonblocking,

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::Mutex;
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ActorId, ObjectId};
 use sparkray_object_store::MappedRange;
 

@@ -8,7 +8,7 @@ use std::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
+use sparkray_common::sync::{Condvar, Mutex};
 use sparkray_common::{ClusterId, ClusterToken, JobId, NodeId, WorkerId};
 use sparkray_proto::{self as proto, ClientKind, FrameKind};
 use sparkray_rpc::{
@@ -238,7 +238,8 @@ impl TestRaylet {
         let until = Instant::now() + DEADLINE;
         let mut heard = self.heard.lock();
         while !heard.contains(&kind) {
-            let timed_out = self.heard_more.wait_until(&mut heard, until).timed_out();
+            let timed_out;
+            (heard, timed_out) = self.heard_more.wait_until(heard, until);
             assert!(!timed_out, "{kind:?} was not heard, but {heard:?}");
         }
     }

@@ -21,8 +21,8 @@ use std::sync::Weak;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
 use sparkray_common::ErrorCode;
+use sparkray_common::sync::{Condvar, Mutex, MutexGuard};
 use tracing::error;
 
 use crate::error::{CoreError, WaitError};
@@ -39,8 +39,41 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(1);
 /// A worker that waits longer than this lends its CPUs.
 const BLOCKED_AFTER: Duration = Duration::from_micros(500);
 
+/// The right to read the sockets, which one thread has at a time.
+#[derive(Debug, Default)]
+struct Leadership {
+    incidents: Mutex<Vec<Incident>>,
+    /// Somebody has it, or is about to give it away.
+    taken: AtomicBool,
+}
+
+impl Leadership {
+    fn try_take(&self) -> Option<Lead<'_>> {
+        let incidents = self.incidents.try_lock()?;
+        self.taken.store(true, Ordering::SeqCst);
+        Some(Lead {
+            incidents,
+            taken: &self.taken,
+        })
+    }
+
+    fn is_taken(&self) -> bool {
+        self.taken.load(Ordering::SeqCst)
+    }
+}
+
 /// What a leader works with.
-type Lead<'a> = MutexGuard<'a, Vec<Incident>>;
+struct Lead<'a> {
+    incidents: MutexGuard<'a, Vec<Incident>>,
+    taken: &'a AtomicBool,
+}
+
+impl Drop for Lead<'_> {
+    fn drop(&mut self) {
+        // Before the lock opens: whoever takes it then says so itself.
+        self.taken.store(false, Ordering::SeqCst);
+    }
+}
 
 /// How a thread waits.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +111,7 @@ impl Patience {
 /// The state of the turn-taking.
 #[derive(Debug, Default)]
 pub(crate) struct Turns {
-    lead: Mutex<Vec<Incident>>,
+    lead: Leadership,
     /// With the state's lock.
     changed: Condvar,
     /// Waiting threads that do not lead.
@@ -172,12 +205,12 @@ impl CoreWorker {
                 sleep = sleep.min(BLOCKED_AFTER);
             }
             if lead.is_none() {
-                lead = self.turns.lead.try_lock();
+                lead = self.turns.lead.try_take();
             }
             match lead.as_mut() {
-                Some(incidents) => {
+                Some(leading) => {
                     self.carry_out(state);
-                    signal = self.drive(incidents, sleep) == Woken::Signal;
+                    signal = self.drive(&mut leading.incidents, sleep) == Woken::Signal;
                     if self.turns.helper_always.load(Ordering::Acquire) {
                         // The helper became the only reader meanwhile.
                         self.leave(lead.take());
@@ -191,22 +224,21 @@ impl CoreWorker {
     }
 
     /// Waits for the leader's call, or for a time.
-    fn follow(&self, state: MutexGuard<'_, State>, sleep: Duration) {
+    fn follow(&self, mut state: MutexGuard<'_, State>, sleep: Duration) {
         if state.has_output() {
             // It must not wait until this thread wakes.
             self.carry_out(state);
             return;
         }
         let turns = &self.turns;
-        let mut state = state;
         turns.followers.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if turns.lead.is_locked() {
+        if turns.lead.is_taken() {
             if turns.helper_leads.load(Ordering::SeqCst) && !turns.helper_always.load(Ordering::SeqCst) {
                 // A thread that waits reads for itself.
                 self.reactor.kick().now();
             }
-            turns.changed.wait_for(&mut state, sleep);
+            (state, _) = turns.changed.wait_for(state, sleep);
         }
         turns.followers.fetch_sub(1, Ordering::SeqCst);
         self.carry_out(state);
@@ -219,7 +251,7 @@ impl CoreWorker {
             drop(lead);
         }
         fence(Ordering::SeqCst);
-        if self.turns.followers.load(Ordering::SeqCst) > 0 && !self.turns.lead.is_locked() {
+        if self.turns.followers.load(Ordering::SeqCst) > 0 && !self.turns.lead.is_taken() {
             // The lock orders this after a follower that is about to sleep.
             drop(self.state.lock());
             self.turns.changed.notify_one();
@@ -318,11 +350,11 @@ impl CoreWorker {
         let turns = &self.turns;
         let turn = turns.turns.load(Ordering::Acquire);
         if !turns.helper_always.load(Ordering::SeqCst) {
-            let mut guard = turns.helper_lock.lock();
+            let guard = turns.helper_lock.lock();
             if self.is_stopping() {
                 return;
             }
-            turns.helper_wake.wait_for(&mut guard, HELPER_PATIENCE);
+            drop(turns.helper_wake.wait_for(guard, HELPER_PATIENCE));
         }
         if self.is_stopping() {
             return;
@@ -335,7 +367,7 @@ impl CoreWorker {
         }
         // Before it leads: whoever finds the lead taken must find this too.
         turns.helper_leads.store(true, Ordering::SeqCst);
-        let Some(mut incidents) = turns.lead.try_lock() else {
+        let Some(mut lead) = turns.lead.try_take() else {
             turns.helper_leads.store(false, Ordering::SeqCst);
             self.park_helper();
             return;
@@ -344,12 +376,12 @@ impl CoreWorker {
         let mut rested = false;
         while !rested && !self.is_stopping() && !self.is_broken_down() && !self.is_lead_wanted() {
             let before = Instant::now();
-            self.drive(&mut incidents, LONGEST_SLEEP);
+            self.drive(&mut lead.incidents, LONGEST_SLEEP);
             // After a quiet time the caller looks whether anybody still holds the core worker.
             rested = before.elapsed() >= LONGEST_SLEEP;
         }
         turns.helper_leads.store(false, Ordering::SeqCst);
-        self.leave(Some(incidents));
+        self.leave(Some(lead));
     }
 
     /// Whether a thread waits that would rather read for itself.
@@ -360,11 +392,11 @@ impl CoreWorker {
     /// One thread has led all this time: sleeps until it leaves.
     fn park_helper(&self) {
         let turns = &self.turns;
-        let mut guard = turns.helper_lock.lock();
+        let guard = turns.helper_lock.lock();
         turns.helper_parked.store(true, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        if turns.lead.is_locked() && !self.is_stopping() {
-            turns.helper_wake.wait_for(&mut guard, LONGEST_SLEEP);
+        if turns.lead.is_taken() && !self.is_stopping() {
+            drop(turns.helper_wake.wait_for(guard, LONGEST_SLEEP));
         }
         turns.helper_parked.store(false, Ordering::SeqCst);
     }

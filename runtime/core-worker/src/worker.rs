@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use parking_lot::{Mutex, MutexGuard};
+use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_common::{ErrorCode, JobId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_object_store::{Access, MappedRange, SegmentTable};
 use sparkray_proto::{self as proto, ClientKind, FrameKind};

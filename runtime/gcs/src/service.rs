@@ -15,11 +15,12 @@
 
 use std::collections::HashMap;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context as TaskContext, Poll, ready};
 use std::time::{Duration, Instant};
 
 use sparkray_common::NodeId;
+use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_proto::head_message::Message;
 use sparkray_proto::head_server::Head;
 use sparkray_proto::{
@@ -133,9 +134,9 @@ impl SharedHead {
         outcome
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Core> {
+    fn lock(&self) -> MutexGuard<'_, Core> {
         // A panic ends the process (see sparkrayd's `process`), so a poisoned state is seen in tests only.
-        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+        self.core.lock()
     }
 
     /// Registers a node, which hears that over this stream; `None` when it was refused and told so.

@@ -5,12 +5,13 @@
 //! object are given back at once by punching a hole, those of a volume when its last object goes.
 //! What is read back is checked, block by block: bytes that changed are an error, never a value.
 
+use sparkray_common::sync::Mutex;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use rustix::fs::{FallocateFlags, Mode, OFlags};
@@ -254,7 +255,7 @@ impl SpillDirectories {
 
     fn reserve(&self, index: usize, len: u64) -> io::Result<Extent> {
         let SpillDirectory { path, current, .. } = &self.directories[index];
-        let mut current = current.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut current = current.lock();
         if let Some(volume) = current.as_ref() {
             // Nothing but the store's own reference: every object of it is gone.
             if Arc::strong_count(volume) == 1 || volume.end.load(Ordering::Relaxed) >= VOLUME_SIZE {

@@ -2,9 +2,10 @@
 //! themselves are led to the process that they asked for.
 
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 
+use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_common::{NodeId, WorkerId};
 use sparkray_rpc::{Accepted, Identity, Listener, Protection, Refusal, Target, accept_loop};
 use tokio::sync::mpsc;
@@ -41,8 +42,8 @@ impl Routes {
         }
     }
 
-    fn workers(&self) -> std::sync::MutexGuard<'_, HashSet<WorkerId>> {
-        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    fn workers(&self) -> MutexGuard<'_, HashSet<WorkerId>> {
+        self.workers.lock()
     }
 
     /// A client registered.

@@ -7,9 +7,10 @@
 //! 3. Nobody waits for a node that is known to be dead, not in an exchange either, and nobody dials it any more.
 
 use std::collections::{HashMap, HashSet, VecDeque};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
+use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_common::{NodeId, VERSION};
 use sparkray_proto::{ClientKind, FrameKind, RegisterClient, RegisterClientReply};
 use sparkray_rpc::{
@@ -97,8 +98,8 @@ impl Peers {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Known> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Known> {
+        self.known.lock()
     }
 
     /// A connection to `node`: a kept one or a new one. Waits while many exchanges of this lane are under way, until

@@ -5,10 +5,11 @@
 //! 2. Only so many such callers exist, and the oldest goes first (see [`HalfOpen`]).
 //! 3. Nobody of another uid gets past accept on a Unix socket: abstract names have no permissions.
 
+use sparkray_common::sync::Mutex;
 use std::os::fd::OwnedFd;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr as UnixAddress, UnixListener as StdUnixListener};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpSocket, UnixListener};
@@ -160,7 +161,7 @@ pub async fn accept_loop(
         let accepted = accepted.clone();
         let cancel = cancel.clone();
         let leaving = Arc::clone(&half_open);
-        let mut callers = half_open.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut callers = half_open.lock();
         let number = callers.number();
         // The lock is held until the task is in the table: it cannot leave before.
         let task = tokio::spawn(async move {
@@ -171,10 +172,7 @@ pub async fn accept_loop(
                     shake_hands(socket, protection, &context.0, &context.1),
                 ) => shaken,
             };
-            leaving
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .remove(origin, number);
+            leaving.lock().remove(origin, number);
             match shaken {
                 Ok(Ok(Some((target, socket, agreement)))) => {
                     let arrival = Accepted {

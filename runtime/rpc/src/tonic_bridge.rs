@@ -1,10 +1,11 @@
 //! HTTP/2 over connections that went through the handshake.
 
+use sparkray_common::sync::Mutex;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -65,7 +66,7 @@ pub async fn connect_tonic(
     let socket = dial(identity, endpoint, target, deadline).await?;
     let socket = Arc::new(Mutex::new(Some(TonicSocket::new(socket).map_err(failed)?)));
     let connector = tower::service_fn(move |_: Uri| {
-        let socket = socket.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let socket = socket.lock().take();
         std::future::ready(
             socket
                 .map(TokioIo::new)

@@ -4,10 +4,11 @@
 
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ClusterId, ClusterToken, NodeId, WorkerId};
 use sparkray_proto::{FrameKind, WorkerLabel};
 use sparkray_rpc::{
@@ -110,7 +111,7 @@ fn eavesdropper(
                     let mut buffer = vec![0; 64 * 1024];
                     let mut passed = 0;
                     while let Ok(read @ 1..) = from.read(&mut buffer) {
-                        record.lock().unwrap().extend_from_slice(&buffer[..read]);
+                        record.lock().extend_from_slice(&buffer[..read]);
                         if changes {
                             change(passed, &mut buffer[..read]);
                         }
@@ -147,7 +148,7 @@ async fn what_is_sealed_cannot_be_read_on_the_way_whoever_serves_it() {
             let frame = far.1.next().await.unwrap().unwrap();
             assert_eq!(frame.decode::<WorkerLabel>().unwrap().name, "a name");
             assert!(frame.payload[..] == payload[..]);
-            let heard = heard.lock().unwrap();
+            let heard = heard.lock();
             assert_eq!(contains(&heard, SECRET), readable, "{target:?} {protection:?}");
             assert_eq!(contains(&heard, b"a name"), readable, "{target:?} {protection:?}");
             assert!(!contains(&heard, door.identity.token.expose_bytes()));

@@ -6,8 +6,8 @@
 use jni::EnvUnowned;
 use jni::objects::{JClass, JString};
 use jni::sys::{jboolean, jint, jlong};
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, FeedId, ObjectId, TaskId, WorkerAddress};
 
 use crate::columns::{BlockBuilder, SparkSchema, StagedRows};

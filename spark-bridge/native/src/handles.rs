@@ -7,8 +7,8 @@
 
 use std::sync::Arc;
 
-use parking_lot::Mutex;
 use sparkray_common::ErrorCode;
+use sparkray_common::sync::Mutex;
 
 use crate::error::NativeError;
 

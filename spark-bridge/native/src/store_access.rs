@@ -3,7 +3,7 @@
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
-use parking_lot::Mutex;
+use sparkray_common::sync::Mutex;
 use sparkray_common::{ClusterId, ErrorCode, FeedId, IdError, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{BlockingStoreClient, GetEntry, ReadableObject, StoreError};
 use sparkray_proto::{ObjectLocation, location_of};
@@ -238,9 +238,14 @@ mod tests {
         let task = std::thread::spawn(move || NodeStore::connect_to(&raylet).map(|_| ()));
         let (silent, _) = listener.accept().unwrap();
         // The task waits for an answer now. What the manager does on its thread is not held up by that.
-        let held = CONNECTION.try_lock_for(Duration::from_secs(5));
-        assert!(held.is_some(), "the connection is locked while a task connects");
-        drop(held);
+        let (free, hears) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            drop(CONNECTION.lock());
+            free.send(())
+        });
+        hears
+            .recv_timeout(Duration::from_secs(5))
+            .expect("the connection is locked while a task connects");
         let_go(node_id);
         drop(silent);
         task.join().unwrap().unwrap_err();

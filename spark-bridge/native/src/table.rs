@@ -9,9 +9,9 @@ use std::path::Path;
 use jni::EnvUnowned;
 use jni::objects::{JClass, JIntArray, JLongArray, JString};
 use jni::sys::jlong;
-use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use sparkray_common::ErrorCode;
+use sparkray_common::sync::Mutex;
 use sparkray_object_store::{GetEntry, ReadableObject};
 
 use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};

@@ -257,7 +257,7 @@ fn what_nobody_waits_for_leaves_too() {
 fn values_are_told_to_those_who_asked_for_them_later() {
     let raylet = TestRaylet::start();
     let (sender, told) = mpsc::channel();
-    let sender = parking_lot::Mutex::new(sender);
+    let sender = sparkray_common::sync::Mutex::new(sender);
     let driver = raylet.connect_with(
         ClientKind::Driver,
         Box::new(move |notice| {
@@ -282,7 +282,7 @@ fn an_event_loop_hears_of_calls_without_waiting_itself() {
     let raylet = TestRaylet::start();
     let driver = raylet.connect(ClientKind::Driver);
     let (sender, announced) = mpsc::channel();
-    let sender = parking_lot::Mutex::new(sender);
+    let sender = sparkray_common::sync::Mutex::new(sender);
     let worker = raylet.connect_with(
         ClientKind::Worker,
         Box::new(move |notice| {

@@ -10,9 +10,10 @@
 use std::collections::HashMap;
 use std::fmt;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use sparkray_common::sync::{Condvar, Mutex, MutexGuard};
 use sparkray_common::{FeedId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_proto::{
     ClientKind, CreateObject, CreateObjectReply, FrameKind, FreeEntry, FreeObjects, GetObjectEntry,
@@ -84,10 +85,6 @@ impl Pending {
             Self::Get { missing, .. } => *missing == 0,
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn broken(error: &RpcError) -> StoreError {
@@ -187,7 +184,7 @@ impl BlockingStoreClient {
     /// Why the connection is of no more use, if so. Looks whether it still stands.
     pub fn failure(&self) -> Option<String> {
         self.shared.catch_up();
-        lock(&self.shared.state).broken.clone()
+        self.shared.state.lock().broken.clone()
     }
 
     /// Room for one object; waits while the store is full. `None`: an earlier attempt has sealed it, so there is
@@ -309,16 +306,16 @@ impl BlockingStoreClient {
 
 impl Shared {
     pub(super) fn send(&self, frame: &Frame) -> Result<(), StoreError> {
-        let sent = lock(&self.sender).send(frame);
+        let sent = self.sender.lock().send(frame);
         sent.map_err(|error| {
-            lock(&self.state).broken.get_or_insert_with(|| error.to_string());
+            self.state.lock().broken.get_or_insert_with(|| error.to_string());
             self.changed.notify_all();
             broken(&error)
         })
     }
 
     fn register(&self, pending: Pending) -> Result<u64, StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Some(reason) = &state.broken {
             return Err(StoreError::Connection(reason.clone()));
         }
@@ -336,7 +333,7 @@ impl Shared {
         sent: Result<(), StoreError>,
         deadline: Instant,
     ) -> Result<Pending, StoreError> {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         if let Err(error) = sent {
             state.pending.remove(&correlation);
             return Err(error);
@@ -357,11 +354,7 @@ impl Shared {
                 };
             }
             let Some(connection) = state.connection.take() else {
-                let (guard, _) = self
-                    .changed
-                    .wait_timeout(state, left)
-                    .unwrap_or_else(PoisonError::into_inner);
-                state = guard;
+                (state, _) = self.changed.wait_for(state, left);
                 continue;
             };
             (state, _) = self.receive(state, connection, slice);
@@ -378,7 +371,7 @@ impl Shared {
     ) -> (MutexGuard<'a, State>, bool) {
         drop(state);
         let received = connection.receive(deadline);
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         state.connection = Some(connection);
         let (surplus, progress) = match received {
             Ok(Some(frame)) => (state.dispatch(frame), true),
@@ -400,14 +393,14 @@ impl Shared {
             drop(state);
             // A failure marks the connection as broken, which the caller sees.
             self.send(&frame).ok();
-            state = lock(&self.state);
+            state = self.state.lock();
         }
         (state, progress)
     }
 
     /// Handles what has arrived while nobody waited.
     fn catch_up(&self) {
-        let mut state = lock(&self.state);
+        let mut state = self.state.lock();
         let mut progress = true;
         while progress && state.broken.is_none() {
             let Some(connection) = state.connection.take() else {

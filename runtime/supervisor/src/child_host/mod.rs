@@ -19,9 +19,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
+use sparkray_common::sync::{Condvar, Mutex};
 use sparkray_common::{CUT_OFF_STATUS, ParentNotice};
 
 use crate::error::SupervisorError;
@@ -281,7 +281,9 @@ impl Child {
     fn wait(&self, deadline: Instant) -> bool {
         let mut exit = self.state.exit.lock();
         while exit.is_none() {
-            if self.state.exited.wait_until(&mut exit, deadline).timed_out() {
+            let timed_out;
+            (exit, timed_out) = self.state.exited.wait_until(exit, deadline);
+            if timed_out {
                 return exit.is_some();
             }
         }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
+use sparkray_common::sync::{Condvar, Mutex, MutexGuard};
 use sparkray_common::{ClusterId, ParentNotice};
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
 use tokio::runtime::Handle;
@@ -124,7 +124,9 @@ impl Shared {
             if let Some(answer) = done(&mut state) {
                 return Some(answer);
             }
-            if self.changed.wait_until(&mut state, deadline).timed_out() {
+            let timed_out;
+            (state, timed_out) = self.changed.wait_until(state, deadline);
+            if timed_out {
                 return done(&mut state);
             }
         }

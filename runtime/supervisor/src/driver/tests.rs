@@ -280,10 +280,10 @@ fn an_executor_whose_connection_fails_tries_again() {
 }
 
 /// Passes connections to `address` on, keeps what was said on them, and gives the way.
-fn recorded_way_to(address: String) -> (String, Arc<parking_lot::Mutex<Vec<u8>>>) {
+fn recorded_way_to(address: String) -> (String, Arc<sparkray_common::sync::Mutex<Vec<u8>>>) {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
-    let heard = Arc::new(parking_lot::Mutex::new(Vec::new()));
+    let heard = Arc::new(sparkray_common::sync::Mutex::new(Vec::new()));
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let way = listener.local_addr().unwrap().to_string();
     let record = Arc::clone(&heard);

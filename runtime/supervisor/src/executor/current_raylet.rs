@@ -2,8 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use parking_lot::{Condvar, Mutex};
 use sparkray_common::NodeId;
+use sparkray_common::sync::{Condvar, Mutex};
 use sparkray_rpc::Identity;
 
 /// How to reach a raylet as a client of its node.
@@ -56,7 +56,12 @@ pub fn wait_for_raylet(gone: Option<NodeId>, patience: Duration) -> Option<Rayle
             .handle
             .clone()
             .filter(|handle| Some(handle.node_id) != gone);
-        if found.is_some() || current.keepers == 0 || CHANGED.wait_until(&mut current, deadline).timed_out() {
+        if found.is_some() || current.keepers == 0 {
+            return found;
+        }
+        let timed_out;
+        (current, timed_out) = CHANGED.wait_until(current, deadline);
+        if timed_out {
             return found;
         }
     }

@@ -86,7 +86,7 @@ impl Reporter {
 #[derive(Debug)]
 pub struct ExecutorManager {
     cancel: CancellationToken,
-    ended: parking_lot::Mutex<Receiver<()>>,
+    ended: sparkray_common::sync::Mutex<Receiver<()>>,
 }
 
 impl ExecutorManager {
@@ -103,7 +103,7 @@ impl ExecutorManager {
         })?;
         Ok(Self {
             cancel,
-            ended: parking_lot::Mutex::new(ended),
+            ended: sparkray_common::sync::Mutex::new(ended),
         })
     }
 
