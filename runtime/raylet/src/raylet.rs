@@ -17,18 +17,18 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::actors::Actors;
-use crate::clients::Clients;
-use crate::cluster_view::ClusterView;
 use crate::error::RayletError;
-use crate::event::Event;
-use crate::gateway::Routes;
-use crate::head_service::HeadSide;
-use crate::lease_service::LeaseReply;
-use crate::leases::LeaseManager;
-use crate::owners::Owners;
-use crate::peers::Peers;
-use crate::store_service::StoreSide;
-use crate::workers::Workers;
+use crate::gateway::clients::Clients;
+use crate::gateway::doors::Routes;
+use crate::gateway::peers::Peers;
+use crate::head::service::HeadSide;
+use crate::input::Event;
+use crate::leases::cluster_view::ClusterView;
+use crate::leases::manager::LeaseManager;
+use crate::leases::owners::Owners;
+use crate::leases::service::LeaseReply;
+use crate::objects::service::StoreSide;
+use crate::workers::table::Workers;
 
 /// Events handled before the leases and the store are looked at.
 const BATCH: usize = 256;

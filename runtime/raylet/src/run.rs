@@ -21,23 +21,23 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use crate::clients::Clients;
-use crate::cluster_view::ClusterView;
-use crate::descendants::kill_all;
 use crate::error::RayletError;
-use crate::event::{Event, HeadEvent};
-use crate::gateway::{self, Routes};
-use crate::head_link::{self, Attachment};
-use crate::head_service::HeadSide;
-use crate::lease::{self, Lease};
-use crate::leases::LeaseManager;
-use crate::owners::Owners;
-use crate::peers::{Peers, next_frame};
+use crate::gateway::clients::Clients;
+use crate::gateway::doors::{self, Routes};
+use crate::gateway::peers::{Peers, next_frame};
+use crate::head::lease::{self, Lease};
+use crate::head::link::{self, Attachment};
+use crate::head::service::HeadSide;
+use crate::input::{Event, HeadEvent};
+use crate::leases::cluster_view::ClusterView;
+use crate::leases::manager::LeaseManager;
+use crate::leases::owners::Owners;
+use crate::objects::service::StoreSide;
 use crate::raylet::{Inputs, Look, NodeInfo, Raylet};
-use crate::store_service::StoreSide;
-use crate::worker_pool::WorkerPool;
-use crate::workers::Workers;
-use crate::zygote::{self, WorkerConfig, ZygoteSpec};
+use crate::workers::descendants::kill_all;
+use crate::workers::pool::WorkerPool;
+use crate::workers::table::Workers;
+use crate::workers::zygote::{self, WorkerConfig, ZygoteSpec};
 
 /// Events that may wait for the loop; whoever brings more waits.
 const EVENTS: usize = 4096;
@@ -197,7 +197,7 @@ async fn serve(
 
     let socket_name = format!("sparkray-{}-{}", &config.cluster_id[..8], &config.node_id[..12]);
     let identity = &settings.identity;
-    let port = gateway::open(
+    let port = doors::open(
         config.bind_host.as_ref().unwrap_or(&config.host),
         config.port,
         if config.encryption {
@@ -237,14 +237,14 @@ async fn serve(
         register,
         clock: settings.clock,
     };
-    let attached = head_link::attach_first(&attachment).await?;
+    let attached = link::attach_first(&attachment).await?;
     let granted = NodeLease::new(attached.sent, settings.silence);
     let (gateway, head_clock) = open_head_gateway(config, settings, &events, stop).await?.unzip();
     let lease = Lease::new(settings.clock, granted, head_clock, config.head_address.clone())
         .map_err(|error| RayletError::os("share the node's lease with its workers", error))?;
-    let (outgoing, to_head) = mpsc::channel(head_link::OUTGOING);
+    let (outgoing, to_head) = mpsc::channel(link::OUTGOING);
     let (channels, channel) = watch::channel(attached.channel.clone());
-    tokio::spawn(head_link::run_head_link(
+    tokio::spawn(link::run_head_link(
         attachment,
         attached,
         channels,

@@ -83,7 +83,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::event::Event;
+use crate::input::{Event, ZygoteEvent};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -135,25 +135,6 @@ pub(crate) struct ForkRequest {
     pub(crate) config: WorkerConfig,
     /// The worker's end of its raylet connection, and the write ends of its output pipes.
     pub(crate) descriptors: [OwnedFd; 3],
-}
-
-/// What the zygote task tells the raylet.
-#[derive(Debug)]
-pub(crate) enum ZygoteEvent {
-    /// It was started; it is not ready yet.
-    Started { pid: u32 },
-    /// It can fork now.
-    Ready {
-        pid: u32,
-        python_version: String,
-        sparkray_version: String,
-    },
-    /// A worker runs.
-    Forked { worker_id: WorkerId, pid: u32 },
-    /// A worker could not be made.
-    Failed { worker_id: WorkerId, error: String },
-    /// Zygotes fail again and again; no worker will come any more.
-    GaveUp { cause: String },
 }
 
 #[derive(Serialize)]

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::event::Event;
+use crate::input::Event;
 
 /// Of a longer line the driver gets the beginning; the file has everything.
 const MAX_LINE: usize = 1 << 20;

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
 
-use crate::cluster_view::ClusterView;
+use crate::leases::cluster_view::ClusterView;
 
 /// A request that does not fit has room kept for it after this wait, for this long, once in this time.
 const KEEP_AFTER: Duration = Duration::from_millis(500);
@@ -520,5 +520,5 @@ fn missing(total: &ResourceSet, view: &ClusterView, request: &ResourceSet) -> St
 }
 
 #[cfg(test)]
-#[path = "leases_tests.rs"]
+#[path = "manager_tests.rs"]
 mod tests;

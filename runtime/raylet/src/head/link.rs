@@ -29,7 +29,7 @@ use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::error::RayletError;
-use crate::event::{Event, HeadEvent};
+use crate::input::{Event, HeadEvent};
 
 /// Messages to the head that may wait, and as many that it has not acknowledged.
 pub(crate) const OUTGOING: usize = 16 * 1024;

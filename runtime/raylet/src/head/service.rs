@@ -15,9 +15,9 @@ use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
 use crate::error::RayletError;
-use crate::event::HeadEvent;
-use crate::head_link;
-use crate::lease::Lease;
+use crate::head::lease::Lease;
+use crate::head::link;
+use crate::input::HeadEvent;
 use crate::raylet::{Look, Raylet};
 
 /// A report without news is sent this often.
@@ -288,7 +288,7 @@ impl Raylet {
         tokio::spawn(async move {
             let reply = tokio::select! {
                 () = cancel.cancelled() => return,
-                reply = head_link::call(channel, request, CALL_DEADLINE) => reply,
+                reply = link::call(channel, request, CALL_DEADLINE) => reply,
             };
             if let Err(error) = sender.send(Frame::new(FrameKind::HeadReply, correlation, &reply)) {
                 debug!(%error, "a client did not wait for the head's answer");

@@ -21,14 +21,14 @@ use sparkray_rpc::frame_connection;
 use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::descendants::{ChildEnd, reap_all};
-use crate::event::Event;
-use crate::leases::LeaseState;
-use crate::logs::{Output, follow};
+use crate::input::{Event, ZygoteEvent};
+use crate::leases::manager::LeaseState;
 use crate::raylet::Raylet;
-use crate::worker_output::OutputLabel;
-use crate::worker_pool::{START_DEADLINE, WorkerPool, WorkerState};
-use crate::zygote::{ForkRequest, WorkerConfig, ZygoteEvent};
+use crate::workers::descendants::{ChildEnd, reap_all};
+use crate::workers::logs::{Output, follow};
+use crate::workers::output::OutputLabel;
+use crate::workers::pool::{START_DEADLINE, WorkerPool, WorkerState};
+use crate::workers::zygote::{ForkRequest, WorkerConfig};
 
 /// A worker that was told to end, or closed its connection, is killed after this time.
 const END_GRACE: Duration = Duration::from_millis(500);

@@ -8,8 +8,6 @@ use sparkray_proto::{AdoptFeed, Failure, FreeEntry, head_message};
 use sparkray_rpc::{Accepted, Frame};
 use tokio::sync::oneshot;
 
-use crate::zygote::ZygoteEvent;
-
 /// Something happened; the loop handles one after the other.
 #[derive(Debug)]
 pub(crate) enum Event {
@@ -75,4 +73,23 @@ pub(crate) enum HeadEvent {
     Lost { cause: String },
     /// The head does not want this node: it was declared dead.
     Refused(Failure),
+}
+
+/// What the zygote task tells the raylet.
+#[derive(Debug)]
+pub(crate) enum ZygoteEvent {
+    /// It was started; it is not ready yet.
+    Started { pid: u32 },
+    /// It can fork now.
+    Ready {
+        pid: u32,
+        python_version: String,
+        sparkray_version: String,
+    },
+    /// A worker runs.
+    Forked { worker_id: WorkerId, pid: u32 },
+    /// A worker could not be made.
+    Failed { worker_id: WorkerId, error: String },
+    /// Zygotes fail again and again; no worker will come any more.
+    GaveUp { cause: String },
 }

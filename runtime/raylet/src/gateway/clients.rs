@@ -19,7 +19,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::event::Event;
+use crate::input::Event;
 
 /// A caller registers by then.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);

@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::error::RayletError;
-use crate::event::Event;
+use crate::input::Event;
 
 const ARRIVALS: usize = 256;
 

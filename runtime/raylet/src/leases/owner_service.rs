@@ -6,8 +6,8 @@ use sparkray_common::{ErrorCode, LeaseId, NodeId, WorkerId};
 use sparkray_proto::{Failure, MessageError, RegisterClient};
 use tracing::{debug, info};
 
-use crate::clients::Client;
-use crate::leases::{EndedLease, LeaseOwner, LeaseState};
+use crate::gateway::clients::Client;
+use crate::leases::manager::{EndedLease, LeaseOwner, LeaseState};
 use crate::raylet::Raylet;
 
 /// What an owner on another node says of itself when it registers.

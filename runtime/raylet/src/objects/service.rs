@@ -17,11 +17,11 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::event::Event;
-use crate::frees::Frees;
-use crate::peers::Peers;
+use crate::gateway::peers::Peers;
+use crate::input::Event;
+use crate::objects::frees::Frees;
+use crate::objects::transfer::{pull, push, refuse_pull};
 use crate::raylet::Raylet;
-use crate::transfer::{pull, push, refuse_pull};
 
 /// A node that does not acknowledge an adopted feed in this time is asked again, this often.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(10);

@@ -13,9 +13,9 @@ use sparkray_proto::{
 use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, info, warn};
 
-use crate::descendants::ChildEnd;
-use crate::leases::{LeaseOwner, LeaseRequest, LeaseState};
+use crate::leases::manager::{LeaseOwner, LeaseRequest, LeaseState};
 use crate::raylet::Raylet;
+use crate::workers::descendants::ChildEnd;
 
 /// An actor that found no room is given back to the head after this time, when another node has room.
 const PATIENCE: Duration = Duration::from_millis(200);

@@ -10,7 +10,7 @@ use sparkray_proto::{
 use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, warn};
 
-use crate::leases::{LeaseDecision, LeaseOwner, LeaseRequest, LeaseState};
+use crate::leases::manager::{LeaseDecision, LeaseOwner, LeaseRequest, LeaseState};
 use crate::raylet::Raylet;
 
 /// How the answer to a request travels.

@@ -9,10 +9,10 @@ use sparkray_proto::{ClientKind, Failure, FrameKind, MessageError, RegisterClien
 use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, info, warn};
 
-use crate::clients::{Client, Connection, await_end, watch_process};
-use crate::owner_service::OwnerRegistration;
+use crate::gateway::clients::{Client, Connection, await_end, watch_process};
+use crate::leases::owner_service::OwnerRegistration;
+use crate::objects::service::FrameError;
 use crate::raylet::Raylet;
-use crate::store_service::FrameError;
 
 impl Raylet {
     /// A client said something.

@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal};
 use sparkray_common::WorkerId;
 use tracing::info;
 
-use crate::descendants::descendants_of;
 use crate::raylet::Raylet;
+use crate::workers::descendants::descendants_of;
 
 /// The worker sets it for what it starts.
 const WORKER_VARIABLE: &str = "SPARKRAY_WORKER_ID=";

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::event::Event;
-use crate::peers::{Lane, PeerConnection, Peers};
+use crate::gateway::peers::{Lane, PeerConnection, Peers};
+use crate::input::Event;
 
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;

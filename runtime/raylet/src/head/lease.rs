@@ -14,7 +14,7 @@ use sparkray_rpc::{Frame, MomentReader, MomentWriter, RpcError, clock_now};
 use tracing::{debug, error};
 
 use crate::error::RayletError;
-use crate::event::Event;
+use crate::input::Event;
 use crate::raylet::Raylet;
 
 /// When the head has acknowledged nothing for this long, its node is asked whether it runs.
