@@ -1,0 +1,293 @@
+//! Tests of the streams, the queues and who dies of them.
+
+use std::collections::HashMap;
+
+use sparkray_common::{NodeId, VERSION};
+use sparkray_proto::head_message::Message;
+use sparkray_proto::{
+    ActorSpec, HeadRequest, LogBatch, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources,
+    WatchActorOnNode, WorkerAddress, WorkerDeath, head_request, node_message,
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use super::SharedHead;
+use super::session::{Attached, Batch, LOG_RESERVE, Outgoing, QUEUE};
+use crate::state::HeadState;
+
+fn register(id: NodeId) -> RegisterNode {
+    RegisterNode {
+        node_id: id.to_vec().into(),
+        sparkray_version: VERSION.to_owned(),
+        head_epoch: 1,
+        ..RegisterNode::default()
+    }
+}
+
+/// Attaches and confirms the stream.
+fn join(head: &SharedHead, node: NodeId, outgoing: Outgoing) -> Attached {
+    let attached = head.attach(register(node), outgoing).unwrap();
+    assert!(head.take_message(&attached, heartbeat(0)));
+    attached
+}
+
+fn heartbeat(received: u64) -> NodeMessage {
+    NodeMessage {
+        message: Some(node_message::Message::Heartbeat(sparkray_proto::Heartbeat {
+            sent_nanos: 7,
+        })),
+        sequence: 0,
+        received,
+    }
+}
+
+fn death(number: u8, sequence: u64) -> NodeMessage {
+    let death = WorkerDeath {
+        worker_id: vec![number; 16].into(),
+        ..WorkerDeath::default()
+    };
+    NodeMessage {
+        message: Some(node_message::Message::WorkerDeath(death)),
+        sequence,
+        received: 0,
+    }
+}
+
+/// Numbers of the workers whose death was told, in order.
+fn deaths(receiver: &mut mpsc::Receiver<Batch>) -> Vec<u8> {
+    let told = received(receiver).into_iter();
+    told.filter_map(|message| match message {
+        Message::WorkerDeath(notice) => Some(notice.worker_id[0]),
+        _ => None,
+    })
+    .collect()
+}
+
+#[test]
+fn a_stream_that_breaks_loses_nothing_and_repeats_nothing() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let (node, other) = (NodeId::random(), NodeId::random());
+    let (outgoing, mut other_reads) = mpsc::channel(QUEUE);
+    join(&head, other, outgoing);
+    let (outgoing, mut first_reads) = mpsc::channel(QUEUE);
+    let first = join(&head, node, outgoing);
+    assert!(head.take_message(&first, death(1, 1)));
+    assert!(head.take_message(&first, death(2, 2)));
+    assert_eq!(deaths(&mut first_reads), [1, 2]);
+
+    // The node opens another stream; until it confirms it, the first one goes on.
+    let (outgoing, mut second_reads) = mpsc::channel(QUEUE);
+    let second = head.attach(register(node), outgoing).unwrap();
+    let told = received(&mut second_reads);
+    let [Message::Registered(registered)] = &told[..] else {
+        panic!("{told:?}")
+    };
+    assert_eq!((registered.received, &registered.failure), (2, &None));
+    assert!(head.take_message(&first, death(3, 3)));
+    assert_eq!(deaths(&mut first_reads), [3]);
+
+    // It has the view and the first two deaths; what came by the first stream is not taken twice.
+    assert!(head.take_message(&second, heartbeat(3)));
+    assert!(first.cancel.is_cancelled());
+    assert!(
+        !head.take_message(&first, death(9, 4)),
+        "an old stream is not heard"
+    );
+    assert!(head.take_message(&second, death(3, 3)));
+    assert!(head.take_message(&second, death(4, 4)));
+    assert_eq!(deaths(&mut second_reads), [3, 4]);
+    assert_eq!(deaths(&mut other_reads), [1, 2, 3, 4]);
+    assert!(!head.take_message(&second, death(7, 7)), "5 and 6 are missing");
+}
+
+#[test]
+fn only_the_end_of_the_confirmed_stream_is_the_end_of_a_node() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let node = NodeId::random();
+    let stream = || mpsc::channel(QUEUE).0;
+    let given_up = head.attach(register(node), stream()).unwrap();
+    let first = join(&head, node, stream());
+    let unconfirmed = head.attach(register(node), stream()).unwrap();
+    for attached in [&given_up, &unconfirmed] {
+        head.raylet_ended(attached);
+        assert!(head.lock().state.nodes.is_alive(node));
+    }
+    let second = join(&head, node, stream());
+    head.raylet_ended(&first);
+    assert!(head.lock().state.nodes.is_alive(node));
+    head.raylet_ended(&second);
+    assert!(!head.lock().state.nodes.is_alive(node));
+    assert!(
+        head.attach(register(node), stream()).is_none(),
+        "the dead stay dead"
+    );
+    assert!(!head.take_message(&second, heartbeat(0)));
+}
+
+#[test]
+fn heartbeats_are_answered_and_keep_a_node_alive() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let (outgoing, mut reads) = mpsc::channel(QUEUE);
+    let attached = join(&head, NodeId::random(), outgoing);
+    received(&mut reads);
+    assert!(head.take_message(&attached, death(1, 1)));
+    assert!(head.take_message(&attached, heartbeat(0)));
+    let Ok(Ok(batch)) = reads.try_recv() else { panic!() };
+    assert!(matches!(batch[0].message, Some(Message::WorkerDeath(_))));
+    let Ok(Ok(batch)) = reads.try_recv() else { panic!() };
+    assert_eq!(batch[0].received, 1);
+    assert!(matches!(&batch[0].message, Some(Message::HeartbeatReply(reply)) if reply.sent_nanos == 7));
+}
+
+fn received(receiver: &mut mpsc::Receiver<Batch>) -> Vec<Message> {
+    let mut messages = Vec::new();
+    while let Ok(Ok(batch)) = receiver.try_recv() {
+        messages.extend(batch.into_iter().filter_map(|message| message.message));
+    }
+    messages
+}
+
+fn say(head: &SharedHead, node: NodeId, message: node_message::Message) {
+    let message = NodeMessage {
+        message: Some(message),
+        ..NodeMessage::default()
+    };
+    head.with_state(|state, now| state.node_message(now, node, message))
+        .unwrap();
+}
+
+#[test]
+fn a_node_that_does_not_read_dies_and_the_others_are_told() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let (reader, idler) = (NodeId::random(), NodeId::random());
+    let (to_reader, mut reads) = mpsc::channel(QUEUE);
+    let (to_idler, mut idle) = mpsc::channel(4);
+    join(&head, reader, to_reader);
+    let idler_stream = join(&head, idler, to_idler);
+    for number in 0..2 {
+        let death = WorkerDeath {
+            worker_id: vec![number; 16].into(),
+            ..WorkerDeath::default()
+        };
+        say(&head, reader, node_message::Message::WorkerDeath(death));
+    }
+    assert!(idler_stream.cancel.is_cancelled());
+    drop(idler_stream);
+    let told = received(&mut reads);
+    let is_death =
+        |message: &Message| matches!(message, Message::NodeDeath(notice) if notice.node_id == idler.to_vec());
+    assert!(told.iter().any(is_death), "{told:?}");
+    let heard = received(&mut idle);
+    let deaths = heard
+        .iter()
+        .filter(|message| matches!(message, Message::WorkerDeath(_)));
+    assert_eq!(deaths.count(), 1, "{heard:?}");
+    let end = idle.try_recv();
+    assert!(
+        matches!(end, Err(mpsc::error::TryRecvError::Disconnected)),
+        "its stream ends: {end:?}"
+    );
+}
+
+#[test]
+fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let (first, second) = (NodeId::random(), NodeId::random());
+    let places = 8;
+    let (to_first, mut reads) = mpsc::channel(places);
+    let (to_second, _idle) = mpsc::channel(QUEUE);
+    join(&head, first, to_first);
+    join(&head, second, to_second);
+    received(&mut reads);
+    let count = 10 * places;
+    let job = RegisterJob {
+        job_id: vec![1; 4].into(),
+        driver: Some(WorkerAddress {
+            node_id: second.to_vec().into(),
+            worker_id: vec![1; 16].into(),
+            node_address: String::new(),
+        }),
+        ..RegisterJob::default()
+    };
+    let register_job = head_request::Request::RegisterJob(job.clone());
+    ask(&head, register_job);
+    for number in 0..count {
+        let mut actor_id = vec![0; 16];
+        actor_id[..8].copy_from_slice(&(number as u64).to_le_bytes());
+        let spec = ActorSpec {
+            actor_id: actor_id.clone().into(),
+            job_id: vec![1; 4].into(),
+            owner: job.driver.clone(),
+            resources: Some(Resources {
+                units: HashMap::from([("CPU".to_owned(), 1.0)]),
+            }),
+            ..ActorSpec::default()
+        };
+        ask(
+            &head,
+            head_request::Request::RegisterActor(RegisterActor {
+                spec: Some(spec),
+                ..Default::default()
+            }),
+        );
+        let watch = WatchActorOnNode {
+            actor_id: actor_id.into(),
+        };
+        say(&head, first, node_message::Message::WatchActor(watch));
+        received(&mut reads);
+    }
+    // The end of the driver's node is the end of all actors.
+    head.with_state(|state, now| state.detach(now, second, "test"));
+    let told = received(&mut reads);
+    assert!(told.len() > count, "{} messages", told.len());
+    assert!(head.lock().sessions.contains_key(&first));
+}
+
+fn ask(head: &SharedHead, request: head_request::Request) {
+    let request = HeadRequest {
+        request: Some(request),
+    };
+    let reply = head.with_state(|state, now| state.request(now, request));
+    assert_eq!(reply.failure, None);
+}
+
+#[test]
+fn output_of_workers_gives_way_to_everything_else() {
+    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+    let node = NodeId::random();
+    let (outgoing, mut incoming) = mpsc::channel(QUEUE);
+    join(&head, node, outgoing);
+    let driver = WorkerAddress {
+        node_id: node.to_vec().into(),
+        worker_id: vec![1; 16].into(),
+        node_address: String::new(),
+    };
+    let job_id = vec![1; 4];
+    let job = RegisterJob {
+        job_id: job_id.clone().into(),
+        driver: Some(driver),
+        ..RegisterJob::default()
+    };
+    let request = HeadRequest {
+        request: Some(head_request::Request::RegisterJob(job)),
+    };
+    assert_eq!(
+        head.with_state(|state, now| state.request(now, request)).failure,
+        None
+    );
+    for _ in 0..QUEUE {
+        let batch = LogBatch {
+            job_id: job_id.clone().into(),
+            lines: Vec::new(),
+        };
+        say(&head, node, node_message::Message::Log(batch));
+    }
+    let death = WorkerDeath {
+        worker_id: vec![9; 16].into(),
+        ..WorkerDeath::default()
+    };
+    say(&head, node, node_message::Message::WorkerDeath(death));
+    let told = received(&mut incoming);
+    assert!(told.len() < QUEUE - LOG_RESERVE + 4, "{} messages", told.len());
+    assert!(matches!(told.last(), Some(Message::WorkerDeath(_))));
+}
