@@ -38,6 +38,7 @@ mod config;
 mod error;
 mod event;
 mod io;
+mod nameless_file;
 mod shm;
 mod spill;
 mod store;

@@ -6,25 +6,24 @@
 //! What is read back is checked, block by block: bytes that changed are an error, never a value.
 
 use sparkray_common::sync::Mutex;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use rustix::fs::{FallocateFlags, Mode, OFlags};
+use rustix::fs::FallocateFlags;
 
 use crate::allocator::pages_for;
 use crate::checksum::checksum;
+use crate::nameless_file::nameless_file;
 use crate::shm::{Segment, SegmentId};
 
 /// Bytes that one checksum covers, and the unit of reading and writing.
 const BLOCK: usize = 1 << 20;
 const VOLUME_SIZE: u64 = 1 << 30;
-/// Makes the names unique that files have for a moment, where the file system knows no files without a name.
-static COUNTER: AtomicU64 = AtomicU64::new(0);
 
 #[derive(Debug)]
 struct Volume {
@@ -273,26 +272,6 @@ impl SpillDirectories {
         let offset = volume.end.fetch_add(pages_for(len), Ordering::Relaxed);
         Ok(Extent { volume, offset, len })
     }
-}
-
-/// A file without a name, readable and writable by its owner only.
-pub(crate) fn nameless_file(directory: &Path) -> io::Result<File> {
-    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    match rustix::fs::open(directory, flags, Mode::RUSR | Mode::WUSR) {
-        Ok(descriptor) => return Ok(descriptor.into()),
-        Err(rustix::io::Errno::OPNOTSUPP | rustix::io::Errno::ISDIR | rustix::io::Errno::INVAL) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let number = COUNTER.fetch_add(1, Ordering::Relaxed);
-    let path = directory.join(format!("spill-{}-{number}", std::process::id()));
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(&path)?;
-    std::fs::remove_file(&path)?;
-    Ok(file)
 }
 
 #[cfg(test)]

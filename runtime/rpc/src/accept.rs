@@ -19,9 +19,10 @@ use tracing::{debug, warn};
 
 use crate::RpcError;
 use crate::agreement::{Agreement, Protection};
-use crate::dial::{read_exact, write_all};
+use crate::exact_io::{read_exact, write_all};
 use crate::half_open::{HalfOpen, Origin};
-use crate::handshake::{CLIENT_PROOF_LEN, HELLO_LEN, Identity, Refusal, ServerHandshake, Target};
+use crate::handshake::{CLIENT_PROOF_LEN, HELLO_LEN, Identity, ServerHandshake, Target};
+use crate::refusal::Refusal;
 use crate::secured_socket::{SecuredSocket, take_over};
 use crate::socket::{pass_socket_options, register};
 

@@ -1,12 +1,10 @@
 //! Calling another process, for tokio.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-
 use crate::RpcError;
+use crate::exact_io::{read_exact, write_all};
 use crate::handshake::{ClientHandshake, Identity, SERVER_PROOF_LEN, Target};
 use crate::noise::NOISE_MESSAGE_LEN;
 use crate::secured_socket::{SecuredSocket, Securing};
@@ -108,31 +106,4 @@ async fn resolve(endpoint: &Endpoint) -> Result<Endpoint, RpcError> {
         .next()
         .ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
     Ok(Endpoint::Tcp(first.to_string()))
-}
-
-pub(crate) async fn write_all(socket: &AsyncFd<OwnedFd>, mut bytes: &[u8]) -> std::io::Result<()> {
-    while !bytes.is_empty() {
-        let written = socket
-            .async_io(Interest::WRITABLE, |fd| {
-                Ok(rustix::net::send(fd, bytes, rustix::net::SendFlags::NOSIGNAL)?)
-            })
-            .await?;
-        bytes = &bytes[written..];
-    }
-    Ok(())
-}
-
-pub(crate) async fn read_exact(socket: &AsyncFd<OwnedFd>, bytes: &mut [u8]) -> std::io::Result<()> {
-    let mut filled = 0;
-    while filled < bytes.len() {
-        let slot = &mut bytes[filled..];
-        let read = socket
-            .async_io(Interest::READABLE, |fd| Ok(rustix::io::read(fd, &mut *slot)?))
-            .await?;
-        if read == 0 {
-            return Err(std::io::ErrorKind::UnexpectedEof.into());
-        }
-        filled += read;
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use std::io;
 use sparkray_common::ErrorCode;
 use sparkray_proto::MessageError;
 
-use crate::handshake::Refusal;
+use crate::refusal::Refusal;
 
 /// A failure of a connection. After any of them the connection is of no more use.
 #[derive(Debug, thiserror::Error)]

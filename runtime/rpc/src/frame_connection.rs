@@ -440,7 +440,7 @@ async fn write_sealed(
             None if wire.is_empty() => return Ok(()),
             None => {}
         }
-        crate::dial::write_all(socket, &wire).await?;
+        crate::exact_io::write_all(socket, &wire).await?;
         wire.clear();
     }
 }

@@ -14,6 +14,7 @@ mod agreement;
 mod blocking;
 mod dial;
 mod error;
+mod exact_io;
 mod frame;
 mod frame_connection;
 mod half_open;
@@ -22,6 +23,7 @@ mod moment_file;
 mod noise;
 mod reachability;
 mod records;
+mod refusal;
 mod secured_socket;
 mod session;
 mod socket;
@@ -36,13 +38,13 @@ pub use error::RpcError;
 pub use frame::{FRAME_HEADER_LEN, Frame, FrameDecoder, FrameHeader, encode_frame_head};
 pub use frame_connection::{FrameReceiver, FrameSender, frame_connection};
 pub use handshake::{
-    CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, Refusal, SERVER_PROOF_LEN, ServerHandshake,
-    Target,
+    CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, SERVER_PROOF_LEN, ServerHandshake, Target,
 };
 pub use moment_file::{MomentReader, MomentWriter, clock_now, sleep_until};
 pub use noise::{NOISE_MESSAGE_LEN, Negotiation, answer_negotiation};
 pub use reachability::{CHECK_INTERVAL, Reachability, SILENCE};
 pub use records::{Opener, Records, Sealer};
+pub use refusal::Refusal;
 pub use secured_socket::{SecuredSocket, Securing, take_over};
 pub use session::{Gap, Inbox, Outbox};
 pub use socket::{

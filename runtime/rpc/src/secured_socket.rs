@@ -7,7 +7,7 @@ use sparkray_common::ClusterToken;
 
 use crate::RpcError;
 use crate::agreement::{Agreement, Protection};
-use crate::dial::{read_exact, write_all};
+use crate::exact_io::{read_exact, write_all};
 use crate::noise::{NOISE_MESSAGE_LEN, Negotiation, answer_negotiation};
 use crate::records::Records;
 use crate::socket::register;

@@ -8,7 +8,7 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
 
 use super::{Access, MappedRange};
-use crate::spill::nameless_file;
+use crate::nameless_file::nameless_file;
 
 /// Names a segment of one store; never used again for another segment.
 ///
