@@ -19,13 +19,14 @@ pub(crate) fn cached<'py>(
         .map(|object| object.bind(py))
 }
 
-/// The exception for a failure of the runtime: `sparkray.exceptions.from_failure`.
+/// The exception for a failure of the runtime: `sparkray._private.failures.from_failure`.
 pub(crate) fn exception(py: Python<'_>, error: &CoreError) -> PyErr {
     static FROM_FAILURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let made = cached(py, &FROM_FAILURE, "sparkray.exceptions", "from_failure").and_then(|from_failure| {
-        let actor = error.actor.map(|actor| actor.to_string());
-        from_failure.call1((error.code.number(), error.message.as_str(), actor))
-    });
+    let made =
+        cached(py, &FROM_FAILURE, "sparkray._private.failures", "from_failure").and_then(|from_failure| {
+            let actor = error.actor.map(|actor| actor.to_string());
+            from_failure.call1((error.code.number(), error.message.as_str(), actor))
+        });
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(problem) => {

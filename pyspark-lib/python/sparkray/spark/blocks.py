@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sparkray import exceptions
+from sparkray._private import failures
 from sparkray.spark import unify
 
 if TYPE_CHECKING:
@@ -139,4 +139,4 @@ def common_schema(rows: Sequence[Any], described: Sequence[dict[str, Any]]) -> d
 def _block_error(code: int, message: str) -> Exception:
     if code == _NOT_FOUND:
         return TypeError(message)
-    return exceptions.from_failure(code, message)
+    return failures.from_failure(code, message)

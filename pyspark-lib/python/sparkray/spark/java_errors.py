@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparkray import exceptions
+from sparkray._private import failures
 
 _NATIVE_FAILURE = "org.sparkray.SparkRayException"
 _INVALID_ARGUMENT = "java.lang.IllegalArgumentException"
@@ -49,7 +50,7 @@ def _python_exception(what: str, java_exception: Any) -> Exception:
             break
         name = cause.getClass().getName()
         if name == _NATIVE_FAILURE:
-            return exceptions.from_failure(cause.getCode(), f"{what}: {cause.getMessage()}")
+            return failures.from_failure(cause.getCode(), f"{what}: {cause.getMessage()}")
         if name == _INVALID_ARGUMENT and cause.equals(java_exception):
             return TypeError(cause.getMessage())
         if name == _PYTHON_EXCEPTION:
