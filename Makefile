@@ -179,10 +179,12 @@ test: $(STAMP)/venv-sparkray $(OTHER_VERSIONS) $(MINICLUSTER) ## all tests: Rust
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)
 	@tests/run-pytest build/venv/bin/python tests/hosts
 
-check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of dependencies between crates
+check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of dependencies between crates and modules
 	@$(STEP) check-fmt "cargo fmt" cargo fmt --all --check
 	@$(STEP) check-clippy "cargo clippy" cargo clippy --release --workspace --all-targets --locked -- -D warnings
 	@$(STEP) check-layers "dependencies between crates" build/venv-tools/bin/python tests/check_layers.py
+	@$(STEP) check-modules-tests "tests of the check of modules" build/venv-tools/bin/python tests/test_check_modules.py
+	@$(STEP) check-modules "dependencies between modules, and lengths of files" build/venv-tools/bin/python tests/check_modules.py
 	@$(STEP) check-ruff "ruff" build/venv-tools/bin/ruff check .
 	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights tests
 	@if cargo deny --version >/dev/null 2>&1; then $(STEP) check-deny "cargo deny" cargo deny --locked check; \

@@ -1,0 +1,234 @@
+"""Checks that modules inside a crate depend on each other in one direction, and that no file of ours is too long.
+
+tests/check_modules.py                 checks everything
+tests/check_modules.py --show CRATE    prints what each module of a crate uses today, to fill or mend its table
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+from rust_modules import Module, Use, read_crate
+
+ROOT = Path(__file__).resolve().parent.parent
+
+MAX_LINES = 700
+
+# Crate -> its parts from the bottom to the top, each with the parts that it may use. A part is a module with all below
+# it that is no part of its own. What a part may use stands above it in the table, so no table can have a circle.
+# lib.rs and main.rs may use everything.
+TABLES: dict[str, dict[str, str]] = {
+    "runtime/common": {
+        "sync": "",
+        "config": "",
+        "error": "",
+        "ids": "sync",
+        "address": "ids",
+        "node_lease": "",
+        "python_start": "",
+        "resources": "",
+        "shared_moment": "",
+        "telemetry": "",
+        "token": "",
+        "value": "",
+    },
+    "runtime/proto": {
+        "generated": "",
+        "frame_kind": "",
+        "convert": "generated",
+    },
+    "runtime/rpc": {
+        "refusal": "",
+        "error": "refusal",
+        "agreement": "error",
+        "handshake": "agreement refusal",
+        "records": "error",
+        "noise": "agreement error records",
+        "frame": "error",
+        "session": "",
+        "half_open": "",
+        "reachability": "",
+        "moment_file": "",
+        "socket": "",
+        "exact_io": "",
+        "secured_socket": "agreement error exact_io noise records socket",
+        "dial": "error exact_io handshake noise secured_socket socket",
+        "accept": "agreement error exact_io half_open handshake refusal secured_socket socket",
+        "frame_connection": "error exact_io frame reachability records secured_socket socket",
+        "blocking": "agreement error frame handshake socket",
+        "tonic_records": "records",
+        "tonic_bridge": "dial error handshake secured_socket socket tonic_records",
+    },
+    "runtime/object-store": {
+        "error": "",
+        "config": "",
+        "checksum": "",
+        "nameless_file": "",
+        "shm": "nameless_file",
+        "allocator": "shm",
+        "spill": "allocator checksum nameless_file shm",
+        "io": "allocator shm spill",
+        "event": "io shm spill",
+        "store::slot": "allocator event spill",
+        "store::dead_owners": "",
+        "store": "allocator config error event io shm spill store::dead_owners store::slot",
+        "client::segments": "error shm",
+        "client": "client::segments error shm",
+    },
+    "runtime/supervisor": {
+        "error": "",
+        "request": "error",
+        "invitation": "error",
+        "restart": "",
+        "signals": "",
+        "manager_thread": "error signals",
+        "child_host": "error signals",
+        "children": "child_host error",
+        "container": "children",
+        "python": "child_host error",
+        "driver": "child_host children container error invitation manager_thread request",
+        "executor::current_raylet": "",
+        "executor::workers_python": "children error python",
+        "executor": "child_host children container error executor::current_raylet executor::workers_python invitation"
+        " manager_thread restart",
+    },
+    "runtime/sparkrayd": {
+        "process": "",
+        "guardian": "process",
+        "head_main": "process",
+        "raylet_main": "process",
+    },
+}
+
+# Crates whose parts are being made. Each gets its table with them.
+WITHOUT_TABLE = {"runtime/core-worker", "runtime/gcs", "runtime/raylet", "spark-bridge/native", "pyspark-lib"}
+
+# Files that are too long and are being cut: none may be added.
+BEING_CUT = {"runtime/gcs/src/service.rs"}
+
+
+def named(module: Module) -> str:
+    """The module as it is written in a table."""
+    return "::".join(module) or "lib.rs"
+
+
+def part_of(module: Module, table: dict[str, str]) -> str | None:
+    """The table's part that a module belongs to: the longest prefix."""
+    for length in range(len(module), 0, -1):
+        name = named(module[:length])
+        if name in table:
+            return name
+    return None
+
+
+def problems_of_table(table: dict[str, str]) -> list[str]:
+    """What the table allows against its own order."""
+    problems = []
+    seen: set[str] = set()
+    for part, allowed in table.items():
+        problems += [
+            f"the table lets {part} use {name}, which does not stand above it"
+            for name in allowed.split()
+            if name not in seen
+        ]
+        seen.add(part)
+    return problems
+
+
+def uses_between(src: Path) -> tuple[set[Module], list[tuple[Module, Module, Use]]]:
+    """The modules of a crate, and each use of one by another: user, used, and where."""
+    source = read_crate(src)
+    found = [(use.user, source.owner(use.path), use) for use in source.uses]
+    return source.modules - source.tests, [entry for entry in found if entry[0] != entry[1] and entry[0]]
+
+
+def problems_of_crate(src: Path, table: dict[str, str]) -> list[str]:
+    """The uses in a crate that its table does not allow."""
+    problems = problems_of_table(table)
+    modules, uses = uses_between(src)
+    problems += [
+        f"{src}: no part of the table has the module {named(module)}"
+        for module in sorted(modules)
+        if module and part_of(module, table) is None
+    ]
+    for user, used, use in uses:
+        mine, other = part_of(user, table), part_of(used, table)
+        if mine is None or mine == other or (other is None and used):
+            continue
+        if other is None or other not in table[mine].split():
+            where = f"{use.file}:{use.line}"
+            problems.append(f"{where}: {mine} must not use {other or 'what lib.rs defines'} ({'::'.join(use.path)})")
+    parts = {part_of(module, table) for module in modules}
+    problems += [f"{src}: the table's part {part} has no module" for part in table if part not in parts]
+    return sorted(set(problems))
+
+
+def show(src: Path) -> None:
+    """Prints what each module of a crate uses."""
+    modules, uses = uses_between(src)
+    used_by: dict[Module, set[Module]] = defaultdict(set)
+    for user, used, _ in uses:
+        used_by[user].add(used)
+    for module in sorted(modules):
+        print(f"{named(module)}: {' '.join(sorted(map(named, used_by[module])))}")
+
+
+def our_files(root: Path) -> Iterator[Path]:
+    """All files that are written by hand in Rust, Python or Java."""
+    for directory, folders, files in os.walk(root):
+        folders[:] = sorted(
+            folder for folder in folders if folder not in {"build", "target", "dist"} and folder[0] != "."
+        )
+        yield from (Path(directory, file) for file in sorted(files) if file.endswith((".rs", ".py", ".pyi", ".java")))
+
+
+def lengths(root: Path) -> dict[Path, int]:
+    """The number of lines of each of our files."""
+    return {file: file.read_bytes().count(b"\n") for file in our_files(root)}
+
+
+def too_long(lines: dict[Path, int], being_cut: set[str]) -> list[str]:
+    """The files that should be cut, and those that need not be any more."""
+    long = {str(file): count for file, count in lines.items() if count > MAX_LINES}
+    problems = [
+        f"{file}: {count} lines, more than {MAX_LINES}" for file, count in long.items() if file not in being_cut
+    ]
+    return problems + [f"{file} is short enough: take it from BEING_CUT" for file in sorted(being_cut - set(long))]
+
+
+def crates_without_entry() -> list[str]:
+    """The crates that neither a table nor WITHOUT_TABLE names."""
+    crates = {
+        str(manifest.parent) for pattern in ("*/Cargo.toml", "*/*/Cargo.toml") for manifest in Path(".").glob(pattern)
+    }
+    return [
+        f"{crate}: not in the tables of tests/check_modules.py"
+        for crate in sorted(crates - set(TABLES) - WITHOUT_TABLE)
+    ]
+
+
+def main() -> int:
+    """Prints what is wrong; returns the exit code."""
+    os.chdir(ROOT)
+    if sys.argv[1:2] == ["--show"]:
+        show(Path(sys.argv[2], "src"))
+        return 0
+    lines = lengths(Path("."))
+    problems = too_long(lines, BEING_CUT) + crates_without_entry()
+    for crate, table in TABLES.items():
+        problems += problems_of_crate(Path(crate, "src"), table)
+    for problem in problems:
+        print(problem)
+    median = statistics.median(count for file, count in lines.items() if file.suffix == ".rs")
+    read = f"{len(TABLES)} crates, {len(lines)} files, the median of Rust files {median:.0f} lines"
+    print(f"{read}: {len(problems)} problems")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
