@@ -108,9 +108,6 @@ TABLES: dict[str, dict[str, str]] = {
 # Crates whose parts are being made. Each gets its table with them.
 WITHOUT_TABLE = {"runtime/core-worker", "runtime/gcs", "runtime/raylet", "spark-bridge/native", "pyspark-lib"}
 
-# Files that are too long and are being cut: none may be added.
-BEING_CUT = {"runtime/gcs/src/service.rs"}
-
 
 def named(module: Module) -> str:
     """The module as it is written in a table."""
@@ -192,13 +189,9 @@ def lengths(root: Path) -> dict[Path, int]:
     return {file: file.read_bytes().count(b"\n") for file in our_files(root)}
 
 
-def too_long(lines: dict[Path, int], being_cut: set[str]) -> list[str]:
-    """The files that should be cut, and those that need not be any more."""
-    long = {str(file): count for file, count in lines.items() if count > MAX_LINES}
-    problems = [
-        f"{file}: {count} lines, more than {MAX_LINES}" for file, count in long.items() if file not in being_cut
-    ]
-    return problems + [f"{file} is short enough: take it from BEING_CUT" for file in sorted(being_cut - set(long))]
+def too_long(lines: dict[Path, int]) -> list[str]:
+    """The files that should be cut."""
+    return [f"{file}: {count} lines, more than {MAX_LINES}" for file, count in lines.items() if count > MAX_LINES]
 
 
 def crates_without_entry() -> list[str]:
@@ -219,7 +212,7 @@ def main() -> int:
         show(Path(sys.argv[2], "src"))
         return 0
     lines = lengths(Path("."))
-    problems = too_long(lines, BEING_CUT) + crates_without_entry()
+    problems = too_long(lines) + crates_without_entry()
     for crate, table in TABLES.items():
         problems += problems_of_crate(Path(crate, "src"), table)
     for problem in problems:
