@@ -3,17 +3,33 @@
 from asyncio import Future as AsyncFuture
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future
-from typing import Any, Generic, NoReturn, Protocol, TypeVar, final
+from typing import Any, Generic, NoReturn, Protocol, TypeVar, final, type_check_only
 
 from sparkray._private.ids import HexId
 
-T = TypeVar("T")
+_T = TypeVar("_T")
+
+__all__ = [
+    "ActorRef",
+    "CoreWorker",
+    "ForeignReferenceError",
+    "IncomingTask",
+    "LocalProcesses",
+    "ObjectRef",
+    "TaskTemplate",
+    "ValueBuffer",
+    "__version__",
+    "_rebuild_object_ref",
+    "after_fork_in_child",
+    "note_fork",
+    "set_parent_death_signal",
+]
 
 # The version of the Rust side: it must equal `sparkray.__version__`.
 __version__: str
 
 @final
-class ObjectRef(Generic[T]):
+class ObjectRef(Generic[_T]):
     """A reference to the value of a task, an actor call or `put`."""
 
     def binary(self) -> bytes: ...
@@ -23,31 +39,33 @@ class ObjectRef(Generic[T]):
     @staticmethod
     def nil() -> ObjectRef[Any]:
         """Raises RuntimeError when sparkray is not running."""
-    def future(self) -> Future[T]:
+    def future(self) -> Future[_T]:
         """A future that gets the value or the task's exception. It is completed by a native thread."""
-    def as_future(self) -> AsyncFuture[T]:
+    def as_future(self) -> AsyncFuture[_T]:
         """As `future`, for the running event loop. Raises RuntimeError when there is none."""
-    def job_id(self) -> NoReturn:
+    @staticmethod
+    def job_id() -> NoReturn:
         """Raises NotImplementedError, as do the next ones."""
-    def call_site(self) -> NoReturn: ...
     @staticmethod
-    def from_binary(id: bytes, /) -> NoReturn: ...
+    def call_site() -> NoReturn: ...
     @staticmethod
-    def from_hex(id: str, /) -> NoReturn: ...
+    def from_binary(_id: bytes) -> NoReturn: ...
+    @staticmethod
+    def from_hex(_id: str) -> NoReturn: ...
     @staticmethod
     def from_random() -> NoReturn: ...
     def __bytes__(self) -> bytes: ...
-    def __copy__(self) -> ObjectRef[T]: ...
-    def __deepcopy__(self, memo: Any, /) -> ObjectRef[T]: ...
-    def __await__(self) -> Generator[Any, None, T]: ...
+    def __copy__(self) -> ObjectRef[_T]: ...
+    def __deepcopy__(self, memo: Any, /) -> ObjectRef[_T]: ...
+    def __await__(self) -> Generator[Any, None, _T]: ...
     def __hash__(self) -> int: ...
-    def __eq__(self, other: object) -> bool: ...
+    def __eq__(self, other: object, /) -> bool: ...
     def __reduce__(self) -> tuple[Any, ...]:
         """Adds itself to the references that the value being serialized contains. Outside of a serialization of the
         runtime (a function that refers to a global reference, pickle.dumps by a user) the object is kept until
         shutdown, as in Ray."""
     @classmethod
-    def __class_getitem__(cls, item: Any) -> Any: ...
+    def __class_getitem__(cls, _item: Any) -> Any: ...
 
 @final
 class TaskTemplate:
@@ -103,6 +121,7 @@ class IncomingTask:
     def wait_for_owners(self) -> None:
         """Waits until the owners of references in the arguments know this process."""
 
+@type_check_only
 class WorkerHooks(Protocol):
     """What the worker's main loop asks of Python (sparkray._private.worker_main.Hooks)."""
 
@@ -223,6 +242,7 @@ class CoreWorker:
     @property
     def is_driver(self) -> bool: ...
 
+@final
 class LocalProcesses:
     """Children of this process: `sparkrayd head` and `sparkrayd raylet`."""
 
