@@ -12,8 +12,9 @@ import org.apache.spark.SecurityManager;
 import org.apache.spark.SparkEnv;
 
 /**
- * The secret with which executors join the driver's manager. Where Spark authenticates its processes, they share a
- * secret already: both sides derive the token from it, and it never travels, however Spark's RPC is protected.
+ * The secret with which executors join the driver's manager. Where Spark authenticates its
+ * processes, they share a secret already: both sides derive the token from it, and it never
+ * travels, however Spark's RPC is protected.
  */
 final class ManagerToken {
   private static final String NONCE = "nonce";
@@ -36,7 +37,8 @@ final class ManagerToken {
       return null;
     }
     Mac mac = Mac.getInstance("HmacSHA256");
-    mac.init(new SecretKeySpec(security.getSecretKey().getBytes(StandardCharsets.UTF_8), "HmacSHA256"));
+    mac.init(
+        new SecretKeySpec(security.getSecretKey().getBytes(StandardCharsets.UTF_8), "HmacSHA256"));
     return hex(mac.doFinal(("sparkray manager " + nonce).getBytes(StandardCharsets.UTF_8)));
   }
 
@@ -54,7 +56,8 @@ final class ManagerToken {
     if (invitation.has(NONCE)) {
       String token = derive(invitation.remove(NONCE).asText());
       if (token == null) {
-        throw new SparkRayException(5, "Spark authenticates its processes in the driver, but not in this executor");
+        throw new SparkRayException(
+            5, "Spark authenticates its processes in the driver, but not in this executor");
       }
       invitation.put("token", token);
     }

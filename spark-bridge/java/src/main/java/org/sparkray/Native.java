@@ -1,6 +1,9 @@
 package org.sparkray;
 
-/** The native library's exports for the managers. A manager is named by a key; a stale key is an error, not a crash. */
+/**
+ * The native library's exports for the managers. A manager is named by a key; a stale key is an
+ * error, not a crash.
+ */
 final class Native {
   static {
     NativeLibrary.load();
@@ -20,12 +23,15 @@ final class Native {
   /** What executors need to join, in JSON. Holds a token: it goes nowhere but into Spark's RPC. */
   static native String driverInvitation(long driver);
 
-  /** Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult} in JSON. */
+  /**
+   * Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult} in
+   * JSON.
+   */
   static native String driverInit(long driver, String request);
 
   /**
-   * Stops the cluster of this id; does nothing when another one or none is current. A list, in JSON, of those that did
-   * not answer in time.
+   * Stops the cluster of this id; does nothing when another one or none is current. A list, in
+   * JSON, of those that did not answer in time.
    */
   static native String driverStopCluster(long driver, String clusterId);
 

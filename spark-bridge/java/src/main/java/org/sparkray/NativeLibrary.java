@@ -23,9 +23,10 @@ import java.util.List;
 import java.util.Set;
 
 /**
- * Loads {@code libsparkray_jni.so} and lays out {@code sparkrayd}, both from the jar, in a private directory of this
- * process. In a YARN container that directory is inside the container, elsewhere in the temporary directory; a file
- * system that refuses to run programs is passed over. The directory is deleted when the JVM ends.
+ * Loads {@code libsparkray_jni.so} and lays out {@code sparkrayd}, both from the jar, in a private
+ * directory of this process. In a YARN container that directory is inside the container, elsewhere
+ * in the temporary directory; a file system that refuses to run programs is passed over. The
+ * directory is deleted when the JVM ends.
  *
  * <p>It is done once; a failure is remembered and repeated.
  */
@@ -37,8 +38,10 @@ public final class NativeLibrary {
   private static final String PROGRAM = "sparkrayd";
   private static final String RESOURCES = "/org/sparkray/native/linux-x86_64/";
   private static final String PREFIX = "sparkray-jvm-";
+
   /** Held locked by the process that the directory belongs to, for as long as it lives. */
   private static final String LOCK = "lock";
+
   /** A younger directory may belong to a process that has not locked it yet. */
   private static final long LEFT_BEHIND_MILLIS = 60_000;
 
@@ -47,10 +50,13 @@ public final class NativeLibrary {
           + "n=$((n + 1)); done";
 
   private static Path workDirectory;
+
   /** Held, because its standard input is what it waits for. */
   private static Process afterThisProcess;
+
   /** Never closed: closing it would give up the lock. */
   private static FileChannel lock;
+
   private static Path program;
   private static SparkRayException failure;
 
@@ -75,7 +81,8 @@ public final class NativeLibrary {
       failure = e;
       throw e;
     } catch (IOException | RuntimeException | LinkageError e) {
-      failure = new SparkRayException(1, "cannot load sparkray's native library: " + e.getMessage(), e);
+      failure =
+          new SparkRayException(1, "cannot load sparkray's native library: " + e.getMessage(), e);
       throw failure;
     }
   }
@@ -97,7 +104,8 @@ public final class NativeLibrary {
     String machine = System.getProperty("os.arch", "");
     boolean isX86 = machine.equals("amd64") || machine.equals("x86_64");
     if (!system.equals("Linux") || !isX86) {
-      throw new SparkRayException(1, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
+      throw new SparkRayException(
+          1, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
     }
   }
 
@@ -108,8 +116,11 @@ public final class NativeLibrary {
       deleteLeftBehind(base);
       Path directory;
       try {
-        directory = Files.createTempDirectory(
-            base, PREFIX, PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
+        directory =
+            Files.createTempDirectory(
+                base,
+                PREFIX,
+                PosixFilePermissions.asFileAttribute(PosixFilePermissions.fromString("rwx------")));
       } catch (IOException e) {
         refusals.add(base + ": " + e);
         continue;
@@ -131,7 +142,10 @@ public final class NativeLibrary {
       delete(directory);
     }
     throw new SparkRayException(
-        1, "sparkray's native library can be loaded from no directory of this host: " + String.join("; ", refusals), last);
+        1,
+        "sparkray's native library can be loaded from no directory of this host: "
+            + String.join("; ", refusals),
+        last);
   }
 
   private static Path loadFrom(Path directory) throws IOException {
@@ -152,7 +166,8 @@ public final class NativeLibrary {
     try (InputStream content = NativeLibrary.class.getResourceAsStream(RESOURCES + name)) {
       if (content == null) {
         throw new SparkRayException(
-            1, "the jar has no " + name + ": use the sparkray.jar that the sparkray package brings");
+            1,
+            "the jar has no " + name + ": use the sparkray.jar that the sparkray package brings");
       }
       Files.copy(content, target, StandardCopyOption.REPLACE_EXISTING);
     }
@@ -181,7 +196,8 @@ public final class NativeLibrary {
 
   private static FileChannel lock(Path directory) throws IOException {
     FileChannel channel =
-        FileChannel.open(directory.resolve(LOCK), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
+        FileChannel.open(
+            directory.resolve(LOCK), StandardOpenOption.CREATE, StandardOpenOption.WRITE);
     if (channel.tryLock() == null) {
       channel.close();
       throw new IOException(directory + " is locked by another process");
@@ -189,15 +205,19 @@ public final class NativeLibrary {
     return channel;
   }
 
-  /** Deletes directories of this user's processes that were killed: nobody holds their lock any more. */
-  private static void deleteLeftBehind(Path base) {
+  /**
+   * Deletes directories of this user's processes that were killed: nobody holds their lock any
+   * more.
+   */
+  static void deleteLeftBehind(Path base) {
     try (DirectoryStream<Path> found = Files.newDirectoryStream(base, PREFIX + "*")) {
       UserPrincipal self = Files.getOwner(Paths.get("/proc/self"));
       long before = System.currentTimeMillis() - LEFT_BEHIND_MILLIS;
       for (Path directory : found) {
         boolean ours = Files.getOwner(directory, LinkOption.NOFOLLOW_LINKS).equals(self);
         Path file = directory.resolve(LOCK);
-        if (!ours || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)
+        if (!ours
+            || !Files.isRegularFile(file, LinkOption.NOFOLLOW_LINKS)
             || Files.getLastModifiedTime(file).toMillis() > before) {
           continue;
         }
@@ -225,8 +245,9 @@ public final class NativeLibrary {
   }
 
   /**
-   * A container's directory ends with it. Elsewhere a shell waits for the end of this JVM, however it comes: then its
-   * standard input ends. It tries until the processes that this JVM leaves behind have ended too.
+   * A container's directory ends with it. Elsewhere a shell waits for the end of this JVM, however
+   * it comes: then its standard input ends. It tries until the processes that this JVM leaves
+   * behind have ended too.
    */
   private static void deleteWhenKilled(Path directory) {
     if (System.getenv("CONTAINER_ID") != null) {
@@ -234,7 +255,9 @@ public final class NativeLibrary {
     }
     File nothing = new File("/dev/null");
     try {
-      ProcessBuilder builder = new ProcessBuilder("/bin/sh", "-c", DELETE_AT_END, "sparkray-delete", directory.toString());
+      ProcessBuilder builder =
+          new ProcessBuilder(
+              "/bin/sh", "-c", DELETE_AT_END, "sparkray-delete", directory.toString());
       builder.environment().clear();
       builder.directory(new File("/")).redirectOutput(nothing).redirectError(nothing);
       afterThisProcess = builder.start();
@@ -246,24 +269,28 @@ public final class NativeLibrary {
 
   private static void delete(Path directory) {
     try {
-      Files.walkFileTree(directory, new SimpleFileVisitor<Path>() {
-        @Override
-        public FileVisitResult visitFile(Path file, BasicFileAttributes attributes) throws IOException {
-          Files.deleteIfExists(file);
-          return FileVisitResult.CONTINUE;
-        }
+      Files.walkFileTree(
+          directory,
+          new SimpleFileVisitor<Path>() {
+            @Override
+            public FileVisitResult visitFile(Path file, BasicFileAttributes attributes)
+                throws IOException {
+              Files.deleteIfExists(file);
+              return FileVisitResult.CONTINUE;
+            }
 
-        @Override
-        public FileVisitResult visitFileFailed(Path file, IOException error) {
-          return FileVisitResult.CONTINUE;
-        }
+            @Override
+            public FileVisitResult visitFileFailed(Path file, IOException error) {
+              return FileVisitResult.CONTINUE;
+            }
 
-        @Override
-        public FileVisitResult postVisitDirectory(Path visited, IOException error) throws IOException {
-          Files.deleteIfExists(visited);
-          return FileVisitResult.CONTINUE;
-        }
-      });
+            @Override
+            public FileVisitResult postVisitDirectory(Path visited, IOException error)
+                throws IOException {
+              Files.deleteIfExists(visited);
+              return FileVisitResult.CONTINUE;
+            }
+          });
     } catch (IOException e) {
       // A file appeared meanwhile; the container's or host's own cleaning finds it.
       return;

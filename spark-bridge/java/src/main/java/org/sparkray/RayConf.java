@@ -6,58 +6,69 @@ import java.util.List;
 import java.util.Locale;
 import org.apache.spark.SparkConf;
 
-/** Every {@code spark.ray.*} key, once: with type, default and what it means. docs/configuration.md is made from it. */
+/**
+ * Every {@code spark.ray.*} key, once: with type, default and what it means. docs/configuration.md
+ * is made from it.
+ */
 public final class RayConf {
   private static final List<Entry> ENTRIES = new ArrayList<>();
 
-  static final Entry MEMORY_BUDGET = entry(
-      "spark.ray.memory.budget",
-      "bytes, for example 3g",
-      "on YARN and Kubernetes, what the executor's memory overhead has beyond Spark's own (`max(384m, "
-          + "spark.executor.memoryOverheadFactor × heap)`); no limit elsewhere",
-      "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
-          + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
-  static final Entry START_TIMEOUT = entry(
-      "spark.ray.start.timeout",
-      "time, for example 600s",
-      "600s",
-      "How long `init_spark_on_yarn` lets the application wait in its queue, from its submission to its start, before "
-          + "it ends it and says what YARN says; 0 waits without an end.");
-  static final Entry INIT_TIMEOUT = entry(
-      "spark.ray.init.timeout",
-      "time, for example 120s",
-      "120s",
-      "How long `RayContext.init()` waits for the raylets of all executors before it names the missing ones.");
-  static final Entry MANAGER_PORT = entry(
-      "spark.ray.manager.port",
-      "port",
-      "0",
-      "TCP port on which the driver's RayManager listens for executors; 0 lets the kernel choose. "
-          + "Set it where a firewall stands between executors and driver.");
-  static final Entry ENCRYPTION = entry(
-      "spark.ray.encryption",
-      "on or off",
-      "on",
-      "Whether connections between nodes are encrypted and authenticated. `off` is for closed networks: whoever can read "
-          + "them reads arguments, results and objects then; checksums stay. The managers' own connections, over which "
-          + "secrets travel, are always encrypted. `RayContext(sc, encryption=…)` says it for one cluster.");
-  static final Entry ALLOW_UNAUTHENTICATED = entry(
-      "spark.ray.allowUnauthenticatedSpark",
-      "true or false",
-      "false",
-      "Whether executors may be given the secret of the driver's RayManager where `spark.authenticate` is off: then "
-          + "anybody who reaches the driver's port can ask for it, join, and run code. "
-          + "`RayContext(sc, allow_unauthenticated_spark=True)` says it in the program.");
-  static final Entry WORKER_PRESTART = entry(
-      "spark.ray.worker.prestart",
-      "number",
-      "1",
-      "Python workers that each raylet forks ahead of demand.");
-  static final Entry LOG_FILTER = entry(
-      "spark.ray.log.filter",
-      "tracing filter, for example warn,sparkray_supervisor=info",
-      "warn",
-      "What the RayManagers inside Spark's JVMs write to standard error.");
+  static final Entry MEMORY_BUDGET =
+      entry(
+          "spark.ray.memory.budget",
+          "bytes, for example 3g",
+          "on YARN and Kubernetes, what the executor's memory overhead has beyond Spark's own (`max(384m, "
+              + "spark.executor.memoryOverheadFactor × heap)`); no limit elsewhere",
+          "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
+              + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
+  static final Entry START_TIMEOUT =
+      entry(
+          "spark.ray.start.timeout",
+          "time, for example 600s",
+          "600s",
+          "How long `init_spark_on_yarn` lets the application wait in its queue, from its submission to its start, before "
+              + "it ends it and says what YARN says; 0 waits without an end.");
+  static final Entry INIT_TIMEOUT =
+      entry(
+          "spark.ray.init.timeout",
+          "time, for example 120s",
+          "120s",
+          "How long `RayContext.init()` waits for the raylets of all executors before it names the missing ones.");
+  static final Entry MANAGER_PORT =
+      entry(
+          "spark.ray.manager.port",
+          "port",
+          "0",
+          "TCP port on which the driver's RayManager listens for executors; 0 lets the kernel choose. "
+              + "Set it where a firewall stands between executors and driver.");
+  static final Entry ENCRYPTION =
+      entry(
+          "spark.ray.encryption",
+          "on or off",
+          "on",
+          "Whether connections between nodes are encrypted and authenticated. `off` is for closed networks: whoever can read "
+              + "them reads arguments, results and objects then; checksums stay. The managers' own connections, over which "
+              + "secrets travel, are always encrypted. `RayContext(sc, encryption=…)` says it for one cluster.");
+  static final Entry ALLOW_UNAUTHENTICATED =
+      entry(
+          "spark.ray.allowUnauthenticatedSpark",
+          "true or false",
+          "false",
+          "Whether executors may be given the secret of the driver's RayManager where `spark.authenticate` is off: then "
+              + "anybody who reaches the driver's port can ask for it, join, and run code. "
+              + "`RayContext(sc, allow_unauthenticated_spark=True)` says it in the program.");
+  static final Entry WORKER_PRESTART =
+      entry(
+          "spark.ray.worker.prestart",
+          "number",
+          "1",
+          "Python workers that each raylet forks ahead of demand.");
+  static final Entry LOG_FILTER =
+      entry(
+          "spark.ray.log.filter",
+          "tracing filter, for example warn,sparkray_supervisor=info",
+          "warn",
+          "What the RayManagers inside Spark's JVMs write to standard error.");
 
   private RayConf() {}
 
@@ -120,7 +131,8 @@ public final class RayConf {
     }
 
     private SparkRayException refuse(SparkConf conf) {
-      return new SparkRayException(2, key + " cannot be " + conf.get(key, defaultText) + ": it is a " + type);
+      return new SparkRayException(
+          2, key + " cannot be " + conf.get(key, defaultText) + ": it is a " + type);
     }
   }
 
@@ -139,15 +151,17 @@ public final class RayConf {
   static void checkKeys(SparkConf conf) {
     for (scala.Tuple2<String, String> pair : conf.getAll()) {
       String key = pair._1();
-      if (key.startsWith("spark.ray.") && ENTRIES.stream().noneMatch(entry -> entry.key.equals(key))) {
-        throw new SparkRayException(2, "there is no setting " + key + ": see docs/configuration.md for those that exist");
+      if (key.startsWith("spark.ray.")
+          && ENTRIES.stream().noneMatch(entry -> entry.key.equals(key))) {
+        throw new SparkRayException(
+            2, "there is no setting " + key + ": see docs/configuration.md for those that exist");
       }
     }
   }
 
   /**
-   * Bytes that Spark has set aside for Ray in each executor's container; 0 when there are none, and where no container
-   * limits it.
+   * Bytes that Spark has set aside for Ray in each executor's container; 0 when there are none, and
+   * where no container limits it.
    *
    * @param inContainer whether executors run in containers of limited memory
    */
@@ -170,13 +184,23 @@ public final class RayConf {
   public static void main(String[] arguments) {
     System.out.println("# Configuration");
     System.out.println();
-    System.out.println("Made from `spark-bridge/java/src/main/java/org/sparkray/RayConf.java` by `java "
-        + "org.sparkray.RayConf`; set with `conf={…}` or `--conf` before the SparkContext starts.");
+    System.out.println(
+        "Made from `spark-bridge/java/src/main/java/org/sparkray/RayConf.java` by `java "
+            + "org.sparkray.RayConf`; set with `conf={…}` or `--conf` before the SparkContext starts.");
     System.out.println();
     System.out.println("| key | type | default | meaning |");
     System.out.println("|---|---|---|---|");
     for (Entry entry : entries()) {
-      System.out.println("| `" + entry.key + "` | " + entry.type + " | " + entry.defaultText + " | " + entry.doc + " |");
+      System.out.println(
+          "| `"
+              + entry.key
+              + "` | "
+              + entry.type
+              + " | "
+              + entry.defaultText
+              + " | "
+              + entry.doc
+              + " |");
     }
   }
 }

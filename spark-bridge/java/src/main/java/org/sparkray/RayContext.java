@@ -13,9 +13,12 @@ import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.Set;
 
-/** The driver's API: what {@code sparkray.spark.RayContext} calls. Requests and answers are JSON. */
+/**
+ * The driver's API: what {@code sparkray.spark.RayContext} calls. Requests and answers are JSON.
+ */
 public final class RayContext {
-  private static final Set<PosixFilePermission> OWNER_ONLY = PosixFilePermissions.fromString("rw-------");
+  private static final Set<PosixFilePermission> OWNER_ONLY =
+      PosixFilePermissions.fromString("rw-------");
 
   private final RayDriverPlugin plugin;
 
@@ -36,8 +39,8 @@ public final class RayContext {
   }
 
   /**
-   * Starts a cluster on all executors and blocks until it is complete. Request and result are in files, because a
-   * gateway between languages may log what it carries.
+   * Starts a cluster on all executors and blocks until it is complete. Request and result are in
+   * files, because a gateway between languages may log what it carries.
    *
    * @param request the file of the request, which is deleted: see {@link #init(String)}
    * @param result the file for the result, which does not exist yet
@@ -64,8 +67,9 @@ public final class RayContext {
   /**
    * Starts a cluster on all executors and blocks until it is complete.
    *
-   * @param request {@code InitRequest} of runtime/supervisor; what the Spark settings know may be left out. Beside it
-   *     {@code allow_unauthenticated_spark}: executors may join although Spark's RPC is open to everybody
+   * @param request {@code InitRequest} of runtime/supervisor; what the Spark settings know may be
+   *     left out. Beside it {@code allow_unauthenticated_spark}: executors may join although
+   *     Spark's RPC is open to everybody
    * @return {@code InitResult}; holds the cluster's token
    * @throws SparkRayException when it cannot be; nothing is left running then
    */

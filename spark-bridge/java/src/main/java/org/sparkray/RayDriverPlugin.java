@@ -19,15 +19,24 @@ import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The driver's side of the plugin: starts the manager in the background and tells executors where it is. */
+/**
+ * The driver's side of the plugin: starts the manager in the background and tells executors where
+ * it is.
+ */
 final class RayDriverPlugin implements DriverPlugin {
   /** What executors ask for. */
   static final String ASK_INVITATION = "sparkray-invitation";
+
   /** Begins an executor's report that it cannot run a manager: then its id, a colon, and why. */
   static final String FAILED = "sparkray-failed:";
+
   /** Begins an answer that says why there is no manager. */
   static final String REFUSED = "refused:";
-  /** The answer while executors may not join: they may be allowed to when the program starts a cluster. */
+
+  /**
+   * The answer while executors may not join: they may be allowed to when the program starts a
+   * cluster.
+   */
   static final String WITHHELD = "withheld";
 
   private static final Logger LOG = LoggerFactory.getLogger(RayDriverPlugin.class);
@@ -39,10 +48,19 @@ final class RayDriverPlugin implements DriverPlugin {
   private volatile String invitation = "";
   private volatile SparkConf conf;
   private volatile boolean local;
-  /** Whether the invitation is given to whoever asks: Spark lets only its own ask, or somebody said that all may. */
+
+  /**
+   * Whether the invitation is given to whoever asks: Spark lets only its own ask, or somebody said
+   * that all may.
+   */
   private volatile boolean open;
+
   private boolean closed;
-  /** Hosts of the executors that Spark has, by their ids, for the manager when it runs. Guarded by itself. */
+
+  /**
+   * Hosts of the executors that Spark has, by their ids, for the manager when it runs. Guarded by
+   * itself.
+   */
   private final Map<String, String> executors = new HashMap<>();
 
   /** The plugin of the running SparkContext, or null. */
@@ -190,7 +208,8 @@ final class RayDriverPlugin implements DriverPlugin {
   long manager() {
     synchronized (this) {
       if (closed) {
-        throw new SparkRayException(18, "the SparkContext was stopped, and its Ray cluster with it");
+        throw new SparkRayException(
+            18, "the SparkContext was stopped, and its Ray cluster with it");
       }
     }
     try {
@@ -202,14 +221,18 @@ final class RayDriverPlugin implements DriverPlugin {
       }
       throw new SparkRayException(1, "Ray's manager did not start in the driver: " + cause, cause);
     } catch (TimeoutException e) {
-      throw new SparkRayException(8, "Ray's manager did not start in the driver within " + START_SECONDS + " s", e);
+      throw new SparkRayException(
+          8, "Ray's manager did not start in the driver within " + START_SECONDS + " s", e);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
       throw new SparkRayException(16, "interrupted", e);
     }
   }
 
-  /** Whether only Spark's own processes can ask: they know its secret, or (in local mode) are this very process. */
+  /**
+   * Whether only Spark's own processes can ask: they know its secret, or (in local mode) are this
+   * very process.
+   */
   private boolean isAuthenticated() {
     return local || conf.getBoolean("spark.authenticate", false);
   }

@@ -12,13 +12,18 @@ import org.apache.spark.api.plugin.PluginContext;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
 
-/** The executor's side of the plugin: asks the driver where its manager is and starts this executor's, in the background. */
+/**
+ * The executor's side of the plugin: asks the driver where its manager is and starts this
+ * executor's, in the background.
+ */
 final class RayExecutorPlugin implements ExecutorPlugin {
   private static final Logger LOG = LoggerFactory.getLogger(RayExecutorPlugin.class);
   private static final long ASK_SECONDS = 60;
   private static final long ASK_PAUSE_MILLIS = 50;
+
   /** A question that Spark cannot carry now, because of a long pause of the driver for example. */
   private static final long RETRY_SECONDS = 600;
+
   private static final long RETRY_PAUSE_MILLIS = 1000;
   private static final long WITHHELD_PAUSE_MILLIS = 1000;
 
@@ -81,7 +86,10 @@ final class RayExecutorPlugin implements ExecutorPlugin {
     }
   }
 
-  /** The driver's answer; asks again while Spark cannot carry the question. Null when this executor ends. */
+  /**
+   * The driver's answer; asks again while Spark cannot carry the question. Null when this executor
+   * ends.
+   */
   private String ask(PluginContext context, String question) throws Exception {
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(RETRY_SECONDS);
     while (true) {
@@ -116,7 +124,9 @@ final class RayExecutorPlugin implements ExecutorPlugin {
         continue;
       }
       if (answer.startsWith(RayDriverPlugin.REFUSED)) {
-        LOG.info("The driver has no Ray manager: {}", answer.substring(RayDriverPlugin.REFUSED.length()));
+        LOG.info(
+            "The driver has no Ray manager: {}",
+            answer.substring(RayDriverPlugin.REFUSED.length()));
         return null;
       }
       if (!answer.isEmpty()) {
@@ -131,7 +141,10 @@ final class RayExecutorPlugin implements ExecutorPlugin {
     return null;
   }
 
-  /** The address that Spark gave this executor. {@code PluginContext.hostname} fails where no RPC server listens. */
+  /**
+   * The address that Spark gave this executor. {@code PluginContext.hostname} fails where no RPC
+   * server listens.
+   */
   private static String host(PluginContext context) {
     SparkEnv env = SparkEnv.get();
     if (env != null && env.blockManager() != null && env.blockManager().blockManagerId() != null) {
@@ -146,7 +159,8 @@ final class RayExecutorPlugin implements ExecutorPlugin {
 
   private static String python(SparkConf conf) {
     String fallback = System.getenv("PYSPARK_PYTHON");
-    return conf.get("spark.pyspark.python", fallback == null || fallback.isEmpty() ? "python3" : fallback);
+    return conf.get(
+        "spark.pyspark.python", fallback == null || fallback.isEmpty() ? "python3" : fallback);
   }
 
   @Override

@@ -5,8 +5,9 @@ import org.apache.spark.api.plugin.ExecutorPlugin;
 import org.apache.spark.api.plugin.SparkPlugin;
 
 /**
- * Brings a RayManager into every JVM of a Spark application: {@code spark.plugins=org.sparkray.RayPlugin}. It holds no
- * task slot, and nothing that goes wrong in it ends Spark.
+ * Brings a RayManager into every JVM of a Spark application: {@code
+ * spark.plugins=org.sparkray.RayPlugin}. It holds no task slot, and nothing that goes wrong in it
+ * ends Spark.
  */
 public final class RayPlugin implements SparkPlugin {
   @Override

@@ -12,17 +12,21 @@ import org.apache.spark.sql.vectorized.ColumnarBatch;
 import org.apache.spark.util.TaskCompletionListener;
 
 /**
- * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and operators may hold the
- * last row for a while. So a block and all its batches stay until the next reader of the same scan in the same task has
- * delivered a batch, or, where Spark looks back further ({@link Holding}), until the task completes; not only until the
- * reader is closed.
+ * The batches of one block. Strings that Spark takes out of a batch point into the mapping, and
+ * operators may hold the last row for a while. So a block and all its batches stay until the next
+ * reader of the same scan in the same task has delivered a batch, or, where Spark looks back
+ * further ({@link Holding}), until the task completes; not only until the reader is closed.
  *
- * <p>A task may complete while rows are left, under a limit for example. A thread of Spark that feeds a Python worker
- * may then be in the middle of a row; Spark interrupts it and does not wait for it, and without the mapping it would
- * end the JVM. So a mapping that other threads than the task's have read goes when these threads have ended.
+ * <p>A task may complete while rows are left, under a limit for example. A thread of Spark that
+ * feeds a Python worker may then be in the middle of a row; Spark interrupts it and does not wait
+ * for it, and without the mapping it would end the JVM. So a mapping that other threads than the
+ * task's have read goes when these threads have ended.
  */
 final class BlockReader implements PartitionReader<ColumnarBatch> {
-  /** The readers of one scan in one task that have no more batches and whose mappings are there still. */
+  /**
+   * The readers of one scan in one task that have no more batches and whose mappings are there
+   * still.
+   */
   static final class Exhausted {
     private final List<BlockReader> readers = new ArrayList<>();
 
@@ -52,10 +56,13 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
   private final Exhausted exhausted;
   private final ArrowColumns columns;
   private final long handle;
+
   /** Threads that asked for batches. */
   private final Set<Thread> threads = new LinkedHashSet<>();
+
   /** All that were handed out: the last is the present one. */
   private final List<ColumnarBatch> batches = new ArrayList<>();
+
   private boolean delivered;
   private volatile boolean ended;
   private boolean released;
@@ -136,8 +143,8 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
   public void close() {}
 
   /**
-   * Threads of Spark that feed Python workers or scripts, of this task or another. Such a thread may read a batch that
-   * the task's own thread has asked for.
+   * Threads of Spark that feed Python workers or scripts, of this task or another. Such a thread
+   * may read a batch that the task's own thread has asked for.
    */
   private static List<Thread> feeders() {
     ThreadGroup group = Thread.currentThread().getThreadGroup();
@@ -153,7 +160,10 @@ final class BlockReader implements PartitionReader<ColumnarBatch> {
     return feeders;
   }
 
-  /** At once when only this thread has read; else when the others have ended, which Spark has told them to do. */
+  /**
+   * At once when only this thread has read; else when the others have ended, which Spark has told
+   * them to do.
+   */
   private void releaseWhenUnused() {
     List<Thread> others = new ArrayList<>();
     synchronized (threads) {

@@ -15,8 +15,10 @@ final class BlockReaderFactory implements PartitionReaderFactory {
   private final StructType readSchema;
   private final int[] columns;
   private final boolean held;
+
   /** Each task has a factory of its own, with the plan that was sent to it. */
   private transient BlockReader.Exhausted exhausted;
+
   private transient ReadMetrics metrics;
 
   /**
@@ -40,7 +42,13 @@ final class BlockReaderFactory implements PartitionReaderFactory {
   @Override
   public PartitionReader<ColumnarBatch> createColumnarReader(InputPartition partition) {
     return new BlockReader(
-        (RayPartition) partition, blockSchemaJson, readSchema, columns, held, metrics(), exhausted());
+        (RayPartition) partition,
+        blockSchemaJson,
+        readSchema,
+        columns,
+        held,
+        metrics(),
+        exhausted());
   }
 
   private synchronized ReadMetrics metrics() {

@@ -3,8 +3,8 @@ package org.sparkray.data;
 import org.sparkray.NativeLibrary;
 
 /**
- * The exports of {@code feed.rs} and {@code table.rs}. Handles are keys of native tables; a stale one is an error, not
- * a crash.
+ * The exports of {@code feed.rs} and {@code table.rs}. Handles are keys of native tables; a stale
+ * one is an error, not a crash.
  */
 final class DataNative {
   static {
@@ -13,11 +13,17 @@ final class DataNative {
 
   private DataNative() {}
 
-  /** Begins the blocks of one partition; {@code request} comes from the caller of {@code from_spark}. */
+  /**
+   * Begins the blocks of one partition; {@code request} comes from the caller of {@code
+   * from_spark}.
+   */
   static native long feedOpen(
       String request, String schemaJson, String timeZone, int partition, long attempt);
 
-  /** Adds {@code rows} staged rows in {@code length} bytes at {@code address}; writes blocks that are full. */
+  /**
+   * Adds {@code rows} staged rows in {@code length} bytes at {@code address}; writes blocks that
+   * are full.
+   */
   static native void feedAppend(long handle, long address, long length, int rows);
 
   /**
@@ -34,8 +40,8 @@ final class DataNative {
    * Gets a block into this node's store and maps it.
    *
    * @param block its description in JSON
-   * @param holdDirectory where a copy goes when it is held until the task ends and the store has no room for that; null
-   *     when it is not held for so long
+   * @param holdDirectory where a copy goes when it is held until the task ends and the store has no
+   *     room for that; null when it is not held for so long
    */
   static native long tableOpen(String block, String holdDirectory);
 
@@ -43,16 +49,20 @@ final class DataNative {
    * The columns of several blocks, which are all in use meanwhile.
    *
    * @param blocks their descriptions, a list in JSON
-   * @return a list in JSON: {@code {"schema": StructType.json()}} or {@code {"error": {"code", "message"}}} for each
+   * @return a list in JSON: {@code {"schema": StructType.json()}} or {@code {"error": {"code",
+   *     "message"}}} for each
    */
   static native String tableSchemas(String blocks);
 
-  /** Fixes which columns are read; fails when the block's columns are not those of {@code schemaJson}. */
+  /**
+   * Fixes which columns are read; fails when the block's columns are not those of {@code
+   * schemaJson}.
+   */
   static native void tableProject(long handle, String schemaJson, int[] columns);
 
   /**
-   * The next batch: its rows, then for each column the nulls, the number of buffers, and address and length of each;
-   * {@code null} at the end.
+   * The next batch: its rows, then for each column the nulls, the number of buffers, and address
+   * and length of each; {@code null} at the end.
    */
   static native long[] tableNext(long handle);
 

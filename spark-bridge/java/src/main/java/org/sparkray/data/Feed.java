@@ -14,8 +14,8 @@ import org.apache.spark.sql.execution.QueryExecution;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * One transfer of a DataFrame into the object stores: a Spark job whose tasks write blocks and return only where they
- * are. Made on the driver by {@code sparkray.from_spark}.
+ * One transfer of a DataFrame into the object stores: a Spark job whose tasks write blocks and
+ * return only where they are. Made on the driver by {@code sparkray.from_spark}.
  */
 public final class Feed {
   private static final String JOB_GROUP = "spark.jobGroup.id";
@@ -115,14 +115,14 @@ public final class Feed {
         () -> {
           JavaRDD<InternalRow> nothing =
               context.parallelize(Collections.<InternalRow>emptyList(), 1);
-          return toJson(
-              nothing
-                  .mapPartitionsWithIndex(task(true), true)
-                  .collect());
+          return toJson(nothing.mapPartitionsWithIndex(task(true), true).collect());
         });
   }
 
-  /** Ends the job from another thread; no other one begins. A job that is about to begin is ended by the next call. */
+  /**
+   * Ends the job from another thread; no other one begins. A job that is about to begin is ended by
+   * the next call.
+   */
   public void cancel() {
     cancelled = true;
     context.cancelJobGroup(jobGroup);

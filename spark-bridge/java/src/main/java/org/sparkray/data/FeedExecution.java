@@ -21,8 +21,9 @@ import scala.collection.immutable.Nil$;
 import scala.runtime.AbstractFunction0;
 
 /**
- * A feed as Spark sees it: a named SQL execution, like a write. It is on the SQL page with the DataFrame's plan below a
- * node of its own, which has the feed's metrics; observations of the DataFrame and query execution listeners hear of it.
+ * A feed as Spark sees it: a named SQL execution, like a write. It is on the SQL page with the
+ * DataFrame's plan below a node of its own, which has the feed's metrics; observations of the
+ * DataFrame and query execution listeners hear of it.
  */
 final class FeedExecution {
   static final String NAME = "sparkray.from_spark";
@@ -63,8 +64,8 @@ final class FeedExecution {
   }
 
   /**
-   * Shows the feed's node above the plan, inside {@link #run} and after the plan is final: adaptive execution shows its
-   * own plans until then.
+   * Shows the feed's node above the plan, inside {@link #run} and after the plan is final: adaptive
+   * execution shows its own plans until then.
    */
   void showMetrics() {
     String id = context.getLocalProperty(EXECUTION_ID);
@@ -89,7 +90,8 @@ final class FeedExecution {
       String name = metric.name().get();
       metrics.add(new SQLMetricInfo(name, metric.id(), metric.metricType()));
     }
-    // Its lists are of other types in Scala 2.12 and 2.13, between which the immutable list is both.
+    // Its lists are of other types in Scala 2.12 and 2.13, between which the immutable list is
+    // both.
     Constructor<?> constructor = SparkPlanInfo.class.getConstructors()[0];
     return (SparkPlanInfo)
         constructor.newInstance(
@@ -102,7 +104,8 @@ final class FeedExecution {
 
   private static <T> scala.collection.immutable.List<T> listOf(List<T> items) {
     @SuppressWarnings("unchecked")
-    scala.collection.immutable.List<T> list = (scala.collection.immutable.List<T>) (Object) Nil$.MODULE$;
+    scala.collection.immutable.List<T> list =
+        (scala.collection.immutable.List<T>) (Object) Nil$.MODULE$;
     for (int index = items.size() - 1; index >= 0; index--) {
       list = new $colon$colon<>(items.get(index), list);
     }

@@ -15,7 +15,10 @@ import org.apache.spark.sql.execution.metric.SQLMetric;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
 
-/** Writes one partition into blocks; the only result is their description (bytes, so that no serializer matters). */
+/**
+ * Writes one partition into blocks; the only result is their description (bytes, so that no
+ * serializer matters).
+ */
 final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterator<byte[]>> {
   private static final long serialVersionUID = 1L;
   private static final ObjectMapper MAPPER = new ObjectMapper();

@@ -6,12 +6,14 @@ import org.apache.spark.SparkEnv;
 import org.apache.spark.sql.internal.SQLConf;
 
 /**
- * Whether the batches of a scan are held until their task ends. Spark 4.3 gives columns to Python UDFs as they are and
- * reads batches again after it has asked for later ones, to put their other columns beside the results. Other Sparks
- * look at one batch at a time, and take copies of what they keep.
+ * Whether the batches of a scan are held until their task ends. Spark 4.3 gives columns to Python
+ * UDFs as they are and reads batches again after it has asked for later ones, to put their other
+ * columns beside the results. Other Sparks look at one batch at a time, and take copies of what
+ * they keep.
  */
 final class Holding {
-  private static final String COLUMNS_TO_UDFS = "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled";
+  private static final String COLUMNS_TO_UDFS =
+      "spark.sql.execution.arrow.pythonUDF.columnarInput.enabled";
 
   private Holding() {}
 

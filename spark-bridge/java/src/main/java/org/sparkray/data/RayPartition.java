@@ -8,11 +8,15 @@ final class RayPartition implements InputPartition {
 
   /** Position in the list of references. */
   final int index;
+
   /** What native code needs to get it, in JSON. */
   final String block;
+
   /** Bytes of the object. */
   final long size;
+
   private final String[] preferred;
+
   /** On the driver, where RDDs have nothing else of the table: keeps it alive. */
   @SuppressWarnings("unused")
   private final transient RayTables.Spec table;

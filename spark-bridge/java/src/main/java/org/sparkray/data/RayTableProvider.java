@@ -8,9 +8,9 @@ import org.apache.spark.sql.types.StructType;
 import org.apache.spark.sql.util.CaseInsensitiveStringMap;
 
 /**
- * DataSource V2 over objects: {@code spark.read.format("org.sparkray.data.RayTableProvider")} with the option {@code
- * table}. With the option {@code content=schemas} it has one row for each block instead: its schema or what is wrong
- * with it.
+ * DataSource V2 over objects: {@code spark.read.format("org.sparkray.data.RayTableProvider")} with
+ * the option {@code table}. With the option {@code content=schemas} it has one row for each block
+ * instead: its schema or what is wrong with it.
  */
 public final class RayTableProvider implements TableProvider {
   static final String TABLE = "table";
@@ -28,7 +28,6 @@ public final class RayTableProvider implements TableProvider {
       StructType schema, Transform[] partitioning, Map<String, String> properties) {
     CaseInsensitiveStringMap options = new CaseInsensitiveStringMap(properties);
     RayTables.Spec spec = RayTables.get(options.get(TABLE));
-    return new RayTable(
-        options.get(TABLE), spec, schema, SCHEMAS.equals(options.get(CONTENT)));
+    return new RayTable(options.get(TABLE), spec, schema, SCHEMAS.equals(options.get(CONTENT)));
   }
 }

@@ -12,20 +12,23 @@ import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * The tables that {@code sparkray.to_spark} made in this driver, by their ids. {@code to_spark} registers a table, reads
- * the schemas of its blocks by a job, sets the schema, makes the DataFrame, and keeps the references of the blocks alive
- * until {@link #collected} names the table.
+ * The tables that {@code sparkray.to_spark} made in this driver, by their ids. {@code to_spark}
+ * registers a table, reads the schemas of its blocks by a job, sets the schema, makes the
+ * DataFrame, and keeps the references of the blocks alive until {@link #collected} names the table.
  *
- * <p>Invariants: (1) a table that was not handed over is held here; (2) afterwards it is held by what may read it only:
- * plans hold its {@link RayTable}, RDDs its partitions, and both hold the {@link Spec}.
+ * <p>Invariants: (1) a table that was not handed over is held here; (2) afterwards it is held by
+ * what may read it only: plans hold its {@link RayTable}, RDDs its partitions, and both hold the
+ * {@link Spec}.
  */
 public final class RayTables {
   /** Where a table's blocks are. */
   static final class Spec {
     final List<RayPartition> blocks = new ArrayList<>();
     long bytes;
+
     /** The columns as the blocks have them, in JSON. */
     volatile String blockSchemaJson;
+
     /** The same columns under names that are different from each other. */
     volatile StructType schema;
   }
@@ -48,8 +51,8 @@ public final class RayTables {
   /**
    * Adds a table.
    *
-   * @param blocksJson a list of {@code {"object_id", "size", "locations", "preferred"}}; all but the list of preferred
-   *     locations is for native code
+   * @param blocksJson a list of {@code {"object_id", "size", "locations", "preferred"}}; all but
+   *     the list of preferred locations is for native code
    */
   public static void register(String tableId, String blocksJson) {
     Spec spec = new Spec();
@@ -62,7 +65,8 @@ public final class RayTables {
         long size = block.path("size").asLong();
         spec.bytes += size;
         String[] locations = preferred.toArray(new String[0]);
-        spec.blocks.add(new RayPartition(spec, spec.blocks.size(), block.toString(), size, locations));
+        spec.blocks.add(
+            new RayPartition(spec, spec.blocks.size(), block.toString(), size, locations));
       }
     } catch (JsonProcessingException failure) {
       throw new IllegalArgumentException("the list of blocks is not JSON", failure);
@@ -83,12 +87,18 @@ public final class RayTables {
     spec.schema = (StructType) DataType.fromJson(schemaJson);
   }
 
-  /** From now on the table lives as long as the DataFrame that was made over it, and what was derived from that. */
+  /**
+   * From now on the table lives as long as the DataFrame that was made over it, and what was
+   * derived from that.
+   */
   public static void handOver(String tableId) {
     NEW_TABLES.remove(tableId);
   }
 
-  /** The ids, with commas between them, of tables that nothing can read any more; each is named once. */
+  /**
+   * The ids, with commas between them, of tables that nothing can read any more; each is named
+   * once.
+   */
   public static String collected() {
     List<String> ids = new ArrayList<>();
     for (Object found = COLLECTED.poll(); found != null; found = COLLECTED.poll()) {

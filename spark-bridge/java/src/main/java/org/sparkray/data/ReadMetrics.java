@@ -8,9 +8,9 @@ import org.apache.spark.sql.connector.metric.CustomTaskMetric;
 import org.apache.spark.sql.connector.read.PartitionReader;
 
 /**
- * What a scan shows on Spark's SQL page beside its rows. A task may read several blocks: Spark 4 adds up the values of
- * their readers, or tells each one those of the one before; Spark 3 takes the values of the last reader, so that all
- * readers of a scan in a task count together there.
+ * What a scan shows on Spark's SQL page beside its rows. A task may read several blocks: Spark 4
+ * adds up the values of their readers, or tells each one those of the one before; Spark 3 takes the
+ * values of the last reader, so that all readers of a scan in a task count together there.
  */
 public final class ReadMetrics {
   private static final String BLOCKS = "sparkrayBlocks";

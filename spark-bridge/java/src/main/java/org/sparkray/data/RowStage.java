@@ -4,11 +4,13 @@ import org.apache.spark.sql.catalyst.expressions.UnsafeRow;
 import org.apache.spark.unsafe.Platform;
 
 /**
- * A buffer outside the heap in which rows wait for native code: for each row eight bytes with its size, then its bytes.
+ * A buffer outside the heap in which rows wait for native code: for each row eight bytes with its
+ * size, then its bytes.
  */
 final class RowStage implements AutoCloseable {
   private static final int ROW_PREFIX = 8;
   private static final int COPY_BY_WORDS = 256;
+
   /** Small enough for a core's cache: native code reads the batch once for each column. */
   private static final long CAPACITY = 256 << 10;
 

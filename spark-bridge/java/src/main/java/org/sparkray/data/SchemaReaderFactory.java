@@ -17,13 +17,16 @@ import org.apache.spark.unsafe.types.UTF8String;
 import org.sparkray.SparkRayException;
 
 /**
- * Reads the schema of each block where the block is. What is wrong with a block is a value, not a failure: the driver
- * names the block and decides by the code.
+ * Reads the schema of each block where the block is. What is wrong with a block is a value, not a
+ * failure: the driver names the block and decides by the code.
  */
 final class SchemaReaderFactory implements PartitionReaderFactory {
   private static final long serialVersionUID = 1L;
 
-  /** {@code same_as}: an earlier block of the same task that has exactly this schema, which is not repeated then. */
+  /**
+   * {@code same_as}: an earlier block of the same task that has exactly this schema, which is not
+   * repeated then.
+   */
   static final StructType SCHEMA =
       new StructType()
           .add("block", DataTypes.IntegerType, false)
@@ -38,7 +41,9 @@ final class SchemaReaderFactory implements PartitionReaderFactory {
   }
 
   private static final class SchemaReader implements PartitionReader<InternalRow> {
-    /** Blocks of so many bytes together are asked for at once: small stores must have room for them. */
+    /**
+     * Blocks of so many bytes together are asked for at once: small stores must have room for them.
+     */
     private static final long MOST_BYTES = 2 << 20;
 
     private final List<RayPartition> blocks;
@@ -72,7 +77,8 @@ final class SchemaReaderFactory implements PartitionReaderFactory {
     private void describeNext() {
       List<RayPartition> batch = new ArrayList<>();
       long bytes = 0;
-      while (done < blocks.size() && (batch.isEmpty() || bytes + blocks.get(done).size <= MOST_BYTES)) {
+      while (done < blocks.size()
+          && (batch.isEmpty() || bytes + blocks.get(done).size <= MOST_BYTES)) {
         bytes += blocks.get(done).size;
         batch.add(blocks.get(done));
         done++;

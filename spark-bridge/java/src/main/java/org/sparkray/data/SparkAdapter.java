@@ -8,8 +8,8 @@ import org.apache.spark.sql.execution.QueryExecution;
 import org.apache.spark.sql.types.StructType;
 
 /**
- * The few calls whose signatures differ between Spark's versions: {@code Dataset} and {@code SparkSession} are other
- * classes in Spark 4, so they are called by name.
+ * The few calls whose signatures differ between Spark's versions: {@code Dataset} and {@code
+ * SparkSession} are other classes in Spark 4, so they are called by name.
  */
 final class SparkAdapter {
   private SparkAdapter() {}
@@ -61,6 +61,7 @@ final class SparkAdapter {
   private static IllegalStateException unexpected(
       Object target, String method, ReflectiveOperationException failure) {
     return new IllegalStateException(
-        target.getClass().getName() + " has no method " + method + ": this Spark is not supported", failure);
+        target.getClass().getName() + " has no method " + method + ": this Spark is not supported",
+        failure);
   }
 }

@@ -6,7 +6,9 @@ import org.apache.hadoop.yarn.conf.YarnConfiguration;
 import org.apache.hadoop.yarn.server.resourcemanager.scheduler.capacity.CapacitySchedulerConfiguration;
 import org.apache.hadoop.yarn.util.resource.DominantResourceCalculator;
 
-/** The cluster's own configuration: small, quick to answer, and on ports that the kernel chooses. */
+/**
+ * The cluster's own configuration: small, quick to answer, and on ports that the kernel chooses.
+ */
 final class ClusterConf {
   private static final int MINIMUM_ALLOCATION_MB = 256;
   private static final int HEARTBEAT_MILLIS = 200;
@@ -26,7 +28,9 @@ final class ClusterConf {
 
   private static void hdfs(Configuration conf) {
     conf.setInt(DFSConfigKeys.DFS_REPLICATION_KEY, 1);
-    conf.setBoolean("dfs.namenode.edits.noeditlogchannelflush", true); // No fsync: nothing here outlives the JVM.
+    conf.setBoolean(
+        "dfs.namenode.edits.noeditlogchannelflush",
+        true); // No fsync: nothing here outlives the JVM.
     conf.setInt("dfs.namenode.decommission.interval", 3600);
   }
 
@@ -55,9 +59,9 @@ final class ClusterConf {
   }
 
   /**
-   * A mini cluster does not watch its containers unless it is told to, in two ways; and by default the
-   * monitor only reports and leaves the kill to a cgroup that is not there. The virtual memory check
-   * stays off: it would kill plain Spark's ApplicationMaster on JDK 17.
+   * A mini cluster does not watch its containers unless it is told to, in two ways; and by default
+   * the monitor only reports and leaves the kill to a cgroup that is not there. The virtual memory
+   * check stays off: it would kill plain Spark's ApplicationMaster on JDK 17.
    */
   private static void memoryChecks(Configuration conf, boolean enabled) {
     conf.setBoolean(YarnConfiguration.NM_VMEM_CHECK_ENABLED, false);

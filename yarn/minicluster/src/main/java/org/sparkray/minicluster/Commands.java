@@ -59,7 +59,8 @@ final class Commands implements AutoCloseable {
             ContainerId.fromString(required(argument)), SignalContainerCommand.FORCEFUL_SHUTDOWN);
         return Map.of();
       default:
-        throw new IllegalArgumentException("unknown command " + words[0] + "; --help lists the commands");
+        throw new IllegalArgumentException(
+            "unknown command " + words[0] + "; --help lists the commands");
     }
   }
 
@@ -87,7 +88,8 @@ final class Commands implements AutoCloseable {
 
   private List<Object> nodes() throws YarnException, IOException {
     List<Object> rows = new ArrayList<>();
-    for (NodeReport report : client.getNodeReports(EnumSet.allOf(NodeState.class).toArray(NodeState[]::new))) {
+    for (NodeReport report :
+        client.getNodeReports(EnumSet.allOf(NodeState.class).toArray(NodeState[]::new))) {
       Map<String, Object> row = new LinkedHashMap<>();
       row.put("id", report.getNodeId());
       row.put("state", report.getNodeState());

@@ -26,7 +26,10 @@ final class ContainerReaper {
     this.localDirsPrefix = "LOCAL_DIRS=" + workDir + "/";
   }
 
-  /** Kills until two scans in a row find nothing, or the deadline passes; returns how many were killed. */
+  /**
+   * Kills until two scans in a row find nothing, or the deadline passes; returns how many were
+   * killed.
+   */
   int killAll(long deadlineNanos) {
     int killed = 0;
     int emptyScans = 0;
@@ -94,7 +97,9 @@ final class ContainerReaper {
 
   private static boolean isZombie(long pid) {
     try {
-      String stat = Files.readString(Path.of("/proc", Long.toString(pid), "stat"), StandardCharsets.ISO_8859_1);
+      String stat =
+          Files.readString(
+              Path.of("/proc", Long.toString(pid), "stat"), StandardCharsets.ISO_8859_1);
       return stat.charAt(stat.lastIndexOf(')') + 2) == 'Z';
     } catch (IOException | StringIndexOutOfBoundsException e) {
       return true;

@@ -138,7 +138,9 @@ public final class MiniCluster {
     return System.nanoTime() + TimeUnit.SECONDS.toNanos(STOP_SECONDS);
   }
 
-  /** The second way to see the parent's death: another process may hold the pipe of our input open. */
+  /**
+   * The second way to see the parent's death: another process may hold the pipe of our input open.
+   */
   private void watchParent(ProcessHandle parent) {
     if (parent == null) {
       return;
@@ -178,12 +180,14 @@ public final class MiniCluster {
   }
 
   private static void logTo(Path file) throws IOException {
-    var appender = new FileAppender(new PatternLayout("%d{ISO8601} %-5p %c{2}: %m%n"), file.toString());
+    var appender =
+        new FileAppender(new PatternLayout("%d{ISO8601} %-5p %c{2}: %m%n"), file.toString());
     Logger.getRootLogger().removeAllAppenders();
     Logger.getRootLogger().addAppender(appender);
     Logger.getRootLogger().setLevel(Level.INFO);
     // One line for each block and request: more than everything else together.
-    Logger.getLogger("org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit").setLevel(Level.WARN);
+    Logger.getLogger("org.apache.hadoop.hdfs.server.namenode.FSNamesystem.audit")
+        .setLevel(Level.WARN);
     Logger.getLogger("BlockStateChange").setLevel(Level.WARN);
   }
 
@@ -219,7 +223,8 @@ public final class MiniCluster {
   private void writeClientConf() throws IOException {
     Configuration cluster = yarn.getConfig();
     // The mini cluster leaves the wildcard address there, which no client can use.
-    cluster.set(YarnConfiguration.RM_HOSTNAME, cluster.get(YarnConfiguration.RM_ADDRESS).split(":")[0]);
+    cluster.set(
+        YarnConfiguration.RM_HOSTNAME, cluster.get(YarnConfiguration.RM_ADDRESS).split(":")[0]);
     writeConf("core-site.xml", CORE_KEYS);
     writeConf("hdfs-site.xml", HDFS_KEYS);
     writeConf("yarn-site.xml", YARN_KEYS);
@@ -251,15 +256,16 @@ public final class MiniCluster {
   private List<String> containerLogs() {
     List<String> directories = new ArrayList<>();
     for (int i = 0; i < options.nodeManagers(); i++) {
-      directories.addAll(List.of(yarn.getNodeManager(i).getConfig().getStrings(YarnConfiguration.NM_LOG_DIRS)));
+      directories.addAll(
+          List.of(yarn.getNodeManager(i).getConfig().getStrings(YarnConfiguration.NM_LOG_DIRS)));
     }
     return directories;
   }
 
   /**
-   * Stops the ResourceManager, so that nothing is started again, and kills until the NodeManagers have
-   * seen the end of every container. NodeManagers and HDFS end with the JVM: stopping them takes seconds
-   * and leaves nothing that halting does not.
+   * Stops the ResourceManager, so that nothing is started again, and kills until the NodeManagers
+   * have seen the end of every container. NodeManagers and HDFS end with the JVM: stopping them
+   * takes seconds and leaves nothing that halting does not.
    */
   private void stop() {
     long deadline = deadline();
@@ -287,7 +293,9 @@ public final class MiniCluster {
     return true;
   }
 
-  /** By a process that goes on when this one is gone: until then threads of Hadoop write new files. */
+  /**
+   * By a process that goes on when this one is gone: until then threads of Hadoop write new files.
+   */
   private void deleteWorkDirIfAsked() {
     if (!options.deleteWorkDir()) {
       return;

@@ -77,13 +77,15 @@ record Options(
         case "--vcores" -> vcores = positive(flag, left);
         case "--memory-checks" -> memoryChecks = true;
         case "--delete-work-dir" -> deleteWorkDir = true;
-        default -> throw new UsageException("unknown option " + flag + "; --help lists the options");
+        default ->
+            throw new UsageException("unknown option " + flag + "; --help lists the options");
       }
     }
     if (workDir == null) {
       throw new UsageException("--work-dir is required");
     }
-    return new Options(workDir, nodeManagers, dataNodes, memoryMb, vcores, memoryChecks, deleteWorkDir);
+    return new Options(
+        workDir, nodeManagers, dataNodes, memoryMb, vcores, memoryChecks, deleteWorkDir);
   }
 
   private static String value(String flag, List<String> left) throws UsageException {

@@ -16,9 +16,9 @@ import org.apache.hadoop.fs.permission.FsPermission;
 /**
  * Hadoop's local file system without a process for every chmod.
  *
- * <p>Where Hadoop's native library is missing it runs {@code chmod} for each file. A NodeManager does
- * that for each file of an archive that it unpacks: 5000 processes for a Python environment. The
- * resource core-site.xml puts these classes in the place of Hadoop's.
+ * <p>Where Hadoop's native library is missing it runs {@code chmod} for each file. A NodeManager
+ * does that for each file of an archive that it unpacks: 5000 processes for a Python environment.
+ * The resource core-site.xml puts these classes in the place of Hadoop's.
  */
 final class QuickLocalFiles {
   private QuickLocalFiles() {}
