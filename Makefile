@@ -20,7 +20,10 @@ STEP := .ci/step
 STAMP := build/.stamps
 MAVEN := mvn -B -q -ntp
 
-NATIVE := target/release/sparkrayd target/release/libsparkray_jni.so target/release/libsparkray_native.so
+# `dist` for wheels that are shipped: see Cargo.toml.
+PROFILE ?= release
+NATIVE_DIR := target/$(PROFILE)
+NATIVE := $(NATIVE_DIR)/sparkrayd $(NATIVE_DIR)/libsparkray_jni.so $(NATIVE_DIR)/libsparkray_native.so
 NATIVE_IN_JAR := org/sparkray/native/linux-x86_64
 JAR := build/jar/sparkray.jar
 MINICLUSTER := yarn/minicluster/target/minicluster.jar
@@ -41,23 +44,27 @@ help: ## this list
 
 # ---------------------------------------------------------------- what is built
 
-build: ## sparkrayd, the JNI library and the Python module (cargo, release)
-	@$(STEP) cargo-build "cargo build (the first time takes minutes)" cargo build --release --workspace --locked
+build: ## sparkrayd, the JNI library and the Python module (cargo; PROFILE=dist for what is shipped)
+	@$(STEP) cargo-build "cargo build (the first time takes minutes)" cargo build --profile $(PROFILE) --workspace --locked
 
 # Cargo decides what is out of date; a file that it leaves alone keeps its time and nothing after it is done again.
 $(NATIVE): FORCE
 	@:
 FORCE: build
 
+# Jar and wheel are made again when the profile is another one than before.
+$(STAMP)/profile: FORCE
+	@mkdir -p $(STAMP) && { [ "$$(cat $@ 2>/dev/null)" = $(PROFILE) ] || echo $(PROFILE) >$@; }
+
 jar: $(JAR) ## the Spark plugin's jar with the native files inside
 
-$(JAR): $(NATIVE) $(JAVA_SOURCES)
+$(JAR): $(NATIVE) $(STAMP)/profile $(JAVA_SOURCES)
 	@$(STEP) jar "Maven: the Spark bridge's jar" $(MAVEN) -f spark-bridge/java -Dmaven.test.skip=true package
 	@rm -rf build/jar && mkdir -p build/jar/$(NATIVE_IN_JAR)
 	@cp "$$(find spark-bridge/java/target -maxdepth 1 -name '*.jar' ! -name '*-sources.jar' ! -name '*-tests.jar' \
 		! -name 'original-*' ! -name '*-javadoc.jar' | head -n 1)" build/jar/unfinished.jar
 	@for file in sparkrayd libsparkray_jni.so; do \
-		strip -o build/jar/$(NATIVE_IN_JAR)/$$file target/release/$$file || exit 1; done
+		strip -o build/jar/$(NATIVE_IN_JAR)/$$file $(NATIVE_DIR)/$$file || exit 1; done
 	@cd build/jar && jar --update --file unfinished.jar $(NATIVE_IN_JAR)
 	@mv build/jar/unfinished.jar $@
 
@@ -69,12 +76,12 @@ $(MINICLUSTER): $(MINICLUSTER_SOURCES)
 
 wheel: $(STAMP)/wheel ## dist/sparkray-*.whl: Python package, sparkrayd, JNI library, jar
 
-$(STAMP)/wheel: $(NATIVE) $(JAR) $(PACKAGE_SOURCES) $(STAMP)/venv-tools
+$(STAMP)/wheel: $(NATIVE) $(STAMP)/profile $(JAR) $(PACKAGE_SOURCES) $(STAMP)/venv-tools
 	@mkdir -p pyspark-lib/python/sparkray/_lib dist
 	@rm -f pyspark-lib/python/sparkray/_native.*.so dist/sparkray-*.whl
 	@strip -o pyspark-lib/python/sparkray/_native$$(build/venv-tools/bin/python -c \
-		'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') target/release/libsparkray_native.so
-	@strip -o pyspark-lib/python/sparkray/_lib/sparkrayd target/release/sparkrayd
+		'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))') $(NATIVE_DIR)/libsparkray_native.so
+	@strip -o pyspark-lib/python/sparkray/_lib/sparkrayd $(NATIVE_DIR)/sparkrayd
 	@cp $(JAR) pyspark-lib/python/sparkray/_lib/sparkray.jar
 	@rm -rf pyspark-lib/build && cp LICENSE pyspark-lib/LICENSE
 	@$(STEP) wheel "the sparkray wheel" build/venv-tools/bin/pip wheel --no-deps --no-build-isolation -w dist ./pyspark-lib
