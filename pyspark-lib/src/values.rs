@@ -309,7 +309,7 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
     Ok(Loaded::Value(object))
 }
 
-/// For values that nobody can have made: keeps the type checker of `load` simple.
+/// A failure that is neither the user's nor another process's: something here is not as it must be.
 pub(crate) fn internal(message: impl Into<String>) -> CoreError {
     CoreError::new(ErrorCode::Internal, message)
 }

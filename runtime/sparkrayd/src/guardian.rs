@@ -70,7 +70,7 @@ async fn guard(parent: i32) -> anyhow::Result<ExitStatus> {
         if let Some(status) = raylet.try_wait().context("cannot wait for the raylet")? {
             return Ok(status);
         }
-        let told = tokio::select! {
+        let must_end = tokio::select! {
             _ = children.recv() => false,
             _ = terminate.recv() => true,
             _ = hang_up.recv() => true,
@@ -81,7 +81,7 @@ async fn guard(parent: i32) -> anyhow::Result<ExitStatus> {
                 false
             }
         };
-        if told {
+        if must_end {
             send(&raylet, Signal::TERM);
             kill_at = Some(Instant::now() + GRACE);
         }

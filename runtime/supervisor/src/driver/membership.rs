@@ -93,7 +93,7 @@ impl Membership {
     /// An executor's RayManager said hello.
     pub(crate) fn join(&mut self, hello: ManagerHello) -> (MemberKey, Vec<Effect>) {
         self.unable.remove(&hello.executor_id);
-        let mut told = Vec::new();
+        let mut effects = Vec::new();
         let earlier = |member: &Member| member.hello.executor_id == hello.executor_id;
         if let Some(key) = self
             .members
@@ -101,7 +101,7 @@ impl Membership {
             .find_map(|(key, member)| earlier(member).then_some(*key))
         {
             // It lost its connection, ended its children and is back before that was noticed here.
-            told = self.leave(key);
+            effects = self.leave(key);
         }
         self.next_key += 1;
         let key = self.next_key;
@@ -112,8 +112,8 @@ impl Membership {
                 node: Node::default(),
             },
         );
-        told.extend(self.advance());
-        (key, told)
+        effects.extend(self.advance());
+        (key, effects)
     }
 
     /// An executor said over Spark that it cannot run a manager.

@@ -1,4 +1,4 @@
-//! What is told about the membership: the result of a start, what is missing, how it stands.
+//! What the membership reports to the program: the result of a start, what is missing, how it stands.
 
 use sparkray_common::NodeId;
 use sparkray_proto::{ManagerHello, RayletStarted};

@@ -1,3 +1,11 @@
+//! Cuts staged rows into blocks, and makes of each block a value for the store: its header and one Arrow IPC stream.
+//!
+//! Invariants:
+//! 1. The columns of a block have at most `max_bytes`, by an estimate from above that counts padding; only a single row
+//!    that is larger by itself makes a larger block.
+//! 2. The length of an encoded block is known before its range in the store is created, and is exactly what is written.
+//! 3. The same rows give the same bytes: a partition that is computed again makes equal blocks.
+
 use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};

@@ -1,3 +1,8 @@
+//! One column in the making: takes a field of every staged row and gives an Arrow array.
+//!
+//! Values are kept in Arrow's layout from the start, so that the array takes the memory over without a copy. A null
+//! keeps its place with a value of 0. What a row says is checked where it could lead out of its bytes, and nowhere else.
+
 use std::ops::Range;
 use std::sync::Arc;
 

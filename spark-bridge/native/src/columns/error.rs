@@ -1,3 +1,6 @@
+//! Why rows cannot become columns, or columns cannot become what Spark takes. Most of it is the user's to mend, so the
+//! messages name the column and its type as the user knows them.
+
 use sparkray_common::{ErrorCode, ValueError};
 
 /// Why rows or columns cannot be converted.

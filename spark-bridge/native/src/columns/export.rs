@@ -1,3 +1,8 @@
+//! The way of columns to Java: the addresses of their buffers, as one array of words.
+//!
+//! Nothing is copied but slices that do not begin at their array's first element. Java wraps the addresses and owns
+//! nothing; they are valid while the [`ExportedBatch`] lives.
+
 use arrow_array::{Array, ArrayRef};
 use arrow_buffer::Buffer;
 use arrow_data::ArrayData;

@@ -1,3 +1,11 @@
+//! How the columns of a block become columns of a DataFrame.
+//!
+//! It is decided once for each block, from its schema: Spark's type of every column, and the steps from Arrow's values
+//! to values that Spark's `ArrowColumnVector` reads. A column whose layout Spark takes as it is has no steps and stays in
+//! place.
+//!
+//! A step keeps every value or fails with the column's name: nothing is rounded, cut off or made null without a word.
+
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;

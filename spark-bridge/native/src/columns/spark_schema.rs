@@ -1,3 +1,8 @@
+//! Spark's schema on this side: the flat types with their names in `StructType.json()`, their types in Arrow, and the
+//! schema that a block carries.
+//!
+//! Strings have two Arrow types: `Utf8` in the schema that others read, `Binary` where their bytes are handled here.
+
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
