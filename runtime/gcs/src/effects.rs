@@ -26,13 +26,6 @@ impl Effects {
         self.0.push(Effect::Send { node, message });
     }
 
-    /// Asks for the same message to several nodes.
-    pub(crate) fn send_all(&mut self, nodes: &[NodeId], message: &Message) {
-        for node in nodes {
-            self.send(*node, message.clone());
-        }
-    }
-
     /// Asks for the end of a node's stream.
     pub(crate) fn detach(&mut self, node: NodeId) {
         self.0.push(Effect::Detach { node });

@@ -2,21 +2,24 @@
 //! which raylets and their clients reach them.
 //!
 //! What decides is [`state::HeadState`], a state machine without I/O and clocks: messages and the time go
-//! in, replies and effects come out. What does is [`service`] (tonic over the state) and [`server`]
-//! (sockets, timer, end). The head is on no task's and no object's path.
+//! in, records, replies and effects come out. A command (`commands`, one file for each) checks, and makes [`record`]s;
+//! [`tables`] change by records alone; what is only true at present is kept apart in [`live`]. What does is [`service`]
+//! (tonic over the state, with the [`journal`]) and [`server`] (sockets, timer, end): no reply and no notice leaves before
+//! the journal has what it speaks of. The head is on no task's and no object's path.
 
-mod actor;
-mod actor_events;
-mod actors;
+mod change;
+mod commands;
 mod effects;
 mod error;
-mod jobs;
-mod kv;
-mod nodes;
+mod journal;
+mod live;
 mod placement;
+mod record;
 mod server;
 mod service;
+mod spec;
 mod state;
+mod tables;
 #[cfg(test)]
 mod tests;
 

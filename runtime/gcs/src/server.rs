@@ -2,7 +2,7 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sparkray_common::{ClusterId, ClusterToken, HeadConfig, HeadReady, MomentClock, SharedMoment};
 use sparkray_proto::head_server::HeadServer;
@@ -19,8 +19,10 @@ use tonic::transport::Server;
 use tracing::{debug, info, warn};
 
 use crate::HeadError;
+use crate::journal::MemoryJournal;
 use crate::service::{HeadService, SharedHead};
 use crate::state::{HeadState, TICK};
+use crate::tables::Tables;
 
 /// Sockets that wait for tonic.
 const SOCKET_QUEUE: usize = 256;
@@ -51,7 +53,8 @@ pub async fn run(
     let pid = std::process::id();
     // Ends everything below, also when a part fails.
     let stop = cancel.child_token();
-    let head = SharedHead::new(HeadState::new(config.head_epoch, pid), stop.clone());
+    let state = HeadState::new(Instant::now(), config.head_epoch, pid, Tables::default());
+    let head = SharedHead::new(state, Box::new(MemoryJournal::default()), stop.clone());
     let (to_router, accepted) = mpsc::channel(SOCKET_QUEUE);
     let (to_tonic, sockets) = mpsc::channel(SOCKET_QUEUE);
     let mut parts = JoinSet::new();
@@ -68,6 +71,10 @@ pub async fn run(
         stop.clone(),
     );
     parts.spawn(named("router", router));
+    let journaled = Arc::clone(&head);
+    parts.spawn(named("journal", async move {
+        journaled.release_notices().await;
+    }));
     parts.spawn(named("timer", keep_time(Arc::clone(&head), clock, stop.clone())));
 
     let service = HeadServer::new(HeadService(Arc::clone(&head)))

@@ -1,7 +1,8 @@
-//! The head's state: all tables, and every event that changes them.
+//! The head's state: the tables, the present, and every event that changes them.
 //!
 //! Invariants:
-//! 1. No I/O, no clock: time comes in as an argument, what is to be done leaves as [`Effect`]s in order.
+//! 1. No I/O, no clock: time comes in as an argument. What an event changed leaves as [`Record`]s, what is to be done
+//!    leaves as [`Effect`]s in order; nothing of it is done, and no answer given, before the records are durable.
 //! 2. An actor has a process on at most one node: it is placed again only when the node of its last process has
 //!    said that it is gone, or is dead. A report of another node or incarnation kills the process it speaks of.
 //! 3. An actor's incarnation never falls; a dead actor stays dead.
@@ -11,35 +12,28 @@
 //!    ends and its registration arrive.
 //! 7. A node that was declared dead stays dead: it attaches no more, and what arrives from it is ignored. A stream that
 //!    broke declares nobody dead: the node attaches again, with all that it had, until its silence has lasted too long.
-//! 8. Tables of the dead are bounded.
 
-use std::collections::{HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, HEAD_STALL, JobId, NodeId, WorkerAddress, WorkerId};
-use sparkray_proto::head_message::Message;
+use sparkray_common::{ActorId, JobId, NodeId};
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{
-    ActorList, ActorSpec, ClusterView, Empty, Failure, HeadReply, HeadRequest, JobFinished, LogBatch,
-    LogLine, MessageError, NodeDeathNotice, NodeList, NodeMessage, RegisterJob, RegisterNode, WorkerDeath,
-    WorkerDeathNotice,
-};
-use tracing::{info, warn};
+use sparkray_proto::{Empty, Failure, HeadReply, HeadRequest, MessageError, NodeMessage, RegisterNode};
+use tracing::warn;
 
-use crate::actors::{ActorTable, Context};
+use crate::change::Change;
+use crate::commands::{
+    actor_report, attach_node, jobs, kill_actor, kv, log, malformed, node_death, queries, register_actor,
+    resource_report, tick, watch_actor, worker_death,
+};
 use crate::effects::{Effect, Effects};
-use crate::jobs::JobTable;
-use crate::kv::KvTable;
-use crate::nodes::{NodeTable, Registration};
+use crate::live::Live;
+use crate::record::Record;
+use crate::tables::Tables;
 
 /// The time between two ticks, and between two views of the cluster.
 pub(crate) const TICK: Duration = Duration::from_millis(100);
-/// A head that did not run for so long is worth a warning; on a busy machine a second or two is nothing.
-const LONG_HEAD_STALL: Duration = Duration::from_secs(5);
-/// Ended processes that are remembered, so that a request that they made before is refused.
-const KEPT_DEAD_WORKERS: usize = 65_536;
 
 /// Everything the head knows.
 #[derive(Debug)]
@@ -47,35 +41,33 @@ pub(crate) struct HeadState {
     head_epoch: u64,
     /// The head's process, for lines that it adds to a driver's log.
     pid: u32,
-    pub(crate) nodes: NodeTable,
-    pub(crate) actors: ActorTable,
-    jobs: JobTable,
-    kv: KvTable,
-    dead_workers: HashSet<WorkerId>,
-    /// Oldest first.
-    dead_worker_order: VecDeque<WorkerId>,
-    last_tick: Option<Instant>,
+    tables: Tables,
+    live: Live,
+    records: Vec<Record>,
     effects: Effects,
 }
 
 impl HeadState {
-    /// A head without nodes.
-    pub(crate) fn new(head_epoch: u64, pid: u32) -> Self {
+    /// A head that goes on with these tables.
+    pub(crate) fn new(now: Instant, head_epoch: u64, pid: u32, tables: Tables) -> Self {
         Self {
             head_epoch,
             pid,
-            nodes: NodeTable::default(),
-            actors: ActorTable::default(),
-            jobs: JobTable::default(),
-            kv: KvTable::default(),
-            dead_workers: HashSet::new(),
-            dead_worker_order: VecDeque::new(),
-            last_tick: None,
+            live: Live::rebuild(now, &tables),
+            tables,
+            records: Vec::new(),
             effects: Effects::default(),
         }
     }
 
+    /// What has changed since the last call: for the journal, before the effects are carried out.
+    #[must_use]
+    pub(crate) fn take_records(&mut self) -> Vec<Record> {
+        std::mem::take(&mut self.records)
+    }
+
     /// What is to be done since the last call.
+    #[must_use]
     pub(crate) fn take_effects(&mut self) -> Vec<Effect> {
         self.effects.take()
     }
@@ -87,31 +79,17 @@ impl HeadState {
 
     /// A node wants to join, or to go on over another stream. A new one is told the whole view.
     pub(crate) fn attach(&mut self, now: Instant, request: RegisterNode) -> Result<NodeId, Failure> {
-        // A stall before the first tick is one, too.
-        self.last_tick.get_or_insert(now);
-        let (address, hostname) = (request.address.clone(), request.hostname.clone());
-        let node = match self.nodes.register(now, self.head_epoch, request)? {
-            Registration::New(node) => node,
-            Registration::Again(node) => {
-                info!(node_id = %node, address, hostname, "node attaches again");
-                return Ok(node);
-            }
-        };
-        info!(node_id = %node, address, hostname, "node joined");
-        self.effects.send(
-            node,
-            Message::View(ClusterView {
-                nodes: self.nodes.views(),
-            }),
-        );
-        let (actors, mut context) = self.actors_in(now);
-        actors.place_pending(&mut context);
-        Ok(node)
+        let head_epoch = self.head_epoch;
+        attach_node::attach(&mut self.change(now), head_epoch, request)
     }
 
-    /// A node shows that it is alive.
-    pub(crate) fn heard(&mut self, now: Instant, node: NodeId) {
-        self.nodes.heard(now, node);
+    /// A node shows that it is alive; `false` when it is not part of the cluster and must not hear otherwise.
+    pub(crate) fn heard(&mut self, now: Instant, node: NodeId) -> bool {
+        let is_alive = self.tables.nodes.is_alive(node);
+        if is_alive {
+            self.live.nodes.heard(now, node);
+        }
+        is_alive
     }
 
     /// A node says something.
@@ -121,51 +99,28 @@ impl HeadState {
         node: NodeId,
         message: NodeMessage,
     ) -> Result<(), MessageError> {
-        if !self.nodes.heard(now, node) {
+        if !self.heard(now, node) {
             return Ok(());
         }
+        let change = &mut self.change(now);
         match message.message.ok_or(MessageError::Missing("message"))? {
             FromNode::Register(_) => warn!(node_id = %node, "ignored a second registration on one stream"),
             FromNode::Heartbeat(_) => {}
-            FromNode::Report(report) => {
-                self.nodes.report(now, node, report)?;
-                let (actors, mut context) = self.actors_in(now);
-                actors.place_pending(&mut context);
-            }
-            FromNode::WorkerDeath(death) => self.worker_died(now, node, &death)?,
-            FromNode::Actor(report) => {
-                let (actors, mut context) = self.actors_in(now);
-                actors.report(&mut context, node, report)?;
-            }
-            FromNode::Log(batch) => self.forward_log(batch)?,
+            FromNode::Report(report) => resource_report::report(change, node, report)?,
+            FromNode::WorkerDeath(death) => worker_death::worker_died(change, node, &death)?,
+            FromNode::Actor(report) => actor_report::report(change, node, report)?,
+            FromNode::Log(batch) => log::forward(change, batch)?,
             FromNode::WatchActor(watch) => {
-                let id = ActorId::from_slice(&watch.actor_id)?;
-                self.actors.watch(node, id, &mut self.effects);
+                watch_actor::watch(change, node, ActorId::from_slice(&watch.actor_id)?);
             }
-            FromNode::UnwatchActor(id) => self.actors.unwatch(node, ActorId::from_slice(&id)?),
+            FromNode::UnwatchActor(id) => watch_actor::unwatch(change, node, ActorId::from_slice(&id)?),
         }
         Ok(())
     }
 
-    /// A node's raylet has ended, or it was silent for so long that it has ended its workers: it is dead, with all its
-    /// processes.
+    /// A node is dead, with all its processes.
     pub(crate) fn detach(&mut self, now: Instant, node: NodeId, cause: &str) {
-        let Some(hosted) = self.nodes.mark_dead(node) else {
-            return;
-        };
-        info!(node_id = %node, cause, "node died");
-        self.effects.detach(node);
-        let notice = NodeDeathNotice {
-            node_id: node.to_vec().into(),
-            cause: cause.to_owned(),
-        };
-        self.effects
-            .send_all(&self.nodes.alive_ids(), &Message::NodeDeath(notice));
-        for job in self.jobs.with_driver_on(node) {
-            self.finish_job(now, job);
-        }
-        let (actors, mut context) = self.actors_in(now);
-        actors.node_died(&mut context, node, hosted, cause);
+        node_death::detach(&mut self.change(now), node, cause);
     }
 
     /// Answers a client's request.
@@ -184,204 +139,56 @@ impl HeadState {
 
     /// Time passes. Called every [`TICK`].
     pub(crate) fn tick(&mut self, now: Instant) {
-        let since_last = self
-            .last_tick
-            .map_or(Duration::ZERO, |last| now.saturating_duration_since(last));
-        self.last_tick = Some(now);
-        if since_last > HEAD_STALL {
-            let seconds = since_last.as_secs_f64();
-            // A busy machine does that for a second or two.
-            if since_last > LONG_HEAD_STALL {
-                warn!(seconds, "the head did not run for a while");
-            } else {
-                info!(seconds, "the head did not run for a while");
-            }
-            self.nodes.excuse(now, since_last);
-        }
-        for (node, silence) in self.nodes.silent(now) {
-            self.detach(now, node, &format!("it was silent for {} s", silence.as_secs()));
-        }
-        let (actors, mut context) = self.actors_in(now);
-        for waiting in actors.tick(&mut context) {
-            self.tell_driver(waiting.job, waiting.text);
-        }
-        let changed = self.nodes.take_changed();
-        if !changed.is_empty() {
-            self.effects.send_all(
-                &self.nodes.alive_ids(),
-                &Message::View(ClusterView { nodes: changed }),
-            );
-        }
+        let pid = self.pid;
+        tick::tick(&mut self.change(now), pid);
     }
 
     fn answer(&mut self, now: Instant, request: HeadRequest) -> Result<Reply, Failure> {
         let request = request
             .request
             .ok_or_else(|| malformed(MessageError::Missing("request")))?;
+        let change = &mut self.change(now);
         match request {
-            Request::RegisterJob(request) => self.register_job(request)?,
+            Request::RegisterJob(request) => jobs::register(change, request)?,
             Request::FinishJob(request) => {
-                let job = JobId::from_slice(&request.job_id).map_err(|error| malformed(error.into()))?;
-                self.finish_job(now, job);
+                jobs::finish(change, JobId::from_slice(&request.job_id).map_err(malformed)?);
             }
-            Request::RegisterActor(request) => {
-                let spec = request
-                    .spec
-                    .ok_or_else(|| malformed(MessageError::Missing("spec")))?;
-                self.register_actor(now, spec, request.arguments_follow)?;
-            }
-            Request::GetActor(request) => return self.actors.get(&request).map(Reply::Actor),
-            Request::KillActor(request) => {
-                let (actors, mut context) = self.actors_in(now);
-                actors.kill(&mut context, &request)?;
+            Request::RegisterActor(request) => register_actor::register(change, request)?,
+            Request::KillActor(request) => kill_actor::kill(change, &request)?,
+            Request::KvPut(request) => return Ok(Reply::Value(kv::put(change, request))),
+            Request::KvDelete(request) => return Ok(Reply::Value(kv::delete(change, request))),
+            Request::KvGet(request) => return Ok(Reply::Value(kv::get(&self.tables.kv, &request))),
+            Request::KvKeys(request) => return Ok(Reply::Keys(kv::keys(&self.tables.kv, &request))),
+            Request::GetActor(request) => {
+                return queries::get_actor(&self.tables, &request).map(Reply::Actor);
             }
             Request::ListNodes(_) => {
-                return Ok(Reply::Nodes(NodeList {
-                    nodes: self.nodes.views(),
-                }));
+                return Ok(Reply::Nodes(queries::list_nodes(&self.tables, &self.live)));
             }
-            Request::ListActors(_) => {
-                return Ok(Reply::Actors(ActorList {
-                    actors: self.actors.records(),
-                }));
-            }
-            Request::KvPut(request) => return Ok(Reply::Value(self.kv.put(request))),
-            Request::KvGet(request) => return Ok(Reply::Value(self.kv.get(&request))),
-            Request::KvDelete(request) => return Ok(Reply::Value(self.kv.delete(&request))),
-            Request::KvKeys(request) => return Ok(Reply::Keys(self.kv.keys(&request))),
+            Request::ListActors(_) => return Ok(Reply::Actors(queries::list_actors(&self.tables))),
         }
         Ok(Reply::Done(Empty {}))
     }
 
-    fn register_job(&mut self, request: RegisterJob) -> Result<(), Failure> {
-        let driver = request
-            .driver
-            .as_ref()
-            .ok_or_else(|| malformed(MessageError::Missing("driver")))?;
-        let driver = WorkerAddress::try_from(driver).map_err(malformed)?;
-        self.check_lives(&driver, "driver")?;
-        self.jobs.register(request)
-    }
-
-    fn register_actor(
-        &mut self,
-        now: Instant,
-        spec: ActorSpec,
-        arguments_follow: bool,
-    ) -> Result<(), Failure> {
-        let job = JobId::from_slice(&spec.job_id).map_err(|error| malformed(error.into()))?;
-        let namespace = self.jobs.running(job)?.to_owned();
-        let owner = spec
-            .owner
-            .as_ref()
-            .ok_or_else(|| malformed(MessageError::Missing("owner")))?;
-        let owner = WorkerAddress::try_from(owner).map_err(malformed)?;
-        self.check_lives(&owner, "owner")?;
-        let (actors, mut context) = self.actors_in(now);
-        actors.register(&mut context, spec, &namespace, arguments_follow)
-    }
-
-    /// A request and the news of its sender's death come by different ways, in any order.
-    fn check_lives(&self, process: &WorkerAddress, role: &str) -> Result<(), Failure> {
-        let WorkerAddress {
-            worker_id, node_id, ..
-        } = process;
-        let dead = if self.dead_workers.contains(worker_id) {
-            format!("{role} {worker_id} is dead")
-        } else if !self.nodes.is_alive(*node_id) {
-            format!(
-                "node {node_id} of {role} {worker_id} is not part of the cluster: it died or has not joined"
-            )
-        } else {
-            return Ok(());
-        };
-        Err(Failure::new(
-            ErrorCode::Stale,
-            format!("{dead}; connect again from a new process"),
-        ))
-    }
-
-    fn worker_died(&mut self, now: Instant, node: NodeId, death: &WorkerDeath) -> Result<(), MessageError> {
-        let worker = WorkerId::from_slice(&death.worker_id)?;
-        if !self.dead_workers.insert(worker) {
-            return Ok(());
-        }
-        self.dead_worker_order.push_back(worker);
-        if self.dead_worker_order.len() > KEPT_DEAD_WORKERS {
-            if let Some(forgotten) = self.dead_worker_order.pop_front() {
-                self.dead_workers.remove(&forgotten);
-            }
-        }
-        let notice = WorkerDeathNotice {
-            worker_id: death.worker_id.clone(),
-            node_id: node.to_vec().into(),
-            cause: death.cause.clone(),
-        };
-        self.effects
-            .send_all(&self.nodes.alive_ids(), &Message::WorkerDeath(notice));
-        // The job of a driver, also when the raylet does not know which one it was.
-        for job in self.jobs.with_driver(worker) {
-            self.finish_job(now, job);
-        }
-        let (actors, mut context) = self.actors_in(now);
-        actors.worker_died(&mut context, worker, &death.cause);
-        Ok(())
-    }
-
-    fn finish_job(&mut self, now: Instant, job: JobId) {
-        if !self.jobs.finish(job) {
-            return;
-        }
-        info!(job_id = %job, "job is over");
-        let (actors, mut context) = self.actors_in(now);
-        actors.job_finished(&mut context, job);
-        let message = Message::JobFinished(JobFinished {
-            job_id: job.to_vec().into(),
-        });
-        self.effects.send_all(&self.nodes.alive_ids(), &message);
-    }
-
-    fn forward_log(&mut self, batch: LogBatch) -> Result<(), MessageError> {
-        let job = JobId::from_slice(&batch.job_id)?;
-        if let Some(node) = self.jobs.driver_node(job) {
-            self.effects.send(node, Message::Log(batch));
-        }
-        Ok(())
-    }
-
-    /// Adds a line to what the job's driver prints.
-    fn tell_driver(&mut self, job: JobId, text: String) {
-        let Some(node) = self.jobs.driver_node(job) else {
-            return;
-        };
-        let line = LogLine {
-            name: "head".to_owned(),
-            pid: self.pid,
-            ip: String::new(),
-            text,
-            is_stderr: true,
-        };
-        self.effects.send(
-            node,
-            Message::Log(LogBatch {
-                job_id: job.to_vec().into(),
-                lines: vec![line],
-            }),
-        );
-    }
-
-    fn actors_in(&mut self, now: Instant) -> (&mut ActorTable, Context<'_>) {
-        (
-            &mut self.actors,
-            Context {
-                now,
-                nodes: &mut self.nodes,
-                effects: &mut self.effects,
-            },
+    fn change(&mut self, now: Instant) -> Change<'_> {
+        Change::new(
+            now,
+            &mut self.tables,
+            &mut self.records,
+            &mut self.live,
+            &mut self.effects,
         )
     }
-}
 
-fn malformed(error: MessageError) -> Failure {
-    Failure::new(ErrorCode::InvalidArgument, error.to_string())
+    /// The tables, for tests that look at what no message tells.
+    #[cfg(test)]
+    pub(crate) fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The present, for tests that look at what no message tells.
+    #[cfg(test)]
+    pub(crate) fn live(&self) -> &Live {
+        &self.live
+    }
 }

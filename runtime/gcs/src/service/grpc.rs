@@ -62,8 +62,9 @@ impl Head for HeadService {
 
     async fn call(&self, request: Request<HeadRequest>) -> Result<Response<HeadReply>, Status> {
         let request = request.into_inner();
-        Ok(Response::new(
-            self.0.with_state(|state, now| state.request(now, request)),
-        ))
+        let reply = self.0.request(|state, now| state.request(now, request)).await;
+        reply
+            .map(Response::new)
+            .ok_or_else(|| Status::unavailable("the head ends"))
     }
 }

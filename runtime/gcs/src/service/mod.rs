@@ -1,8 +1,8 @@
 //! The tonic service over the state.
 //!
 //! Invariants:
-//! 1. The state is behind one mutex that is never held across an await; effects are carried out under it, so
-//!    that a node gets its messages in the order of the events.
+//! 1. The state and the journal are behind one mutex that is never held across an await; records are appended and effects
+//!    carried out under it, so that a node gets its messages in the order of the events.
 //! 2. Every node has one bounded queue; what one event makes for a node takes one place in it, however much that is. A
 //!    node that lets it overflow is dead; its log lines are dropped earlier, so that a chatty program does not cost the
 //!    driver its node.
@@ -12,48 +12,50 @@
 //!    stream says nothing of the node, but for this: a raylet does not close the connection of a stream that it has
 //!    confirmed before it has confirmed another and was answered there, or has ended its workers. So when the other
 //!    kernel closes it, the node is dead.
+//! 5. What an event changed is appended before the lock is let go. No reply, notice, acknowledgement or end of a stream
+//!    that follows from it leaves before it is durable; neither does an answer that was read from a state with it.
+//!    Heartbeats are answered at once: that speaks of the present, and of no dead node.
 
 mod grpc;
+mod locked;
+mod received;
 mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::NodeId;
 use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_proto::head_message::Message;
-use sparkray_proto::{NodeMessage, RegisterNode, Registered, node_message};
+use sparkray_proto::{NodeMessage, RegisterNode, node_message};
 use sparkray_rpc::ConnectionInfo;
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::{Status, Streaming};
-use tracing::{info, warn};
+use tracing::info;
 
-use crate::effects::Effect;
+use crate::journal::Journal;
+use crate::record::RecordNumber;
 use crate::state::HeadState;
 
 pub(crate) use grpc::HeadService;
-use session::{Attached, Outgoing, Session, unnumbered};
+use locked::{Locked, Registering};
+use session::{Attached, Outgoing, unnumbered};
 
 /// A node that opened its stream registers within this time.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+/// Records that may wait to become durable; while there are more, the head takes no requests and reads no streams.
+const UNDURABLE_RECORDS: RecordNumber = 65_536;
 
-/// The state and the streams that its effects go to.
+/// The state, and the streams that its effects go to.
 #[derive(Debug)]
 pub(crate) struct SharedHead {
-    core: Mutex<Core>,
+    locked: Mutex<Locked>,
+    durable: watch::Receiver<RecordNumber>,
     cancel: CancellationToken,
     tasks: TaskTracker,
-}
-
-#[derive(Debug)]
-struct Core {
-    state: HeadState,
-    sessions: HashMap<NodeId, Session>,
-    last_stream: u64,
 }
 
 /// Why a stream is read no more.
@@ -65,15 +67,12 @@ enum StreamEnd {
 }
 
 impl SharedHead {
-    /// A head whose tasks end with `cancel`.
-    pub(crate) fn new(state: HeadState, cancel: CancellationToken) -> Arc<Self> {
-        let core = Mutex::new(Core {
-            state,
-            sessions: HashMap::new(),
-            last_stream: 0,
-        });
+    /// A head whose tasks end with `cancel`. The state is that of the journal's records.
+    pub(crate) fn new(state: HeadState, journal: Box<dyn Journal>, cancel: CancellationToken) -> Arc<Self> {
+        let durable = journal.durable();
         Arc::new(Self {
-            core,
+            locked: Mutex::new(Locked::new(state, journal)),
+            durable,
             cancel,
             tasks: TaskTracker::new(),
         })
@@ -81,63 +80,77 @@ impl SharedHead {
 
     /// Tells the state the time.
     pub(crate) fn tick(&self) {
-        self.with_state(HeadState::tick);
+        self.lock().change(HeadState::tick);
+    }
+
+    /// Sends what was held back, whenever records have become durable. Returns when the head ends.
+    pub(crate) async fn release_notices(&self) {
+        let mut durable = self.durable.clone();
+        loop {
+            tokio::select! {
+                () = self.cancel.cancelled() => return,
+                grown = durable.changed() => if grown.is_err() { return },
+            }
+            self.lock().carry_out(Instant::now());
+        }
     }
 
     /// Ends all streams and waits for their tasks.
     pub(crate) async fn close(&self) {
         self.cancel.cancel();
-        self.lock().sessions.clear();
+        self.lock().forget_sessions();
         self.tasks.close();
         self.tasks.wait().await;
     }
 
-    /// Changes the state and carries out what it asks for.
-    fn with_state<T>(&self, change: impl FnOnce(&mut HeadState, Instant) -> T) -> T {
-        let mut core = self.lock();
-        let now = Instant::now();
-        let outcome = change(&mut core.state, now);
-        core.carry_out(now);
-        outcome
+    /// Changes the state; the answer comes when the journal has what it speaks of. `None`: the head ends before.
+    async fn request<T>(&self, event: impl FnOnce(&mut HeadState, Instant) -> T) -> Option<T> {
+        if !self.journal_keeps_up().await {
+            return None;
+        }
+        let (outcome, after) = self.lock().change(event);
+        self.until_durable(after).await.then_some(outcome)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Core> {
+    /// Waits until the journal has this record; `false` when the head ends before.
+    async fn until_durable(&self, number: RecordNumber) -> bool {
+        if *self.durable.borrow() >= number {
+            return true;
+        }
+        let mut durable = self.durable.clone();
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            grown = durable.wait_for(|durable| *durable >= number) => grown.is_ok(),
+        }
+    }
+
+    /// Waits while too much is held back; `false` when the head ends before.
+    async fn journal_keeps_up(&self) -> bool {
+        let last = self.lock().last();
+        self.until_durable(last.saturating_sub(UNDURABLE_RECORDS)).await
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Locked> {
         // A panic ends the process (see sparkrayd's `process`), so a poisoned state is seen in tests only.
-        self.core.lock()
+        self.locked.lock()
     }
 
-    /// Registers a node, which hears that over this stream; `None` when it was refused and told so.
-    fn attach(&self, register: RegisterNode, outgoing: Outgoing) -> Option<Attached> {
-        let mut core = self.lock();
-        let now = Instant::now();
-        let core = &mut *core;
-        let mut registered = Registered {
-            head_epoch: core.state.head_epoch(),
-            ..Registered::default()
-        };
-        let node = match core.state.attach(now, register) {
-            Ok(node) => {
-                let session = core.sessions.entry(node).or_default();
-                registered.received = session.received();
-                Some(node)
-            }
-            Err(failure) => {
-                warn!(reason = failure.message, "refused a node");
-                registered = Registered {
-                    failure: Some(failure),
-                    ..Registered::default()
-                };
-                None
-            }
-        };
-        core.carry_out(now);
+    /// Registers a node, which hears that over this stream; `None` when it was refused and told so, or the head ends.
+    async fn attach(&self, register: RegisterNode, outgoing: Outgoing) -> Option<Attached> {
+        let Registering {
+            answer,
+            stream,
+            after,
+        } = self.lock().register(register);
+        if !self.until_durable(after).await {
+            return None;
+        }
         // The queue is new and empty; a receiver that is gone needs no answer.
-        let _ = outgoing.try_send(Ok(vec![unnumbered(Message::Registered(registered), 0)]));
-        let node = node?;
-        core.last_stream += 1;
+        let _ = outgoing.try_send(Ok(vec![unnumbered(Message::Registered(answer), 0)]));
+        let (node, number) = stream?;
         Some(Attached {
             node,
-            number: core.last_stream,
+            number,
             outgoing,
             cancel: self.cancel.child_token(),
         })
@@ -180,7 +193,7 @@ impl SharedHead {
             // A node whose stream ended because the head ends, and that tries again at once.
             return;
         }
-        let Some(attached) = self.attach(register, outgoing) else {
+        let Some(attached) = self.attach(register, outgoing).await else {
             return;
         };
         let StreamEnd::Broke(cause) = self.read_stream(&attached, &mut incoming).await else {
@@ -200,6 +213,9 @@ impl SharedHead {
 
     async fn read_stream(&self, attached: &Attached, incoming: &mut Streaming<NodeMessage>) -> StreamEnd {
         loop {
+            if !self.journal_keeps_up().await {
+                return StreamEnd::Over;
+            }
             let message = tokio::select! {
                 () = attached.cancel.cancelled() => return StreamEnd::Over,
                 message = incoming.message() => message,
@@ -218,89 +234,16 @@ impl SharedHead {
 
     /// Takes what came over a stream; `false` when it is not the node's any more.
     fn take_message(&self, attached: &Attached, message: NodeMessage) -> bool {
-        let mut core = self.lock();
-        let now = Instant::now();
-        let Core { state, sessions, .. } = &mut *core;
-        let node = attached.node;
-        let Some(session) = sessions.get_mut(&node) else {
-            return false;
-        };
-        if !session.hears(attached, message.received) {
-            return false;
-        }
-        if let Some(node_message::Message::Heartbeat(heartbeat)) = message.message {
-            state.heard(now, node);
-            session.answer_heartbeat(heartbeat);
-            return true;
-        }
-        let outcome = match session.takes_message(message.sequence) {
-            Ok(false) => return true,
-            Ok(true) => state
-                .node_message(now, node, message)
-                .map_err(|error| error.to_string()),
-            Err(gap) => {
-                // It attaches again, and sends what is missing.
-                warn!(node_id = %node, %gap, "ended a stream that skips messages");
-                session.forget_stream();
-                return false;
-            }
-        };
-        if let Err(error) = outcome {
-            warn!(node_id = %node, %error, "ignored a message that breaks the protocol");
-        }
-        core.carry_out(now);
-        true
+        self.lock().take_message(attached, message)
     }
 
     /// The kernel at the other side closed the connection of a stream.
     fn raylet_ended(&self, attached: &Attached) {
-        let mut core = self.lock();
-        let is_current = core
-            .sessions
-            .get(&attached.node)
-            .is_some_and(|session| session.reads(attached));
+        let mut locked = self.lock();
         // Otherwise the head ends, or the node goes on over another stream.
-        if is_current && !self.cancel.is_cancelled() {
-            let now = Instant::now();
-            core.state
-                .detach(now, attached.node, "its raylet ended its connection to the head");
-            core.carry_out(now);
-        }
-    }
-}
-
-impl Core {
-    /// Carries out effects until there are none; the death of a node that does not read makes new ones.
-    fn carry_out(&mut self, now: Instant) {
-        loop {
-            let effects = self.state.take_effects();
-            if effects.is_empty() {
-                return;
-            }
-            let mut batches: HashMap<NodeId, Vec<Message>> = HashMap::new();
-            for effect in effects {
-                match effect {
-                    Effect::Send { node, message } => {
-                        if let Some(session) = self.sessions.get_mut(&node)
-                            && session.has_room_for(node, &message)
-                        {
-                            batches.entry(node).or_default().push(message);
-                        }
-                    }
-                    Effect::Detach { node } => {
-                        if let Some(session) = self.sessions.remove(&node) {
-                            session.end(batches.remove(&node).unwrap_or_default());
-                        }
-                    }
-                }
-            }
-            for (node, batch) in batches {
-                if let Some(session) = self.sessions.get_mut(&node)
-                    && let Err(cause) = session.send(batch)
-                {
-                    self.state.detach(now, node, cause);
-                }
-            }
+        if locked.is_read(attached) && !self.cancel.is_cancelled() {
+            let cause = "its raylet ended its connection to the head";
+            locked.change(|state, now| state.detach(now, attached.node, cause));
         }
     }
 }

@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 use tonic::Status;
 use tracing::warn;
 
+use super::received::Received;
+use crate::record::RecordNumber;
+
 /// Batches of messages that may wait for a node.
 pub(super) const QUEUE: usize = 16 * 1024;
 /// Log batches are dropped when fewer places than this are free.
@@ -26,6 +29,7 @@ pub(super) struct Session {
     /// The stream that the node has confirmed; `None` while it has none.
     stream: Option<NodeStream>,
     dropped_logs: u64,
+    received: Received,
 }
 
 #[derive(Debug)]
@@ -95,14 +99,19 @@ impl Session {
         self.inbox.takes(sequence)
     }
 
-    /// The node's last message that was taken.
-    pub(super) fn received(&self) -> u64 {
-        self.inbox.received()
+    /// A message of the node was taken, and this is the last record since.
+    pub(super) fn took(&mut self, sequence: u64, after: RecordNumber) {
+        self.received.took(sequence, after);
+    }
+
+    /// The node's last message that it need not send again.
+    pub(super) fn received(&mut self, durable: RecordNumber) -> u64 {
+        self.received.acknowledged(durable)
     }
 
     /// Says that the head has heard the node.
-    pub(super) fn answer_heartbeat(&self, heartbeat: Heartbeat) {
-        let reply = unnumbered(Message::HeartbeatReply(heartbeat), self.received());
+    pub(super) fn answer_heartbeat(&mut self, heartbeat: Heartbeat, durable: RecordNumber) {
+        let reply = unnumbered(Message::HeartbeatReply(heartbeat), self.received(durable));
         if let Some(stream) = &self.stream {
             // A node that does not read its queue loses its lease in time.
             let _ = stream.outgoing.try_send(Ok(vec![reply]));
@@ -110,10 +119,10 @@ impl Session {
     }
 
     /// The node is dead: its stream ends after these messages.
-    pub(super) fn end(mut self, last: Vec<Message>) {
+    pub(super) fn end(mut self, last: Vec<Message>, durable: RecordNumber) {
         if !last.is_empty() {
             // It dies anyway.
-            let _ = self.send(last);
+            let _ = self.send(last, durable);
         }
         if let Some(stream) = self.stream {
             stream.cancel.cancel();
@@ -141,9 +150,10 @@ impl Session {
         in_queue.max(self.outbox.len())
     }
 
-    pub(super) fn send(&mut self, messages: Vec<Message>) -> Result<(), &'static str> {
+    /// Sends what one event makes for the node, over the present stream or the next one. Says why the node cannot go on.
+    pub(super) fn send(&mut self, messages: Vec<Message>, durable: RecordNumber) -> Result<(), &'static str> {
         let first = self.outbox.next();
-        let received = self.inbox.received();
+        let received = self.received(durable);
         let batch: Vec<HeadMessage> = (first..)
             .zip(messages)
             .map(|(sequence, message)| HeadMessage {

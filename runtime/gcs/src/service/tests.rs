@@ -1,6 +1,8 @@
 //! Tests of the streams, the queues and who dies of them.
 
 use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
 
 use sparkray_common::{NodeId, VERSION};
 use sparkray_proto::head_message::Message;
@@ -13,7 +15,9 @@ use tokio_util::sync::CancellationToken;
 
 use super::SharedHead;
 use super::session::{Attached, Batch, LOG_RESERVE, Outgoing, QUEUE};
+use crate::journal::{Journal, MemoryJournal};
 use crate::state::HeadState;
+use crate::tables::Tables;
 
 fn register(id: NodeId) -> RegisterNode {
     RegisterNode {
@@ -24,9 +28,18 @@ fn register(id: NodeId) -> RegisterNode {
     }
 }
 
+fn head() -> Arc<SharedHead> {
+    head_with(Box::new(MemoryJournal::default()))
+}
+
+fn head_with(journal: Box<dyn Journal>) -> Arc<SharedHead> {
+    let state = HeadState::new(Instant::now(), 1, 1, Tables::default());
+    SharedHead::new(state, journal, CancellationToken::new())
+}
+
 /// Attaches and confirms the stream.
-fn join(head: &SharedHead, node: NodeId, outgoing: Outgoing) -> Attached {
-    let attached = head.attach(register(node), outgoing).unwrap();
+async fn join(head: &SharedHead, node: NodeId, outgoing: Outgoing) -> Attached {
+    let attached = head.attach(register(node), outgoing).await.unwrap();
     assert!(head.take_message(&attached, heartbeat(0)));
     attached
 }
@@ -63,21 +76,21 @@ fn deaths(receiver: &mut mpsc::Receiver<Batch>) -> Vec<u8> {
     .collect()
 }
 
-#[test]
-fn a_stream_that_breaks_loses_nothing_and_repeats_nothing() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn a_stream_that_breaks_loses_nothing_and_repeats_nothing() {
+    let head = head();
     let (node, other) = (NodeId::random(), NodeId::random());
     let (outgoing, mut other_reads) = mpsc::channel(QUEUE);
-    join(&head, other, outgoing);
+    join(&head, other, outgoing).await;
     let (outgoing, mut first_reads) = mpsc::channel(QUEUE);
-    let first = join(&head, node, outgoing);
+    let first = join(&head, node, outgoing).await;
     assert!(head.take_message(&first, death(1, 1)));
     assert!(head.take_message(&first, death(2, 2)));
     assert_eq!(deaths(&mut first_reads), [1, 2]);
 
     // The node opens another stream; until it confirms it, the first one goes on.
     let (outgoing, mut second_reads) = mpsc::channel(QUEUE);
-    let second = head.attach(register(node), outgoing).unwrap();
+    let second = head.attach(register(node), outgoing).await.unwrap();
     let told = received(&mut second_reads);
     let [Message::Registered(registered)] = &told[..] else {
         panic!("{told:?}")
@@ -100,35 +113,35 @@ fn a_stream_that_breaks_loses_nothing_and_repeats_nothing() {
     assert!(!head.take_message(&second, death(7, 7)), "5 and 6 are missing");
 }
 
-#[test]
-fn only_the_end_of_the_confirmed_stream_is_the_end_of_a_node() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn only_the_end_of_the_confirmed_stream_is_the_end_of_a_node() {
+    let head = head();
     let node = NodeId::random();
     let stream = || mpsc::channel(QUEUE).0;
-    let given_up = head.attach(register(node), stream()).unwrap();
-    let first = join(&head, node, stream());
-    let unconfirmed = head.attach(register(node), stream()).unwrap();
+    let given_up = head.attach(register(node), stream()).await.unwrap();
+    let first = join(&head, node, stream()).await;
+    let unconfirmed = head.attach(register(node), stream()).await.unwrap();
     for attached in [&given_up, &unconfirmed] {
         head.raylet_ended(attached);
-        assert!(head.lock().state.nodes.is_alive(node));
+        assert!(head.lock().state().tables().nodes.is_alive(node));
     }
-    let second = join(&head, node, stream());
+    let second = join(&head, node, stream()).await;
     head.raylet_ended(&first);
-    assert!(head.lock().state.nodes.is_alive(node));
+    assert!(head.lock().state().tables().nodes.is_alive(node));
     head.raylet_ended(&second);
-    assert!(!head.lock().state.nodes.is_alive(node));
+    assert!(!head.lock().state().tables().nodes.is_alive(node));
     assert!(
-        head.attach(register(node), stream()).is_none(),
+        head.attach(register(node), stream()).await.is_none(),
         "the dead stay dead"
     );
     assert!(!head.take_message(&second, heartbeat(0)));
 }
 
-#[test]
-fn heartbeats_are_answered_and_keep_a_node_alive() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn heartbeats_are_answered_and_keep_a_node_alive() {
+    let head = head();
     let (outgoing, mut reads) = mpsc::channel(QUEUE);
-    let attached = join(&head, NodeId::random(), outgoing);
+    let attached = join(&head, NodeId::random(), outgoing).await;
     received(&mut reads);
     assert!(head.take_message(&attached, death(1, 1)));
     assert!(head.take_message(&attached, heartbeat(0)));
@@ -152,18 +165,20 @@ fn say(head: &SharedHead, node: NodeId, message: node_message::Message) {
         message: Some(message),
         ..NodeMessage::default()
     };
-    head.with_state(|state, now| state.node_message(now, node, message))
+    head.lock()
+        .change(|state, now| state.node_message(now, node, message))
+        .0
         .unwrap();
 }
 
-#[test]
-fn a_node_that_does_not_read_dies_and_the_others_are_told() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn a_node_that_does_not_read_dies_and_the_others_are_told() {
+    let head = head();
     let (reader, idler) = (NodeId::random(), NodeId::random());
     let (to_reader, mut reads) = mpsc::channel(QUEUE);
     let (to_idler, mut idle) = mpsc::channel(4);
-    join(&head, reader, to_reader);
-    let idler_stream = join(&head, idler, to_idler);
+    join(&head, reader, to_reader).await;
+    let idler_stream = join(&head, idler, to_idler).await;
     for number in 0..2 {
         let death = WorkerDeath {
             worker_id: vec![number; 16].into(),
@@ -189,15 +204,15 @@ fn a_node_that_does_not_read_dies_and_the_others_are_told() {
     );
 }
 
-#[test]
-fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
+    let head = head();
     let (first, second) = (NodeId::random(), NodeId::random());
     let places = 8;
     let (to_first, mut reads) = mpsc::channel(places);
     let (to_second, _idle) = mpsc::channel(QUEUE);
-    join(&head, first, to_first);
-    join(&head, second, to_second);
+    join(&head, first, to_first).await;
+    join(&head, second, to_second).await;
     received(&mut reads);
     let count = 10 * places;
     let job = RegisterJob {
@@ -237,26 +252,26 @@ fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
         received(&mut reads);
     }
     // The end of the driver's node is the end of all actors.
-    head.with_state(|state, now| state.detach(now, second, "test"));
+    head.lock().change(|state, now| state.detach(now, second, "test"));
     let told = received(&mut reads);
     assert!(told.len() > count, "{} messages", told.len());
-    assert!(head.lock().sessions.contains_key(&first));
+    assert!(head.lock().has_session(first));
 }
 
 fn ask(head: &SharedHead, request: head_request::Request) {
     let request = HeadRequest {
         request: Some(request),
     };
-    let reply = head.with_state(|state, now| state.request(now, request));
+    let (reply, _) = head.lock().change(|state, now| state.request(now, request));
     assert_eq!(reply.failure, None);
 }
 
-#[test]
-fn output_of_workers_gives_way_to_everything_else() {
-    let head = SharedHead::new(HeadState::new(1, 1), CancellationToken::new());
+#[tokio::test]
+async fn output_of_workers_gives_way_to_everything_else() {
+    let head = head();
     let node = NodeId::random();
     let (outgoing, mut incoming) = mpsc::channel(QUEUE);
-    join(&head, node, outgoing);
+    join(&head, node, outgoing).await;
     let driver = WorkerAddress {
         node_id: node.to_vec().into(),
         worker_id: vec![1; 16].into(),
@@ -272,7 +287,10 @@ fn output_of_workers_gives_way_to_everything_else() {
         request: Some(head_request::Request::RegisterJob(job)),
     };
     assert_eq!(
-        head.with_state(|state, now| state.request(now, request)).failure,
+        head.lock()
+            .change(|state, now| state.request(now, request))
+            .0
+            .failure,
         None
     );
     for _ in 0..QUEUE {

@@ -204,7 +204,7 @@ impl World {
             {
                 match message {
                     Up::Heartbeat(sent) => {
-                        if self.cluster.state.nodes.is_alive(host.id) {
+                        if self.cluster.state.tables().nodes.is_alive(host.id) {
                             self.cluster.state.heard(self.cluster.now, host.id);
                             host.down.push_back(Down::Acknowledged(sent));
                         }

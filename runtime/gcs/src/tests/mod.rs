@@ -2,7 +2,8 @@
 #![allow(clippy::float_cmp, reason = "amounts are whole numbers of CPUs")]
 
 mod actors;
-
+mod journal;
+mod kv;
 mod leases;
 mod lifetimes;
 mod nodes;
@@ -24,13 +25,20 @@ use sparkray_proto::{
 };
 
 use crate::effects::Effect;
+use crate::placement::Candidate;
+use crate::record::Record;
 use crate::state::HeadState;
+use crate::tables::Tables;
 
 const EPOCH: u64 = 3;
 
 /// A head, a clock, and what nodes were told and have not looked at.
 struct Cluster {
     state: HeadState,
+    /// Every record so far.
+    journal: Vec<Record>,
+    /// What these records make of nothing.
+    replica: Tables,
     now: Instant,
     inboxes: HashMap<NodeId, Vec<Message>>,
     detached: Vec<NodeId>,
@@ -80,9 +88,12 @@ impl Cluster {
     /// A driver's node without CPUs, and a running job.
     fn new() -> Self {
         let driver_node = node_id(100);
+        let now = Instant::now();
         let mut cluster = Self {
-            state: HeadState::new(EPOCH, 1),
-            now: Instant::now(),
+            state: HeadState::new(now, EPOCH, 1, Tables::default()),
+            journal: Vec::new(),
+            replica: Tables::default(),
+            now,
             inboxes: HashMap::new(),
             detached: Vec::new(),
             job: JobId::from_array([1; 4]),
@@ -124,7 +135,36 @@ impl Cluster {
         self.request(Request::RegisterJob(request)).map(|_| ())
     }
 
+    /// Another head goes on with what the journal of this one says.
+    fn restart_head(&mut self) {
+        self.collect();
+        let mut tables = Tables::default();
+        for record in &self.journal {
+            tables.apply(record);
+        }
+        assert_eq!(&tables, self.state.tables());
+        self.state = HeadState::new(self.now, EPOCH, 1, tables);
+        self.pass(Duration::ZERO);
+    }
+
+    /// The journal tells all that has changed.
+    fn compare_with_replica(&self) {
+        assert_eq!(&self.replica, self.state.tables());
+    }
+
+    fn candidates(&self) -> Vec<Candidate> {
+        self.state.live().nodes.candidates(self.state.tables())
+    }
+
     fn collect(&mut self) {
+        let records = self.state.take_records();
+        if !records.is_empty() {
+            for record in &records {
+                self.replica.apply(record);
+            }
+            self.compare_with_replica();
+        }
+        self.journal.extend(records);
         for effect in self.state.take_effects() {
             match effect {
                 Effect::Send { node, message } => self.inboxes.entry(node).or_default().push(message),
@@ -176,7 +216,7 @@ impl Cluster {
             let step = left.min(Duration::from_millis(100));
             left -= step;
             for node in nodes.iter().chain([&self.driver_node]) {
-                self.state.nodes.heard(self.now, *node);
+                self.state.heard(self.now, *node);
             }
             self.pass(step);
         }

@@ -173,7 +173,7 @@ fn the_node_of_a_driver_is_given_more_time() {
 fn amounts_below_zero_count_as_nothing_and_broken_messages_are_errors() {
     let mut cluster = Cluster::with_nodes(&[1.0]);
     cluster.report_resources(node_id(1), -1.0);
-    assert_eq!(cluster.state.nodes.candidates()[0].available.get("CPU"), 0.0);
+    assert_eq!(cluster.candidates()[0].available.get("CPU"), 0.0);
     let endless = ResourceReport {
         available: Some(cpus(f64::INFINITY)),
         ..ResourceReport::default()
@@ -197,7 +197,7 @@ fn amounts_below_zero_count_as_nothing_and_broken_messages_are_errors() {
                 .is_err()
         );
     }
-    assert!(cluster.state.nodes.is_alive(node_id(1)));
+    assert!(cluster.state.tables().nodes.is_alive(node_id(1)));
 }
 
 #[test]

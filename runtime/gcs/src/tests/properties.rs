@@ -11,7 +11,7 @@ use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{ActorReport, ActorSpec, ActorState, ResourceReport, WorkerDeath};
 
 use super::{Cluster, actor_id, cpus};
-use crate::actor::Phase;
+use crate::tables::actor::Phase;
 
 #[derive(Debug, Clone)]
 enum Event {
@@ -52,6 +52,8 @@ enum Event {
         node: u8,
     },
     Tick,
+    /// Another head goes on with the journal of the first.
+    HeadRestarts,
 }
 
 fn events() -> impl Strategy<Value = Event> {
@@ -68,6 +70,7 @@ fn events() -> impl Strategy<Value = Event> {
         3 => (number(), any::<bool>()).prop_map(|(node, exits)| Event::ProcessEnds { node, exits }),
         3 => number().prop_map(|node| Event::Report { node }),
         3 => Just(Event::Tick),
+        1 => Just(Event::HeadRestarts),
     ]
 }
 
@@ -262,6 +265,7 @@ impl World {
                 };
                 node.to_head.push_back(FromNode::Report(report));
             }
+            Event::HeadRestarts => self.cluster.restart_head(),
             Event::Tick => {
                 // Nodes are slow here, but not so slow that the head gives up on them.
                 if self.ticks < 40 {
@@ -289,12 +293,14 @@ impl World {
     }
 
     fn check(&mut self) {
-        let table = &self.cluster.state.actors;
+        let table = &self.cluster.state.tables().actors;
+        let live = self.cluster.state.live();
         let mut names = BTreeSet::new();
         let mut on_nodes: BTreeMap<NodeId, BTreeSet<ActorId>> = BTreeMap::new();
         let mut pending = BTreeSet::new();
         let mut living = BTreeSet::new();
-        for (id, actor) in &table.actors {
+        for actor in table.all() {
+            let id = &actor.parts.id;
             let is_dead = matches!(actor.phase, Phase::Dead { .. });
             let (incarnation, was_dead) = self
                 .seen
@@ -319,28 +325,28 @@ impl World {
                 None => assert!(pending.insert(*id)),
             }
         }
-        assert_eq!(table.living, living);
-        assert_eq!(table.pending.iter().copied().collect::<BTreeSet<_>>(), pending);
-        assert_eq!(table.pending.len(), pending.len(), "an actor is queued twice");
+        assert_eq!(BTreeSet::from_iter(table.living_where(|_| true)), living);
+        assert_eq!(table.pending().collect::<BTreeSet<_>>(), pending);
+        assert_eq!(table.pending().count(), pending.len(), "an actor is queued twice");
         for node in self.nodes.keys() {
             assert_eq!(
-                self.cluster.state.nodes.hosted(*node),
+                table.hosted(*node).collect::<BTreeSet<_>>(),
                 on_nodes.remove(node).unwrap_or_default()
             );
         }
-        for candidate in self.cluster.state.nodes.candidates() {
+        for candidate in self.cluster.candidates() {
             for id in &pending {
-                let actor = &table.actors[id];
+                let actor = table.get(*id).unwrap();
                 let waits_for_no_reason =
-                    actor.refusals.is_empty() && candidate.available.covers(&actor.needs);
+                    !live.waits.has_refusals(*id) && candidate.available.covers(&actor.parts.needs);
                 assert!(!waits_for_no_reason, "{id} waits and {} has room", candidate.node);
             }
         }
-        for id in table.actors.keys() {
+        for id in table.all().map(|actor| actor.parts.id) {
             let processes = self
                 .nodes
                 .values()
-                .filter(|node| node.processes.contains_key(id))
+                .filter(|node| node.processes.contains_key(&id))
                 .count();
             assert!(processes <= 1, "{id} has {processes} processes");
         }
@@ -373,19 +379,20 @@ impl World {
                 self.check();
             }
             let driver_node = self.cluster.driver_node;
-            self.cluster.state.nodes.heard(self.cluster.now, driver_node);
+            self.cluster.state.heard(self.cluster.now, driver_node);
             self.cluster.pass(Duration::from_millis(100));
             self.deliver();
         }
     }
 
     fn check_settled(&mut self) {
-        let ids: Vec<_> = self.cluster.state.actors.actors.keys().copied().collect();
+        let actors = self.cluster.state.tables().actors.all();
+        let ids: Vec<_> = actors.map(|actor| actor.parts.id).collect();
         for id in ids {
             let number = id.as_bytes()[0];
             assert_eq!(id, actor_id(number));
             let update = self.cluster.update(number);
-            let actor = &self.cluster.state.actors.actors[&id];
+            let actor = self.cluster.state.tables().actors.get(id).unwrap();
             let found = self
                 .nodes
                 .iter()
@@ -406,7 +413,7 @@ impl World {
                 }
                 ActorState::Pending | ActorState::Restarting => {
                     assert!(found.is_none(), "a waiting actor has a process");
-                    let needs = actor.needs.get("CPU");
+                    let needs = actor.parts.needs.get("CPU");
                     let roomy = self
                         .nodes
                         .values()

@@ -1,19 +1,20 @@
 //! One actor: its specification, its phase, and how it looks to others.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Instant;
+use std::collections::BTreeSet;
 
 use prost::bytes::Bytes;
-use sparkray_common::{ActorId, JobId, NodeId, ResourceSet, WorkerAddress, WorkerId};
-use sparkray_proto::{ActorRecord, ActorSpec, ActorState, ActorUpdate, MessageError};
+use sparkray_common::{NodeId, WorkerAddress, WorkerId};
+use sparkray_proto::{ActorRecord, ActorSpec, ActorState, ActorUpdate};
+
+use crate::spec::SpecParts;
 
 /// Where an actor is in its life.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Phase {
     /// Its constructor's arguments are not there yet (Ray: DEPENDENCIES_UNREADY).
     Unready,
-    /// Waits for a node.
-    Pending,
+    /// Waits for a node, in the queue under this ticket.
+    Pending { ticket: u64 },
     /// A node was told to create it.
     Placed { node: NodeId },
     /// Its constructor ran.
@@ -23,41 +24,22 @@ pub(crate) enum Phase {
         node: NodeId,
         worker: Option<WorkerId>,
         incarnation: u64,
-        since: Instant,
     },
     /// For good.
     Dead { cause: String, constructor_error: Bytes },
 }
 
-#[derive(Debug)]
+/// What the head keeps of an actor.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Actor {
-    pub(crate) id: ActorId,
-    pub(crate) job: JobId,
-    pub(crate) owner: WorkerAddress,
+    pub(crate) parts: SpecParts,
     /// Without class and arguments once it is dead.
     pub(crate) spec: ActorSpec,
-    /// What it takes while it lives.
-    pub(crate) held: ResourceSet,
-    /// What its node must have, free or not: the larger of placement and running resources.
-    pub(crate) needs: ResourceSet,
-    pub(crate) preferred: Option<NodeId>,
     pub(crate) phase: Phase,
     /// Restarts so far.
     pub(crate) incarnation: u64,
     /// Nodes that want to hear of every change.
     pub(crate) watchers: BTreeSet<NodeId>,
-    pub(crate) refusals: Vec<RefusedBy>,
-    pub(crate) pending_since: Instant,
-    /// Its wait was reported.
-    pub(crate) warned: bool,
-}
-
-/// A node that had no room, until it reports again or 100 ms later.
-#[derive(Debug)]
-pub(crate) struct RefusedBy {
-    pub(crate) node: NodeId,
-    pub(crate) reports: u64,
-    pub(crate) at: Instant,
 }
 
 impl Actor {
@@ -71,7 +53,7 @@ impl Actor {
         match &self.phase {
             Phase::Placed { node } | Phase::Stopping { node, .. } => Some(*node),
             Phase::Alive { address, .. } => Some(address.node_id),
-            Phase::Unready | Phase::Pending | Phase::Dead { .. } => None,
+            Phase::Unready | Phase::Pending { .. } | Phase::Dead { .. } => None,
         }
     }
 
@@ -80,7 +62,7 @@ impl Actor {
         match &self.phase {
             Phase::Alive { address, .. } => Some(address.worker_id),
             Phase::Stopping { worker, .. } => *worker,
-            Phase::Unready | Phase::Pending | Phase::Placed { .. } | Phase::Dead { .. } => None,
+            Phase::Unready | Phase::Pending { .. } | Phase::Placed { .. } | Phase::Dead { .. } => None,
         }
     }
 
@@ -95,9 +77,12 @@ impl Actor {
     /// `Foo (id)`, with its name if it has one.
     pub(crate) fn title(&self) -> String {
         if self.spec.name.is_empty() {
-            return format!("{} ({})", self.spec.class_name, self.id);
+            return format!("{} ({})", self.spec.class_name, self.parts.id);
         }
-        format!("{} '{}' ({})", self.spec.class_name, self.spec.name, self.id)
+        format!(
+            "{} '{}' ({})",
+            self.spec.class_name, self.spec.name, self.parts.id
+        )
     }
 
     pub(crate) fn may_restart(&self) -> bool {
@@ -109,7 +94,7 @@ impl Actor {
 
     pub(crate) fn update(&self) -> ActorUpdate {
         let mut update = ActorUpdate {
-            actor_id: self.id.to_vec().into(),
+            actor_id: self.parts.id.to_vec().into(),
             incarnation: self.incarnation,
             class_name: self.spec.class_name.clone(),
             ..ActorUpdate::default()
@@ -128,7 +113,7 @@ impl Actor {
                 update.constructor_error = constructor_error.clone();
                 ActorState::Dead
             }
-            Phase::Unready | Phase::Pending | Phase::Placed { .. } | Phase::Stopping { .. } => {
+            Phase::Unready | Phase::Pending { .. } | Phase::Placed { .. } | Phase::Stopping { .. } => {
                 if self.incarnation == 0 {
                     ActorState::Pending
                 } else {
@@ -147,42 +132,5 @@ impl Actor {
             name: self.spec.name.clone(),
             namespace: self.spec.namespace.clone(),
         }
-    }
-}
-
-/// The checked parts of a specification.
-pub(crate) struct SpecParts {
-    pub(crate) id: ActorId,
-    pub(crate) job: JobId,
-    pub(crate) owner: WorkerAddress,
-    pub(crate) held: ResourceSet,
-    pub(crate) needs: ResourceSet,
-    pub(crate) preferred: Option<NodeId>,
-}
-
-impl SpecParts {
-    pub(crate) fn read(spec: &ActorSpec) -> Result<Self, MessageError> {
-        let owner = spec.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
-        let preferred = if spec.preferred_node.is_empty() {
-            None
-        } else {
-            Some(NodeId::from_slice(&spec.preferred_node)?)
-        };
-        let mut needs = BTreeMap::new();
-        for resources in [&spec.resources, &spec.placement_resources].into_iter().flatten() {
-            for (name, amount) in ResourceSet::try_from(resources)?.to_units() {
-                let largest = needs.entry(name).or_insert(amount);
-                *largest = amount.max(*largest);
-            }
-        }
-        let held = spec.resources.as_ref().map(ResourceSet::try_from).transpose()?;
-        Ok(Self {
-            id: ActorId::from_slice(&spec.actor_id)?,
-            held: held.unwrap_or_default(),
-            job: JobId::from_slice(&spec.job_id)?,
-            owner: owner.try_into()?,
-            needs: ResourceSet::from_units(needs)?,
-            preferred,
-        })
     }
 }

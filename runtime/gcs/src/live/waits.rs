@@ -1,0 +1,172 @@
+//! How long actors have waited: for a node, and for the end of a process that is to be stopped.
+
+use std::collections::{BTreeMap, HashMap};
+use std::time::{Duration, Instant};
+
+use sparkray_common::{ActorId, NodeId};
+
+/// A node that refused an actor is asked again after this long, or when it reports.
+const REFUSAL_AGE: Duration = Duration::from_millis(100);
+/// A raylet that was told to kill a process and says nothing is told again. It is never believed to have done it: the next
+/// process of the actor waits for its word, or for its node's death.
+const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// The waits of all actors.
+#[derive(Debug, Default)]
+pub(crate) struct Waits {
+    /// Of actors without a living process.
+    for_node: HashMap<ActorId, Wait>,
+    /// When the end of an actor's process was asked for last.
+    for_end: BTreeMap<ActorId, Instant>,
+}
+
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    /// It was reported.
+    warned: bool,
+    refusals: Vec<Refusal>,
+}
+
+/// A node that had no room, until it reports again or [`REFUSAL_AGE`] later.
+#[derive(Debug)]
+struct Refusal {
+    node: NodeId,
+    reports: u64,
+    at: Instant,
+}
+
+impl Waits {
+    /// A node has no room for the actor. `reports`: how many it has made.
+    pub(crate) fn refused(&mut self, now: Instant, actor: ActorId, node: NodeId, reports: u64) {
+        let refusal = Refusal {
+            node,
+            reports,
+            at: now,
+        };
+        self.wait(now, actor).refusals.push(refusal);
+    }
+
+    /// Nodes that have just refused the actor; forgets older refusals. `reports`: how many a node has made.
+    pub(crate) fn refusals(
+        &mut self,
+        now: Instant,
+        actor: ActorId,
+        reports: impl Fn(NodeId) -> u64,
+    ) -> Vec<NodeId> {
+        let Some(wait) = self.for_node.get_mut(&actor) else {
+            return Vec::new();
+        };
+        wait.refusals.retain(|refusal| {
+            reports(refusal.node) == refusal.reports
+                && now.saturating_duration_since(refusal.at) < REFUSAL_AGE
+        });
+        wait.refusals.iter().map(|refusal| refusal.node).collect()
+    }
+
+    /// How long the actor has waited for a node, unless that was reported before.
+    pub(crate) fn unreported(&self, now: Instant, actor: ActorId) -> Option<Duration> {
+        let wait = self.for_node.get(&actor).filter(|wait| !wait.warned)?;
+        Some(now.saturating_duration_since(wait.since))
+    }
+
+    /// The wait is reported.
+    pub(crate) fn reported(&mut self, actor: ActorId) {
+        if let Some(wait) = self.for_node.get_mut(&actor) {
+            wait.warned = true;
+        }
+    }
+
+    /// Actors whose process has not ended in time. The next call waits as long for them again.
+    pub(crate) fn overdue_ends(&mut self, now: Instant) -> Vec<ActorId> {
+        let mut overdue = Vec::new();
+        for (actor, since) in &mut self.for_end {
+            if now.saturating_duration_since(*since) >= STOP_DEADLINE {
+                *since = now;
+                overdue.push(*actor);
+            }
+        }
+        overdue
+    }
+
+    /// Whether a node has refused the actor, for the tests of invariants.
+    #[cfg(test)]
+    pub(crate) fn has_refusals(&self, actor: ActorId) -> bool {
+        self.for_node
+            .get(&actor)
+            .is_some_and(|wait| !wait.refusals.is_empty())
+    }
+
+    pub(super) fn begin(&mut self, now: Instant, actor: ActorId) {
+        self.wait(now, actor);
+    }
+
+    pub(super) fn begin_again(&mut self, now: Instant, actor: ActorId) {
+        self.for_end.remove(&actor);
+        let wait = self.wait(now, actor);
+        wait.since = now;
+        wait.warned = false;
+    }
+
+    pub(super) fn stopping(&mut self, now: Instant, actor: ActorId) {
+        self.for_end.insert(actor, now);
+    }
+
+    pub(super) fn end(&mut self, actor: ActorId) {
+        self.for_node.remove(&actor);
+        self.for_end.remove(&actor);
+    }
+
+    fn wait(&mut self, now: Instant, actor: ActorId) -> &mut Wait {
+        self.for_node.entry(actor).or_insert_with(|| Wait {
+            since: now,
+            warned: false,
+            refusals: Vec::new(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_until_the_node_reports_or_time_has_passed() {
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        let (actor, node) = (ActorId::random(), NodeId::random());
+        waits.refused(now, actor, node, 3);
+        assert_eq!(waits.refusals(now, actor, |_| 3), [node]);
+        assert!(waits.refusals(now, actor, |_| 4).is_empty());
+        waits.refused(now, actor, node, 4);
+        assert!(waits.refusals(now + REFUSAL_AGE, actor, |_| 4).is_empty());
+    }
+
+    #[test]
+    fn a_wait_is_reported_once_and_begins_anew_with_the_next_incarnation() {
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        let actor = ActorId::random();
+        waits.begin(now, actor);
+        let later = now + Duration::from_secs(2);
+        assert_eq!(waits.unreported(later, actor), Some(Duration::from_secs(2)));
+        waits.reported(actor);
+        assert_eq!(waits.unreported(later, actor), None);
+        waits.begin_again(later, actor);
+        assert_eq!(waits.unreported(later, actor), Some(Duration::ZERO));
+        waits.end(actor);
+        assert_eq!(waits.unreported(later, actor), None);
+    }
+
+    #[test]
+    fn an_end_that_does_not_come_is_asked_for_again_and_again() {
+        let (mut waits, now) = (Waits::default(), Instant::now());
+        let actor = ActorId::random();
+        waits.stopping(now, actor);
+        assert!(waits.overdue_ends(now).is_empty());
+        let later = now + STOP_DEADLINE;
+        assert_eq!(waits.overdue_ends(later), [actor]);
+        assert!(waits.overdue_ends(later).is_empty());
+        assert_eq!(waits.overdue_ends(later + STOP_DEADLINE), [actor]);
+        waits.begin_again(later, actor);
+        assert!(waits.overdue_ends(later + STOP_DEADLINE).is_empty());
+    }
+}

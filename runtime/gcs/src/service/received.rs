@@ -1,0 +1,54 @@
+//! What the head may acknowledge to a node: a message that it has taken, when what came of it is durable. Until then the
+//! node keeps the message, and sends it again to a head that starts without it.
+
+use std::collections::VecDeque;
+
+use crate::record::RecordNumber;
+
+/// Messages of one node that were taken.
+#[derive(Debug, Default)]
+pub(super) struct Received {
+    /// The last one of those that may be acknowledged.
+    safe: u64,
+    /// Later ones, each with the record that must be durable before. Those that wait for the same record are one.
+    waiting: VecDeque<(RecordNumber, u64)>,
+}
+
+impl Received {
+    /// A message was taken, and this is the last record since.
+    pub(super) fn took(&mut self, sequence: u64, after: RecordNumber) {
+        match self.waiting.back_mut() {
+            Some((last, waiting)) if *last == after => *waiting = sequence,
+            _ => self.waiting.push_back((after, sequence)),
+        }
+    }
+
+    /// The last message that may be acknowledged when all records up to this one are durable.
+    pub(super) fn acknowledged(&mut self, durable: RecordNumber) -> u64 {
+        while let Some((after, sequence)) = self.waiting.front()
+            && *after <= durable
+        {
+            self.safe = *sequence;
+            self.waiting.pop_front();
+        }
+        self.safe
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_acknowledged_when_its_records_are_durable() {
+        let mut received = Received::default();
+        received.took(1, 4);
+        received.took(2, 4);
+        received.took(3, 7);
+        assert_eq!(received.acknowledged(3), 0);
+        assert_eq!(received.acknowledged(6), 2);
+        received.took(4, 7);
+        assert_eq!(received.acknowledged(7), 4);
+        assert_eq!(received.acknowledged(7), 4);
+    }
+}

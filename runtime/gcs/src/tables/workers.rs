@@ -1,0 +1,52 @@
+//! Processes that have ended: a request that one of them made before may still arrive, and is refused.
+
+use std::collections::{HashSet, VecDeque};
+
+use sparkray_common::WorkerId;
+
+/// Ended processes that are remembered; older ones are forgotten.
+const KEPT_DEAD_WORKERS: usize = 65_536;
+
+/// The processes that ended last.
+#[derive(Debug, Default, PartialEq)]
+pub(crate) struct DeadWorkers {
+    dead: HashSet<WorkerId>,
+    /// Oldest first.
+    order: VecDeque<WorkerId>,
+}
+
+impl DeadWorkers {
+    /// Whether the end of this process is remembered.
+    pub(crate) fn contains(&self, worker: WorkerId) -> bool {
+        self.dead.contains(&worker)
+    }
+
+    pub(super) fn remember(&mut self, worker: WorkerId) {
+        if !self.dead.insert(worker) {
+            return;
+        }
+        self.order.push_back(worker);
+        if self.order.len() > KEPT_DEAD_WORKERS
+            && let Some(forgotten) = self.order.pop_front()
+        {
+            self.dead.remove(&forgotten);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_oldest_are_forgotten_when_there_are_too_many() {
+        let mut dead = DeadWorkers::default();
+        let workers: Vec<_> = (0..=KEPT_DEAD_WORKERS).map(|_| WorkerId::random()).collect();
+        for worker in &workers {
+            dead.remember(*worker);
+            dead.remember(*worker);
+        }
+        assert!(!dead.contains(workers[0]));
+        assert!(dead.contains(workers[1]) && dead.contains(workers[KEPT_DEAD_WORKERS]));
+    }
+}
