@@ -97,6 +97,18 @@ TABLES: dict[str, dict[str, str]] = {
         "executor": "child_host children container error executor::current_raylet executor::workers_python invitation"
         " manager_thread restart",
     },
+    "spark-bridge/native": {
+        "columns": "",
+        "error": "columns",
+        "guard": "error",
+        "handles": "error",
+        "requests": "error",
+        "held_blocks": "error",
+        "store_access": "error guard requests",
+        "manager": "error guard handles",
+        "feed": "columns error guard handles requests store_access",
+        "table": "columns error guard handles held_blocks requests store_access",
+    },
     "runtime/sparkrayd": {
         "process": "",
         "guardian": "process",
@@ -106,7 +118,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 # Crates whose parts are being made. Each gets its table with them.
-WITHOUT_TABLE = {"runtime/core-worker", "runtime/gcs", "runtime/raylet", "spark-bridge/native", "pyspark-lib"}
+WITHOUT_TABLE = {"runtime/core-worker", "runtime/gcs", "runtime/raylet", "pyspark-lib"}
 
 
 def named(module: Module) -> str:

@@ -14,7 +14,8 @@ use crate::columns::{BlockBuilder, SparkSchema, StagedRows};
 use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
-use crate::store_access::{NodeStore, parse_address, parse_feed};
+use crate::requests::{OwnerAddress, parse_address, parse_feed};
+use crate::store_access::NodeStore;
 
 static FEEDS: Handles<Mutex<PartitionFeed>> = Handles::new("feed");
 
@@ -27,14 +28,6 @@ struct FeedRequest {
     feed_id: String,
     owner: OwnerAddress,
     max_block_bytes: usize,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct OwnerAddress {
-    pub(crate) node_id: String,
-    pub(crate) worker_id: String,
-    pub(crate) node_address: String,
 }
 
 /// What a task returns.

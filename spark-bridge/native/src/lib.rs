@@ -11,6 +11,7 @@ pub mod guard;
 pub mod handles;
 mod held_blocks;
 mod manager;
+mod requests;
 mod store_access;
 mod table;
 

@@ -4,14 +4,14 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use sparkray_common::sync::Mutex;
-use sparkray_common::{ClusterId, ErrorCode, FeedId, IdError, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ClusterId, ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{BlockingStoreClient, GetEntry, ReadableObject, StoreError};
-use sparkray_proto::{ObjectLocation, location_of};
+use sparkray_proto::ObjectLocation;
 use sparkray_supervisor::{RayletHandle, current_raylet, on_raylet_gone, wait_for_raylet};
 
 use crate::error::NativeError;
-use crate::feed::OwnerAddress;
 use crate::guard::is_task_interrupted;
+use crate::requests::parse_cluster;
 
 /// A raylet that died is back in a second or two; Spark's attempts at a task would all be over by then.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
@@ -73,7 +73,7 @@ impl NodeStore {
     /// Connects, or uses the connection that there is; waits for a raylet that is being started again. Refuses when
     /// this executor's node belongs to no or another cluster.
     pub(crate) fn connect(cluster_id: &str) -> Result<Self, NativeError> {
-        let cluster_id = id(ClusterId::from_hex(cluster_id))?;
+        let cluster_id = parse_cluster(cluster_id)?;
         let raylet = find_raylet(cluster_id, None)?;
         match Self::connect_to(&raylet) {
             // It has just died perhaps, and nobody has seen it yet.
@@ -179,33 +179,6 @@ fn why(error: StoreError) -> NativeError {
         );
     }
     error.into()
-}
-
-fn id<T>(parsed: Result<T, IdError>) -> Result<T, NativeError> {
-    parsed.map_err(|error| NativeError::refused(ErrorCode::InvalidArgument, error.to_string()))
-}
-
-pub(crate) fn parse_feed(hex: &str) -> Result<FeedId, NativeError> {
-    id(FeedId::from_hex(hex))
-}
-
-pub(crate) fn parse_object(hex: &str) -> Result<ObjectId, NativeError> {
-    id(ObjectId::from_hex(hex))
-}
-
-pub(crate) fn parse_address(owner: &OwnerAddress) -> Result<WorkerAddress, NativeError> {
-    Ok(WorkerAddress {
-        node_id: id(NodeId::from_hex(&owner.node_id))?,
-        worker_id: id(WorkerId::from_hex(&owner.worker_id))?,
-        node_address: owner.node_address.clone(),
-    })
-}
-
-pub(crate) fn parse_locations(locations: &[(String, String)]) -> Result<Vec<ObjectLocation>, NativeError> {
-    locations
-        .iter()
-        .map(|(node, address)| Ok(location_of(id(NodeId::from_hex(node))?, address)))
-        .collect()
 }
 
 #[cfg(test)]

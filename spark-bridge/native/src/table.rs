@@ -19,7 +19,8 @@ use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
 use crate::held_blocks::{in_place, until_task_ends};
-use crate::store_access::{NodeStore, parse_locations, parse_object};
+use crate::requests::{parse_locations, parse_object};
+use crate::store_access::NodeStore;
 
 static BLOCKS: Handles<Mutex<OpenBlock>> = Handles::new("block");
 
