@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from rust_modules import Module, Use, read_crate
+from rust_modules import Module, Use, read_crate, undeclared_files
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -206,15 +206,21 @@ def too_long(lines: dict[Path, int]) -> list[str]:
     return [f"{file}: {count} lines, more than {MAX_LINES}" for file, count in lines.items() if count > MAX_LINES]
 
 
-def crates_without_entry() -> list[str]:
-    """The crates that neither a table nor WITHOUT_TABLE names."""
-    crates = {
+def our_crates() -> list[str]:
+    """The folders of all crates."""
+    return sorted(
         str(manifest.parent) for pattern in ("*/Cargo.toml", "*/*/Cargo.toml") for manifest in Path(".").glob(pattern)
-    }
-    return [
-        f"{crate}: not in the tables of tests/check_modules.py"
-        for crate in sorted(crates - set(TABLES) - WITHOUT_TABLE)
-    ]
+    )
+
+
+def problems_of_all_crates() -> list[str]:
+    """What needs no table: files that nobody compiles, and crates that neither a table nor WITHOUT_TABLE names."""
+    problems = []
+    for crate in our_crates():
+        problems += [f"{file}: no module declares it" for file in undeclared_files(Path(crate, "src"))]
+        if crate not in TABLES and crate not in WITHOUT_TABLE:
+            problems.append(f"{crate}: not in the tables of tests/check_modules.py")
+    return problems
 
 
 def main() -> int:
@@ -224,7 +230,7 @@ def main() -> int:
         show(Path(sys.argv[2], "src"))
         return 0
     lines = lengths(Path("."))
-    problems = too_long(lines) + crates_without_entry()
+    problems = too_long(lines) + problems_of_all_crates()
     for crate, table in TABLES.items():
         problems += problems_of_crate(Path(crate, "src"), table)
     for problem in problems:

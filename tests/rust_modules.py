@@ -81,6 +81,40 @@ def read_crate(src: Path) -> Source:
     return source
 
 
+def undeclared_files(src: Path) -> list[Path]:
+    """The files below a crate's `src` that no `mod` names: the compiler does not see them."""
+    declared = set()
+    for file in src.rglob("*.rs"):
+        names_folder = file.stem in {"lib", "main", "mod"} or file.parent.name == "bin"
+        folder = file.parent if names_folder else file.with_suffix("")
+        declared |= files_of_modules(PARSER.parse(file.read_bytes()).root_node, file.parent, folder)
+    roots = {src / "lib.rs", src / "main.rs", *src.glob("bin/*.rs")}
+    return sorted(set(src.rglob("*.rs")) - declared - roots)
+
+
+def files_of_modules(parent: Node, beside: Path, below: Path) -> set[Path]:
+    """Where the modules that a file declares may be: by their names, or by an attribute that says it."""
+    files: set[Path] = set()
+    attribute_path = None
+    for child in parent.children:
+        if child.type == "attribute_item":
+            said = text(child).partition('path = "')[2].partition('"')[0]
+            attribute_path = beside / said if said else attribute_path
+            continue
+        if child.type == "mod_item":
+            name = child_module(child, ())[0]
+            body = child.child_by_field_name("body")
+            if body is not None:
+                files |= files_of_modules(body, below / name, below / name)
+            elif attribute_path is not None:
+                files.add(attribute_path)
+            else:
+                files |= {below / f"{name}.rs", below / name / "mod.rs"}
+        if child.type not in {"line_comment", "block_comment"}:
+            attribute_path = None
+    return files
+
+
 def is_test(module: Module, source: Source) -> bool:
     """Whether the module or one around it is compiled for tests only."""
     return any(module[:length] in source.tests for length in range(1, len(module) + 1))

@@ -7,6 +7,7 @@ import unittest
 from pathlib import Path
 
 import check_modules
+import rust_modules
 
 TABLE = {"links": "", "objects": "links", "state": "links objects"}
 
@@ -119,6 +120,19 @@ class CheckModules(unittest.TestCase):
             self.problems({"links": "state", "objects": "", "state": "links"}),
             ["the table lets links use state, which does not stand above it"],
         )
+
+    def test_a_file_that_no_module_declares_is_found(self) -> None:
+        self.write(
+            "state.rs",
+            '#[cfg(test)]\nmod tests;\n#[cfg(test)]\n#[path = "state_tests.rs"]\nmod more;\nmod inner { mod deep; }\n',
+        )
+        self.write("objects.rs", "mod table;\n")
+        declared = ("state/tests.rs", "state_tests.rs", "state/inner/deep.rs", "objects/table/mod.rs", "bin/tool.rs")
+        for name in declared:
+            self.write(name, "")
+        self.assertEqual(rust_modules.undeclared_files(self.root / "src"), [])
+        self.write("objects/left.rs", "")
+        self.assertEqual(rust_modules.undeclared_files(self.root / "src"), [self.root / "src/objects/left.rs"])
 
     def test_a_file_that_is_too_long_is_found(self) -> None:
         self.write("short.rs", "\n" * check_modules.MAX_LINES)
