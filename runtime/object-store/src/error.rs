@@ -58,11 +58,6 @@ impl StoreError {
         }
     }
 
-    /// As a message.
-    pub fn to_failure(&self) -> Failure {
-        Failure::new(self.code(), self.to_string())
-    }
-
     pub(crate) fn os(action: impl Into<String>, source: impl Into<io::Error>) -> Self {
         Self::Os {
             action: action.into(),

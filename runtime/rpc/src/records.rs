@@ -206,7 +206,8 @@ impl Opener {
     }
 
     /// Opens all records that are there.
-    pub fn take_all(&mut self) -> Result<Vec<u8>, RpcError> {
+    #[cfg(test)]
+    pub(crate) fn take_all(&mut self) -> Result<Vec<u8>, RpcError> {
         let mut plain = Vec::new();
         self.take_all_into(&mut plain)?;
         Ok(plain)

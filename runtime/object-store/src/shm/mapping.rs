@@ -181,18 +181,6 @@ impl MappedRange {
         unsafe { libc::madvise(start.cast(), len, libc::MADV_COLLAPSE) == 0 }
     }
 
-    /// Brings the pages of an object that is about to be read in, in one call. Best effort.
-    pub fn prepare_for_reading(&self) {
-        // SAFETY: the range is this mapping; populating keeps every byte.
-        let _best_effort = unsafe {
-            rustix::mm::madvise(
-                self.start.as_ptr().cast(),
-                self.mapped_len,
-                Advice::LinuxPopulateRead,
-            )
-        };
-    }
-
     /// Takes the range out of this process's resident memory. The bytes stay: the next access faults them in.
     pub fn give_back(&self) {
         // SAFETY: the mapping is shared and file-backed, so dropping its pages from the page table keeps every
