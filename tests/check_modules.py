@@ -80,6 +80,21 @@ TABLES: dict[str, dict[str, str]] = {
         "client::segments": "error shm",
         "client": "client::segments error shm",
     },
+    "runtime/gcs": {
+        "error": "",
+        "effects": "",
+        "placement": "",
+        "spec": "",
+        "record": "spec",
+        "journal": "record",
+        "tables": "record spec",
+        "live": "placement record tables",
+        "change": "effects live placement record tables",
+        "commands": "change live placement record spec tables",
+        "state": "change commands effects live record tables",
+        "service": "effects journal record state",
+        "server": "error journal service state tables",
+    },
     "runtime/supervisor": {
         "error": "",
         "request": "error",
@@ -118,7 +133,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 # Crates whose parts are being made. Each gets its table with them.
-WITHOUT_TABLE = {"runtime/core-worker", "runtime/gcs", "runtime/raylet", "pyspark-lib"}
+WITHOUT_TABLE = {"runtime/core-worker", "runtime/raylet", "pyspark-lib"}
 
 
 def named(module: Module) -> str:
