@@ -163,9 +163,10 @@ async fn keep_time(head: Arc<SharedHead>, clock: Arc<MomentWriter>, stop: Cancel
         tokio::select! {
             () = stop.cancelled() => return,
             _ = interval.tick() => {
-                head.tick();
-                let of = MomentClock::Monotonic;
-                clock.write(SharedMoment { clock: of, at: clock_now(of) });
+                if head.tick() {
+                    let of = MomentClock::Monotonic;
+                    clock.write(SharedMoment { clock: of, at: clock_now(of) });
+                }
             }
         }
     }

@@ -17,6 +17,8 @@
 //!    Heartbeats are answered at once: that speaks of the present, and of no dead node.
 
 mod grpc;
+#[cfg(test)]
+mod late_tests;
 mod locked;
 mod received;
 mod session;
@@ -46,7 +48,8 @@ use session::{Attached, Outgoing, unnumbered};
 
 /// A node that opened its stream registers within this time.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
-/// Records that may wait to become durable; while there are more, the head takes no requests and reads no streams.
+/// Records that may wait to become durable; while there are more, the head stands still: it takes no requests, reads no
+/// streams and does not tick.
 const UNDURABLE_RECORDS: RecordNumber = 65_536;
 
 /// The state, and the streams that its effects go to.
@@ -78,9 +81,15 @@ impl SharedHead {
         })
     }
 
-    /// Tells the state the time.
-    pub(crate) fn tick(&self) {
-        self.lock().change(HeadState::tick);
+    /// Tells the state the time. `false`: the journal has fallen too far behind, and the head stands still: streams are not
+    /// read, so time counts against nobody.
+    pub(crate) fn tick(&self) -> bool {
+        let mut locked = self.lock();
+        let runs = *self.durable.borrow() >= needed_to_run(locked.last());
+        if runs {
+            locked.change(HeadState::tick);
+        }
+        runs
     }
 
     /// Sends what was held back, whenever records have become durable. Returns when the head ends.
@@ -112,22 +121,27 @@ impl SharedHead {
         self.until_durable(after).await.then_some(outcome)
     }
 
-    /// Waits until the journal has this record; `false` when the head ends before.
+    /// Waits until the journal has this record, and what else waited for it has been sent: a reply does not overtake the
+    /// notices of its event. `false` when the head ends before.
     async fn until_durable(&self, number: RecordNumber) -> bool {
         if *self.durable.borrow() >= number {
             return true;
         }
         let mut durable = self.durable.clone();
-        tokio::select! {
+        let is_durable = tokio::select! {
             () = self.cancel.cancelled() => false,
             grown = durable.wait_for(|durable| *durable >= number) => grown.is_ok(),
+        };
+        if is_durable {
+            self.lock().carry_out(Instant::now());
         }
+        is_durable
     }
 
     /// Waits while too much is held back; `false` when the head ends before.
     async fn journal_keeps_up(&self) -> bool {
         let last = self.lock().last();
-        self.until_durable(last.saturating_sub(UNDURABLE_RECORDS)).await
+        self.until_durable(needed_to_run(last)).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Locked> {
@@ -246,4 +260,9 @@ impl SharedHead {
             locked.change(|state, now| state.detach(now, attached.node, cause));
         }
     }
+}
+
+/// The record that must be durable for a head that has come to `last` to go on.
+fn needed_to_run(last: RecordNumber) -> RecordNumber {
+    last.saturating_sub(UNDURABLE_RECORDS)
 }

@@ -19,7 +19,7 @@ use crate::journal::{Journal, MemoryJournal};
 use crate::state::HeadState;
 use crate::tables::Tables;
 
-fn register(id: NodeId) -> RegisterNode {
+pub(super) fn register(id: NodeId) -> RegisterNode {
     RegisterNode {
         node_id: id.to_vec().into(),
         sparkray_version: VERSION.to_owned(),
@@ -28,23 +28,23 @@ fn register(id: NodeId) -> RegisterNode {
     }
 }
 
-fn head() -> Arc<SharedHead> {
+pub(super) fn head() -> Arc<SharedHead> {
     head_with(Box::new(MemoryJournal::default()))
 }
 
-fn head_with(journal: Box<dyn Journal>) -> Arc<SharedHead> {
+pub(super) fn head_with(journal: Box<dyn Journal>) -> Arc<SharedHead> {
     let state = HeadState::new(Instant::now(), 1, 1, Tables::default());
     SharedHead::new(state, journal, CancellationToken::new())
 }
 
 /// Attaches and confirms the stream.
-async fn join(head: &SharedHead, node: NodeId, outgoing: Outgoing) -> Attached {
+pub(super) async fn join(head: &SharedHead, node: NodeId, outgoing: Outgoing) -> Attached {
     let attached = head.attach(register(node), outgoing).await.unwrap();
     assert!(head.take_message(&attached, heartbeat(0)));
     attached
 }
 
-fn heartbeat(received: u64) -> NodeMessage {
+pub(super) fn heartbeat(received: u64) -> NodeMessage {
     NodeMessage {
         message: Some(node_message::Message::Heartbeat(sparkray_proto::Heartbeat {
             sent_nanos: 7,
@@ -54,7 +54,7 @@ fn heartbeat(received: u64) -> NodeMessage {
     }
 }
 
-fn death(number: u8, sequence: u64) -> NodeMessage {
+pub(super) fn death(number: u8, sequence: u64) -> NodeMessage {
     let death = WorkerDeath {
         worker_id: vec![number; 16].into(),
         ..WorkerDeath::default()
