@@ -19,7 +19,9 @@ use sparkray_common::{ActorId, JobId, NodeId};
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{Empty, Failure, HeadReply, HeadRequest, MessageError, NodeMessage, RegisterNode};
+use sparkray_proto::{
+    Empty, Failure, HeadReply, HeadRequest, MessageError, NodeMessage, RegisterJobReply, RegisterNode,
+};
 use tracing::warn;
 
 use crate::change::Change;
@@ -149,7 +151,12 @@ impl HeadState {
             .ok_or_else(|| malformed(MessageError::Missing("request")))?;
         let change = &mut self.change(now);
         match request {
-            Request::RegisterJob(request) => jobs::register(change, request)?,
+            Request::RegisterJob(request) => {
+                let job = jobs::register(change, request)?;
+                return Ok(Reply::Job(RegisterJobReply {
+                    job_id: job.to_vec().into(),
+                }));
+            }
             Request::FinishJob(request) => {
                 jobs::finish(change, JobId::from_slice(&request.job_id).map_err(malformed)?);
             }

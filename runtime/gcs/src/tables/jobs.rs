@@ -21,6 +21,8 @@ pub(crate) struct JobTable {
     jobs: BTreeMap<JobId, Job>,
     /// Oldest first.
     finished: VecDeque<JobId>,
+    /// The largest id that the head has given, as a number. Ids count, so that no two jobs ever have the same.
+    last_given: u32,
 }
 
 impl JobTable {
@@ -32,6 +34,18 @@ impl JobTable {
     /// A job that is not over.
     pub(crate) fn running(&self, id: JobId) -> Option<&Job> {
         self.jobs.get(&id).filter(|job| job.running)
+    }
+
+    /// The id for a job whose driver chose none. It follows the one that was given last, but for those that drivers chose.
+    pub(crate) fn next_id(&self) -> JobId {
+        let mut number = self.last_given;
+        loop {
+            number = number.wrapping_add(1);
+            let id = JobId::from_array(number.to_be_bytes());
+            if id != JobId::NIL && !self.jobs.contains_key(&id) {
+                return id;
+            }
+        }
     }
 
     /// Running jobs whose driver is on this node.
@@ -53,6 +67,9 @@ impl JobTable {
     }
 
     pub(super) fn begin(&mut self, id: JobId, driver: &WorkerAddress, namespace: &str) {
+        if id == self.next_id() {
+            self.last_given = u32::from_be_bytes(*id.as_bytes());
+        }
         let job = Job {
             driver: driver.clone(),
             namespace: namespace.to_owned(),
@@ -79,17 +96,48 @@ impl JobTable {
 mod tests {
     use super::*;
 
-    #[test]
-    fn jobs_that_are_over_are_known_until_there_are_too_many() {
-        let mut table = JobTable::default();
-        let driver = WorkerAddress {
+    fn numbered(number: u32) -> JobId {
+        JobId::from_array(number.to_be_bytes())
+    }
+
+    fn driver() -> WorkerAddress {
+        WorkerAddress {
             node_id: NodeId::random(),
             worker_id: WorkerId::random(),
             node_address: String::new(),
-        };
-        let ids: Vec<_> = (0..=KEPT_FINISHED_JOBS as u32)
-            .map(|number| JobId::from_array(number.to_be_bytes()))
-            .collect();
+        }
+    }
+
+    #[test]
+    fn given_ids_count_pass_by_those_that_drivers_chose_and_never_come_again() {
+        let mut table = JobTable::default();
+        let driver = driver();
+        table.begin(numbered(2), &driver, "space");
+        table.begin(numbered(70), &driver, "space");
+        for expected in [1, 3, 4] {
+            let id = table.next_id();
+            assert_eq!(id, numbered(expected));
+            table.begin(id, &driver, "space");
+        }
+        for number in 1..=4 {
+            table.end(numbered(number));
+        }
+        for _ in 0..=KEPT_FINISHED_JOBS {
+            let id = table.next_id();
+            table.begin(id, &driver, "space");
+            table.end(id);
+        }
+        assert!(table.get(numbered(1)).is_none(), "it is forgotten");
+        assert!(table.next_id() > numbered(1000), "{}", table.next_id());
+        table.last_given = u32::MAX;
+        assert_ne!(table.next_id(), JobId::NIL);
+    }
+
+    #[test]
+    fn jobs_that_are_over_are_known_until_there_are_too_many() {
+        let mut table = JobTable::default();
+        let driver = driver();
+        let ids: Vec<_> = (0..=KEPT_FINISHED_JOBS as u32).map(numbered).collect();
         for id in &ids {
             table.begin(*id, &driver, "space");
         }

@@ -8,7 +8,7 @@ use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorState, FinishJob, KvDelete, KvPut, RegisterActor, ResourceReport, WatchActorOnNode,
+    ActorState, FinishJob, KvDelete, KvPut, RegisterActor, RegisterJob, ResourceReport, WatchActorOnNode,
 };
 
 use super::{Cluster, actor_id, code, cpus, kills, node_id, register_node, worker};
@@ -100,6 +100,7 @@ enum Step {
     Attach(u8),
     Detach(u8),
     BeginJob(u8, u8),
+    BeginAnyJob(u8),
     FinishJob(u8),
     Register {
         actor: u8,
@@ -131,6 +132,7 @@ fn steps() -> impl Strategy<Value = Step> {
         3 => few().prop_map(Step::Attach),
         1 => few().prop_map(Step::Detach),
         1 => (few(), few()).prop_map(|(job, node)| Step::BeginJob(job, node)),
+        1 => few().prop_map(Step::BeginAnyJob),
         1 => few().prop_map(Step::FinishJob),
         4 => (few(), few(), 0..3_u8, 0..3_u8, any::<bool>()).prop_map(|(actor, job, name, cpu, arguments_follow)| {
             Step::Register { actor, job, name, cpu, arguments_follow }
@@ -158,6 +160,14 @@ fn take(cluster: &mut Cluster, step: Step) {
             cluster.collect();
         }
         Step::BeginJob(job, node) => drop(cluster.register_job(job_id(job), &worker(node_id(node), node))),
+        Step::BeginAnyJob(node) => {
+            let driver = Some((&worker(node_id(node), node)).into());
+            let begin = RegisterJob {
+                driver,
+                ..RegisterJob::default()
+            };
+            drop(cluster.request(Request::RegisterJob(begin)));
+        }
         Step::FinishJob(job) => {
             let job_id = job_id(job).to_vec().into();
             drop(cluster.request(Request::FinishJob(FinishJob { job_id })));

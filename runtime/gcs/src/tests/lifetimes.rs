@@ -5,8 +5,9 @@ use std::time::Duration;
 use sparkray_common::{ErrorCode, JobId, NodeId};
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_message::Message;
+use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
-use sparkray_proto::{ActorSpec, ActorState, FinishJob};
+use sparkray_proto::{ActorSpec, ActorState, FinishJob, RegisterJob, RegisterJobReply};
 
 use super::{Cluster, actor_id, code, kills, node_id, updates, worker};
 
@@ -309,5 +310,35 @@ fn a_job_is_registered_once_and_only_by_a_driver_that_lives() {
     assert_eq!(
         code(cluster.register_job(cluster.job, &driver)),
         ErrorCode::NotRunning
+    );
+}
+
+#[test]
+fn the_head_gives_a_driver_without_a_job_id_one_and_the_same_when_it_asks_again() {
+    let mut cluster = Cluster::with_nodes(&[1.0]);
+    let mut ask = |number: u8| {
+        let request = RegisterJob {
+            driver: Some((&worker(node_id(1), number)).into()),
+            ..RegisterJob::default()
+        };
+        match cluster.request(Request::RegisterJob(request)) {
+            Ok(Reply::Job(reply)) => JobId::from_slice(&reply.job_id).unwrap(),
+            other => panic!("no job but {other:?}"),
+        }
+    };
+    let (first, second) = (ask(1), ask(2));
+    assert_ne!(first, second);
+    assert_eq!((ask(1), ask(2)), (first, second));
+    cluster.worker_dies(&worker(node_id(1), 1));
+    let request = RegisterJob {
+        driver: Some((&worker(node_id(1), 3)).into()),
+        ..RegisterJob::default()
+    };
+    let third = cluster.request(Request::RegisterJob(request)).unwrap();
+    assert_ne!(
+        third,
+        Reply::Job(RegisterJobReply {
+            job_id: first.to_vec().into()
+        })
     );
 }
