@@ -95,6 +95,40 @@ TABLES: dict[str, dict[str, str]] = {
         "service": "effects journal record state",
         "server": "error journal service state tables",
     },
+    "runtime/core-worker": {
+        "error": "",
+        "hash": "",
+        "aligned": "",
+        "fork": "",
+        "kick": "",
+        "dropped": "fork kick",
+        "store": "dropped",
+        "values": "aligned store",
+        "state::ids": "",
+        "state::limits": "",
+        "state::process": "error state::ids",
+        "state::deaths": "hash",
+        "state::events": "",
+        "state::outbox": "error state::events state::ids values",
+        "state::links": "error hash state::deaths state::events state::ids state::outbox state::process",
+        "state::objects": "aligned error hash state::events state::ids state::links state::outbox store values",
+        "state::tasks": "error hash state::events state::ids state::links state::objects",
+        "state::base": "state::links state::objects state::tasks",
+        "state::leases": "error hash state::base state::events state::ids state::limits state::links state::objects"
+        " state::tasks",
+        "state::actors": "dropped error hash state::base state::events state::ids state::links state::objects state::tasks",
+        "state::execution": "error hash state::base state::ids state::limits state::links state::objects",
+        "state": "dropped error state::actors state::base state::deaths state::events state::execution state::ids"
+        " state::leases state::links state::objects state::outbox state::process state::tasks store",
+        "io::connection": "",
+        "io::names": "kick state::ids",
+        "io::reactor": "io::connection io::names kick state::ids state::links",
+        "io::watchdog": "",
+        "io": "dropped error fork io::connection io::reactor io::watchdog kick state state::ids state::links state::objects"
+        " state::outbox store",
+        "api": "dropped error io state state::actors state::execution state::links state::objects state::outbox state::tasks"
+        " values",
+    },
     "runtime/supervisor": {
         "error": "",
         "request": "error",
@@ -133,7 +167,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 # Crates whose parts are being made. Each gets its table with them.
-WITHOUT_TABLE = {"runtime/core-worker", "runtime/raylet", "pyspark-lib"}
+WITHOUT_TABLE = {"runtime/raylet", "pyspark-lib"}
 
 
 def named(module: Module) -> str:

@@ -33,6 +33,11 @@ impl CoreError {
             ..self
         }
     }
+
+    /// The same failure, as a message carries it.
+    pub(crate) fn to_failure(&self) -> Failure {
+        Failure::new(self.code, self.message.clone())
+    }
 }
 
 impl From<&Failure> for CoreError {

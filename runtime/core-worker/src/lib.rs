@@ -2,31 +2,30 @@
 //! tasks and actor calls straight to the workers that run them, runs calls of others, and reads and writes the
 //! node's shared memory.
 //!
-//! Decisions are in `state` (no I/O, no clock, no threads), sockets in `reactor` and `connection`, and the turns of the
-//! threads that wait in `waiting`. `api` is what the language bindings call.
+//! Decisions are in `state` (no I/O, no clock, no threads), threads, locks and sockets in `io`. `api` is what the language
+//! bindings call. Each uses only what stands before it here, and all use what is left: values, ids' hashing, errors.
 
 mod aligned;
 mod api;
-mod connection;
+mod dropped;
 mod error;
 mod fork;
 mod hash;
+mod io;
 mod kick;
-mod names;
-mod reactor;
 mod state;
 mod store;
 #[cfg(test)]
 mod test_raylet;
 #[cfg(test)]
 mod unreadable_calls;
-mod waiting;
-mod watchdog;
-mod worker;
+mod values;
 
-pub use api::{ALWAYS_INLINE, CallArguments, FedBlock, Fetched, NewValue, ObjectLocations, WorkItem};
+pub use api::{CallArguments, FedBlock, ObjectLocations, WorkItem};
+pub use dropped::HandleKind;
 pub use error::{CoreError, WaitError};
 pub use fork::{generation as fork_generation, note_fork};
-pub use state::{ActorMethod, CreateActorWork, HandleKind, IncomingTask, Notice, TaskTemplate};
+pub use io::{ConnectOptions, CoreWorker};
+pub use state::{ActorMethod, CreateActorWork, IncomingTask, Notice, TaskTemplate};
 pub use store::StoredValue;
-pub use worker::{ConnectOptions, CoreWorker};
+pub use values::{ALWAYS_INLINE, Fetched, NewValue};

@@ -16,8 +16,8 @@ use sparkray_rpc::{
     Target, send_with_descriptor,
 };
 
+use crate::io::{ConnectOptions, CoreWorker};
 use crate::state::Notice;
-use crate::worker::{ConnectOptions, CoreWorker};
 
 /// Nothing that is waited for takes so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);

@@ -12,9 +12,9 @@ use sparkray_proto::{self as proto, ClientKind, FrameKind, TaskStatus};
 use sparkray_rpc::{Frame, FrameDecoder, receive_with_descriptors};
 
 use crate::api::{CallArguments, WorkItem};
+use crate::io::{CoreWorker, never_interrupted};
 use crate::state::TaskTemplate;
 use crate::test_raylet::{DEADLINE, TestRaylet, write_frame};
-use crate::worker::{CoreWorker, never_interrupted};
 
 /// A process that speaks frames by hand.
 struct Peer {

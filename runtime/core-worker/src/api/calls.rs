@@ -7,12 +7,14 @@ use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, ObjectId};
 use sparkray_proto::{self as proto, head_reply, head_request};
 
+use super::check_running;
 use super::head::{HEAD_DEADLINE, head_is_silent};
-use super::{check_running, inline_limit};
+use crate::dropped::HandleKind;
 use crate::error::{CoreError, WaitError};
-use crate::state::{ActorMethod, CallKind, Creation, HandleKind, NewTask, TaskTemplate};
-use crate::waiting::Patience;
-use crate::worker::CoreWorker;
+use crate::io::CoreWorker;
+use crate::io::Patience;
+use crate::state::{ActorMethod, CallKind, Creation, NewTask, TaskTemplate};
+use crate::values::inline_limit;
 
 /// The arguments of a call.
 #[derive(Debug, Default)]
@@ -43,7 +45,7 @@ impl CallArguments {
 impl CoreWorker {
     /// How many bytes the arguments of a call may have to travel with it; longer ones go to the store.
     pub fn inline_limit(&self) -> usize {
-        inline_limit(self.state.lock().inline_bytes)
+        inline_limit(self.state.lock().objects().inline_bytes())
     }
 
     /// Submits a call of a function; the caller holds one reference of each result.
@@ -89,18 +91,18 @@ impl CoreWorker {
         let waits = !spec.name.is_empty() || spec.detached;
         let request = self.with_state(|state| {
             check_running(state)?;
-            if let Some(cause) = &state.head_lost {
+            if let Some(cause) = state.head_lost() {
                 return Err(CoreError::new(
                     ErrorCode::Unavailable,
                     format!("no actor can be created: the head of the cluster is gone ({cause})"),
                 ));
             }
             spec.actor_id = actor_id.to_vec().into();
-            spec.job_id = state.job_id.to_vec().into();
-            spec.owner = Some(state.me_message.clone());
+            spec.job_id = state.job_id().to_vec().into();
+            spec.owner = Some(state.me_message().clone());
             spec.arguments_value.clone_from(&arguments.value);
             spec.keyword_names.clone_from(&arguments.keyword_names);
-            spec.python_version.clone_from(&state.python_version);
+            state.python_version().clone_into(&mut spec.python_version);
             state.add_actor_handle(actor_id, true);
             if spec.detached {
                 state.actor_escapes(actor_id);
@@ -116,9 +118,10 @@ impl CoreWorker {
                 state.register_actor(actor_id, creation);
                 return Ok(None);
             }
-            let ready = state.has_arguments(&creation);
-            let request = state.registration(&creation, ready).request;
-            Ok(request.map(|request| (request, (!ready).then_some(creation))))
+            let (message, ready) = state.registration(&creation);
+            Ok(message
+                .request
+                .map(|request| (request, (!ready).then_some(creation))))
         })?;
         let Some((request, creation)) = request else {
             return Ok(actor_id);

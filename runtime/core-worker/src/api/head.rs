@@ -7,8 +7,8 @@ use sparkray_proto::{self as proto, FrameKind, head_reply, head_request};
 
 use super::check_running;
 use crate::error::{CoreError, WaitError};
+use crate::io::{CoreWorker, never_interrupted};
 use crate::state::{Pending, SlotResult};
-use crate::worker::{CoreWorker, never_interrupted};
 
 /// The head answers by then, or does not.
 pub(super) const HEAD_DEADLINE: Duration = Duration::from_secs(30);
@@ -36,7 +36,7 @@ impl CoreWorker {
         };
         let slot = self.with_state(|state| {
             check_running(state)?;
-            if let Some(cause) = &state.head_lost {
+            if let Some(cause) = state.head_lost() {
                 return Err(CoreError::new(
                     ErrorCode::Unavailable,
                     format!("the head of the cluster is gone ({cause}): start the cluster again"),

@@ -8,11 +8,11 @@ use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, ValueFormat, WorkerAd
 use sparkray_proto::{self as proto, FrameKind, location_of};
 
 use super::check_running;
-use super::values::{Fetched, NewValue, inline_limit};
 use crate::error::{CoreError, WaitError};
+use crate::io::CoreWorker;
+use crate::io::Patience;
 use crate::state::{Begun, Locations, Notice, Pending, SlotResult, State, Value, unknown_object};
-use crate::waiting::Patience;
-use crate::worker::CoreWorker;
+use crate::values::{Fetched, NewValue, inline_limit};
 
 /// Objects from this size on have their pages brought in ahead of the copy.
 const LARGE_OBJECT: usize = 1 << 20;
@@ -54,11 +54,10 @@ impl CoreWorker {
     ) -> Result<ObjectId, WaitError<E>> {
         let (task, limit) = {
             let mut state = self.state.lock();
-            (state.ids.next_task(), inline_limit(state.inline_bytes))
+            (state.next_task_id(), inline_limit(state.objects().inline_bytes()))
         };
         let id = ObjectId::for_result(task, 0);
         let total = value.total_len();
-        let is_error = value.format == ValueFormat::Error;
         let stored = if value.is_stored(total, limit) {
             let me = self.address();
             self.write_stored(id, &me, total, interrupt, |target| value.write(target))?;
@@ -66,15 +65,14 @@ impl CoreWorker {
                 size: total as u64,
                 locations: vec![(me.node_id, me.node_address)],
             }
+        } else if value.format == ValueFormat::Error {
+            Value::Raised(value.to_bytes())
         } else {
             Value::Inline(value.to_bytes())
         };
         self.with_state(|state| {
             check_running(state)?;
             state.add_put(id, stored, value.contained);
-            if is_error {
-                state.mark_put_error(id);
-            }
             Ok::<(), CoreError>(())
         })?;
         Ok(id)
@@ -158,14 +156,10 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<SlotResult, WaitError<E>> {
         let outcome = self.wait_until(Patience::until(deadline), interrupt, |state| {
-            if state.slots.get(&slot)?.is_some() {
-                state.slots.remove(&slot).flatten()
-            } else {
-                None
-            }
+            state.take_slot(slot)
         });
         if outcome.is_err() {
-            self.with_state(|state| state.slots.remove(&slot));
+            self.with_state(|state| state.forget_slot(slot));
         }
         outcome
     }
@@ -244,7 +238,7 @@ impl CoreWorker {
         };
         let patience = Patience::until(deadline).lending();
         let outcome = self.wait_until(patience, interrupt, |state| {
-            state.is_wait_over(wait).then_some(())
+            state.objects().is_wait_over(wait).then_some(())
         });
         let existing = self.with_state(|state| {
             state.end_wait(wait);
@@ -276,7 +270,7 @@ impl CoreWorker {
         // Finalizers may have to wait: this is called once for each of many references.
         let mut state = self.state.lock();
         let is_unknown = state.add_foreign_ref(id, owner);
-        let told = state.has_told_owners();
+        let told = state.objects().has_told_owners();
         drop(state);
         if !told {
             self.reactor.kick().later();
@@ -297,7 +291,7 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<(), WaitError<E>> {
         self.wait_until(Patience::until(None), interrupt, |state| {
-            state.are_borrowed(read).then_some(())
+            state.objects().are_borrowed(read).then_some(())
         })
     }
 
@@ -308,9 +302,7 @@ impl CoreWorker {
 
     /// The owner of an object that this process knows.
     pub fn owner_of(&self, id: ObjectId) -> Option<Arc<WorkerAddress>> {
-        let state = self.state.lock();
-        let object = state.objects.get(&id)?;
-        Some(Arc::clone(object.owner.as_ref().unwrap_or(&state.me)))
+        self.state.lock().owner_of(id)
     }
 
     // ---- DataFrames ----------------------------------------------------------------------------------------
@@ -324,10 +316,10 @@ impl CoreWorker {
     ) -> Result<Vec<Result<ObjectLocations, CoreError>>, WaitError<E>> {
         self.wait(ids, ids.len(), deadline, interrupt)?;
         let describe = |state: &State, id: &ObjectId| {
-            let object = state.objects.get(id).ok_or_else(|| unknown_object(*id))?;
-            let (size, nodes) = match &object.value {
+            let value = state.objects().value(id).ok_or_else(|| unknown_object(*id))?;
+            let (size, nodes) = match value {
                 Value::Stored { size, locations } => (*size, Locations::clone(locations)),
-                Value::Inline(bytes) => (bytes.len() as u64, Vec::new()),
+                Value::Inline(bytes) | Value::Raised(bytes) => (bytes.len() as u64, Vec::new()),
                 Value::Failed(error) => return Err(CoreError::clone(error)),
                 Value::Pending => {
                     return Err(CoreError::new(
@@ -339,7 +331,7 @@ impl CoreWorker {
             Ok(ObjectLocations {
                 size,
                 nodes,
-                is_error: object.is_error,
+                is_error: matches!(value, Value::Raised(_)),
             })
         };
         Ok(self.with_state(|state| ids.iter().map(|id| describe(state, id)).collect()))

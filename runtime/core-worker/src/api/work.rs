@@ -4,13 +4,13 @@ use bytes::Bytes;
 use sparkray_common::{ActorId, ErrorCode, FunctionId, MAX_INLINE_BYTES, ObjectId, ValueFormat};
 use sparkray_proto::{self as proto, location_of};
 
-use super::values::{Fetched, NewValue};
 use crate::error::{CoreError, WaitError};
+use crate::io::CoreWorker;
+use crate::io::Patience;
 use crate::state::{
     ArgumentValue, CreateActorWork, IncomingTask, State, Work, stored_argument, unknown_object,
 };
-use crate::waiting::Patience;
-use crate::worker::CoreWorker;
+use crate::values::{Fetched, NewValue};
 
 /// A call to run, or an actor to become.
 #[derive(Debug)]
@@ -42,7 +42,7 @@ impl CoreWorker {
         interrupt: &dyn Fn() -> Result<(), E>,
     ) -> Result<Option<WorkItem>, WaitError<E>> {
         let outcome = self.wait_until(Patience::idle(), interrupt, |state| {
-            if state.execution.exit {
+            if state.is_ending() {
                 return Some(None);
             }
             state.take_work().map(Some)
@@ -58,7 +58,7 @@ impl CoreWorker {
     /// A call to run, if there is one now and this worker is not to end.
     pub fn try_next_work(&self) -> Option<WorkItem> {
         self.with_state(|state| {
-            if state.execution.exit {
+            if state.is_ending() {
                 return None;
             }
             state.take_work().map(WorkItem::from)
@@ -74,24 +74,24 @@ impl CoreWorker {
 
     /// Whether this worker is to end.
     pub fn is_ending(&self) -> bool {
-        self.state.lock().execution.exit
+        self.state.lock().is_ending()
     }
 
     /// The actor that this process is, and its incarnation.
     pub fn current_actor(&self) -> Option<(ActorId, u64)> {
-        self.state.lock().execution.actor()
+        self.state.lock().current_actor()
     }
 
     // ---- loading -------------------------------------------------------------------------------------------
 
     /// The code of a function that a caller has sent.
     pub fn function_blob(&self, function: FunctionId) -> Option<Bytes> {
-        self.state.lock().execution.function_blob(function)
+        self.state.lock().function_blob(function)
     }
 
     /// A function is loaded: its code may be forgotten.
     pub fn function_loaded(&self, function: FunctionId) {
-        self.state.lock().execution.function_loaded(function);
+        self.state.lock().function_loaded(function);
     }
 
     /// The values of the arguments that are references. Stored ones are brought to this node.
@@ -205,11 +205,7 @@ impl CoreWorker {
         let state = self.state.lock();
         ids.iter()
             .map(|id| {
-                let owner = state
-                    .objects
-                    .get(id)
-                    .and_then(|object| object.owner.as_deref())
-                    .unwrap_or(&state.me);
+                let owner = state.objects().owner(id).unwrap_or(state.me());
                 proto::ObjectReference::new(*id, owner)
             })
             .collect()

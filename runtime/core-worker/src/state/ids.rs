@@ -39,3 +39,12 @@ impl IdSource {
         LeaseId::from_array(self.next())
     }
 }
+
+/// Names a connection within this process.
+pub(crate) type ConnId = u64;
+/// The connection to the local raylet.
+pub(crate) const RAYLET_CONN: ConnId = 0;
+
+/// Names a scheduling class in this process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct SchedulingClassId(pub(super) u64);

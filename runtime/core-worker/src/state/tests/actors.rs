@@ -3,7 +3,7 @@
 use super::process::Process;
 use super::value::Item;
 use super::{DRIVER, Simulation};
-use crate::state::HandleKind;
+use crate::dropped::HandleKind;
 
 fn driver(simulation: &mut Simulation) -> &mut Process {
     &mut simulation.processes[DRIVER]
@@ -51,8 +51,8 @@ fn answers_are_kept_only_until_they_are_acknowledged() {
     simulation.settle();
     let process = simulation.index_of_actor(actor).unwrap();
     let execution = &simulation.processes[process].state.execution;
-    assert_eq!(execution.callers.kept_answers(), 0);
-    assert_eq!(execution.callers.len(), 1);
+    assert_eq!(execution.queues().kept_answers(), 0);
+    assert_eq!(execution.queues().len(), 1);
     simulation.end_actors();
     simulation.check_nothing_left();
 }

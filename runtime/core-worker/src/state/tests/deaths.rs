@@ -4,13 +4,11 @@ use sparkray_common::ErrorCode;
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 
-use super::super::PeerKey;
-use super::super::connections::ConnState;
 use super::process::Process;
 use super::value::Item;
 use super::{DRIVER, Simulation};
 use crate::error::CoreError;
-use crate::reactor::{CloseCause, RAYLET_CONN};
+use crate::state::{CloseCause, RAYLET_CONN};
 
 fn driver(simulation: &mut Simulation) -> &mut Process {
     &mut simulation.processes[DRIVER]
@@ -96,7 +94,7 @@ fn the_death_of_a_caller_leaves_nothing_at_its_workers() {
         simulation.kill(other);
         simulation.settle();
         let process = simulation.index_of_actor(actor).unwrap();
-        let callers = &simulation.processes[process].state.execution.callers;
+        let callers = &simulation.processes[process].state.execution.queues();
         assert_eq!(callers.len(), 0, "seed {seed}: {callers:?}");
         simulation.end_actors();
         simulation.check_nothing_left();
@@ -190,7 +188,7 @@ fn without_a_head_waiting_actors_fail_and_running_ones_go_on() {
 #[test]
 fn a_worker_speaks_for_nobody_else() {
     let mut simulation = Simulation::new(3, 2, 1);
-    let node_id = simulation.processes[DRIVER].state.me.node_id.to_vec();
+    let node_id = simulation.processes[DRIVER].state.me().node_id.to_vec();
     let lies = [
         Frame::new(
             FrameKind::NodeDied,
@@ -216,12 +214,11 @@ fn a_worker_speaks_for_nobody_else() {
         simulation.settle();
         assert!(simulation.processes[DRIVER].values[&key].is_ok());
         let state = &mut driver(&mut simulation).state;
-        let worker = |(_, conn): &(&u64, &ConnState)| matches!(conn.peer, Some(PeerKey::Worker(_)));
-        let conn = state.conns.iter().find(worker).map(|(conn, _)| *conn).unwrap();
+        let conn = state.base.links.any_worker().unwrap();
         state.on_frame(conn, lie);
         // What it said is not believed, and it is not listened to any more.
-        assert!(!state.conns.contains_key(&conn));
-        assert!(state.head_lost.is_none() && !state.execution.exit);
-        assert!(!state.is_dead(&state.me.clone()));
+        assert!(!state.base.links.is_open(conn));
+        assert!(state.head_lost().is_none() && !state.is_ending());
+        assert!(!state.base.links.deaths.is_dead(state.me()));
     }
 }

@@ -99,11 +99,9 @@ fn what_was_dropped_during_a_pause_is_freed_after_it() {
         simulation.heal();
         simulation.settle_checked();
         for process in [DRIVER, process] {
-            let objects = &simulation.processes[process].state.objects;
-            assert!(
-                objects.is_empty(),
-                "seed {seed}: process {process} keeps {objects:?}"
-            );
+            let objects = simulation.processes[process].state.objects();
+            let kept: Vec<_> = objects.ids().collect();
+            assert!(kept.is_empty(), "seed {seed}: process {process} keeps {kept:?}");
         }
         simulation.end_actors();
         simulation.check_nothing_left();
@@ -132,8 +130,8 @@ fn a_registration_that_arrives_after_later_ones_is_taken_back() {
         simulation.pass(SECOND / 20);
         simulation.hold_newest_link(false);
         simulation.settle_checked();
-        let borrowers = &simulation.processes[DRIVER].state.borrowers;
-        assert!(borrowers.is_empty(), "seed {seed}: {borrowers:?}");
+        let objects = simulation.processes[DRIVER].state.objects();
+        assert_eq!(objects.borrower_count(), 0, "seed {seed}: {objects:?}");
         simulation.end_actors();
         simulation.check_nothing_left();
     }
@@ -350,8 +348,9 @@ fn without_a_head_requests_to_a_node_that_is_lost_end() {
         cause: "its host vanished".to_owned(),
     };
     driver(&mut simulation).state.on_head_lost(lost.cause);
-    let lease = driver(&mut simulation).state.scheduling.any_request().unwrap();
-    driver(&mut simulation).state.lease_request_lost(lease);
+    let lease = driver(&mut simulation).state.leases.any_request().unwrap();
+    let state = &mut driver(&mut simulation).state;
+    state.leases.request_lost(&mut state.base, lease);
     simulation.settle();
     let values = &simulation.processes[DRIVER].values;
     let errors: Vec<_> = keys.iter().filter_map(|key| values[key].as_ref().err()).collect();

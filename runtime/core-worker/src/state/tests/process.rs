@@ -11,14 +11,15 @@ use sparkray_proto::{self as proto, location_of};
 
 use super::simulation::{Simulation, numbered_id};
 use super::value::{Item, decode, encode, references};
-use crate::api::Fetched;
+use crate::dropped::{DropQueue, Dropped};
 use crate::error::CoreError;
 use crate::kick::Kick;
 use crate::state::{
     ActorMethod, ArgumentValue, Begun, CallKind, Creation, IdSource, IncomingTask, NewTask, Notice, State,
     StoreAnswer, TaskTemplate, Value, Work,
 };
-use crate::store::{DropQueue, Dropped, StoredValue};
+use crate::store::StoredValue;
+use crate::values::Fetched;
 
 /// A call that a process runs.
 #[derive(Debug)]
@@ -126,7 +127,7 @@ impl Process {
     /// Whether the owners of the references that the call got know this process.
     fn knows_its_owners(&self) -> bool {
         let ids: Vec<ObjectId> = self.call_references.iter().map(|(id, _)| *id).collect();
-        self.state.are_borrowed(&ids)
+        self.state.objects().are_borrowed(&ids)
     }
 
     // ---- what users do -------------------------------------------------------------------------------------
@@ -163,24 +164,24 @@ impl Process {
     }
 
     pub(super) fn put(&mut self, items: &[Item]) -> ObjectId {
-        let id = ObjectId::for_result(self.state.ids.next_task(), 0);
+        let id = ObjectId::for_result(self.state.next_task_id(), 0);
         let contained = references(items).into_iter().map(|(id, _)| id).collect();
         self.state
             .add_owned(id, Value::Inline(encode(items).into()), contained);
-        self.hold(id, WorkerAddress::clone(&self.state.me));
+        self.hold(id, WorkerAddress::clone(self.state.me()));
         id
     }
 
     /// An object whose value comes with [`Process::keep_promise`].
     pub(super) fn promise(&mut self) -> ObjectId {
-        let id = ObjectId::for_result(self.state.ids.next_task(), 0);
+        let id = ObjectId::for_result(self.state.next_task_id(), 0);
         self.state.add_owned(id, Value::Pending, Vec::new());
-        self.hold(id, WorkerAddress::clone(&self.state.me));
+        self.hold(id, WorkerAddress::clone(self.state.me()));
         id
     }
 
     pub(super) fn keep_promise(&mut self, id: ObjectId, items: &[Item]) {
-        self.state.resolve(id, Value::Inline(encode(items).into()), false);
+        self.state.resolve(id, Value::Inline(encode(items).into()));
     }
 
     /// Asks for a value; gives the key under which it will be in `values`.
@@ -229,7 +230,7 @@ impl Process {
                 .collect(),
             contained: references(items).into_iter().map(|(id, _)| id).collect(),
         });
-        self.hold(results[0], WorkerAddress::clone(&self.state.me));
+        self.hold(results[0], WorkerAddress::clone(self.state.me()));
         results[0]
     }
 
@@ -324,7 +325,7 @@ impl Simulation {
     pub(super) fn go_on(&mut self, index: usize) {
         let now = self.now;
         let process = &mut self.processes[index];
-        process.state.now = now;
+        process.state.set_now(now);
         for notice in std::mem::take(&mut process.notices) {
             if let Notice::Fetched(key, value) = notice {
                 process.read(key, value);
@@ -430,7 +431,7 @@ impl Simulation {
             running.task.name.clone()
         } else {
             let caller = self.process_of(running.task.caller.worker_id.as_bytes()).unwrap();
-            let (actor, incarnation) = self.processes[index].state.execution.actor().unwrap();
+            let (actor, incarnation) = self.processes[index].state.current_actor().unwrap();
             self.ran
                 .push((actor, incarnation, caller, number.unwrap_or_default()));
             running.task.method.clone()
@@ -441,11 +442,17 @@ impl Simulation {
             "error" => Err(CoreError::new(ErrorCode::Internal, "it raised")),
             "put" => {
                 let id = process.put(&[Item::Number(1)]);
-                Ok(vec![Item::Reference(id, WorkerAddress::clone(&process.state.me))])
+                Ok(vec![Item::Reference(
+                    id,
+                    WorkerAddress::clone(process.state.me()),
+                )])
             }
             "deep" => {
                 let id = process.put(&inner);
-                Ok(vec![Item::Reference(id, WorkerAddress::clone(&process.state.me))])
+                Ok(vec![Item::Reference(
+                    id,
+                    WorkerAddress::clone(process.state.me()),
+                )])
             }
             "pass" | "keep" => Ok(inner),
             "give" => {

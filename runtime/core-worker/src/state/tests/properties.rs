@@ -5,7 +5,7 @@ use sparkray_common::{ActorId, ObjectId};
 
 use super::value::Item;
 use super::{DRIVER, Simulation};
-use crate::state::HandleKind;
+use crate::dropped::HandleKind;
 
 impl Simulation {
     /// A reference whose owner lives leads to an object that exists.
@@ -20,7 +20,7 @@ impl Simulation {
                 let owner_index = self.process_of(owner.worker_id.as_bytes()).unwrap();
                 let owner = &self.processes[owner_index];
                 assert!(
-                    !owner.alive || owner.state.objects.contains_key(id) || self.orphans.contains(id),
+                    !owner.alive || owner.state.objects().contains(id) || self.orphans.contains(id),
                     "process {index} refers to object {id}, which process {owner_index} has freed"
                 );
             }

@@ -234,7 +234,7 @@ impl Simulation {
                 .leases
                 .insert(request.lease, (worker, request.link));
             let reply = proto::RequestWorkerLeaseReply {
-                worker: Some((&*self.processes[worker].state.me).into()),
+                worker: Some(self.processes[worker].state.me_message().clone()),
                 worker_pid: worker as u32,
                 ..Default::default()
             };
@@ -455,7 +455,7 @@ impl Simulation {
         let address = actor
             .process
             .filter(|_| actor.state == ActorState::Alive)
-            .map(|process| (&*self.processes[process].state.me).into());
+            .map(|process| self.processes[process].state.me_message().clone());
         let update = proto::ActorUpdate {
             actor_id: id.to_vec().into(),
             state: actor.state.into(),

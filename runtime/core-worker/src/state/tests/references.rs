@@ -38,17 +38,17 @@ fn a_reference_goes_through_three_processes_and_is_freed_with_the_last() {
             keep
         });
         simulation.settle_checked();
-        assert!(simulation.processes[DRIVER].state.objects.contains_key(&object));
+        assert!(simulation.processes[DRIVER].state.objects().contains(&object));
         // The actor lets go, then the driver.
         driver(&mut simulation).call_actor(keeper, "clear", &[], &[]);
         simulation.settle_checked();
         assert!(
-            simulation.processes[DRIVER].state.objects.contains_key(&object),
+            simulation.processes[DRIVER].state.objects().contains(&object),
             "the task's object refers to it"
         );
         driver(&mut simulation).drop_all();
         simulation.settle_checked();
-        assert!(!simulation.processes[DRIVER].state.objects.contains_key(&object));
+        assert!(!simulation.processes[DRIVER].state.objects().contains(&object));
         simulation.end_actors();
         simulation.check_nothing_left();
     }
@@ -89,7 +89,7 @@ fn a_reference_put_into_an_object_keeps_the_inner_one() {
         .unwrap();
     process.drop_reference(index);
     simulation.settle_checked();
-    assert_eq!(simulation.processes[DRIVER].state.objects[&inner].refs(), 1);
+    assert_eq!(simulation.processes[DRIVER].state.objects().refs(&inner), 1);
     let process = driver(&mut simulation);
     assert_eq!(process.references[0].0, outer);
     process.drop_reference(0);
@@ -111,7 +111,7 @@ fn a_borrower_keeps_an_object_over_a_broken_connection() {
             simulation.break_link(link);
         }
         simulation.settle_checked();
-        assert!(simulation.processes[DRIVER].state.objects.contains_key(&object));
+        assert!(simulation.processes[DRIVER].state.objects().contains(&object));
         // It is still lent, and given back.
         let given = driver(&mut simulation).call_actor(keeper, "give", &[], &[]);
         let key = driver(&mut simulation).fetch(given);
@@ -120,7 +120,7 @@ fn a_borrower_keeps_an_object_over_a_broken_connection() {
         driver(&mut simulation).call_actor(keeper, "clear", &[], &[]);
         driver(&mut simulation).drop_all();
         simulation.settle_checked();
-        assert!(!simulation.processes[DRIVER].state.objects.contains_key(&object));
+        assert!(!simulation.processes[DRIVER].state.objects().contains(&object));
         simulation.end_actors();
         simulation.check_nothing_left();
     }
@@ -135,7 +135,7 @@ fn a_dead_borrower_borrows_nothing() {
     driver(&mut simulation).call_actor(keeper, "keep", &[item], &[]);
     simulation.settle_checked();
     assert_eq!(
-        simulation.processes[DRIVER].state.objects[&object].borrower_count(),
+        simulation.processes[DRIVER].state.objects().borrowers_of(&object),
         1
     );
     let process = simulation.index_of_actor(keeper).unwrap();

@@ -8,8 +8,8 @@ use sparkray_rpc::{Frame, FrameDecoder, Target};
 
 use super::process::Process;
 use super::raylet::{Head, Raylet};
-use crate::reactor::{CloseCause, ConnId, RAYLET_CONN};
 use crate::state::Effect;
+use crate::state::{CloseCause, ConnId, RAYLET_CONN};
 
 /// The first process.
 pub(super) const DRIVER: usize = 0;
@@ -203,10 +203,11 @@ impl Simulation {
     }
 
     fn carry_out_of(&mut self, index: usize) {
-        self.processes[index].state.now = self.now;
+        self.processes[index].state.set_now(self.now);
         self.processes[index].take_drops();
         self.processes[index].state.settle();
-        for effect in std::mem::take(&mut self.processes[index].state.effects) {
+        self.processes[index].state.check();
+        for effect in self.processes[index].state.take_effects() {
             match effect {
                 Effect::Open { conn, target, .. } => self.open(index, conn, target),
                 Effect::Close { conn } => self.break_end(End::Process(index, conn)),
@@ -243,7 +244,7 @@ impl Simulation {
                 let callee = self
                     .processes
                     .iter()
-                    .position(|process| process.alive && process.state.me.worker_id == worker);
+                    .position(|process| process.alive && process.state.me().worker_id == worker);
                 let Some(callee) = callee else {
                     self.refuse(here);
                     return;
@@ -443,7 +444,7 @@ impl Simulation {
     /// A process dies with all that could tell of it.
     pub(super) fn vanish(&mut self, index: usize) {
         self.processes[index].alive = false;
-        self.orphans.extend(self.processes[index].state.objects.keys());
+        self.orphans.extend(self.processes[index].state.objects().ids());
         let ends: Vec<End> = self
             .links
             .iter()
@@ -497,11 +498,12 @@ impl Simulation {
                 if !process.alive {
                     return;
                 }
-                process.state.now = self.now;
+                process.state.set_now(self.now);
                 match message {
                     Message::Frame(frame) => process.state.on_frame(conn, frame),
                     Message::Closed(cause) => process.state.on_closed(conn, &cause),
                 }
+                process.state.check();
                 process.state.on_tick(self.now);
                 self.map_ready();
             }
@@ -572,11 +574,11 @@ impl Simulation {
     pub(super) fn process_of(&self, worker: &[u8]) -> Option<usize> {
         self.processes
             .iter()
-            .position(|process| process.state.me.worker_id.as_bytes()[..] == *worker)
+            .position(|process| process.state.me().worker_id.as_bytes()[..] == *worker)
     }
 
     pub(super) fn worker_id(&self, process: usize) -> WorkerId {
-        self.processes[process].state.me.worker_id
+        self.processes[process].state.me().worker_id
     }
 
     /// The process at one of the ends of a raylet's link.

@@ -1,0 +1,91 @@
+//! Queues of tasks, and how many leases they need.
+
+use std::sync::Arc;
+
+use sparkray_common::TaskId;
+
+use super::{Leases, SchedulingKey};
+use crate::state::base::Base;
+use crate::state::ids::SchedulingClassId;
+use crate::state::tasks::{CallKind, Place};
+
+/// Lease requests of one class that are under way at once.
+const MAX_LEASE_REQUESTS: usize = 32;
+
+impl Leases {
+    /// Puts a function whose arguments are there into its class's queue.
+    pub(in crate::state) fn enqueue(&mut self, base: &mut Base, task_id: TaskId) {
+        if let Some(value) = base.failed_argument(task_id) {
+            base.fail_for_argument(task_id, &value);
+            return;
+        }
+        let Some(task) = base.tasks.get(task_id) else {
+            return;
+        };
+        let CallKind::Function(template) = task.kind() else {
+            return;
+        };
+        let template = Arc::clone(template);
+        let locality = match template.node {
+            Some(node) => Some((node, String::new())),
+            None => {
+                let here = base.links.process.me.node_id;
+                base.objects.node_of_most(here, task.argument_ids())
+            }
+        };
+        let class_id = self.class(SchedulingKey {
+            job_id: task.job_id(),
+            function_id: template.function_id,
+            resources: template.resources.clone(),
+            locality,
+            pinned: template.node.is_some(),
+        });
+        base.tasks.set_place(task_id, Place::Queued(class_id));
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            class.queue.push_back(task_id);
+            // A longer queue means that every worker has got as much as it may.
+            let dispatches = class.queue.len() <= class.depth() * class.leases.len();
+            self.pump(base, class_id, dispatches);
+        }
+    }
+
+    /// A task is to run again, before those that never ran.
+    pub(super) fn queue_again(&mut self, base: &mut Base, class_id: SchedulingClassId, task_id: TaskId) {
+        if let Some(class) = self.classes.get_mut(&class_id) {
+            base.tasks.set_place(task_id, Place::Queued(class_id));
+            class.queue.push_front(task_id);
+        }
+    }
+
+    /// Asks for the leases that a queue needs; `dispatches`: gives its tasks to those that have room, too.
+    pub(super) fn pump(&mut self, base: &mut Base, class_id: SchedulingClassId, dispatches: bool) {
+        if dispatches {
+            let mut index = 0;
+            while let Some(class) = self.classes.get(&class_id) {
+                if class.queue.is_empty() {
+                    break;
+                }
+                let Some(lease) = class.leases.get(index).copied() else {
+                    break;
+                };
+                self.dispatch(base, lease);
+                // A lease that was given back has left the list.
+                let class = self.classes.get(&class_id);
+                if class.is_some_and(|class| class.leases.get(index) == Some(&lease)) {
+                    index += 1;
+                }
+            }
+        }
+        loop {
+            let Some(class) = self.classes.get(&class_id) else {
+                return;
+            };
+            let wanted = class.queue.len().min(MAX_LEASE_REQUESTS);
+            let is_broken = base.links.process.broken.is_some();
+            if class.requested.len() >= wanted || class.retry_at.is_some() || is_broken {
+                return;
+            }
+            self.request_lease(base, class_id);
+        }
+    }
+}

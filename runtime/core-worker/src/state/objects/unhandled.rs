@@ -1,0 +1,83 @@
+//! Errors that nobody asked for: a driver tells its user about them when the last reference goes, or when a task fails
+//! whose references have gone. No more than [`PER_SECOND`]: the rest is counted.
+
+use bytes::Bytes;
+use sparkray_common::ObjectId;
+
+use super::{Object, Objects, Value};
+use crate::state::links::Links;
+use crate::state::outbox::Notice;
+
+const PER_SECOND: u32 = 10;
+const SECOND: u64 = 1_000_000;
+
+/// What was told lately.
+#[derive(Debug, Default)]
+pub(super) struct Unhandled {
+    /// This process tells.
+    pub(super) is_told: bool,
+    second: u64,
+    told: u32,
+    /// Not told since the last that was.
+    left_out: u64,
+}
+
+impl Unhandled {
+    /// How many were left out before this one; `None`: it is to be left out too.
+    fn admit(&mut self, now: u64) -> Option<u64> {
+        let second = now / SECOND;
+        if second != self.second {
+            (self.second, self.told) = (second, 0);
+        }
+        if self.told >= PER_SECOND {
+            self.left_out += 1;
+            return None;
+        }
+        self.told += 1;
+        Some(std::mem::take(&mut self.left_out))
+    }
+}
+
+impl Objects {
+    /// An object of this process is forgotten.
+    pub(super) fn note_forgotten(&mut self, links: &mut Links, object: &Object) {
+        if !object.was_looked_at && object.owner.is_none() && !object.is_argument {
+            self.tell_unhandled(links, &object.value);
+        }
+    }
+
+    /// The result of a task may be an error, and perhaps nobody has a reference to it any more.
+    pub(super) fn note_error(&mut self, links: &mut Links, id: ObjectId, value: &Value) {
+        if matches!(value, Value::Raised(_)) && !self.contains(&id) {
+            self.tell_unhandled(links, value);
+        }
+    }
+
+    fn tell_unhandled(&mut self, links: &mut Links, value: &Value) {
+        let (true, Value::Raised(bytes)) = (self.unhandled.is_told, value) else {
+            return;
+        };
+        if let Some(left_out) = self.unhandled.admit(links.process.now) {
+            let error: Bytes = bytes.clone();
+            links.out.notify(Notice::UnhandledError { error, left_out });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_its_size_told_with_the_next() {
+        let mut unhandled = Unhandled::default();
+        for _ in 0..PER_SECOND {
+            assert_eq!(unhandled.admit(SECOND), Some(0));
+        }
+        for _ in 0..3 {
+            assert_eq!(unhandled.admit(SECOND + 5), None);
+        }
+        assert_eq!(unhandled.admit(2 * SECOND), Some(3));
+        assert_eq!(unhandled.admit(2 * SECOND), Some(0));
+    }
+}

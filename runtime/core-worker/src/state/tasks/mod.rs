@@ -1,0 +1,182 @@
+//! Calls that this process made and that are not finished: from the user's call to its results. Which worker runs a
+//! function is decided in `leases`, the order of an actor's calls in `actors`.
+//!
+//! Invariants:
+//! 1. A task is in exactly one place ([`Place`]), and the part that it is in knows it there.
+//! 2. Its arguments are held by references of this process until it is finished.
+
+mod calls;
+mod dependency_errors;
+mod pushing;
+mod results;
+mod submission;
+
+use sparkray_common::{JobId, LeaseId, ObjectId, TaskId};
+
+use super::ids::SchedulingClassId;
+use super::links::Links;
+use super::objects::{Objects, Value};
+use crate::error::CoreError;
+use crate::hash::IdMap;
+
+pub use calls::{ActorMethod, TaskTemplate};
+pub(crate) use calls::{CallKind, NewTask};
+pub(super) use dependency_errors::creation_failed;
+pub(super) use pushing::PushPrefix;
+pub(super) use results::{Answer, Outcome};
+
+/// Where a task is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Place {
+    /// A function whose arguments are not all there.
+    Waiting,
+    /// A function in the queue of its class.
+    Queued(SchedulingClassId),
+    /// A function at a leased worker.
+    Pushed(SchedulingClassId, LeaseId),
+    /// In the queue of its actor, or beside it until its arguments are there.
+    ActorQueue,
+    /// Sent to its actor with this sequence number.
+    Sent(u64),
+}
+
+/// A call that is not finished.
+#[derive(Debug)]
+pub(super) struct Task {
+    call: NewTask,
+    /// The job it was made for.
+    job_id: JobId,
+    attempt: u32,
+    /// Arguments that are not resolved.
+    missing: usize,
+    /// Workers that could not be reached.
+    misses: u8,
+    place: Place,
+}
+
+impl Task {
+    pub(super) fn kind(&self) -> &CallKind {
+        &self.call.kind
+    }
+
+    pub(super) fn job_id(&self) -> JobId {
+        self.job_id
+    }
+
+    pub(super) fn num_returns(&self) -> u32 {
+        self.call.num_returns
+    }
+
+    pub(super) fn attempt(&self) -> u32 {
+        self.attempt
+    }
+
+    pub(super) fn place(&self) -> Place {
+        self.place
+    }
+
+    pub(super) fn waits_for_arguments(&self) -> bool {
+        self.missing > 0
+    }
+
+    /// Arguments that are references.
+    pub(super) fn argument_ids(&self) -> impl Iterator<Item = ObjectId> {
+        self.call.slots.iter().map(|(_, id)| *id)
+    }
+
+    /// A worker could not be reached. How many were not.
+    pub(super) fn missed(&mut self) -> u8 {
+        self.misses = self.misses.saturating_add(1);
+        self.misses
+    }
+
+    /// Begins another attempt. False: there are to be no more.
+    pub(super) fn try_again(&mut self, max_retries: i32) -> bool {
+        let may = max_retries < 0 || i64::from(self.attempt) < i64::from(max_retries);
+        if may {
+            self.attempt += 1;
+        }
+        may
+    }
+}
+
+/// The table of tasks.
+#[derive(Debug, Default)]
+pub(super) struct Tasks {
+    table: IdMap<TaskId, Task>,
+}
+
+impl Tasks {
+    pub(super) fn get(&self, id: TaskId) -> Option<&Task> {
+        self.table.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: TaskId) -> Option<&mut Task> {
+        self.table.get_mut(&id)
+    }
+
+    pub(super) fn contains(&self, id: &TaskId) -> bool {
+        self.table.contains_key(id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn set_place(&mut self, id: TaskId, place: Place) {
+        if let Some(task) = self.table.get_mut(&id) {
+            task.place = place;
+        }
+    }
+
+    /// All results of a task become `value`.
+    pub(super) fn finish(
+        &mut self,
+        objects: &mut Objects,
+        links: &mut Links,
+        task_id: TaskId,
+        value: &Value,
+    ) {
+        let Some(num_returns) = self.table.get(&task_id).map(Task::num_returns) else {
+            return;
+        };
+        self.forget(objects, links, task_id);
+        for index in 0..num_returns {
+            let id = ObjectId::for_result(task_id, index);
+            objects.resolve_result(links, id, value.clone());
+        }
+    }
+
+    /// A task is finished: its arguments are not needed any more.
+    fn forget(&mut self, objects: &mut Objects, links: &mut Links, task_id: TaskId) {
+        let Some(task) = self.table.remove(&task_id) else {
+            return;
+        };
+        objects.release_inline(task.call.arguments.len());
+        for (_, id) in task.call.slots {
+            objects.drop_ref(links, id);
+        }
+        for id in task.call.contained {
+            objects.drop_ref(links, id);
+        }
+    }
+
+    /// Every call fails: this process has left the cluster.
+    pub(super) fn fail_all(&mut self, objects: &mut Objects, links: &mut Links, error: &CoreError) {
+        let failed = Value::failed(error.clone());
+        let tasks: Vec<TaskId> = self.table.keys().copied().collect();
+        for task in tasks {
+            self.finish(objects, links, task, &failed);
+        }
+    }
+
+    #[cfg(any(test, debug_assertions))]
+    pub(super) fn places(&self) -> impl Iterator<Item = (TaskId, &Task)> {
+        self.table.iter().map(|(id, task)| (*id, task))
+    }
+
+    #[cfg(test)]
+    pub(super) fn check_empty(&self, who: &str) {
+        assert!(self.table.is_empty(), "{who}: tasks {:?}", self.table);
+    }
+}

@@ -1,0 +1,60 @@
+//! Calls that begin, and those whose arguments have come.
+
+use sparkray_common::{ObjectId, TaskId};
+
+use super::{CallKind, NewTask, Place, Task, Tasks};
+use crate::state::events::Dependent;
+use crate::state::links::Links;
+use crate::state::objects::{Objects, Value};
+
+impl Tasks {
+    /// Takes a call in; gives the ids of its results, each with one reference. Whoever calls this puts the task where it
+    /// belongs.
+    pub(in crate::state) fn submit(
+        &mut self,
+        objects: &mut Objects,
+        links: &mut Links,
+        call: NewTask,
+    ) -> (TaskId, Vec<ObjectId>) {
+        let task_id = links.process.ids.next_task();
+        let mut results = Vec::with_capacity(call.num_returns as usize);
+        for index in 0..call.num_returns {
+            let id = ObjectId::for_result(task_id, index);
+            objects.add_owned(id, Value::Pending, Vec::new());
+            results.push(id);
+        }
+        for id in call.slots.iter().map(|(_, id)| id).chain(&call.contained) {
+            objects.add_ref(*id);
+        }
+        let mut missing = 0;
+        for (_, id) in &call.slots {
+            if objects.depend(links, *id, Dependent::Task(task_id)) {
+                missing += 1;
+            }
+        }
+        objects.hold_inline(call.arguments.len());
+        let place = match &call.kind {
+            CallKind::Function(_) => Place::Waiting,
+            CallKind::Actor { .. } => Place::ActorQueue,
+        };
+        self.table.insert(
+            task_id,
+            Task {
+                call,
+                job_id: links.process.job_id,
+                attempt: 0,
+                missing,
+                misses: 0,
+                place,
+            },
+        );
+        (task_id, results)
+    }
+
+    /// One argument of a task has come, or never will. What the task is, when it was the last one.
+    pub(in crate::state) fn dependency_resolved(&mut self, task_id: TaskId) -> Option<&CallKind> {
+        let task = self.table.get_mut(&task_id)?;
+        task.missing = task.missing.saturating_sub(1);
+        (task.missing == 0).then_some(&task.call.kind)
+    }
+}
