@@ -158,6 +158,31 @@ TABLES: dict[str, dict[str, str]] = {
         "feed": "columns error guard handles requests store_access",
         "table": "columns error guard handles held_blocks requests store_access",
     },
+    "pyspark-lib": {
+        "convert": "",
+        "event": "",
+        "process": "",
+        "object_ref": "",
+        "futures": "object_ref",
+        "values": "convert object_ref",
+        "runtime": "convert event futures object_ref values",
+        "doors": "convert runtime",
+        "objects": "convert doors object_ref runtime values",
+        "notices": "convert doors futures object_ref objects",
+        "object_ref_methods": "convert doors notices object_ref runtime",
+        "joining": "convert event futures notices runtime",
+        "feed": "convert objects runtime",
+        "head": "convert feed runtime",
+        "actor": "convert doors",
+        "arguments": "convert doors object_ref runtime values",
+        "results": "convert object_ref process runtime values",
+        "execution": "convert object_ref objects process results runtime values",
+        "incoming": "execution object_ref objects results runtime",
+        "core_worker": "actor arguments convert doors execution feed head incoming joining object_ref objects runtime"
+        " values",
+        # What Python sees: lib.rs.
+        "_native": "actor arguments core_worker doors incoming object_ref object_ref_methods process values",
+    },
     "runtime/sparkrayd": {
         "process": "",
         "guardian": "process",
@@ -167,7 +192,7 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 # Crates whose parts are being made. Each gets its table with them.
-WITHOUT_TABLE = {"runtime/raylet", "pyspark-lib"}
+WITHOUT_TABLE = {"runtime/raylet"}
 
 
 def named(module: Module) -> str:

@@ -8,7 +8,6 @@ use sparkray_common::{FunctionId, ResourceSet};
 use sparkray_core_worker::{ALWAYS_INLINE, CallArguments, TaskTemplate};
 
 use crate::convert::bad_id;
-use crate::core_worker::PyCoreWorker;
 use crate::doors::{self, Visitor};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
@@ -23,9 +22,8 @@ pub(crate) struct PyTaskTemplate {
 #[pymethods]
 impl PyTaskTemplate {
     #[new]
-    #[pyo3(signature = (core, function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions))]
+    #[pyo3(signature = (function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions))]
     fn new(
-        core: &PyCoreWorker,
         function_id: &[u8],
         function_blob: &[u8],
         name: String,
@@ -34,7 +32,6 @@ impl PyTaskTemplate {
         max_retries: i32,
         retry_exceptions: bool,
     ) -> PyResult<Self> {
-        let _ = core;
         let inner = TaskTemplate {
             function_id: FunctionId::from_slice(function_id).map_err(bad_id)?,
             function_blob: function_blob.to_vec().into(),

@@ -15,8 +15,9 @@ use crate::arguments::{PyTaskTemplate, encode, resource_set};
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
 use crate::doors::{self, Visitor};
 use crate::incoming::{self, PyIncomingTask};
+use crate::joining::{connect, optional, required};
 use crate::object_ref::ObjectRef;
-use crate::runtime::{Runtime, connect, optional, required};
+use crate::runtime::Runtime;
 use crate::values::serialize;
 use crate::{execution, feed, head, objects};
 
@@ -37,13 +38,7 @@ impl PyCoreWorker {
 
     /// Joins as a worker that the zygote forked.
     #[staticmethod]
-    fn connect_worker(
-        py: Python<'_>,
-        fd: i32,
-        raylet_pid: i32,
-        config: &Bound<'_, PyDict>,
-    ) -> PyResult<Self> {
-        let _ = raylet_pid;
+    fn connect_worker(py: Python<'_>, fd: i32, config: &Bound<'_, PyDict>) -> PyResult<Self> {
         if fd < 0 {
             return Err(PyValueError::new_err(format!("{fd} is not a descriptor")));
         }
@@ -78,9 +73,7 @@ impl PyCoreWorker {
         refs: &Bound<'py, PyAny>,
         num_returns: usize,
         timeout: Option<f64>,
-        fetch_local: bool,
     ) -> PyResult<(Bound<'py, PyList>, Bound<'py, PyList>)> {
-        let _ = fetch_local;
         objects::wait(&self.runtime, refs, num_returns, timeout)
     }
 

@@ -11,10 +11,13 @@ mod doors;
 mod event;
 mod execution;
 mod feed;
+mod futures;
 mod head;
 mod incoming;
+mod joining;
 mod notices;
 mod object_ref;
+mod object_ref_methods;
 mod objects;
 mod process;
 mod results;
@@ -38,7 +41,9 @@ mod _native {
     #[pymodule_export]
     use crate::incoming::PyIncomingTask;
     #[pymodule_export]
-    use crate::object_ref::{ObjectRef, rebuild_object_ref};
+    use crate::object_ref::ObjectRef;
+    #[pymodule_export]
+    use crate::object_ref_methods::rebuild_object_ref;
     #[pymodule_export]
     use crate::process::{LocalProcesses, after_fork_in_child, note_fork, set_parent_death_signal};
     #[pymodule_export]

@@ -1,9 +1,8 @@
 //! A thread that tells Python what the core worker reports: output of workers, and objects that are ready. The core
 //! worker reports from whichever thread reads the sockets, which must not wait for the interpreter's lock.
 
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
@@ -17,18 +16,9 @@ use sparkray_proto::LogLine;
 
 use crate::convert::{cached, exception};
 use crate::doors::{Visitor, runtime_of};
+use crate::futures::Futures;
 use crate::object_ref::ObjectRef;
 use crate::objects::read;
-
-/// A `concurrent.futures.Future` and the object whose value it gets.
-type Waiting = (Py<PyAny>, Py<ObjectRef>);
-
-/// Futures that wait for their objects.
-#[derive(Default)]
-pub(crate) struct Futures {
-    next: AtomicU64,
-    waiting: Mutex<HashMap<u64, Waiting>>,
-}
 
 /// Lines of output that wait for Python at most; those that come when as many wait are counted, and lost.
 const MAX_WAITING_LINES: usize = 100_000;
@@ -143,7 +133,7 @@ fn tell_unhandled(py: Python<'_>, value: &[u8], left_out: u64) -> PyResult<()> {
 
 /// Gives a future its object's value.
 fn complete(py: Python<'_>, futures: &Futures, key: u64, value: Result<Fetched, CoreError>) {
-    let Some((future, reference)) = futures.waiting.lock().remove(&key) else {
+    let Some((future, reference)) = futures.take(key) else {
         return;
     };
     let outcome = value
@@ -191,12 +181,9 @@ pub(crate) fn future_of<'py>(reference: &Bound<'py, ObjectRef>) -> PyResult<Boun
     let this = reference.get();
     let runtime = runtime_of(Visitor::Object(this.id), &this.worker)?;
     let future = cached(py, &FUTURE, "concurrent.futures", "Future")?.call0()?;
-    let futures = &runtime.futures;
-    let key = futures.next.fetch_add(1, Ordering::Relaxed);
-    futures
-        .waiting
-        .lock()
-        .insert(key, (future.clone().unbind(), reference.clone().unbind()));
+    let key = runtime
+        .futures
+        .add(future.clone().unbind(), reference.clone().unbind());
     let core = Arc::clone(&runtime.core);
     let id = reference.get().id;
     py.detach(|| core.fetch_later(id, key));

@@ -384,7 +384,7 @@ def wait(
         if ray_waitables is not None:
             raise TypeError("wait() takes ray_waitables, or object_refs as it was called before, not both")
         ray_waitables = object_refs
-    return _worker.wait(ray_waitables, num_returns, timeout, fetch_local)
+    return _worker.wait(ray_waitables, num_returns, timeout)
 
 
 def kill(actor: ActorHandle, *, no_restart: bool = True) -> None:

@@ -73,7 +73,6 @@ class TaskTemplate:
 
     def __new__(
         cls,
-        core: CoreWorker,
         function_id: bytes,
         function_blob: bytes,
         name: str,
@@ -151,7 +150,7 @@ class CoreWorker:
         log_to_driver, python_version ("3.11"), log_callback (called with
         list[(name, pid, ip, text, is_stderr)])."""
     @staticmethod
-    def connect_worker(fd: int, raylet_pid: int, config: dict[str, Any]) -> CoreWorker:
+    def connect_worker(fd: int, config: dict[str, Any]) -> CoreWorker:
         """In the forked child: `fd` is the connection to the raylet. Keys: what the zygote got from the raylet and
         python_version."""
     def shutdown(self) -> None: ...
@@ -160,7 +159,7 @@ class CoreWorker:
         """Raises the exception of the first reference that failed; GetTimeoutError; KeyboardInterrupt; TypeError for
         something else than a reference."""
     def wait(
-        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None, fetch_local: bool
+        self, refs: Sequence[ObjectRef[Any]], num_returns: int, timeout: float | None
     ) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
         """Raises ValueError when a reference occurs twice; TypeError for something else than a reference."""
 

@@ -171,7 +171,6 @@ class RemoteFunction:
         if "num_cpus" not in options:  # None is Ray's way to say none
             resources.setdefault("CPU", 1.0)
         template = TaskTemplate(
-            core,
             definition_id(blob),
             blob,
             self._name,

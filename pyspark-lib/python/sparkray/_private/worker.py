@@ -224,9 +224,7 @@ def get_timeout(timeout: float | None) -> float | None:
     return check_timeout(timeout)
 
 
-def wait(
-    refs: Any, num_returns: int, timeout: float | None, fetch_local: bool
-) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
+def wait(refs: Any, num_returns: int, timeout: float | None) -> tuple[list[ObjectRef[Any]], list[ObjectRef[Any]]]:
     """See sparkray.wait."""
     if isinstance(refs, ObjectRef):
         raise TypeError("wait() takes a list of ObjectRefs, not one: write wait([ref])")
@@ -240,7 +238,7 @@ def wait(
     num_returns = int(num_returns)
     if not 0 < num_returns <= len(refs):
         raise ValueError(f"num_returns is between 1 and the number of references ({len(refs)}), not {num_returns}")
-    return core.wait(refs, num_returns, check_timeout(timeout), fetch_local)
+    return core.wait(refs, num_returns, check_timeout(timeout))
 
 
 def put(value: Any) -> ObjectRef[Any]:

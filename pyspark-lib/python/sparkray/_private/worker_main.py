@@ -26,7 +26,7 @@ def reseed_generators() -> None:
         numpy_random.seed()
 
 
-def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
+def main(connection: int, config: dict[str, Any]) -> int:
     """Runs the worker until its raylet ends it; returns the exit code."""
     from sparkray import _native
 
@@ -34,7 +34,7 @@ def main(connection: int, raylet_pid: int, config: dict[str, Any]) -> int:
     _native.after_fork_in_child()
     # What tasks start inherits it; the raylet ends what this worker leaves behind.
     os.environ["SPARKRAY_WORKER_ID"] = str(config["worker_id"])
-    core = _native.CoreWorker.connect_worker(connection, raylet_pid, {**config, "python_version": python_version()})
+    core = _native.CoreWorker.connect_worker(connection, {**config, "python_version": python_version()})
     state.core = core
     state.is_driver = False
     state.why_not = "this worker is about to end"

@@ -126,7 +126,7 @@ def _in_worker(
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         from sparkray._private import worker_main
 
-        code = worker_main.main(connection, raylet_pid, config)
+        code = worker_main.main(connection, config)
     except BaseException:
         import traceback
 

@@ -56,7 +56,7 @@
 //! calls `prctl(PR_SET_PDEATHSIG, SIGKILL)`, checks `getppid()` again, duplicates the pipes onto descriptors 1 and 2 (line-buffered
 //! text, UTF-8, errors=backslashreplace), closes the control socket, has SIGINT do nothing (but not in what it
 //! starts), reseeds every random generator, puts `SPARKRAY_WORKER_ID` (hexadecimal) into its environment, by which the raylet knows what it left
-//! behind when it ended, and calls `CoreWorker.connect_worker(fd, raylet_pid, config)`.
+//! behind when it ended, and calls `CoreWorker.connect_worker(fd, config)`.
 //!
 //! The worker's raylet connection is the only thing that it needs to live: when it breaks, the worker exits at once.
 
