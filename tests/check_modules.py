@@ -116,7 +116,8 @@ TABLES: dict[str, dict[str, str]] = {
         "state::base": "state::links state::objects state::tasks",
         "state::leases": "error hash state::base state::events state::ids state::limits state::links state::objects"
         " state::tasks",
-        "state::actors": "dropped error hash state::base state::events state::ids state::links state::objects state::tasks",
+        "state::actors": "dropped error hash state::base state::events state::ids state::links state::objects"
+        " state::tasks",
         "state::execution": "error hash state::base state::ids state::limits state::links state::objects",
         "state": "dropped error state::actors state::base state::deaths state::events state::execution state::ids"
         " state::leases state::links state::objects state::outbox state::process state::tasks store",
@@ -124,10 +125,10 @@ TABLES: dict[str, dict[str, str]] = {
         "io::names": "kick state::ids",
         "io::reactor": "io::connection io::names kick state::ids state::links",
         "io::watchdog": "",
-        "io": "dropped error fork io::connection io::reactor io::watchdog kick state state::ids state::links state::objects"
-        " state::outbox store",
-        "api": "dropped error io state state::actors state::execution state::links state::objects state::outbox state::tasks"
-        " values",
+        "io": "dropped error fork io::connection io::reactor io::watchdog kick state state::ids state::links"
+        " state::objects state::outbox store",
+        "api": "dropped error io state state::actors state::execution state::links state::objects state::outbox"
+        " state::tasks values",
     },
     "runtime/supervisor": {
         "error": "",
