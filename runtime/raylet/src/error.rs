@@ -1,9 +1,10 @@
-//! What ends a raylet.
+//! What ends a raylet, and what ends a connection.
 
 use std::io;
 
 use sparkray_common::{ErrorCode, IdError, NodeId, ResourceError};
 use sparkray_object_store::StoreError;
+use sparkray_proto::{FrameKind, MessageError};
 use sparkray_rpc::RpcError;
 
 /// A failure that ends the raylet; its supervisor starts another one.
@@ -98,5 +99,22 @@ impl From<IdError> for RayletError {
 impl From<ResourceError> for RayletError {
     fn from(error: ResourceError) -> Self {
         Self::Config(error.to_string())
+    }
+}
+
+/// A frame that breaks the protocol.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum FrameError {
+    #[error(transparent)]
+    Rpc(#[from] RpcError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("{0:?} is not for this connection")]
+    NotHere(FrameKind),
+}
+
+impl From<MessageError> for FrameError {
+    fn from(error: MessageError) -> Self {
+        Self::Rpc(error.into())
     }
 }

@@ -3,14 +3,16 @@
 use std::time::Duration;
 
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
-use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
+use sparkray_object_store::{IoOutcome, MappedRange, PullTicket, PushTicket};
 use sparkray_proto::{AdoptFeed, Failure, FreeEntry, head_message};
 use sparkray_rpc::{Accepted, Frame};
 use tokio::sync::oneshot;
 
+use crate::outbox::Birth;
+
 /// Something happened; the loop handles one after the other.
 #[derive(Debug)]
-pub(crate) enum Event {
+pub(crate) enum Input {
     /// A caller went through the handshake. `local`: over the Unix socket.
     Accepted { accepted: Accepted, local: bool },
     /// A client said something.
@@ -19,6 +21,13 @@ pub(crate) enum Event {
     Closed { connection: u64, cause: String },
     /// The process of a local client ended after its connection did.
     ProcessEnded { connection: u64 },
+    /// Children of this process ended and were collected.
+    ChildrenEnded(Vec<(u32, ChildEnd)>),
+    /// These workers cannot be asked for now; with the failure, unless the zygote is only busy.
+    NotForked {
+        births: Vec<Birth>,
+        error: Option<String>,
+    },
     /// The zygote's news.
     Zygote(ZygoteEvent),
     /// Lines that a worker wrote.
@@ -36,7 +45,13 @@ pub(crate) enum Event {
     /// What the raylet of the head's node says: asked and answered at these times, how long the head has not run then.
     HeadStall {
         asked: Duration,
-        answer: Option<(Duration, Duration)>,
+        answered: Duration,
+        stall: Option<Duration>,
+    },
+    /// Ten times a second: the time by the lease's clock, and how long the head of this node provably has not run.
+    Tick {
+        clock: Duration,
+        head_stall: Option<Duration>,
     },
     /// A fetch knows the size of its object and needs room for it.
     PullNeedsRoom {
@@ -60,6 +75,8 @@ pub(crate) enum Event {
         ticket: PushTicket,
         outcome: Result<u64, String>,
     },
+    /// The store's work on disk or memory is done.
+    StoreIo(IoOutcome),
 }
 
 /// What is known about the head.
@@ -92,4 +109,26 @@ pub(crate) enum ZygoteEvent {
     Failed { worker_id: WorkerId, error: String },
     /// Zygotes fail again and again; no worker will come any more.
     GaveUp { cause: String },
+}
+
+/// How a child ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ChildEnd {
+    /// By itself, with this code.
+    Exited(i32),
+    /// By this signal.
+    Killed(i32),
+}
+
+impl std::fmt::Display for ChildEnd {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(formatter, "it exited with code {code}"),
+            Self::Killed(9) => {
+                formatter.write_str("it was killed by SIGKILL (by hand, or for using too much memory)")
+            }
+            Self::Killed(11) => formatter.write_str("it crashed with SIGSEGV"),
+            Self::Killed(signal) => write!(formatter, "it was killed by signal {signal}"),
+        }
+    }
 }

@@ -1,8 +1,8 @@
-"""The zygote, started by a raylet (runtime/raylet/src/zygote.rs), which has called `module_path.prepare` before.
+"""The zygote. A raylet (runtime/raylet/src/workers/zygote.rs) starts it and has called `module_path.prepare` before.
 
 One Python process with a single thread that has imported what every worker needs, and forks workers on request. The
-protocol is described in runtime/raylet/src/zygote.rs. It must never start a thread: a forked child has only the thread
-that forked, and locks that others held stay locked in it for ever.
+protocol is described there. It must never start a thread: a forked child has only the thread that forked, and locks
+that others held stay locked in it for ever.
 """
 
 from __future__ import annotations

@@ -9,10 +9,10 @@ use sparkray_common::sync::{Mutex, MutexGuard};
 use sparkray_common::{NodeId, WorkerId};
 use sparkray_rpc::{Accepted, Identity, Listener, Protection, Refusal, Target, accept_loop};
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::error::RayletError;
-use crate::input::Event;
+use crate::input::Input;
+use crate::tasks::Tasks;
 
 const ARRIVALS: usize = 256;
 
@@ -93,39 +93,44 @@ impl Routes {
     }
 }
 
-/// Opens both doors and returns the TCP port; `protection` is that of its connections. Callers arrive as [`Event::Accepted`].
-pub(crate) async fn open(
-    host: &str,
-    port: u16,
-    protection: Protection,
-    socket_name: &str,
-    identity: &Identity,
-    routes: &Arc<Routes>,
-    events: &mpsc::Sender<Event>,
-    cancel: &CancellationToken,
-) -> Result<u16, RayletError> {
-    let tcp = Listener::bind_tcp(host, port, protection).await?;
-    let port = tcp.local_port();
-    let unix = Listener::bind_abstract(socket_name)?;
-    for (listener, local) in [(tcp, false), (unix, true)] {
-        let (accepted, arrivals) = mpsc::channel(ARRIVALS);
-        let routes = Arc::clone(routes);
-        let admit = move |target| routes.admit(target);
-        tokio::spawn(accept_loop(
-            listener,
-            identity.clone(),
-            cancel.clone(),
-            admit,
-            accepted,
-        ));
-        tokio::spawn(forward(arrivals, local, events.clone()));
-    }
-    Ok(port)
+/// Where the doors are.
+pub(crate) struct Doors<'a> {
+    /// To bind to.
+    pub(crate) host: &'a str,
+    /// 0: any.
+    pub(crate) port: u16,
+    /// Of connections over TCP.
+    pub(crate) protection: Protection,
+    pub(crate) socket_name: &'a str,
 }
 
-async fn forward(mut arrivals: mpsc::Receiver<Accepted>, local: bool, events: mpsc::Sender<Event>) {
+impl Doors<'_> {
+    /// Opens both doors and returns the TCP port. Callers arrive as [`Input::Accepted`].
+    pub(crate) async fn open(
+        self,
+        identity: &Identity,
+        routes: &Arc<Routes>,
+        inputs: &mpsc::Sender<Input>,
+        tasks: &Tasks,
+    ) -> Result<u16, RayletError> {
+        let tcp = Listener::bind_tcp(self.host, self.port, self.protection).await?;
+        let port = tcp.local_port();
+        let unix = Listener::bind_abstract(self.socket_name)?;
+        for (listener, local) in [(tcp, false), (unix, true)] {
+            let (accepted, arrivals) = mpsc::channel(ARRIVALS);
+            let routes = Arc::clone(routes);
+            let admit = move |target| routes.admit(target);
+            let stop = tasks.stop_token().clone();
+            tasks.spawn(accept_loop(listener, identity.clone(), stop, admit, accepted));
+            tasks.spawn(forward(arrivals, local, inputs.clone()));
+        }
+        Ok(port)
+    }
+}
+
+async fn forward(mut arrivals: mpsc::Receiver<Accepted>, local: bool, inputs: mpsc::Sender<Input>) {
     while let Some(accepted) = arrivals.recv().await {
-        if events.send(Event::Accepted { accepted, local }).await.is_err() {
+        if inputs.send(Input::Accepted { accepted, local }).await.is_err() {
             return;
         }
     }

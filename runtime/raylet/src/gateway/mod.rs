@@ -1,6 +1,16 @@
 //! The node's doors, and who is connected through them.
+//!
+//! [`Clients`] decides: who is registered on which connection and may be. [`Connections`], [`Routes`] with the doors, and
+//! [`Peers`] do: sockets from and to this node, and the tasks that read them.
 
-pub(crate) mod clients;
-pub(crate) mod doors;
-pub(crate) mod frames;
-pub(crate) mod peers;
+mod clients;
+mod connections;
+mod doors;
+mod driver_log;
+mod peers;
+mod registration;
+
+pub(crate) use clients::{Client, Clients};
+pub(crate) use connections::Connections;
+pub(crate) use doors::{Doors, Routes};
+pub(crate) use peers::{Lane, PeerConnection, Peers, next_frame};

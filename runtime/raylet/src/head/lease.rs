@@ -1,188 +1,108 @@
-//! This node's lease: how long it may believe that the head counts on it, what ends with it, and what proves that the
-//! head itself stands still. The decisions are in `sparkray_common::NodeLease`.
+//! This node's lease: how long it may believe that the head counts on it, what ends with it, and when to ask whether the
+//! head itself stands still. Pure; what excuses and fences is in `sparkray_common::NodeLease`.
 //!
 //! The head is cut off, or it does not run: only in the first case does time count against this node. What proves the
 //! second is the note of the head's last tick, in memory that it shares with the raylet of its node; the other nodes ask
 //! that raylet.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use sparkray_common::{MomentClock, NodeLease, PROVEN_STALL, SharedMoment};
-use sparkray_proto::{FrameKind, HeadLost, HeadStall, HeadStallReply};
-use sparkray_rpc::{Frame, MomentReader, MomentWriter, RpcError, clock_now};
-use tracing::{debug, error};
-
-use crate::error::RayletError;
-use crate::input::Event;
-use crate::raylet::Raylet;
+use sparkray_common::{MomentClock, NodeLease, SharedMoment};
 
 /// When the head has acknowledged nothing for this long, its node is asked whether it runs.
 const ASK_AFTER: Duration = Duration::from_millis(1500);
 /// The next question follows the last answer after this time.
 const ASK_INTERVAL: Duration = Duration::from_millis(250);
-const ASK_DEADLINE: Duration = Duration::from_secs(2);
 
-/// The lease, and where others read it.
+/// What a look at the lease says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// It needs no lease any more.
+    Ended,
+    /// It goes on.
+    Holds,
+    /// The head may give this node up: it ends. The head has acknowledged nothing for so long.
+    Fenced { silence: Duration },
+}
+
+/// The lease. Times are of its clock.
 #[derive(Debug)]
 pub(crate) struct Lease {
     clock: MomentClock,
     granted: NodeLease,
-    /// Workers read there when they must have ended.
-    workers: MomentWriter,
-    /// The head's last tick, when it runs on this node.
-    head_clock: Option<MomentReader>,
-    /// Address of the raylet of the head's node, when that is another one.
-    head_address: Option<String>,
-    asking: bool,
+    is_asking: bool,
     next_question: Duration,
-    ended: bool,
+    has_ended: bool,
 }
 
 impl Lease {
-    /// As granted at the registration, which was sent at `sent`.
-    pub(crate) fn new(
-        clock: MomentClock,
-        granted: NodeLease,
-        head_clock: Option<MomentReader>,
-        head_address: Option<String>,
-    ) -> std::io::Result<Self> {
-        let lease = Self {
+    /// As granted at the registration.
+    pub(crate) fn new(clock: MomentClock, granted: NodeLease) -> Self {
+        Self {
             clock,
             granted,
-            workers: MomentWriter::new("sparkray-lease")?,
-            head_clock,
-            head_address,
-            asking: false,
+            is_asking: false,
             next_question: Duration::ZERO,
-            ended: false,
-        };
-        lease.tell_workers();
-        Ok(lease)
+            has_ended: false,
+        }
     }
 
     /// The head has what was sent at `sent`.
-    pub(crate) fn acknowledged(&mut self, sent: Duration) {
+    pub(super) fn acknowledged(&mut self, sent: Duration) {
         self.granted.acknowledged(sent);
     }
 
-    /// Nobody will take this node's place any more: it needs no lease.
-    pub(crate) fn end(&mut self) {
-        self.ended = true;
-        self.workers.write(SharedMoment {
+    /// Nobody will take this node's place any more.
+    pub(super) fn end(&mut self) {
+        self.has_ended = true;
+    }
+
+    /// When workers must have ended.
+    pub(crate) fn workers_end_at(&self) -> SharedMoment {
+        let at = if self.has_ended {
+            Duration::MAX
+        } else {
+            self.granted.workers_end_at()
+        };
+        SharedMoment {
             clock: self.clock,
-            at: Duration::MAX,
-        });
-    }
-
-    /// For a worker.
-    pub(crate) fn share(&self) -> std::io::Result<OwnedFd> {
-        self.workers.share()
-    }
-
-    fn tell_workers(&self) {
-        self.workers.write(SharedMoment {
-            clock: self.clock,
-            at: self.granted.workers_end_at(),
-        });
-    }
-
-    /// How long the head of this node provably has not run.
-    fn head_stall(&self) -> Option<Duration> {
-        let last_tick = self.head_clock.as_ref()?.read()?;
-        let since = clock_now(last_tick.clock).saturating_sub(last_tick.at);
-        (since >= PROVEN_STALL).then_some(since)
-    }
-}
-
-impl Raylet {
-    /// Ten times a second: ends this node before the head's patience with it may end.
-    pub(crate) fn tend_lease(&mut self) {
-        if self.head.lease.ended || self.failure.is_some() {
-            return;
+            at,
         }
-        let lease = &mut self.head.lease;
-        let now = clock_now(lease.clock);
-        if let Some(stall) = lease.head_stall() {
-            lease.granted.excuse(now.saturating_sub(stall), now);
-        }
-        if now >= lease.granted.fence_at() {
-            return self.fence(now);
-        }
-        lease.tell_workers();
-        self.ask_for_stall(now);
     }
 
-    fn fence(&mut self, now: Duration) {
-        let failure = RayletError::CutOff {
-            node: self.node.node_id,
-            head: self.head.name.clone(),
-            seconds: self.head.lease.granted.age(now).as_secs_f64(),
-        };
-        error!(%failure, "this node ends");
-        let lost = HeadLost {
-            cause: failure.to_string(),
-        };
-        self.clients.broadcast(FrameKind::HeadLost, &lost);
-        self.failure = Some(failure);
+    /// Ten times a second. `head_stall`: how long the head of this node provably has not run.
+    pub(super) fn tick(&mut self, now: Duration, head_stall: Option<Duration>) -> Verdict {
+        if self.has_ended {
+            return Verdict::Ended;
+        }
+        if let Some(stall) = head_stall {
+            self.granted.excuse(now.saturating_sub(stall), now);
+        }
+        if now >= self.granted.fence_at() {
+            let silence = self.granted.age(now);
+            return Verdict::Fenced { silence };
+        }
+        Verdict::Holds
     }
 
-    /// Asks the raylet of the head's node whether the head runs, when it is silent.
-    fn ask_for_stall(&mut self, now: Duration) {
-        let lease = &mut self.head.lease;
-        if lease.asking || now < lease.next_question || lease.granted.age(now) < ASK_AFTER {
-            return;
-        }
-        let Some(address) = lease.head_address.clone() else {
-            return;
-        };
-        let Some(node) = self.view.at_address(&address) else {
-            return;
-        };
-        lease.asking = true;
-        let (peers, events, clock) = (self.peers.clone(), self.events.clone(), lease.clock);
-        let cancel = self.cancel.clone();
-        tokio::spawn(async move {
-            let question = || Frame::new(FrameKind::HeadStall, 1, &HeadStall {});
-            let answer = tokio::select! {
-                () = cancel.cancelled() => return,
-                answer = peers.ask(node, &address, question, ASK_DEADLINE) => answer,
-            };
-            let answered = clock_now(clock);
-            let answer = answer.and_then(|frame| frame.decode::<HeadStallReply>());
-            let answer = match answer {
-                Ok(reply) => Some((answered, Duration::from_nanos(reply.stalled_nanos))),
-                Err(error) => {
-                    debug!(%error, "the raylet of the head's node does not say whether the head runs");
-                    None
-                }
-            };
-            // The receiver is gone only when the raylet ends.
-            let _ = events.send(Event::HeadStall { asked: now, answer }).await;
-        });
+    /// Whether the raylet of the head's node is to be asked now, because the head is silent.
+    pub(super) fn is_to_ask(&self, now: Duration) -> bool {
+        !self.is_asking && now >= self.next_question && self.granted.age(now) >= ASK_AFTER
+    }
+
+    /// It is asked.
+    pub(super) fn ask(&mut self) {
+        self.is_asking = true;
     }
 
     /// The answer: the head did not run at any time between `answered` less the stall and `asked`, whenever in between
     /// the other raylet looked.
-    pub(crate) fn head_stall_answered(&mut self, asked: Duration, answer: Option<(Duration, Duration)>) {
-        let lease = &mut self.head.lease;
-        lease.asking = false;
-        lease.next_question = clock_now(lease.clock) + ASK_INTERVAL;
-        if let Some((answered, stall)) = answer {
-            lease.granted.excuse(answered.saturating_sub(stall), asked);
+    pub(super) fn answered(&mut self, asked: Duration, answered: Duration, stall: Option<Duration>) {
+        self.is_asking = false;
+        self.next_question = answered + ASK_INTERVAL;
+        if let Some(stall) = stall {
+            self.granted.excuse(answered.saturating_sub(stall), asked);
         }
-    }
-
-    /// HeadStall.
-    pub(crate) fn tell_head_stall(&self, connection: u64, frame: &Frame) -> Result<(), RpcError> {
-        let _: HeadStall = frame.decode()?;
-        let stall = self.head.lease.head_stall().unwrap_or_default();
-        let reply = HeadStallReply {
-            stalled_nanos: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
-        };
-        self.clients
-            .send(connection, FrameKind::HeadStallReply, frame.correlation, &reply);
-        Ok(())
     }
 }
 
@@ -193,5 +113,45 @@ pub(crate) fn clock_beside(head_on_this_machine: bool) -> MomentClock {
         MomentClock::Monotonic
     } else {
         MomentClock::Boottime
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SILENCE: Duration = Duration::from_secs(10);
+
+    fn lease() -> Lease {
+        Lease::new(MomentClock::Monotonic, NodeLease::new(Duration::ZERO, SILENCE))
+    }
+
+    #[test]
+    fn a_silent_head_fences_unless_it_provably_does_not_run() {
+        let mut cut_off = lease();
+        let fence = cut_off.granted.fence_at();
+        assert_eq!(
+            cut_off.tick(fence.saturating_sub(Duration::from_millis(1)), None),
+            Verdict::Holds
+        );
+        assert_eq!(cut_off.tick(fence, None), Verdict::Fenced { silence: fence });
+        let mut excused = lease();
+        assert_eq!(excused.tick(fence, Some(fence)), Verdict::Holds);
+        let mut ended = lease();
+        ended.end();
+        assert_eq!(ended.tick(fence, None), Verdict::Ended);
+        assert_eq!(ended.workers_end_at().at, Duration::MAX);
+    }
+
+    #[test]
+    fn one_question_at_a_time_is_asked_of_a_silent_heads_node() {
+        let mut lease = lease();
+        assert!(!lease.is_to_ask(ASK_AFTER / 2));
+        assert!(lease.is_to_ask(ASK_AFTER));
+        lease.ask();
+        assert!(!lease.is_to_ask(2 * ASK_AFTER));
+        lease.answered(ASK_AFTER, ASK_AFTER, None);
+        assert!(!lease.is_to_ask(ASK_AFTER));
+        assert!(lease.is_to_ask(ASK_AFTER + ASK_INTERVAL));
     }
 }

@@ -7,7 +7,7 @@
 //!    for the node's death.
 //! 3. A head that is silent is asked for another stream while the present one is kept: the network may have lost the
 //!    connection, or the head may only be slow.
-//! 4. The link judges nobody: it reports what the head has acknowledged; the lease is the loop's (`head_service`).
+//! 4. The link judges nobody: it reports what the head has acknowledged; the lease is the loop's (`lease`).
 
 use std::future::Future;
 use std::pin::Pin;
@@ -23,13 +23,12 @@ use sparkray_rpc::{Endpoint, Identity, Inbox, Outbox, Refusal, RpcError, Target,
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
-use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
 use crate::error::RayletError;
-use crate::input::{Event, HeadEvent};
+use crate::input::{HeadEvent, Input};
 
 /// Messages to the head that may wait, and as many that it has not acknowledged.
 pub(crate) const OUTGOING: usize = 16 * 1024;
@@ -285,14 +284,14 @@ impl Link {
     }
 }
 
-/// Carries messages both ways until `cancel`, or until the head is gone or refuses this node.
+/// Carries messages both ways, until the head is gone or refuses this node. Never ends by itself: the connections stay open
+/// until the workers have ended.
 pub(crate) async fn run_head_link(
     attachment: Attachment,
     attached: Attached,
     channels: watch::Sender<Channel>,
     mut outgoing: mpsc::Receiver<NodeMessage>,
-    events: mpsc::Sender<Event>,
-    cancel: CancellationToken,
+    inputs: mpsc::Sender<Input>,
 ) {
     let mut link = Link {
         attachment,
@@ -312,11 +311,10 @@ pub(crate) async fn run_head_link(
         let next = link.next_to_give();
         let to_head = link.current.as_ref().map(|stream| stream.to_head.clone());
         let event = tokio::select! {
-            () = cancel.cancelled() => return,
             message = outgoing.recv(), if link.outbox.len() < OUTGOING => {
                 let Some(message) = message else {
-                    // The loop has ended; the connections stay open until the workers have, too.
-                    return cancel.cancelled().await;
+                    // The loop has ended.
+                    return std::future::pending().await;
                 };
                 link.keep(message);
                 None
@@ -346,12 +344,8 @@ pub(crate) async fn run_head_link(
         };
         let Some(event) = event else { continue };
         let goes_on = matches!(event, HeadEvent::Message(_) | HeadEvent::Acknowledged { .. });
-        if events.send(Event::Head(event)).await.is_err() {
-            return;
-        }
-        if !goes_on {
-            // The connections stay open until the workers have ended.
-            return cancel.cancelled().await;
+        if inputs.send(Input::Head(event)).await.is_err() || !goes_on {
+            return std::future::pending().await;
         }
     }
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
 
-use crate::leases::cluster_view::ClusterView;
+use crate::cluster_view::ClusterView;
 
 /// A request that does not fit has room kept for it after this wait, for this long, once in this time.
 const KEEP_AFTER: Duration = Duration::from_millis(500);
@@ -43,6 +43,8 @@ pub(crate) struct LeaseRequest {
     pub(crate) pinned: bool,
     /// Came from another node: it queues before it is passed on again.
     pub(crate) spilled: bool,
+    /// Python of the job, empty when it does not matter.
+    pub(crate) python_version: String,
 }
 
 /// How far a lease is.

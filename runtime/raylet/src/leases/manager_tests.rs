@@ -20,6 +20,7 @@ fn request(number: u8, amount: f64) -> LeaseRequest {
         resources: cpus(amount),
         pinned: false,
         spilled: false,
+        python_version: String::new(),
     }
 }
 

@@ -1,7 +1,15 @@
-//! Leases: who may use this node's resources, and what becomes of them when their owners go.
+//! Leases: who may use this node's resources, and what becomes of that when their owners go. Without I/O.
+//!
+//! [`Leases`] is the part: it takes what owners say, has the [`manager`] decide, and answers. `owners` knows the owners on
+//! other nodes and their connections.
 
-pub(crate) mod cluster_view;
-pub(crate) mod manager;
-pub(crate) mod owner_service;
-pub(crate) mod owners;
-pub(crate) mod service;
+mod manager;
+mod owner_leases;
+mod owners;
+mod part;
+mod requests;
+
+pub(crate) use manager::{LeaseOwner, LeaseRequest};
+pub(crate) use owner_leases::OwnerRegistration;
+pub(crate) use part::{Leases, Waiting};
+pub(crate) use requests::Asker;

@@ -12,8 +12,8 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::gateway::peers::{Lane, PeerConnection, Peers};
-use crate::input::Event;
+use crate::gateway::{Lane, PeerConnection, Peers};
+use crate::input::Input;
 
 /// Bytes of one chunk.
 const CHUNK: usize = 1 << 20;
@@ -33,7 +33,7 @@ pub(crate) async fn push(
     correlation: u64,
     object: ObjectId,
     source: PushSource,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
 ) {
     let PushSource {
         ticket,
@@ -54,12 +54,9 @@ pub(crate) async fn push(
             Ok(chunk) => chunk,
             Err(reason) => {
                 let message = format!("object {object} cannot be read: {reason}");
-                refuse_pull(
-                    &sender,
-                    correlation,
-                    object,
-                    Failure::new(ErrorCode::ObjectLost, message),
-                );
+                let failure = Failure::new(ErrorCode::ObjectLost, message);
+                // A connection that is closed needs no answer.
+                let _ = sender.send(pull_refused(correlation, object, failure));
                 break Err(reason);
             }
         };
@@ -83,7 +80,7 @@ pub(crate) async fn push(
     };
     drop(bytes);
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::PushEnded { ticket, outcome }).await;
+    let _ = inputs.send(Input::PushEnded { ticket, outcome }).await;
 }
 
 async fn read_chunk(bytes: &PushBytes, offset: u64) -> std::io::Result<Bytes> {
@@ -96,15 +93,14 @@ async fn read_chunk(bytes: &PushBytes, offset: u64) -> std::io::Result<Bytes> {
         .map_err(std::io::Error::other)?
 }
 
-/// Answers a pull that cannot be met.
-pub(crate) fn refuse_pull(sender: &FrameSender, correlation: u64, object: ObjectId, failure: Failure) {
+/// The answer to a pull that cannot be met.
+pub(super) fn pull_refused(correlation: u64, object: ObjectId, failure: Failure) -> Frame {
     let meta = ObjectChunk {
         object_id: object.to_vec().into(),
         failure: Some(failure),
         ..ObjectChunk::default()
     };
-    // A connection that is closed needs no answer.
-    let _ = sender.send(Frame::new(FrameKind::ObjectChunk, correlation, &meta));
+    Frame::new(FrameKind::ObjectChunk, correlation, &meta)
 }
 
 /// Why one location did not give the object.
@@ -124,14 +120,14 @@ pub(crate) async fn pull(
     ticket: PullTicket,
     object: ObjectId,
     locations: Vec<ObjectLocation>,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
     cancel: CancellationToken,
 ) {
     let mut fetch = Fetch {
         peers,
         ticket,
         object,
-        events,
+        inputs,
         cancel,
         room: None,
         heard: Instant::now(),
@@ -148,10 +144,10 @@ pub(crate) async fn pull(
         (Ok(()), Err(reason)) => Err(Failure::new(ErrorCode::Internal, reason)),
         (Err(failure), _) => Err(failure),
     };
-    let events = fetch.events;
+    let inputs = fetch.inputs;
     // The receiver is gone only when the raylet ends.
-    let _ = events
-        .send(Event::PullEnded {
+    let _ = inputs
+        .send(Input::PullEnded {
             ticket,
             object,
             outcome,
@@ -164,7 +160,7 @@ struct Fetch {
     peers: Peers,
     ticket: PullTicket,
     object: ObjectId,
-    events: mpsc::Sender<Event>,
+    inputs: mpsc::Sender<Input>,
     cancel: CancellationToken,
     /// Where the bytes go, once the size is known, and the last chunk is in it: that is copied while the next one comes.
     room: Option<JoinHandle<MappedRange>>,
@@ -351,13 +347,13 @@ impl Fetch {
             .ok_or_else(|| PullError::Location("it did not name the owner".to_owned()))?;
         let owner = WorkerAddress::try_from(owner).map_err(|error| PullError::Location(error.to_string()))?;
         let (answer, room) = oneshot::channel();
-        let event = Event::PullNeedsRoom {
+        let event = Input::PullNeedsRoom {
             ticket: self.ticket,
             size: chunk.size,
             owner,
             room: answer,
         };
-        self.events.send(event).await.map_err(|_| cancelled())?;
+        self.inputs.send(event).await.map_err(|_| cancelled())?;
         tokio::select! {
             () = self.cancel.cancelled() => Err(cancelled()),
             room = room => room.map_err(|_| cancelled())?.map_err(PullError::Over),

@@ -36,7 +36,7 @@ fn fetches(count: u32, node: NodeId, address: &str) -> Vec<(PullTicket, ObjectId
 fn begin_all(
     fetches: Vec<(PullTicket, ObjectId, Vec<ObjectLocation>)>,
     peers: &Peers,
-    events: &mpsc::Sender<Event>,
+    inputs: &mpsc::Sender<Input>,
 ) {
     for (ticket, object, locations) in fetches {
         let cancel = CancellationToken::new();
@@ -45,7 +45,7 @@ fn begin_all(
             ticket,
             object,
             locations,
-            events.clone(),
+            inputs.clone(),
             cancel,
         ));
     }
@@ -55,11 +55,11 @@ fn begin_all(
 async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
     let mut other = OtherNode::start().await;
     let peers = Peers::new(NodeId::random(), other.identity.clone());
-    let (events, mut news) = mpsc::channel(64);
+    let (inputs, mut news) = mpsc::channel(64);
     let fetches = fetches(20, other.id, &other.address);
     let count = fetches.len();
     assert_eq!(count, 20);
-    begin_all(fetches, &peers, &events);
+    begin_all(fetches, &peers, &inputs);
     let mut asked = Vec::new();
     while asked.len() < 8 {
         let (sender, mut receiver) = other.callers.recv().await.unwrap();
@@ -81,7 +81,7 @@ async fn fetches_from_a_node_that_dies_end_however_many_there_are() {
         let event = tokio::time::timeout(PATIENCE, news.recv())
             .await
             .expect("each fetch ends");
-        let Some(Event::PullEnded { outcome, .. }) = event else {
+        let Some(Input::PullEnded { outcome, .. }) = event else {
             panic!("{event:?}");
         };
         assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
@@ -116,7 +116,7 @@ async fn a_fetch_puts_every_chunk_in_its_place_also_after_an_attempt_that_broke_
         _ => None,
     });
     let ticket = ticket.unwrap();
-    let (events, mut news) = mpsc::channel(64);
+    let (inputs, mut news) = mpsc::channel(64);
     let peers = Peers::new(NodeId::random(), other.identity.clone());
     let locations = vec![location.clone(), location];
     tokio::spawn(pull(
@@ -124,7 +124,7 @@ async fn a_fetch_puts_every_chunk_in_its_place_also_after_an_attempt_that_broke_
         ticket,
         object,
         locations,
-        events,
+        inputs,
         CancellationToken::new(),
     ));
     let owner = WorkerAddress {
@@ -141,7 +141,9 @@ async fn a_fetch_puts_every_chunk_in_its_place_also_after_an_attempt_that_broke_
             for (number, part) in sent.chunks(CHUNK).enumerate() {
                 if !whole && number == 5 {
                     let failure = Failure::new(ErrorCode::ObjectLost, "it is gone");
-                    refuse_pull(&sender, request.correlation, object, failure);
+                    sender
+                        .send(pull_refused(request.correlation, object, failure))
+                        .unwrap();
                     break;
                 }
                 let chunk = ObjectChunk {
@@ -165,7 +167,7 @@ async fn a_fetch_puts_every_chunk_in_its_place_also_after_an_attempt_that_broke_
     let range = loop {
         let event = tokio::time::timeout(PATIENCE, news.recv()).await;
         match event.expect("the fetch goes on") {
-            Some(Event::PullNeedsRoom {
+            Some(Input::PullNeedsRoom {
                 size, owner, room, ..
             }) => {
                 store.pull_room(ticket, size, owner);
@@ -175,7 +177,7 @@ async fn a_fetch_puts_every_chunk_in_its_place_also_after_an_attempt_that_broke_
                 });
                 room.send(target.unwrap()).unwrap();
             }
-            Some(Event::PullEnded { outcome, .. }) => break outcome.unwrap(),
+            Some(Input::PullEnded { outcome, .. }) => break outcome.unwrap(),
             event => panic!("{event:?}"),
         }
     };
@@ -217,11 +219,11 @@ async fn a_fetch_whose_bytes_are_changed_on_the_way_is_lost_with_the_reason() {
     for protection in [Protection::Sealed, Protection::Checked] {
         let mut other = OtherNode::start_with(protection).await;
         let peers = Peers::new(NodeId::random(), other.identity.clone());
-        let (events, mut news) = mpsc::channel(64);
+        let (inputs, mut news) = mpsc::channel(64);
         let way = damaged_way_to(other.address.clone());
         let (ticket, object, locations) = fetches(1, other.id, &way).remove(0);
         let cancel = CancellationToken::new();
-        tokio::spawn(pull(peers, ticket, object, locations, events, cancel));
+        tokio::spawn(pull(peers, ticket, object, locations, inputs, cancel));
         let (sender, mut receiver) = other.callers.recv().await.unwrap();
         let request = receiver.next().await.unwrap().unwrap();
         assert_eq!(request.kind, FrameKind::PullObject);
@@ -235,7 +237,7 @@ async fn a_fetch_whose_bytes_are_changed_on_the_way_is_lost_with_the_reason() {
         let event = tokio::time::timeout(PATIENCE, news.recv())
             .await
             .expect("the fetch ends");
-        let Some(Event::PullEnded { outcome, .. }) = event else {
+        let Some(Input::PullEnded { outcome, .. }) = event else {
             panic!("a changed chunk was taken: {event:?}");
         };
         let failure = outcome.unwrap_err();
@@ -248,8 +250,8 @@ async fn a_fetch_whose_bytes_are_changed_on_the_way_is_lost_with_the_reason() {
 async fn fetches_under_way_end_when_their_node_is_declared_dead() {
     let mut other = OtherNode::start().await;
     let peers = Peers::new(NodeId::random(), other.identity.clone());
-    let (events, mut news) = mpsc::channel(64);
-    begin_all(fetches(3, other.id, &other.address), &peers, &events);
+    let (inputs, mut news) = mpsc::channel(64);
+    begin_all(fetches(3, other.id, &other.address), &peers, &inputs);
     // The node is asked, and says nothing more; its connections stay open.
     let mut asked = Vec::new();
     for _ in 0..3 {
@@ -260,7 +262,7 @@ async fn fetches_under_way_end_when_their_node_is_declared_dead() {
     peers.forget(other.id);
     for _ in 0..3 {
         let event = tokio::time::timeout(CHUNK_DEADLINE / 2, news.recv()).await;
-        let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
+        let Ok(Some(Input::PullEnded { outcome, .. })) = event else {
             panic!("a fetch waits for a node that is dead: {event:?}");
         };
         assert_eq!(outcome.unwrap_err().error_code(), ErrorCode::ObjectLost);
@@ -272,16 +274,16 @@ fn fetch_of_one(
     node: NodeId,
     address: &str,
     identity: &sparkray_rpc::Identity,
-) -> (Peers, mpsc::Receiver<Event>) {
+) -> (Peers, mpsc::Receiver<Input>) {
     let peers = Peers::new(NodeId::random(), identity.clone());
-    let (events, news) = mpsc::channel(64);
-    begin_all(fetches(1, node, address), &peers, &events);
+    let (inputs, news) = mpsc::channel(64);
+    begin_all(fetches(1, node, address), &peers, &inputs);
     (peers, news)
 }
 
-async fn code_of_end(news: &mut mpsc::Receiver<Event>) -> ErrorCode {
+async fn code_of_end(news: &mut mpsc::Receiver<Input>) -> ErrorCode {
     let event = tokio::time::timeout(PATIENCE, news.recv()).await;
-    let Ok(Some(Event::PullEnded { outcome, .. })) = event else {
+    let Ok(Some(Input::PullEnded { outcome, .. })) = event else {
         panic!("the fetch has not ended: {event:?}");
     };
     outcome.unwrap_err().error_code()

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, WaitOptions};
 
+use crate::input::ChildEnd;
+
 /// Kills all descendants of this process and reaps them; true when none is left before `deadline`.
 /// Blocks for at most that time.
 pub fn kill_all(deadline: Duration) -> bool {
@@ -42,28 +44,6 @@ pub(crate) fn reap_all() -> Vec<(u32, ChildEnd)> {
         ended.push((pid.as_raw_nonzero().get().cast_unsigned(), end));
     }
     ended
-}
-
-/// How a child ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChildEnd {
-    /// By itself, with this code.
-    Exited(i32),
-    /// By this signal.
-    Killed(i32),
-}
-
-impl std::fmt::Display for ChildEnd {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exited(code) => write!(formatter, "it exited with code {code}"),
-            Self::Killed(9) => {
-                formatter.write_str("it was killed by SIGKILL (by hand, or for using too much memory)")
-            }
-            Self::Killed(11) => formatter.write_str("it crashed with SIGSEGV"),
-            Self::Killed(signal) => write!(formatter, "it was killed by signal {signal}"),
-        }
-    }
 }
 
 /// All processes below `root`.

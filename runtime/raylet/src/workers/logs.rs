@@ -8,10 +8,9 @@ use sparkray_common::WorkerId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
-use crate::input::Event;
+use crate::input::Input;
 
 /// Of a longer line the driver gets the beginning; the file has everything.
 const MAX_LINE: usize = 1 << 20;
@@ -183,17 +182,14 @@ pub(crate) struct Output {
 }
 
 /// Follows one pipe to its end.
-pub(crate) async fn follow(output: Output, events: mpsc::Sender<Event>, cancel: CancellationToken) {
+pub(crate) async fn follow(output: Output, inputs: mpsc::Sender<Input>) {
     let worker_id = output.worker_id;
-    tokio::select! {
-        () = cancel.cancelled() => return,
-        () = copy(output, &events) => {}
-    }
+    copy(output, &inputs).await;
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::OutputEnded { worker_id }).await;
+    let _ = inputs.send(Input::OutputEnded { worker_id }).await;
 }
 
-async fn copy(output: Output, events: &mpsc::Sender<Event>) {
+async fn copy(output: Output, inputs: &mpsc::Sender<Input>) {
     let Output {
         worker_id,
         is_stderr,
@@ -254,8 +250,8 @@ async fn copy(output: Output, events: &mpsc::Sender<Event>) {
             let kept = allowance.limit(std::mem::take(&mut batch), Instant::now(), &shown_path);
             batch_bytes = 0;
             if !kept.is_empty()
-                && events
-                    .send(Event::Output {
+                && inputs
+                    .send(Input::Output {
                         worker_id,
                         is_stderr,
                         lines: kept,
@@ -402,7 +398,7 @@ mod tests {
     async fn output_reaches_file_and_loop_in_order() {
         let directory = tempfile::tempdir().unwrap();
         let (read, write) = rustix::pipe::pipe().unwrap();
-        let (events, mut receiver) = mpsc::channel(16);
+        let (inputs, mut receiver) = mpsc::channel(16);
         let file = directory.path().join("worker.out");
         let worker_id = WorkerId::random();
         let output = Output {
@@ -411,19 +407,19 @@ mod tests {
             pipe: read,
             file: file.clone(),
         };
-        let task = tokio::spawn(follow(output, events, CancellationToken::new()));
+        let task = tokio::spawn(follow(output, inputs));
         rustix::io::write(&write, b"first\nsecond\nno end").unwrap();
         let mut write = Some(write);
         let mut seen = Vec::new();
         while let Some(event) = receiver.recv().await {
             match event {
-                Event::Output { lines, .. } => {
+                Input::Output { lines, .. } => {
                     seen.extend(lines);
                     if seen.len() == 3 {
                         drop(write.take());
                     }
                 }
-                Event::OutputEnded { .. } => break,
+                Input::OutputEnded { .. } => break,
                 other => panic!("unexpected {other:?}"),
             }
         }

@@ -1,9 +1,21 @@
 //! Worker processes, from the zygote to their last line of output.
+//!
+//! [`Workers`] decides, without I/O: which workers there are, for which job, what their ends mean (`pool`, `labels`).
+//! [`Births`] and the functions here do: processes and pipes.
 
-pub(crate) mod descendants;
-pub(crate) mod logs;
-pub(crate) mod orphans;
-pub(crate) mod output;
-pub(crate) mod pool;
-pub(crate) mod table;
-pub(crate) mod zygote;
+mod births;
+mod descendants;
+mod endings;
+mod labels;
+mod logs;
+mod orphans;
+mod part;
+mod pool;
+mod zygote;
+
+pub(crate) use births::{Births, Zygote, kill};
+pub use descendants::kill_all;
+pub(crate) use descendants::reap_all;
+pub(crate) use orphans::kill_orphans;
+pub(crate) use part::Workers;
+pub(crate) use zygote::{WorkerConfig, ZygoteSpec};

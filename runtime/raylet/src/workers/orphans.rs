@@ -8,11 +8,10 @@ use std::collections::HashSet;
 use std::fs;
 
 use rustix::process::{Pid, Signal};
-use sparkray_common::WorkerId;
+use sparkray_common::{NodeId, WorkerId};
 use tracing::info;
 
-use crate::raylet::Raylet;
-use crate::workers::descendants::descendants_of;
+use super::descendants::descendants_of;
 
 /// The worker sets it for what it starts.
 const WORKER_VARIABLE: &str = "SPARKRAY_WORKER_ID=";
@@ -42,40 +41,21 @@ fn origin_of<'a>(environment: &'a str, node: &str) -> Origin<'a> {
     if of_node { Origin::Forked } else { Origin::Unknown }
 }
 
-impl Raylet {
-    /// A worker is gone: what it left behind goes at the next tick.
-    pub(crate) fn note_orphans(&mut self, worker: WorkerId) {
-        self.workers.gone.insert(worker.to_string());
-    }
-
-    /// Ten times a second: kills what dead workers left behind.
-    pub(crate) fn kill_orphans(&mut self) {
-        // A worker whose pid is not known yet looks like one that a worker forked.
-        let unborn = self.workers.pool.iter().any(|(_, worker)| worker.pid.is_none());
-        if self.workers.gone.is_empty() || unborn {
-            return;
+/// Kills what workers that are `gone` left behind. Children that are `known` live on, with all below them.
+pub(crate) fn kill_orphans(node: NodeId, gone: &HashSet<WorkerId>, known: &HashSet<u32>) {
+    let gone: HashSet<String> = gone.iter().map(ToString::to_string).collect();
+    let node = node.to_string();
+    for pid in children() {
+        if known.contains(&pid) || !is_left_behind(pid, &node, &gone) {
+            continue;
         }
-        let gone = std::mem::take(&mut self.workers.gone);
-        let mut known: HashSet<u32> = self
-            .workers
-            .pool
-            .iter()
-            .filter_map(|(_, worker)| worker.pid)
-            .collect();
-        known.extend(self.workers.zygote_pid);
-        let node = self.node.node_id.to_string();
-        for pid in children() {
-            if known.contains(&pid) || !is_left_behind(pid, &node, &gone) {
-                continue;
-            }
-            let Some(root) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
-                continue;
-            };
-            info!(pid, "killing a process that a dead worker left behind");
-            for pid in std::iter::once(root).chain(descendants_of(root)) {
-                // It may have ended meanwhile.
-                let _ = rustix::process::kill_process(pid, Signal::KILL);
-            }
+        let Some(root) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+            continue;
+        };
+        info!(pid, "killing a process that a dead worker left behind");
+        for pid in std::iter::once(root).chain(descendants_of(root)) {
+            // It may have ended meanwhile.
+            let _ = rustix::process::kill_process(pid, Signal::KILL);
         }
     }
 }

@@ -7,16 +7,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, JobId, LeaseId, WorkerId};
+use sparkray_common::{JobId, LeaseId, WorkerId};
 
 /// An idle worker above the prestarted number is ended after this time.
-pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(10);
+pub(super) const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A forked worker that has not registered after this time is killed.
-pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
+pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum WorkerState {
+pub(super) enum WorkerState {
     /// The zygote was asked for it, or it has not registered yet.
     Coming,
     /// Registered, without a lease.
@@ -29,24 +29,22 @@ pub(crate) enum WorkerState {
 
 /// One worker process.
 #[derive(Debug)]
-pub(crate) struct Worker {
+pub(super) struct Worker {
     /// What it does.
-    pub(crate) state: WorkerState,
+    pub(super) state: WorkerState,
     /// When it began to do that.
-    pub(crate) since: Instant,
+    pub(super) since: Instant,
     /// Known once the zygote told it, or the worker registered.
-    pub(crate) pid: Option<u32>,
+    pub(super) pid: Option<u32>,
     /// Its raylet connection.
-    pub(crate) connection: u64,
+    pub(super) connection: u64,
     /// Set at its first lease.
-    pub(crate) job: Option<JobId>,
-    /// The actor that it is, and whether that outlives its job.
-    pub(crate) actor: Option<(ActorId, bool)>,
+    pub(super) job: Option<JobId>,
 }
 
 /// All workers of this node.
 #[derive(Debug)]
-pub(crate) struct WorkerPool {
+pub(super) struct WorkerPool {
     workers: BTreeMap<WorkerId, Worker>,
     prestart: usize,
     max_coming: usize,
@@ -54,7 +52,7 @@ pub(crate) struct WorkerPool {
 
 impl WorkerPool {
     /// A pool that keeps `prestart` workers, on a node with `cores`.
-    pub(crate) fn new(prestart: usize, cores: usize) -> Self {
+    pub(super) fn new(prestart: usize, cores: usize) -> Self {
         Self {
             workers: BTreeMap::new(),
             prestart,
@@ -63,27 +61,27 @@ impl WorkerPool {
     }
 
     /// How many workers exist.
-    pub(crate) fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.workers.len()
     }
 
     /// One worker.
-    pub(crate) fn get(&self, worker: WorkerId) -> Option<&Worker> {
+    pub(super) fn get(&self, worker: WorkerId) -> Option<&Worker> {
         self.workers.get(&worker)
     }
 
     /// One worker, to change what does not decide.
-    pub(crate) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Worker> {
+    pub(super) fn get_mut(&mut self, worker: WorkerId) -> Option<&mut Worker> {
         self.workers.get_mut(&worker)
     }
 
     /// All workers.
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = (WorkerId, &Worker)> {
         self.workers.iter().map(|(id, worker)| (*id, worker))
     }
 
     /// The worker with this pid.
-    pub(crate) fn by_pid(&self, pid: u32) -> Option<WorkerId> {
+    pub(super) fn by_pid(&self, pid: u32) -> Option<WorkerId> {
         self.workers
             .iter()
             .find(|(_, worker)| worker.pid == Some(pid))
@@ -91,7 +89,7 @@ impl WorkerPool {
     }
 
     /// How many workers to ask the zygote for when `waiting` leases need one.
-    pub(crate) fn to_fork(&self, waiting: usize) -> usize {
+    pub(super) fn to_fork(&self, waiting: usize) -> usize {
         let count = |wanted: fn(&WorkerState) -> bool| {
             self.workers
                 .values()
@@ -109,25 +107,24 @@ impl WorkerPool {
     }
 
     /// A worker was asked for; its connection exists already.
-    pub(crate) fn add(&mut self, worker: WorkerId, connection: u64, now: Instant) {
+    pub(super) fn add(&mut self, worker: WorkerId, connection: u64, now: Instant) {
         let entry = Worker {
             state: WorkerState::Coming,
             since: now,
             pid: None,
             connection,
             job: None,
-            actor: None,
         };
         self.workers.insert(worker, entry);
     }
 
     /// A worker registered.
-    pub(crate) fn registered(&mut self, worker: WorkerId, now: Instant) {
+    pub(super) fn registered(&mut self, worker: WorkerId, now: Instant) {
         self.set_state(worker, WorkerState::Idle, now);
     }
 
     /// Whether a worker has registered, so that it was born whatever its zygote says.
-    pub(crate) fn is_registered(&self, worker: WorkerId) -> bool {
+    pub(super) fn is_registered(&self, worker: WorkerId) -> bool {
         matches!(self.get(worker), Some(entry) if entry.state != WorkerState::Coming)
     }
 
@@ -139,7 +136,7 @@ impl WorkerPool {
     }
 
     /// Gives an idle worker to a lease of `job`: one of that job, the last used first, else a fresh one.
-    pub(crate) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
+    pub(super) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
         let idle = self
             .workers
             .iter()
@@ -155,42 +152,39 @@ impl WorkerPool {
     }
 
     /// The lease of a worker ended; it can serve another one.
-    pub(crate) fn give_back(&mut self, worker: WorkerId, now: Instant) {
+    pub(super) fn give_back(&mut self, worker: WorkerId, now: Instant) {
         if matches!(self.get(worker), Some(entry) if matches!(entry.state, WorkerState::Busy(_))) {
             self.set_state(worker, WorkerState::Idle, now);
         }
     }
 
     /// A worker was told to end, or is about to be killed.
-    pub(crate) fn ending(&mut self, worker: WorkerId, now: Instant) {
+    pub(super) fn ending(&mut self, worker: WorkerId, now: Instant) {
         self.set_state(worker, WorkerState::Ending, now);
     }
 
     /// A worker that died, or will at once: no lease gets it any more. One that has not registered has failed to start,
     /// which its state still says.
-    pub(crate) fn retire(&mut self, worker: WorkerId, now: Instant) {
+    pub(super) fn retire(&mut self, worker: WorkerId, now: Instant) {
         if self.is_registered(worker) {
             self.set_state(worker, WorkerState::Ending, now);
         }
     }
 
     /// A worker is gone.
-    pub(crate) fn remove(&mut self, worker: WorkerId) -> Option<Worker> {
+    pub(super) fn remove(&mut self, worker: WorkerId) -> Option<Worker> {
         self.workers.remove(&worker)
     }
 
-    /// Workers of a finished job, but for actors that outlive it.
-    pub(crate) fn of_job(&self, job: JobId) -> Vec<WorkerId> {
+    /// Workers of a job.
+    pub(super) fn of_job(&self, job: JobId) -> Vec<WorkerId> {
         let of_job = self.workers.iter().filter(|(_, worker)| worker.job == Some(job));
-        of_job
-            .filter(|(_, worker)| !matches!(worker.actor, Some((_, true))))
-            .map(|(id, _)| *id)
-            .collect()
+        of_job.map(|(id, _)| *id).collect()
     }
 
     /// Idle workers to end now: the longest idle ones above the prestarted number. Only those that never had a
     /// lease: others may own objects that somebody still needs.
-    pub(crate) fn surplus(&self, now: Instant) -> Vec<WorkerId> {
+    pub(super) fn surplus(&self, now: Instant) -> Vec<WorkerId> {
         let fresh = self
             .workers
             .iter()
@@ -204,7 +198,7 @@ impl WorkerPool {
     }
 
     /// Workers that never registered.
-    pub(crate) fn overdue(&self, now: Instant) -> Vec<WorkerId> {
+    pub(super) fn overdue(&self, now: Instant) -> Vec<WorkerId> {
         let coming = self
             .workers
             .iter()
@@ -247,8 +241,7 @@ mod tests {
         assert_eq!(pool.take_idle(OTHER_JOB, lease(), now), None);
         assert_eq!(pool.take_idle(JOB, lease(), now), Some(worker));
         assert_eq!(pool.of_job(JOB), vec![worker]);
-        pool.get_mut(worker).unwrap().actor = Some((ActorId::NIL, true));
-        assert!(pool.of_job(JOB).is_empty());
+        assert!(pool.of_job(OTHER_JOB).is_empty());
     }
 
     #[test]

@@ -80,10 +80,9 @@ use sparkray_rpc::register;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use crate::input::{Event, ZygoteEvent};
+use crate::input::{Input, ZygoteEvent};
 
 const FIRST_DELAY: Duration = Duration::from_millis(100);
 const LONGEST_DELAY: Duration = Duration::from_secs(5);
@@ -162,13 +161,12 @@ enum ZygoteMessage {
     },
 }
 
-/// Keeps a zygote alive until `cancel`: starts it, hands it requests, starts another when it ends.
+/// Keeps a zygote alive: starts it, hands it requests, starts another when it ends.
 /// Must run on the main thread, because the parent-death signal follows the thread that spawns.
 pub(crate) async fn run_zygote(
     spec: ZygoteSpec,
     mut requests: mpsc::Receiver<ForkRequest>,
-    events: mpsc::Sender<Event>,
-    cancel: CancellationToken,
+    inputs: mpsc::Sender<Input>,
 ) {
     let mut failures = 0;
     let mut delay = FIRST_DELAY;
@@ -176,17 +174,14 @@ pub(crate) async fn run_zygote(
         let started = Instant::now();
         let mut pending = Vec::new();
         let mut was_ready = false;
-        let outcome = tokio::select! {
-            () = cancel.cancelled() => return,
-            outcome = serve_one(&spec, &mut requests, &events, &mut pending, &mut was_ready) => outcome,
-        };
+        let outcome = serve_one(&spec, &mut requests, &inputs, &mut pending, &mut was_ready).await;
         let (cause, may_recover) = match outcome {
             ZygoteEnd::NotStarted(cause) => (cause, false),
             ZygoteEnd::Ended(cause) => (cause, true),
         };
         for worker_id in pending {
             report(
-                &events,
+                &inputs,
                 ZygoteEvent::Failed {
                     worker_id,
                     error: format!("the zygote ended: {cause}"),
@@ -205,8 +200,8 @@ pub(crate) async fn run_zygote(
                 "{cause}; tries: {failures}; last line of {}: {last_line}",
                 log.display()
             );
-            report(&events, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
-            refuse_all(requests, &events, &cancel, cause).await;
+            report(&inputs, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
+            refuse_all(requests, &inputs, cause).await;
             return;
         }
         warn!(
@@ -215,33 +210,20 @@ pub(crate) async fn run_zygote(
             delay_ms = delay.as_millis() as u64,
             "the zygote ended and is started again"
         );
-        tokio::select! {
-            () = cancel.cancelled() => return,
-            () = tokio::time::sleep(delay) => {}
-        }
+        tokio::time::sleep(delay).await;
         delay = (delay * 2).min(LONGEST_DELAY);
     }
 }
 
-async fn report(events: &mpsc::Sender<Event>, event: ZygoteEvent) {
+async fn report(inputs: &mpsc::Sender<Input>, event: ZygoteEvent) {
     // The receiver is gone only when the raylet ends.
-    let _ = events.send(Event::Zygote(event)).await;
+    let _ = inputs.send(Input::Zygote(event)).await;
 }
 
-async fn refuse_all(
-    mut requests: mpsc::Receiver<ForkRequest>,
-    events: &mpsc::Sender<Event>,
-    cancel: &CancellationToken,
-    cause: String,
-) {
-    loop {
-        let request = tokio::select! {
-            () = cancel.cancelled() => return,
-            request = requests.recv() => request,
-        };
-        let Some(request) = request else { return };
+async fn refuse_all(mut requests: mpsc::Receiver<ForkRequest>, inputs: &mpsc::Sender<Input>, cause: String) {
+    while let Some(request) = requests.recv().await {
         report(
-            events,
+            inputs,
             ZygoteEvent::Failed {
                 worker_id: request.worker_id,
                 error: cause.clone(),
@@ -275,14 +257,14 @@ fn last_line_of(log: &Path) -> String {
 async fn serve_one(
     spec: &ZygoteSpec,
     requests: &mut mpsc::Receiver<ForkRequest>,
-    events: &mpsc::Sender<Event>,
+    inputs: &mpsc::Sender<Input>,
     pending: &mut Vec<WorkerId>,
     was_ready: &mut bool,
 ) -> ZygoteEnd {
     let control = match spawn(spec) {
         Ok((pid, control)) => {
             info!(pid, python = spec.python, "started the zygote");
-            report(events, ZygoteEvent::Started { pid }).await;
+            report(inputs, ZygoteEvent::Started { pid }).await;
             control
         }
         Err(error) => return ZygoteEnd::NotStarted(format!("cannot start {}: {error}", spec.python)),
@@ -296,7 +278,7 @@ async fn serve_one(
         }))) => {
             *was_ready = true;
             report(
-                events,
+                inputs,
                 ZygoteEvent::Ready {
                     pid,
                     python_version,
@@ -319,7 +301,7 @@ async fn serve_one(
                     Err(error) => return ZygoteEnd::Ended(error),
                 };
                 match event {
-                    Ok(event) => report(events, event).await,
+                    Ok(event) => report(inputs, event).await,
                     Err(error) => return ZygoteEnd::Ended(error),
                 }
             }

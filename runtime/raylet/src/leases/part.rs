@@ -1,0 +1,257 @@
+//! The part: its state, its answers, and what its decisions become.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use sparkray_common::{ErrorCode, JobId, LeaseId, ResourceSet, WorkerId};
+use sparkray_proto::{Failure, FrameKind, LeaseBroken, LeaseWanted, RequestWorkerLeaseReply, location_of};
+use sparkray_rpc::Frame;
+use tracing::{debug, warn};
+
+use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, LeaseState};
+use super::owners::Owners;
+use crate::cluster_view::ClusterView;
+use crate::node_info::NodeInfo;
+use crate::outbox::{Event, Outbox};
+
+/// How the answer to a request travels.
+#[derive(Debug)]
+pub(super) struct LeaseReply {
+    pub(super) connection: u64,
+    /// Of the request and of its repetitions.
+    pub(super) correlations: Vec<u64>,
+}
+
+/// A lease that has its resources and waits for a worker.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    pub(crate) lease_id: LeaseId,
+    pub(crate) job: JobId,
+    /// Empty when it does not matter.
+    pub(crate) python_version: String,
+}
+
+/// The leases of this node.
+#[derive(Debug)]
+pub(crate) struct Leases {
+    pub(super) node: Arc<NodeInfo>,
+    pub(super) manager: LeaseManager,
+    /// Of owners' requests that were not answered yet. The head asks for actors' leases, and is not answered.
+    pub(super) replies: HashMap<LeaseId, LeaseReply>,
+    pub(super) owners: Owners,
+}
+
+impl Leases {
+    /// All of `total` is free. `runs_workers`: false on a node without Python, where nothing is ever granted.
+    pub(crate) fn new(node: Arc<NodeInfo>, total: ResourceSet, runs_workers: bool) -> Self {
+        Self {
+            node,
+            manager: LeaseManager::new(total, runs_workers),
+            replies: HashMap::new(),
+            owners: Owners::default(),
+        }
+    }
+
+    /// Asks for a lease that only this node may grant, for an actor.
+    pub(crate) fn request_for_actor(&mut self, request: LeaseRequest, now: Instant) {
+        debug_assert_eq!(request.owner, LeaseOwner::Head);
+        self.manager.request(request, now);
+    }
+
+    /// The lease of an actor ends.
+    pub(crate) fn end_for_actor(&mut self, lease_id: LeaseId) {
+        self.manager.end(lease_id);
+    }
+
+    /// Decides on waiting requests. Those that got resources are [`Self::waiting`] then.
+    pub(crate) fn decide(
+        &mut self,
+        view: &mut ClusterView,
+        view_changed: bool,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        for decision in self.manager.schedule(view, view_changed, now) {
+            match decision {
+                // Found by whoever asks for `waiting`, together with those that waited for a worker before.
+                LeaseDecision::NeedsWorker(_) => {}
+                LeaseDecision::Spill(request, node) => {
+                    let address = view
+                        .get(node)
+                        .map(|entry| entry.address.clone())
+                        .unwrap_or_default();
+                    debug!(lease_id = %request.lease_id, node_id = %node, "passing a lease request on");
+                    let reply = RequestWorkerLeaseReply {
+                        spillback: Some(location_of(node, &address)),
+                        ..Default::default()
+                    };
+                    self.answer(request.lease_id, &reply, out);
+                }
+                LeaseDecision::Wanted(lease_id, owner) => {
+                    let message = LeaseWanted {
+                        lease_id: lease_id.to_vec().into(),
+                    };
+                    self.tell_owner(owner, FrameKind::LeaseWanted, &message, out);
+                }
+            }
+        }
+    }
+
+    /// Leases that have their resources and wait for a worker, oldest first.
+    pub(crate) fn waiting(&self) -> Vec<Waiting> {
+        let starting = self.manager.starting().into_iter();
+        let requests = starting.filter_map(|lease_id| self.manager.request_of(lease_id));
+        requests
+            .map(|request| Waiting {
+                lease_id: request.lease_id,
+                job: request.job_id,
+                python_version: request.python_version.clone(),
+            })
+            .collect()
+    }
+
+    /// A worker was found for a lease that waits for one.
+    pub(crate) fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId) {
+        self.manager.assign_worker(lease_id, worker);
+    }
+
+    /// Tells the owner of a lease which worker it has.
+    pub(crate) fn grant(&mut self, lease_id: LeaseId, worker: WorkerId, pid: u32, out: &mut Outbox) {
+        debug!(%lease_id, worker_id = %worker, "granted worker lease");
+        let reply = self.grant_message(worker, pid);
+        self.answer(lease_id, &reply, out);
+    }
+
+    pub(super) fn grant_message(&self, worker: WorkerId, pid: u32) -> RequestWorkerLeaseReply {
+        RequestWorkerLeaseReply {
+            failure: None,
+            worker: Some((&self.node.address_of(worker)).into()),
+            spillback: None,
+            worker_pid: pid,
+        }
+    }
+
+    /// Ends a request with a failure.
+    pub(crate) fn refuse(&mut self, lease_id: LeaseId, failure: Failure, out: &mut Outbox) {
+        self.manager.end(lease_id);
+        let reply = RequestWorkerLeaseReply {
+            failure: Some(failure),
+            ..Default::default()
+        };
+        self.answer(lease_id, &reply, out);
+    }
+
+    fn answer(&mut self, lease_id: LeaseId, reply: &RequestWorkerLeaseReply, out: &mut Outbox) {
+        let Some(waiting) = self.replies.remove(&lease_id) else {
+            return;
+        };
+        for correlation in waiting.correlations {
+            out.send(
+                waiting.connection,
+                FrameKind::RequestWorkerLeaseReply,
+                correlation,
+                reply,
+            );
+        }
+    }
+
+    /// Tells an owner, if it can be reached.
+    fn tell_owner<M: prost::Message>(
+        &self,
+        owner: LeaseOwner,
+        kind: FrameKind,
+        message: &M,
+        out: &mut Outbox,
+    ) {
+        let LeaseOwner::Worker(worker) = owner else { return };
+        match self.owners.connection(worker) {
+            Some(connection) => out.send(connection, kind, 0, message),
+            None => out.event(Event::SendToProcess {
+                worker,
+                frame: Frame::new(kind, 0, message),
+            }),
+        }
+    }
+
+    /// A worker is gone: its lease ends, and the owner hears why.
+    pub(crate) fn worker_ended(&mut self, worker: WorkerId, cause: &str, out: &mut Outbox) {
+        let lease_id = self.manager.lease_of_worker(worker);
+        let Some(ended) = lease_id.and_then(|lease_id| self.manager.end(lease_id)) else {
+            return;
+        };
+        debug_assert_eq!(ended.state, LeaseState::Granted(worker));
+        let request = ended.request;
+        self.replies.remove(&request.lease_id);
+        let message = LeaseBroken {
+            lease_id: request.lease_id.to_vec().into(),
+            cause: cause.to_owned(),
+        };
+        self.tell_owner(request.owner, FrameKind::LeaseBroken, &message, out);
+        if let LeaseOwner::Worker(owner) = request.owner
+            && !self.manager.holds_any(request.owner)
+        {
+            self.owners.holds_nothing(owner);
+        }
+    }
+
+    /// Once the head is gone no node joins any more that could meet what none can meet now: requests that are to be
+    /// refused, with the reason.
+    pub(crate) fn infeasible_without_head(&self, view: &ClusterView, cause: &str) -> Vec<(LeaseId, Failure)> {
+        let found = self.manager.infeasible(view).into_iter();
+        let refused = found.map(|(lease_id, missing)| {
+            let text = format!(
+                "no node can meet the resources of a task ({missing}), and none joins any more, because the head of the \
+                 cluster is gone ({cause}): call shutdown() and init() again"
+            );
+            (lease_id, Failure::new(ErrorCode::Unavailable, text))
+        });
+        refused.collect()
+    }
+
+    /// Once a second: requests that nothing in the cluster can ever meet are named.
+    pub(crate) fn name_infeasible(&mut self, view: &ClusterView) -> Vec<(JobId, String)> {
+        let mut lines = Vec::new();
+        for (request, missing) in self.manager.newly_infeasible(view) {
+            warn!(lease_id = %request.lease_id, job_id = %request.job_id, missing, "no node can meet a request");
+            let text = format!(
+                "a task or actor cannot be scheduled: no node of the cluster can meet its resources ({missing}). It waits \
+                 until such a node joins."
+            );
+            lines.push((request.job_id, text));
+        }
+        lines
+    }
+
+    /// Whether this node can never meet a request.
+    pub(crate) fn is_infeasible(&self, resources: &ResourceSet) -> bool {
+        self.manager.is_infeasible(resources)
+    }
+
+    /// What a request that still waits for resources asked for.
+    pub(crate) fn queued_resources(&self, lease_id: LeaseId) -> Option<&ResourceSet> {
+        let is_queued = self.manager.state(lease_id) == Some(LeaseState::Queued);
+        let request = self.manager.request_of(lease_id).filter(|_| is_queued);
+        request.map(|request| &request.resources)
+    }
+
+    /// Whether a worker serves a process that asked for it; no verdict has ended that process yet.
+    pub(crate) fn serves_an_owner(&self, worker: WorkerId) -> bool {
+        self.manager.serves_an_owner(worker)
+    }
+
+    /// What is free.
+    pub(crate) fn available(&self) -> &ResourceSet {
+        self.manager.available()
+    }
+
+    /// Requests that wait for resources.
+    pub(crate) fn queued_count(&self) -> usize {
+        self.manager.queued_count()
+    }
+
+    /// Resources of waiting requests, at most `limit` of them.
+    pub(crate) fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
+        self.manager.queued_shapes(limit)
+    }
+}

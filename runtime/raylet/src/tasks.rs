@@ -1,0 +1,64 @@
+//! The tasks of a raylet: each has an owner, a common end and a join.
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// Where every task of a raylet is begun; clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Tasks {
+    tracker: TaskTracker,
+    stop: CancellationToken,
+}
+
+impl Tasks {
+    /// No tasks; those to come end with `stop`.
+    pub(crate) fn new(stop: CancellationToken) -> Self {
+        Self {
+            tracker: TaskTracker::new(),
+            stop,
+        }
+    }
+
+    /// Begins a task. At the raylet's end it is dropped where it waits.
+    pub(crate) fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop.clone();
+        self.tracker.spawn(async move {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = work => {}
+            }
+        });
+    }
+
+    /// For what has its own way to end.
+    pub(crate) fn stop_token(&self) -> &CancellationToken {
+        &self.stop
+    }
+
+    /// Ends all tasks and waits until they have ended.
+    pub(crate) async fn end(&self) {
+        self.stop.cancel();
+        self.tracker.close();
+        self.tracker.wait().await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_end_waits_for_every_task() {
+        let tasks = Tasks::new(CancellationToken::new());
+        let held = std::sync::Arc::new(());
+        for _ in 0..3 {
+            let held = std::sync::Arc::clone(&held);
+            tasks.spawn(async move {
+                std::future::pending::<()>().await;
+                drop(held);
+            });
+        }
+        tasks.end().await;
+        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+    }
+}

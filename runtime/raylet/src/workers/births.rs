@@ -1,0 +1,145 @@
+//! The births of workers: their connections and pipes, and the zygote that is asked for them.
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+use rustix::pipe::PipeFlags;
+use rustix::process::{Pid, Signal};
+use sparkray_common::WorkerId;
+use tokio::sync::mpsc;
+use tracing::debug;
+
+use super::logs::{Output, follow};
+use super::zygote::{ForkRequest, WorkerConfig, ZygoteSpec, run_zygote};
+use crate::input::Input;
+use crate::outbox::Birth;
+use crate::tasks::Tasks;
+
+/// Requests that may wait for the zygote.
+const FORK_REQUESTS: usize = 1024;
+
+/// The zygote, and what workers get from it.
+pub(crate) struct Births {
+    /// `None` on a node that runs no Python tasks.
+    zygote: Option<mpsc::Sender<ForkRequest>>,
+    config: WorkerConfig,
+    inputs: mpsc::Sender<Input>,
+    tasks: Tasks,
+}
+
+/// Requests to a zygote that was started.
+pub(crate) struct Zygote(mpsc::Sender<ForkRequest>);
+
+impl Zygote {
+    /// Starts a zygote. Must be called on the main thread, with its runtime.
+    pub(crate) fn start(spec: ZygoteSpec, inputs: &mpsc::Sender<Input>, tasks: &Tasks) -> Self {
+        let (requests, receiver) = mpsc::channel(FORK_REQUESTS);
+        tasks.spawn(run_zygote(spec, receiver, inputs.clone()));
+        Self(requests)
+    }
+}
+
+impl Births {
+    pub(crate) fn new(
+        zygote: Option<Zygote>,
+        config: WorkerConfig,
+        inputs: mpsc::Sender<Input>,
+        tasks: Tasks,
+    ) -> Self {
+        Self {
+            zygote: zygote.map(|Zygote(requests)| requests),
+            config,
+            inputs,
+            tasks,
+        }
+    }
+
+    /// Whether this process has children of its own to collect.
+    pub(crate) fn has_zygote(&self) -> bool {
+        self.zygote.is_some()
+    }
+
+    /// Asks the zygote for workers. `serve` takes this node's end of each connection. What cannot be asked for is
+    /// returned, with all that would have come after it.
+    pub(crate) fn fork(
+        &self,
+        births: Vec<Birth>,
+        mut serve: impl FnMut(u64, OwnedFd) -> std::io::Result<()>,
+    ) -> Option<Input> {
+        let zygote = self.zygote.as_ref()?;
+        let mut left = births.into_iter();
+        while let Some(birth) = left.next() {
+            let error = match self.prepare(birth, &mut serve) {
+                Ok(request) => match zygote.try_send(request) {
+                    Ok(()) => continue,
+                    Err(error) => {
+                        debug!(worker_id = %birth.worker, %error, "the zygote is busy");
+                        None
+                    }
+                },
+                Err(error) => Some(error.to_string()),
+            };
+            let births = std::iter::once(birth).chain(left).collect();
+            return Some(Input::NotForked { births, error });
+        }
+        None
+    }
+
+    fn prepare(
+        &self,
+        birth: Birth,
+        serve: &mut impl FnMut(u64, OwnedFd) -> std::io::Result<()>,
+    ) -> std::io::Result<ForkRequest> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        let (stdout, stdout_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, stderr_write) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC)?;
+        serve(birth.connection, ours)?;
+        for (pipe, is_stderr) in [(stdout, false), (stderr, true)] {
+            let output = Output {
+                worker_id: birth.worker,
+                is_stderr,
+                pipe,
+                file: self.log_file(birth.worker, is_stderr),
+            };
+            self.tasks.spawn(follow(output, self.inputs.clone()));
+        }
+        let config = WorkerConfig {
+            worker_id: birth.worker.to_string(),
+            ..self.config.clone()
+        };
+        Ok(ForkRequest {
+            worker_id: birth.worker,
+            config,
+            descriptors: [theirs, stdout_write, stderr_write],
+        })
+    }
+
+    fn log_file(&self, worker: WorkerId, is_stderr: bool) -> PathBuf {
+        let suffix = if is_stderr { "err" } else { "out" };
+        PathBuf::from(&self.config.log_dir).join(format!("worker-{worker}.{suffix}"))
+    }
+
+    /// Tells the loop that a worker had time enough to end by itself.
+    pub(crate) fn kill_later(&self, worker_id: WorkerId, grace: Duration) {
+        let inputs = self.inputs.clone();
+        self.tasks.spawn(async move {
+            tokio::time::sleep(grace).await;
+            // The receiver is gone only when the raylet ends.
+            let _ = inputs.send(Input::KillWorker { worker_id }).await;
+        });
+    }
+}
+
+/// Kills a child that was not collected.
+pub(crate) fn kill(pid: u32) {
+    let Some(pid) = i32::try_from(pid).ok().and_then(Pid::from_raw) else {
+        return;
+    };
+    // It may have ended, but it was not collected: the pid is still its own.
+    if let Err(error) = rustix::process::kill_process(pid, Signal::KILL) {
+        debug!(pid = pid.as_raw_nonzero().get(), %error, "cannot kill a worker");
+    }
+}

@@ -1,0 +1,304 @@
+//! The part: which workers there are, and what they are told.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use sparkray_common::{JobId, LeaseId, WorkerId};
+use sparkray_proto::{ExitWorker, FrameKind, WorkerLabel};
+use tracing::{debug, info, warn};
+
+use super::labels::Labels;
+use super::pool::{START_DEADLINE, WorkerPool};
+use crate::input::{ChildEnd, ZygoteEvent};
+use crate::node_info::NodeInfo;
+use crate::outbox::{Birth, Effect, Event, Outbox};
+
+/// A worker that was told to end, or closed its connection, is killed after this time.
+pub(super) const END_GRACE: Duration = Duration::from_millis(500);
+/// After a worker could not be started, the next one is not tried sooner.
+const START_PAUSE: Duration = Duration::from_millis(200);
+/// Workers that fail to start, one after the other, before those who wait are told.
+const MAX_START_FAILURES: u32 = 10;
+
+/// The workers of this node.
+#[derive(Debug)]
+pub(crate) struct Workers {
+    pub(super) node: Arc<NodeInfo>,
+    pub(super) pool: WorkerPool,
+    /// False on a node that runs no Python tasks.
+    has_zygote: bool,
+    pub(super) zygote_pid: Option<u32>,
+    /// Major.minor of the workers' Python, once the zygote said it.
+    python_version: Option<String>,
+    /// Why no worker will ever come.
+    gave_up: Option<String>,
+    start_failures: u32,
+    last_start_failure: String,
+    paused_until: Option<Instant>,
+    /// Collected, but the connection is not drained yet.
+    pub(super) ends: HashMap<WorkerId, ChildEnd>,
+    /// Drained, but not collected yet.
+    pub(super) closed: HashSet<WorkerId>,
+    /// Collected before their pid was known.
+    pub(super) unclaimed: HashMap<u32, ChildEnd>,
+    /// Ended since the last tick.
+    pub(super) gone: HashSet<WorkerId>,
+    pub(super) labels: Labels,
+}
+
+impl Workers {
+    /// No workers yet: `prestart` of them are kept, on a node with `cores`.
+    pub(crate) fn new(node: Arc<NodeInfo>, prestart: usize, cores: usize, has_zygote: bool) -> Self {
+        Self {
+            node,
+            pool: WorkerPool::new(prestart, cores),
+            has_zygote,
+            zygote_pid: None,
+            python_version: None,
+            gave_up: None,
+            start_failures: 0,
+            last_start_failure: String::new(),
+            paused_until: None,
+            ends: HashMap::new(),
+            closed: HashSet::new(),
+            unclaimed: HashMap::new(),
+            gone: HashSet::new(),
+            labels: Labels::default(),
+        }
+    }
+
+    /// How many workers exist.
+    pub(crate) fn len(&self) -> usize {
+        self.pool.len()
+    }
+
+    /// The pid of a worker; 0 when it is not known.
+    pub(crate) fn pid_of(&self, worker: WorkerId) -> u32 {
+        self.pool.get(worker).and_then(|worker| worker.pid).unwrap_or(0)
+    }
+
+    /// Major.minor of the workers' Python, once the zygote said it.
+    pub(crate) fn python_version(&self) -> Option<&str> {
+        self.python_version.as_deref()
+    }
+
+    /// Workers of a job.
+    pub(crate) fn of_job(&self, job: JobId) -> Vec<WorkerId> {
+        self.pool.of_job(job)
+    }
+
+    /// Why those who wait for a worker wait in vain.
+    pub(crate) fn hopeless(&self) -> Option<String> {
+        if let Some(cause) = &self.gave_up {
+            return Some(cause.clone());
+        }
+        (self.start_failures >= MAX_START_FAILURES).then(|| {
+            format!(
+                "{} workers in a row did not start ({})",
+                self.start_failures, self.last_start_failure
+            )
+        })
+    }
+
+    pub(super) fn start_failed(&mut self, cause: String, now: Instant) {
+        self.start_failures += 1;
+        self.last_start_failure = cause;
+        self.paused_until = Some(now + START_PAUSE);
+    }
+
+    /// Asks for as many workers as are missing when `waiting` leases need one.
+    pub(crate) fn fork_missing(&self, waiting: usize, now: Instant, out: &mut Outbox) {
+        let is_paused = self.paused_until.is_some_and(|until| now < until);
+        if !self.has_zygote || self.gave_up.is_some() || is_paused {
+            return;
+        }
+        let count = self.pool.to_fork(waiting);
+        if count > 0 {
+            out.event(Event::ForkWorkers { count });
+        }
+    }
+
+    /// The zygote is about to be asked for a worker with this connection.
+    pub(crate) fn add(&mut self, birth: Birth, now: Instant) {
+        self.pool.add(birth.worker, birth.connection, now);
+        self.labels.add(birth.worker);
+    }
+
+    /// These could not be asked for.
+    pub(crate) fn not_forked(
+        &mut self,
+        births: Vec<Birth>,
+        error: Option<String>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        for birth in births {
+            self.labels.forget(birth.worker);
+            self.forget_unborn(birth.worker, out);
+        }
+        if let Some(error) = error {
+            warn!(error, "cannot prepare a worker");
+            self.start_failed(error, now);
+            // Those who wait hear of it when it has failed too often.
+            out.schedule();
+        }
+    }
+
+    /// A worker that never came to be.
+    fn forget_unborn(&mut self, worker: WorkerId, out: &mut Outbox) {
+        if let Some(entry) = self.pool.remove(worker) {
+            self.labels.worker_ended(worker);
+            out.event(Event::WorkerUnborn {
+                connection: entry.connection,
+            });
+        }
+    }
+
+    /// The zygote's news.
+    pub(crate) fn zygote_event(&mut self, event: ZygoteEvent, now: Instant, out: &mut Outbox) {
+        match event {
+            ZygoteEvent::Started { pid } => self.zygote_pid = Some(pid),
+            ZygoteEvent::Ready {
+                pid,
+                python_version,
+                sparkray_version,
+            } => {
+                if sparkray_version != sparkray_common::VERSION {
+                    let own = sparkray_common::VERSION;
+                    let cause =
+                        format!("their Python package is sparkray {sparkray_version}, this node runs {own}");
+                    warn!(cause, "no worker can be started");
+                    self.gave_up = Some(cause);
+                }
+                info!(pid, python_version, "the zygote is ready");
+                self.python_version = Some(python_version);
+                out.schedule();
+            }
+            ZygoteEvent::Forked { worker_id, pid } => self.forked(worker_id, pid, now, out),
+            ZygoteEvent::Failed { worker_id, error } => {
+                if self.pool.is_registered(worker_id) {
+                    // The zygote died between the fork and its word of it.
+                    debug!(%worker_id, "a worker was forked although its zygote did not say so");
+                    return;
+                }
+                debug!(%worker_id, error, "a worker was not forked");
+                self.forget_unborn(worker_id, out);
+                self.start_failed(error, now);
+                out.schedule();
+            }
+            ZygoteEvent::GaveUp { cause } => {
+                warn!(cause, "no worker can be started any more");
+                self.gave_up = Some(cause);
+                out.schedule();
+            }
+        }
+    }
+
+    fn forked(&mut self, worker: WorkerId, pid: u32, now: Instant, out: &mut Outbox) {
+        if self.pool.get(worker).is_none() {
+            // Given up meanwhile.
+            out.effect(Effect::Kill { pid });
+            return;
+        }
+        self.know_pid(worker, pid, now, out);
+    }
+
+    /// A worker of ours registered.
+    pub(crate) fn registered(&mut self, worker: WorkerId, pid: u32, now: Instant, out: &mut Outbox) {
+        debug!(worker_id = %worker, pid, "worker registered");
+        self.start_failures = 0;
+        self.pool.registered(worker, now);
+        // Its zygote may have died before it told.
+        self.know_pid(worker, pid, now, out);
+        if self.ends.contains_key(&worker) {
+            // What it said is heard after its end.
+            self.pool.retire(worker, now);
+        }
+        out.schedule();
+    }
+
+    /// Gives an idle worker to a lease of `job`.
+    pub(crate) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
+        let worker = self.pool.take_idle(job, lease, now)?;
+        self.labels.set_job(worker, job);
+        Some(worker)
+    }
+
+    /// The lease of a worker ended; it can serve another one.
+    pub(crate) fn give_back(&mut self, worker: WorkerId, now: Instant) {
+        self.pool.give_back(worker, now);
+    }
+
+    /// Kills a worker at once. Its lease ends now; the rest follows when it was collected.
+    pub(crate) fn kill(&mut self, worker: WorkerId, now: Instant, out: &mut Outbox) {
+        let Some(entry) = self.pool.get(worker) else {
+            return;
+        };
+        let pid = entry.pid;
+        self.pool.ending(worker, now);
+        if let Some(pid) = pid
+            && !self.ends.contains_key(&worker)
+        {
+            out.effect(Effect::Kill { pid });
+        }
+    }
+
+    /// Asks a worker to end, and kills it if it does not in time; `grace`: another time than the usual one.
+    pub(crate) fn end(
+        &mut self,
+        worker: WorkerId,
+        reason: String,
+        grace: Option<Duration>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        let Some(entry) = self.pool.get(worker) else {
+            return;
+        };
+        out.send(entry.connection, FrameKind::ExitWorker, 0, &ExitWorker { reason });
+        self.pool.ending(worker, now);
+        out.effect(Effect::KillLater {
+            worker,
+            grace: grace.unwrap_or(END_GRACE),
+        });
+    }
+
+    /// WorkerLabel: what a worker runs, for its output.
+    pub(crate) fn label(&mut self, worker: WorkerId, message: WorkerLabel) {
+        self.labels.set_name(worker, message.name);
+        if let Ok(job) = JobId::from_slice(&message.job_id) {
+            self.labels.set_job(worker, job);
+        }
+    }
+
+    /// Lines that a worker wrote go to its job's driver.
+    pub(crate) fn output(&self, worker: WorkerId, is_stderr: bool, lines: Vec<String>, out: &mut Outbox) {
+        if let Some(batch) = self.labels.batch(worker, is_stderr, lines, &self.node.host) {
+            out.event(Event::Log(batch));
+        }
+    }
+
+    /// One of a worker's pipes ended.
+    pub(crate) fn output_ended(&mut self, worker: WorkerId) {
+        self.labels.pipe_ended(worker);
+    }
+
+    /// Ten times a second: idle workers above the prestarted number are asked to end, late ones are killed.
+    pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
+        for worker in self.pool.overdue(now) {
+            warn!(worker_id = %worker, "a worker did not register in time");
+            let seconds = START_DEADLINE.as_secs();
+            self.start_failed(format!("it did not register in {seconds} s"), now);
+            self.kill(worker, now, out);
+        }
+        for worker in self.pool.surplus(now) {
+            self.end(worker, "idle".to_owned(), None, now, out);
+        }
+        if self.paused_until.is_some_and(|until| now >= until) {
+            self.paused_until = None;
+            out.schedule();
+        }
+        self.search_orphans(out);
+    }
+}
