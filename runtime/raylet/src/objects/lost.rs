@@ -9,7 +9,7 @@ use sparkray_rpc::{Endpoint, Frame, Identity, RpcError, Target, dial, frame_conn
 use tokio::sync::mpsc;
 use tracing::debug;
 
-use super::part::location_lost;
+use super::messages::location_lost;
 use crate::gateway::Peers;
 use crate::input::Input;
 use crate::node_info::NodeInfo;

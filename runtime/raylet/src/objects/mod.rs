@@ -7,6 +7,7 @@ mod feeds;
 mod fetched_by;
 mod frees;
 mod lost;
+mod messages;
 mod part;
 mod transfer;
 mod transfers;

@@ -11,15 +11,15 @@ use sparkray_object_store::{
     ClientId, IoOutcome, MappedRange, ObjectStore, PullTicket, PushTicket, StoreConfig, StoreEvent,
 };
 use sparkray_proto::{
-    AdoptFeed, Empty, Failure, FeedQuery, FrameKind, FreeEntry, FreeObjects, LocationLost, ObjectLocation,
-    PullObject, StoreStats,
+    AdoptFeed, Empty, Failure, FeedQuery, FrameKind, FreeEntry, FreeObjects, ObjectLocation, PullObject,
+    StoreStats,
 };
 use sparkray_rpc::{Frame, RpcError};
 use tracing::{debug, warn};
 
 use super::fetched_by::FetchedBy;
 use super::frees::Frees;
-use super::transfer::pull_refused;
+use super::messages::{location_lost, pull_refused};
 use crate::cluster_view::ClusterView;
 use crate::error::FrameError;
 use crate::node_info::NodeInfo;
@@ -395,13 +395,4 @@ impl Objects {
             out.effect(ObjectEffect::TellLost { owner, objects });
         }
     }
-}
-
-/// LocationLost: `node` has no copy of an object any more.
-pub(super) fn location_lost(object: ObjectId, node: NodeId) -> Frame {
-    let message = LocationLost {
-        object_id: object.to_vec().into(),
-        node_id: node.to_vec().into(),
-    };
-    Frame::new(FrameKind::LocationLost, 0, &message)
 }

@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::messages::pull_refused;
 use crate::gateway::{Lane, PeerConnection, Peers};
 use crate::input::Input;
 
@@ -91,16 +92,6 @@ async fn read_chunk(bytes: &PushBytes, offset: u64) -> std::io::Result<Bytes> {
     tokio::task::spawn_blocking(move || bytes.read(offset, CHUNK))
         .await
         .map_err(std::io::Error::other)?
-}
-
-/// The answer to a pull that cannot be met.
-pub(super) fn pull_refused(correlation: u64, object: ObjectId, failure: Failure) -> Frame {
-    let meta = ObjectChunk {
-        object_id: object.to_vec().into(),
-        failure: Some(failure),
-        ..ObjectChunk::default()
-    };
-    Frame::new(FrameKind::ObjectChunk, correlation, &meta)
 }
 
 /// Why one location did not give the object.

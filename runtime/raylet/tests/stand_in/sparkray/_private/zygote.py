@@ -1,7 +1,7 @@
 """A stand-in for the real zygote: speaks the raylet's protocol and forks workers that only register and wait.
 
-A worker prints one line, answers CreateActor with success, and exits with code 0 on ExitWorker. Else it waits for the
-end of its connection.
+A worker that becomes an actor prints one line and answers with success. On ExitWorker it exits with code 0. Else it
+waits for the end of its connection.
 
 With a file `zygote-dies` in its working directory, which it removes, the zygote does not tell of the next worker, and
 that worker kills it when it is to become an actor.
@@ -51,7 +51,6 @@ def receive_exactly(connection: socket.socket, length: int) -> bytes:
 def worker(connection: socket.socket, config: dict, version: str, victim: int | None) -> None:
     libc = ctypes.CDLL(None)
     libc.prctl(1, ctypes.c_ulong(9), 0, 0, 0)
-    print("hello from a worker", flush=True)
     connection.setblocking(True)
     meta = register_message(bytes.fromhex(config["worker_id"]), version)
     connection.sendall(HEADER.pack(REGISTER_CLIENT, 0, len(meta), 0, 1) + meta)
@@ -61,6 +60,7 @@ def worker(connection: socket.socket, config: dict, version: str, victim: int | 
         if kind == CREATE_ACTOR:
             if victim is not None:
                 os.kill(victim, signal.SIGKILL)
+            print("hello from an actor", flush=True)
             connection.sendall(HEADER.pack(CREATE_ACTOR_REPLY, 0, 0, 0, correlation))
         elif kind == EXIT_WORKER:
             os._exit(0)

@@ -1,9 +1,8 @@
-//! A cluster in this process, and a driver made of bare frames.
-
-#![allow(dead_code, reason = "each test uses its part of it")]
+//! A cluster in a process of its own, and a driver made of bare frames.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::time::Duration;
 
 use sparkray_common::{
@@ -24,11 +23,61 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 /// Where Python finds the stand-in zygote.
 pub(crate) const STAND_IN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/stand_in");
 
+/// Runs a test in a process of its own, because a raylet reaps, and finally kills, all children of its process. `name`: the
+/// test's, with its module.
+pub(crate) fn alone(name: &str, test: impl Future<Output = ()>) {
+    const MARK: &str = "SPARKRAY_TEST_ALONE";
+    if std::env::var_os(MARK).is_some_and(|marked| marked == name) {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        return runtime.enable_all().build().unwrap().block_on(test);
+    }
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args([name, "--exact", "--nocapture"]).env(MARK, name);
+    let output = command.output().unwrap();
+    let [stdout, stderr] =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{stdout}\n{stderr}");
+    assert!(
+        stdout.contains("1 passed"),
+        "no test has the name {name}:\n{stdout}"
+    );
+}
+
+pub(crate) fn is_alive(pid: u32) -> bool {
+    PathBuf::from(format!("/proc/{pid}")).exists()
+}
+
+pub(crate) fn kill(pid: u32) {
+    let pid = rustix::process::Pid::from_raw(pid.cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+}
+
+/// The pids of this process's children.
+pub(crate) fn children() -> Vec<String> {
+    let threads = std::fs::read_dir("/proc/self/task").unwrap();
+    let of_thread =
+        |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("children")).unwrap();
+    threads
+        .flat_map(|thread| {
+            let children = of_thread(thread.unwrap());
+            children.split_whitespace().map(str::to_owned).collect::<Vec<_>>()
+        })
+        .collect()
+}
+
 pub(crate) struct Node {
     pub(crate) ready: RayletReady,
     pub(crate) id: NodeId,
     pub(crate) cancel: CancellationToken,
     pub(crate) task: JoinHandle<()>,
+}
+
+impl Node {
+    /// Ends it, with all that it has started.
+    pub(crate) async fn stop(self) {
+        self.cancel.cancel();
+        self.task.await.unwrap();
+    }
 }
 
 pub(crate) struct Cluster {
