@@ -234,3 +234,6 @@ impl Router {
         self.clients.of_worker(worker)
     }
 }
+
+#[cfg(test)]
+mod tests;

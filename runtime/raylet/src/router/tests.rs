@@ -1,0 +1,334 @@
+//! The parts together, without a socket, a process or a task.
+
+use sparkray_common::{
+    ActorId, ClusterId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION,
+};
+use sparkray_object_store::StoreConfig;
+use sparkray_proto::actor_report::Outcome;
+use sparkray_proto::{
+    ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, LeaseBroken, NodeMessage, PlaceActor,
+    RegisterClient, RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease, head_message,
+    node_message,
+};
+use sparkray_rpc::Frame;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::head::{Lease, Outgoing};
+use crate::input::{ChildEnd, ZygoteEvent};
+use crate::outbox::Birth;
+use crate::test_support::resources;
+
+const JOB: JobId = JobId::from_array([1; 4]);
+
+/// A raylet whose outside is the test.
+struct Bench {
+    router: Router,
+    to_head: mpsc::Receiver<NodeMessage>,
+    now: Instant,
+    effects: Vec<Effect>,
+    correlation: u64,
+    pid: u32,
+}
+
+impl Bench {
+    /// A node with so many CPUs, whose zygote is ready.
+    fn new(cpus: f64) -> Self {
+        let now = Instant::now();
+        let node = Arc::new(NodeInfo {
+            node_id: NodeId::random(),
+            cluster_id: ClusterId::random(),
+            head_epoch: 1,
+            address: "h:1".to_owned(),
+            host: "h".to_owned(),
+            log_dir: "/logs".to_owned(),
+        });
+        let (outgoing, to_head) = mpsc::channel(64);
+        let lease = Lease::new(
+            MomentClock::Monotonic,
+            NodeLease::new(Duration::ZERO, Duration::from_secs(10)),
+        );
+        let total: ResourceSet = resources(&[("CPU", cpus)]);
+        let store = StoreConfig::new(node.cluster_id, node.node_id, 1 << 20, false);
+        let parts = Parts {
+            clients: Clients::default(),
+            leases: Leases::new(Arc::clone(&node), total, true),
+            workers: Workers::new(Arc::clone(&node), 0, cpus as usize, true),
+            actors: Actors::new(Arc::clone(&node)),
+            objects: Objects::new(Arc::clone(&node), store, now),
+            head: Head::new(
+                Arc::clone(&node),
+                "head".to_owned(),
+                None,
+                Outgoing::new(outgoing),
+                lease,
+                now,
+            ),
+        };
+        let mut bench = Self {
+            router: Router::new(node, parts),
+            to_head,
+            now,
+            effects: Vec::new(),
+            correlation: 0,
+            pid: 100,
+        };
+        bench.put(Input::Zygote(ZygoteEvent::Ready {
+            pid: 1,
+            python_version: "3.11".to_owned(),
+            sparkray_version: VERSION.to_owned(),
+        }));
+        bench
+    }
+
+    fn put(&mut self, input: Input) {
+        self.router.handle(input, self.now);
+        self.router.schedule(self.now);
+        self.effects
+            .extend(std::iter::from_fn(|| self.router.next_effect()));
+    }
+
+    fn say<M: prost::Message>(&mut self, connection: u64, kind: FrameKind, message: &M) -> u64 {
+        self.correlation += 1;
+        self.answer(connection, kind, self.correlation, message);
+        self.correlation
+    }
+
+    fn answer<M: prost::Message>(&mut self, connection: u64, kind: FrameKind, correlation: u64, message: &M) {
+        let frame = Frame::new(kind, correlation, message);
+        self.put(Input::Frame { connection, frame });
+    }
+
+    /// A registered driver's connection.
+    fn driver(&mut self) -> u64 {
+        let connection = self.router.clients.connected(true, None, self.now);
+        let register = RegisterClient {
+            worker_id: WorkerId::random().to_vec().into(),
+            kind: ClientKind::Driver.into(),
+            pid: 7,
+            job_id: JOB.to_vec().into(),
+            sparkray_version: VERSION.to_owned(),
+            ..RegisterClient::default()
+        };
+        self.say(connection, FrameKind::RegisterClient, &register);
+        connection
+    }
+
+    /// The workers that were asked for are forked and register.
+    fn bear(&mut self) -> Vec<(Birth, u32)> {
+        let forks = self.take_effects(|effect| match effect {
+            Effect::Fork { births } => Some(births.clone()),
+            _ => None,
+        });
+        let mut born = Vec::new();
+        for birth in forks.into_iter().flatten() {
+            self.pid += 1;
+            let register = RegisterClient {
+                worker_id: birth.worker.to_vec().into(),
+                kind: ClientKind::Worker.into(),
+                pid: self.pid,
+                sparkray_version: VERSION.to_owned(),
+                ..RegisterClient::default()
+            };
+            self.say(birth.connection, FrameKind::RegisterClient, &register);
+            born.push((birth, self.pid));
+        }
+        born
+    }
+
+    /// A worker's process ends, and its connection with it.
+    fn die(&mut self, birth: Birth, pid: u32) {
+        self.put(Input::ChildrenEnded(vec![(pid, ChildEnd::Killed(9))]));
+        self.put(Input::Closed {
+            connection: birth.connection,
+            cause: "its process ended".to_owned(),
+        });
+    }
+
+    /// Takes out the effects of which `read` finds something.
+    fn take_effects<T>(&mut self, read: impl Fn(&Effect) -> Option<T>) -> Vec<T> {
+        let mut taken = Vec::new();
+        self.effects.retain(|effect| match read(effect) {
+            Some(found) => {
+                taken.push(found);
+                false
+            }
+            None => true,
+        });
+        taken
+    }
+
+    /// Frames of one kind that were sent over a connection.
+    fn sent<M: prost::Message + Default>(&mut self, to: u64, kind: FrameKind) -> Vec<(u64, M)> {
+        self.take_effects(|effect| match effect {
+            Effect::Send { connection, frame } if *connection == to && frame.kind == kind => {
+                Some((frame.correlation, frame.decode().unwrap()))
+            }
+            _ => None,
+        })
+    }
+
+    fn ask_for_lease(&mut self, driver: u64) -> (LeaseId, u64) {
+        let lease = LeaseId::random();
+        let request = RequestWorkerLease {
+            lease_id: lease.to_vec().into(),
+            job_id: JOB.to_vec().into(),
+            resources: Some((&resources(&[("CPU", 1.0)])).into()),
+            ..RequestWorkerLease::default()
+        };
+        (lease, self.say(driver, FrameKind::RequestWorkerLease, &request))
+    }
+
+    fn granted(&mut self, driver: u64) -> Vec<(u64, RequestWorkerLeaseReply)> {
+        self.sent(driver, FrameKind::RequestWorkerLeaseReply)
+    }
+
+    /// What the head was told of an actor.
+    fn outcomes(&mut self) -> Vec<Outcome> {
+        let mut outcomes = Vec::new();
+        while let Ok(message) = self.to_head.try_recv() {
+            if let Some(node_message::Message::Actor(report)) = message.message {
+                outcomes.extend(report.outcome);
+            }
+        }
+        outcomes
+    }
+
+    fn place_actor(&mut self, id: ActorId) {
+        let spec = ActorSpec {
+            actor_id: id.to_vec().into(),
+            job_id: JOB.to_vec().into(),
+            ..ActorSpec::default()
+        };
+        let message = head_message::Message::PlaceActor(PlaceActor {
+            spec: Some(spec),
+            incarnation: 1,
+        });
+        self.put(Input::Head(HeadEvent::Message(Box::new(message))));
+    }
+}
+
+#[test]
+fn a_returned_worker_serves_the_next_request_and_a_dead_one_breaks_its_lease() {
+    let mut bench = Bench::new(1.0);
+    let driver = bench.driver();
+    let (first, correlation) = bench.ask_for_lease(driver);
+    let (birth, pid) = bench.bear().remove(0);
+    let (answered, reply) = bench.granted(driver).remove(0);
+    assert_eq!((answered, reply.worker_pid), (correlation, pid));
+
+    let (second, correlation) = bench.ask_for_lease(driver);
+    assert!(bench.granted(driver).is_empty(), "there is one CPU");
+    let returned = ReturnWorkerLease {
+        lease_id: first.to_vec().into(),
+        worker_failed: false,
+    };
+    bench.say(driver, FrameKind::ReturnWorkerLease, &returned);
+    let (answered, reply) = bench.granted(driver).remove(0);
+    assert_eq!((answered, reply.worker_pid), (correlation, pid));
+
+    bench.die(birth, pid);
+    let (_, broken) = bench
+        .sent::<LeaseBroken>(driver, FrameKind::LeaseBroken)
+        .remove(0);
+    assert_eq!(broken.lease_id[..], second.as_bytes()[..]);
+    assert!(broken.cause.contains("SIGKILL"), "{}", broken.cause);
+}
+
+#[test]
+fn the_end_of_a_driver_kills_the_workers_of_its_leases() {
+    let mut bench = Bench::new(1.0);
+    let driver = bench.driver();
+    bench.ask_for_lease(driver);
+    let (_, pid) = bench.bear().remove(0);
+    bench.put(Input::Closed {
+        connection: driver,
+        cause: "its connection closed".to_owned(),
+    });
+    let mut killed = bench.take_effects(|effect| match effect {
+        Effect::Kill { pid } => Some(*pid),
+        _ => None,
+    });
+    // For its lease and for its job.
+    killed.dedup();
+    assert_eq!(killed, vec![pid]);
+}
+
+#[test]
+fn an_actor_gets_a_worker_and_ends_with_it() {
+    let mut bench = Bench::new(1.0);
+    bench.place_actor(ActorId::random());
+    let (birth, pid) = bench.bear().remove(0);
+    let (creation, _) = bench
+        .sent::<CreateActor>(birth.connection, FrameKind::CreateActor)
+        .remove(0);
+    let reply = CreateActorReply::default();
+    bench.answer(birth.connection, FrameKind::CreateActorReply, creation, &reply);
+    assert!(matches!(bench.outcomes()[..], [Outcome::Alive(_)]));
+    bench.die(birth, pid);
+    assert!(matches!(bench.outcomes()[..], [Outcome::WorkerDied(_)]));
+}
+
+#[test]
+fn a_constructor_that_raises_gives_room_and_worker_back() {
+    let mut bench = Bench::new(1.0);
+    bench.place_actor(ActorId::random());
+    let (birth, _) = bench.bear().remove(0);
+    let (creation, _) = bench
+        .sent::<CreateActor>(birth.connection, FrameKind::CreateActor)
+        .remove(0);
+    let reply = CreateActorReply {
+        error: vec![1].into(),
+        ..CreateActorReply::default()
+    };
+    bench.answer(birth.connection, FrameKind::CreateActorReply, creation, &reply);
+    assert!(matches!(bench.outcomes()[..], [Outcome::ConstructorError(_)]));
+    let ended = bench.take_effects(|effect| match effect {
+        Effect::KillLater { worker, .. } => Some(*worker),
+        _ => None,
+    });
+    assert_eq!(ended, vec![birth.worker]);
+    assert_eq!(bench.router.leases.available(), &resources(&[("CPU", 1.0)]));
+}
+
+#[test]
+fn workers_that_cannot_be_prepared_fail_once_however_many_were_asked_for() {
+    let mut bench = Bench::new(4.0);
+    let driver = bench.driver();
+    for _ in 0..3 {
+        bench.ask_for_lease(driver);
+    }
+    let forks = bench.take_effects(|effect| match effect {
+        Effect::Fork { births } => Some(births.clone()),
+        _ => None,
+    });
+    let births: Vec<Birth> = forks.into_iter().flatten().collect();
+    assert_eq!(births.len(), 3);
+    let connections: Vec<u64> = births.iter().map(|birth| birth.connection).collect();
+    let error = Some("no descriptors".to_owned());
+    bench.put(Input::NotForked { births, error });
+    let released = bench.take_effects(|effect| match effect {
+        Effect::Release { connection } => Some(*connection),
+        _ => None,
+    });
+    assert_eq!(released, connections);
+    assert_eq!(bench.router.workers.len(), 0);
+    assert!(bench.granted(driver).is_empty(), "they wait for the next try");
+    bench.now += Duration::from_secs(1);
+    let (clock, head_stall) = (Duration::ZERO, None);
+    bench.put(Input::Tick { clock, head_stall });
+    assert_eq!(bench.bear().len(), 3);
+    assert_eq!(bench.granted(driver).len(), 3);
+}
+
+#[test]
+fn a_node_that_the_head_does_not_acknowledge_tells_its_clients_and_ends() {
+    let mut bench = Bench::new(1.0);
+    let driver = bench.driver();
+    let (clock, head_stall) = (Duration::from_mins(1), None);
+    bench.put(Input::Tick { clock, head_stall });
+    let told = bench.sent::<sparkray_proto::HeadLost>(driver, FrameKind::HeadLost);
+    assert_eq!(told.len(), 1);
+    let failure = bench.router.take_failure();
+    assert!(matches!(failure, Some(RayletError::CutOff { .. })), "{failure:?}");
+}
