@@ -5,6 +5,9 @@
 //! 2. What is appended together becomes durable together.
 //! 3. What has become durable stays so, and the number never falls.
 
+#[cfg(test)]
+mod tests;
+
 use tokio::sync::watch;
 
 use crate::record::{Record, RecordNumber};
@@ -40,26 +43,5 @@ impl Journal for MemoryJournal {
 
     fn durable(&self) -> watch::Receiver<RecordNumber> {
         self.durable.subscribe()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use sparkray_common::WorkerId;
-
-    use super::*;
-
-    #[test]
-    fn memory_is_durable_at_once() {
-        let mut journal = MemoryJournal::default();
-        let durable = journal.durable();
-        assert_eq!(*durable.borrow(), 0);
-        let died = || Record::WorkerDied {
-            worker: WorkerId::random(),
-        };
-        assert_eq!(journal.append(vec![died(), died()]), 2);
-        assert_eq!(*durable.borrow(), 2);
-        assert_eq!(journal.append(vec![died()]), 3);
-        assert_eq!(*durable.borrow(), 3);
     }
 }

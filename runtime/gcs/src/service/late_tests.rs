@@ -13,9 +13,10 @@ use sparkray_proto::{
 };
 use tokio::sync::{mpsc, watch};
 
+use super::SharedHead;
+use super::locked::BEHIND;
 use super::session::{Attached, Batch, QUEUE};
 use super::tests::{death, head, head_with, heartbeat, join, register};
-use super::{SharedHead, UNDURABLE_RECORDS};
 use crate::journal::Journal;
 use crate::record::{Record, RecordNumber};
 
@@ -225,7 +226,7 @@ async fn a_dead_node_is_not_answered_and_loses_its_stream_when_its_death_is_dura
 #[tokio::test]
 async fn a_head_whose_journal_falls_behind_stands_still() {
     let (head, journal) = late_head();
-    for _ in 0..=UNDURABLE_RECORDS {
+    for _ in 0..=BEHIND {
         head.lock()
             .change(|state, now| state.request(now, kv_put("many")));
     }
@@ -240,6 +241,25 @@ async fn a_head_whose_journal_falls_behind_stands_still() {
     assert_eq!(head.lock().last(), last + 1);
     journal.sync();
     assert!(run(asking.as_mut()).await.is_some());
+}
+
+#[tokio::test]
+async fn effects_that_wait_are_limited_too() {
+    let (head, journal) = late_head();
+    let (attached, mut reads) = join_late(&head, &journal, NodeId::random()).await;
+    received(&mut reads);
+    for sequence in 1..=BEHIND as u64 {
+        let watch = said(&Event::Watch(1), sequence).unwrap();
+        assert!(head.take_message(&attached, watch));
+    }
+    assert!(!head.tick());
+    let mut asking = pin!(ask(&head, kv_get()));
+    assert!(run(asking.as_mut()).await.is_none());
+    journal.sync();
+    assert!(run(asking.as_mut()).await.is_some());
+    assert!(head.tick());
+    assert!(received(&mut reads).len() >= BEHIND, "the node reads it all");
+    assert!(!attached.cancel.is_cancelled());
 }
 
 #[derive(Debug, Clone)]

@@ -9,11 +9,15 @@ use sparkray_proto::{NodeMessage, RegisterNode, Registered, node_message};
 use tokio::sync::watch;
 use tracing::warn;
 
-use super::session::{Attached, Session};
+use super::session::{Attached, QUEUE, Session};
 use crate::effects::Effect;
 use crate::journal::Journal;
 use crate::record::RecordNumber;
 use crate::state::HeadState;
+
+/// Records that may wait to become durable, and events whose effects may wait for them. While there are more, the head
+/// stands still. All of them have room in a node's queue when they are let go.
+pub(super) const BEHIND: usize = QUEUE / 4;
 
 #[derive(Debug)]
 pub(super) struct Locked {
@@ -52,9 +56,12 @@ impl Locked {
         }
     }
 
-    /// The last record so far.
-    pub(super) fn last(&self) -> RecordNumber {
-        self.last
+    /// The record that must be durable for the head to go on.
+    pub(super) fn needed_to_run(&self) -> RecordNumber {
+        let for_records = self.last.saturating_sub(BEHIND as RecordNumber);
+        let oldest_too_many = self.held.len().checked_sub(BEHIND);
+        let for_effects = oldest_too_many.and_then(|place| self.held.get(place));
+        for_records.max(for_effects.map_or(0, |(after, _)| *after))
     }
 
     /// Lets an event change the state. What it answers may leave when the returned record is durable.
@@ -206,6 +213,11 @@ impl Locked {
                 self.state.detach(now, node, cause);
             }
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn last(&self) -> RecordNumber {
+        self.last
     }
 
     #[cfg(test)]

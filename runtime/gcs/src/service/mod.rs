@@ -48,9 +48,6 @@ use session::{Attached, Outgoing, unnumbered};
 
 /// A node that opened its stream registers within this time.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
-/// Records that may wait to become durable; while there are more, the head stands still: it takes no requests, reads no
-/// streams and does not tick.
-const UNDURABLE_RECORDS: RecordNumber = 65_536;
 
 /// The state, and the streams that its effects go to.
 #[derive(Debug)]
@@ -85,7 +82,7 @@ impl SharedHead {
     /// read, so time counts against nobody.
     pub(crate) fn tick(&self) -> bool {
         let mut locked = self.lock();
-        let runs = *self.durable.borrow() >= needed_to_run(locked.last());
+        let runs = *self.durable.borrow() >= locked.needed_to_run();
         if runs {
             locked.change(HeadState::tick);
         }
@@ -140,8 +137,8 @@ impl SharedHead {
 
     /// Waits while too much is held back; `false` when the head ends before.
     async fn journal_keeps_up(&self) -> bool {
-        let last = self.lock().last();
-        self.until_durable(needed_to_run(last)).await
+        let needed = self.lock().needed_to_run();
+        self.until_durable(needed).await
     }
 
     fn lock(&self) -> MutexGuard<'_, Locked> {
@@ -260,9 +257,4 @@ impl SharedHead {
             locked.change(|state, now| state.detach(now, attached.node, cause));
         }
     }
-}
-
-/// The record that must be durable for a head that has come to `last` to go on.
-fn needed_to_run(last: RecordNumber) -> RecordNumber {
-    last.saturating_sub(UNDURABLE_RECORDS)
 }

@@ -1,6 +1,9 @@
 //! What the head may acknowledge to a node: a message that it has taken, when what came of it is durable. Until then the
 //! node keeps the message, and sends it again to a head that starts without it.
 
+#[cfg(test)]
+mod tests;
+
 use std::collections::VecDeque;
 
 use crate::record::RecordNumber;
@@ -32,23 +35,5 @@ impl Received {
             self.waiting.pop_front();
         }
         self.safe
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_message_is_acknowledged_when_its_records_are_durable() {
-        let mut received = Received::default();
-        received.took(1, 4);
-        received.took(2, 4);
-        received.took(3, 7);
-        assert_eq!(received.acknowledged(3), 0);
-        assert_eq!(received.acknowledged(6), 2);
-        received.took(4, 7);
-        assert_eq!(received.acknowledged(7), 4);
-        assert_eq!(received.acknowledged(7), 4);
     }
 }
