@@ -37,8 +37,8 @@ pub(super) struct Registering {
     pub(super) answer: Registered,
     /// The node and the number of its stream, unless it is refused.
     pub(super) stream: Option<(NodeId, u64)>,
-    /// Must be durable before the node is answered.
-    pub(super) after: RecordNumber,
+    /// Must be durable before the node is answered; `None`: all is.
+    pub(super) after: Option<RecordNumber>,
 }
 
 impl Locked {
@@ -64,17 +64,17 @@ impl Locked {
         for_records.max(for_effects.map_or(0, |(after, _)| *after))
     }
 
-    /// Lets an event change the state. What it answers may leave when the returned record is durable.
+    /// Lets an event change the state. What it answers may leave when the returned record is durable; `None`: now.
     pub(super) fn change<T>(
         &mut self,
         event: impl FnOnce(&mut HeadState, Instant) -> T,
-    ) -> (T, RecordNumber) {
+    ) -> (T, Option<RecordNumber>) {
         let now = Instant::now();
         let outcome = event(&mut self.state, now);
         self.journal_event();
         let after = self.last;
-        self.carry_out(now);
-        (outcome, after)
+        let durable = self.carry_out(now);
+        (outcome, (after > durable).then_some(after))
     }
 
     /// A node wants to attach.
@@ -99,11 +99,11 @@ impl Locked {
             }
         };
         // With the session, so that the node gets its first messages.
-        self.carry_out(now);
+        let durable = self.carry_out(now);
         Registering {
             answer,
             stream,
-            after,
+            after: (after > durable).then_some(after),
         }
     }
 
@@ -158,20 +158,16 @@ impl Locked {
     }
 
     /// Carries out the effects of all events whose records are durable; the death of a node that does not read makes new
-    /// ones.
-    pub(super) fn carry_out(&mut self, now: Instant) {
+    /// ones. Returns the record up to which all is done.
+    pub(super) fn carry_out(&mut self, now: Instant) -> RecordNumber {
         loop {
             self.journal_event();
             let durable = *self.durable.borrow();
-            let Some((after, _)) = self.held.front() else {
-                return;
+            let is_durable = |(after, _): &mut (RecordNumber, Vec<Effect>)| *after <= durable;
+            let Some((_, effects)) = self.held.pop_front_if(is_durable) else {
+                return durable;
             };
-            if *after > durable {
-                return;
-            }
-            if let Some((_, effects)) = self.held.pop_front() {
-                self.send(now, effects, durable);
-            }
+            self.send(now, effects, durable);
         }
     }
 

@@ -115,20 +115,14 @@ impl SharedHead {
             return None;
         }
         let (outcome, after) = self.lock().change(event);
-        self.until_durable(after).await.then_some(outcome)
+        self.told_all_before(after).await.then_some(outcome)
     }
 
-    /// Waits until the journal has this record, and what else waited for it has been sent: a reply does not overtake the
+    /// Waits until this record is durable and what else waited for it has been sent, so that a reply does not overtake the
     /// notices of its event. `false` when the head ends before.
-    async fn until_durable(&self, number: RecordNumber) -> bool {
-        if *self.durable.borrow() >= number {
-            return true;
-        }
-        let mut durable = self.durable.clone();
-        let is_durable = tokio::select! {
-            () = self.cancel.cancelled() => false,
-            grown = durable.wait_for(|durable| *durable >= number) => grown.is_ok(),
-        };
+    async fn told_all_before(&self, record: Option<RecordNumber>) -> bool {
+        let Some(record) = record else { return true };
+        let is_durable = self.until_durable(record).await;
         if is_durable {
             self.lock().carry_out(Instant::now());
         }
@@ -139,6 +133,18 @@ impl SharedHead {
     async fn journal_keeps_up(&self) -> bool {
         let needed = self.lock().needed_to_run();
         self.until_durable(needed).await
+    }
+
+    /// Waits until the journal has this record; `false` when the head ends before.
+    async fn until_durable(&self, record: RecordNumber) -> bool {
+        if *self.durable.borrow() >= record {
+            return true;
+        }
+        let mut durable = self.durable.clone();
+        tokio::select! {
+            () = self.cancel.cancelled() => false,
+            grown = durable.wait_for(|durable| *durable >= record) => grown.is_ok(),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Locked> {
@@ -153,7 +159,7 @@ impl SharedHead {
             stream,
             after,
         } = self.lock().register(register);
-        if !self.until_durable(after).await {
+        if !self.told_all_before(after).await {
             return None;
         }
         // The queue is new and empty; a receiver that is gone needs no answer.
