@@ -175,14 +175,16 @@ TABLES: dict[str, dict[str, str]] = {
         "signals": "",
         "manager_thread": "error signals",
         "child_host": "error signals",
-        "children": "child_host error",
-        "container": "children",
+        "container": "manager_thread",
+        "engine": "child_host container error request",
+        "native_engine": "child_host container engine error request",
+        "children": "child_host engine error manager_thread",
         "python": "child_host error",
-        "driver": "child_host children container error invitation manager_thread request",
+        "driver": "child_host children container engine error invitation manager_thread native_engine request",
         "executor::current_raylet": "",
-        "executor::workers_python": "children error python",
-        "executor": "child_host children container error executor::current_raylet executor::workers_python invitation"
-        " manager_thread restart",
+        "executor::workers_python": "error manager_thread python",
+        "executor": "child_host children container engine error executor::current_raylet executor::workers_python"
+        " invitation manager_thread native_engine request restart",
     },
     "spark-bridge/native": {
         "columns": "",

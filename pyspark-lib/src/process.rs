@@ -8,9 +8,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use sparkray_common::sync::Mutex;
 use sparkray_core_worker::CoreWorker;
-use sparkray_supervisor::{Child, ChildHost, ChildSpec};
-
-const READY_DEADLINE: Duration = Duration::from_secs(20);
+use sparkray_supervisor::{Child, ChildHost, Role, start_local};
 
 /// Children of this process: `sparkrayd head` and `sparkrayd raylet`. They end when this process does.
 #[pyclass(frozen, module = "sparkray._native")]
@@ -38,7 +36,7 @@ impl LocalProcesses {
         config_json: String,
         log_path: PathBuf,
     ) -> PyResult<String> {
-        self.start(py, "head", binary, config_json, log_path)
+        self.start(py, Role::Head, binary, config_json, log_path)
     }
 
     /// Starts a raylet; returns its ready line.
@@ -49,7 +47,7 @@ impl LocalProcesses {
         config_json: String,
         log_path: PathBuf,
     ) -> PyResult<String> {
-        self.start(py, "raylet", binary, config_json, log_path)
+        self.start(py, Role::Node, binary, config_json, log_path)
     }
 
     /// Ends a child; one that is not known has ended.
@@ -68,24 +66,16 @@ impl LocalProcesses {
     fn start(
         &self,
         py: Python<'_>,
-        role: &str,
+        role: Role,
         binary: PathBuf,
         config_json: String,
         log_path: PathBuf,
     ) -> PyResult<String> {
-        let spec = ChildSpec {
-            binary,
-            role: role.to_owned(),
-            config_json,
-            log_path,
-            ready_deadline: READY_DEADLINE,
-            on_exit: None,
-        };
-        let child = py
-            .detach(|| self.host.spawn(spec))
+        let (child, pid) = py
+            .detach(|| start_local(&self.host, role, binary, config_json, log_path))
             .map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
         let ready = child.ready_line().to_owned();
-        self.children.lock().insert(child.pid(), child);
+        self.children.lock().insert(pid, child);
         Ok(ready)
     }
 }

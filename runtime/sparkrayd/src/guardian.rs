@@ -28,7 +28,7 @@ use tracing::warn;
 
 use crate::process::close_inherited_descriptors;
 
-/// Less than the time after which a manager kills a raylet that it stopped: see `supervisor::children::STOP_GRACE`.
+/// Less than the time after which a manager kills a raylet that it stopped: see `STOP_GRACE` in `supervisor::native_engine`.
 const GRACE: Duration = Duration::from_secs(3);
 /// The kernel needs a moment to end processes, more when they are many or wait for a disk.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);

@@ -1,70 +1,93 @@
-//! Heads and raylets as children: their configuration in, their ready line out, cancellable in between.
+//! Heads and nodes as children: what their engine makes of a plan, their ready line out, cancellable in between.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::Arc;
 
-use serde::Serialize;
-use serde::de::DeserializeOwned;
-use sparkray_common::{ErrorCode, HeadConfig, HeadReady, RayletConfig, RayletReady};
+use sparkray_common::ErrorCode;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::SupervisorError;
-use crate::child_host::{Child, ChildEnd, ChildHost, ChildSpec};
-
-/// A start on a loaded machine takes a second at most.
-const READY_DEADLINE: Duration = Duration::from_secs(20);
-/// Time for a raylet to end its workers before it is killed, with its guardian's patience in it. A busy machine needs some.
-pub(crate) const STOP_GRACE: Duration = Duration::from_secs(4);
+use crate::child_host::{Child, ChildEnd, ChildHost, ChildSpec, Launch};
+use crate::engine::{Engine, HeadPlan, NodePlan, Role, ServingHead, ServingNode};
+use crate::manager_thread::blocking;
 
 /// A child that serves, what it said, and how to hear of its end.
 pub(crate) struct Running<R> {
-    pub(crate) child: Child,
+    pub(crate) child: EngineChild,
     pub(crate) ready: R,
     pub(crate) exit: oneshot::Receiver<ChildEnd>,
 }
 
-/// Starts children of one binary.
+/// A child and the engine that knows how to treat it.
+pub(crate) struct EngineChild {
+    child: Child,
+    role: Role,
+    engine: Arc<dyn Engine>,
+}
+
+impl EngineChild {
+    /// Tells it that the head is lost.
+    pub(crate) fn tell_head_lost(&self, cause: &str) {
+        self.child.tell(&self.engine.head_lost_notice(cause));
+    }
+
+    /// Ends it; returns when it is gone.
+    pub(crate) fn stop_and_wait(self) {
+        self.child.stop(self.engine.stop_grace(self.role));
+    }
+
+    /// Ends it off this thread.
+    pub(crate) async fn stop(self) {
+        if let Err(error) = blocking(move || self.stop_and_wait()).await {
+            tracing::error!(%error, "cannot stop a child process");
+        }
+    }
+}
+
+/// Starts children of one engine.
 #[derive(Clone)]
 pub(crate) struct ChildStarter {
     pub(crate) host: ChildHost,
-    pub(crate) binary: PathBuf,
+    pub(crate) engine: Arc<dyn Engine>,
 }
 
 impl ChildStarter {
     pub(crate) async fn head(
         &self,
-        config: &HeadConfig,
+        plan: &HeadPlan,
         log_path: PathBuf,
         cancel: &CancellationToken,
-    ) -> Result<Running<HeadReady>, SupervisorError> {
-        self.start("head", config, log_path, cancel).await
+    ) -> Result<Running<ServingHead>, SupervisorError> {
+        let launch = self.engine.launch_head(plan)?;
+        let read = |line: &str| self.engine.read_head(line);
+        self.start(Role::Head, launch, log_path, read, cancel).await
     }
 
-    pub(crate) async fn raylet(
+    pub(crate) async fn node(
         &self,
-        config: &RayletConfig,
+        plan: &NodePlan,
         log_path: PathBuf,
         cancel: &CancellationToken,
-    ) -> Result<Running<RayletReady>, SupervisorError> {
-        self.start("raylet", config, log_path, cancel).await
+    ) -> Result<Running<ServingNode>, SupervisorError> {
+        let launch = self.engine.launch_node(plan)?;
+        let read = |line: &str| self.engine.read_node(line);
+        self.start(Role::Node, launch, log_path, read, cancel).await
     }
 
-    async fn start<C: Serialize, R: DeserializeOwned>(
+    async fn start<R>(
         &self,
-        role: &str,
-        config: &C,
+        role: Role,
+        launch: Launch,
         log_path: PathBuf,
+        read: impl Fn(&str) -> Result<R, String>,
         cancel: &CancellationToken,
     ) -> Result<Running<R>, SupervisorError> {
-        let config_json = serde_json::to_string(config).map_err(|error| internal(role, &error))?;
         let (exit_sender, exit) = oneshot::channel();
         let spec = ChildSpec {
-            binary: self.binary.clone(),
-            role: role.to_owned(),
-            config_json,
+            role: role.name().to_owned(),
+            launch,
             log_path,
-            ready_deadline: READY_DEADLINE,
             on_exit: Some(Box::new(move |end| {
                 // Nobody listens when the child was stopped meanwhile.
                 let _ = exit_sender.send(end);
@@ -82,12 +105,16 @@ impl ChildStarter {
             }
         };
         let child = outcome.map_err(|error| internal(role, &error))??;
-        let ready = serde_json::from_str(child.ready_line());
-        match ready {
+        let line = child.ready_line().to_owned();
+        let child = EngineChild {
+            child,
+            role,
+            engine: Arc::clone(&self.engine),
+        };
+        match read(&line) {
             Ok(ready) => Ok(Running { child, ready, exit }),
             Err(error) => {
-                let line = child.ready_line().to_owned();
-                stop(child).await;
+                child.stop().await;
                 Err(internal(
                     role,
                     &format!("its ready line {line:?} is not understood: {error}"),
@@ -97,22 +124,6 @@ impl ChildStarter {
     }
 }
 
-/// Stops a child off this thread.
-pub(crate) async fn stop(child: Child) {
-    if let Err(error) = blocking(move || child.stop(STOP_GRACE)).await {
-        tracing::error!(%error, "cannot stop a child process");
-    }
-}
-
-/// Runs what blocks off this thread.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, SupervisorError> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| internal("a helper thread", &error))
-}
-
-fn internal(role: &str, cause: &dyn std::fmt::Display) -> SupervisorError {
+fn internal(role: Role, cause: &dyn std::fmt::Display) -> SupervisorError {
     SupervisorError::refused(ErrorCode::Internal, format!("{role}: {cause}"))
 }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use tracing::warn;
 
-use crate::children::blocking;
+use crate::manager_thread::blocking;
 
 /// Directories of one node.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -83,15 +83,15 @@ pub(crate) fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// A raylet that was killed leaves its spilled objects.
-pub(crate) async fn remove_spill_dirs(directories: Vec<PathBuf>) {
+/// Removes what a node that ended has left.
+pub(crate) async fn remove_leftovers(directories: Vec<PathBuf>) {
     let removed = blocking(move || {
         for directory in directories {
             remove(&directory);
         }
     });
     if let Err(error) = removed.await {
-        warn!(%error, "spilled objects of a dead raylet were not removed");
+        warn!(%error, "what a dead node left was not removed");
     }
 }
 
@@ -99,7 +99,7 @@ fn remove(directory: &Path) {
     match std::fs::remove_dir_all(directory) {
         Ok(()) => {}
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => warn!(directory = %directory.display(), %error, "cannot remove spilled objects"),
+        Err(error) => warn!(directory = %directory.display(), %error, "cannot remove what a dead node left"),
     }
 }
 

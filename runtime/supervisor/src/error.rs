@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use sparkray_common::{CUT_OFF_STATUS, ErrorCode};
+use sparkray_common::ErrorCode;
 use sparkray_proto::Failure;
 
 /// What the supervisor could not do.
@@ -54,9 +54,12 @@ impl SupervisorError {
         }
     }
 
-    /// Whether a raylet that did not become ready could not reach the head: that may change by itself.
-    pub(crate) fn was_cut_off(&self) -> bool {
-        matches!(self, Self::NotReady { status: Some(status), .. } if *status == i32::from(CUT_OFF_STATUS))
+    /// The exit status of a child that ended by itself before it was ready.
+    pub(crate) fn exit_status(&self) -> Option<i32> {
+        match self {
+            Self::NotReady { status, .. } => *status,
+            Self::Spawn { .. } | Self::HostStopped | Self::Refused { .. } => None,
+        }
     }
 
     /// The code that other languages see.

@@ -1,4 +1,4 @@
-//! The one thread in which a manager's tokio runtime lives inside a JVM.
+//! The one thread in which a manager's tokio runtime lives inside a JVM, and its helpers.
 
 use std::future::Future;
 
@@ -34,4 +34,13 @@ where
         runtime.shutdown_background();
     };
     spawn_quiet_thread(name, thread).map(drop).map_err(refuse)
+}
+
+/// Runs what blocks in a helper thread.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, SupervisorError> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| SupervisorError::refused(ErrorCode::Internal, format!("a helper thread: {error}")))
 }

@@ -1,4 +1,4 @@
-//! Spawning and reaping of `sparkrayd` processes.
+//! Spawning and reaping of heads and nodes.
 //!
 //! Invariants:
 //! 1. Every child is forked by one permanent thread, because PR_SET_PDEATHSIG follows the forking thread.
@@ -11,6 +11,7 @@ mod inherit;
 mod log_tail;
 mod poll_loop;
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -22,7 +23,6 @@ use std::time::{Duration, Instant};
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::process::Signal;
 use sparkray_common::sync::{Condvar, Mutex};
-use sparkray_common::{CUT_OFF_STATUS, ParentNotice};
 
 use crate::error::SupervisorError;
 use crate::signals::spawn_quiet_thread;
@@ -35,37 +35,39 @@ const COMMAND_QUEUE: usize = 64;
 /// How long `stop` waits for the kernel to end a process after SIGKILL.
 const KILL_DEADLINE: Duration = Duration::from_secs(5);
 
-/// What to run and how.
-pub struct ChildSpec {
-    /// Path of `sparkrayd`.
-    pub binary: PathBuf,
-    /// Its subcommand: `head` or `raylet`.
-    pub role: String,
-    /// Its configuration, written to its standard input as one line; holds the cluster's token.
-    pub config_json: String,
-    /// Receives its standard error; appended to, readable by the owner only.
-    pub log_path: PathBuf,
+/// A program, and what it is told first. May hold a token: it has no `Debug`.
+pub(crate) struct Launch {
+    /// Its path.
+    pub(crate) program: PathBuf,
+    /// Its arguments, which everybody on the machine can read.
+    pub(crate) arguments: Vec<String>,
+    /// Additions to this process's own environment.
+    pub(crate) environment: BTreeMap<String, String>,
+    /// Written to its standard input as one line.
+    pub(crate) configuration: String,
     /// Time in which it must write its ready line.
-    pub ready_deadline: Duration,
+    pub(crate) ready_deadline: Duration,
+}
+
+/// What to run, and what for.
+pub(crate) struct ChildSpec {
+    /// `head` or `raylet`, for messages.
+    pub(crate) role: String,
+    pub(crate) launch: Launch,
+    /// Receives its standard error; appended to, readable by the owner only.
+    pub(crate) log_path: PathBuf,
     /// Called once, on the host thread, when a child that was ready ends without having been told to. The text says
     /// how it ended, with the end of its log. Must return at once.
-    pub on_exit: Option<Box<dyn FnOnce(ChildEnd) + Send>>,
+    pub(crate) on_exit: Option<Box<dyn FnOnce(ChildEnd) + Send>>,
 }
 
 /// How a child ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ChildEnd {
+pub(crate) struct ChildEnd {
     /// In words.
-    pub cause: String,
+    pub(crate) cause: String,
     /// Its exit status, when it ended by itself.
-    pub status: Option<i32>,
-}
-
-impl ChildEnd {
-    /// Whether it may be started anew, as another node, as often as it takes.
-    pub fn was_cut_off(&self) -> bool {
-        self.status == Some(i32::from(CUT_OFF_STATUS))
-    }
+    pub(crate) status: Option<i32>,
 }
 
 /// How a child stands; shared between its owner and the host thread.
@@ -120,18 +122,18 @@ impl ChildHost {
 
     /// Runs a child and waits until it has written its ready line. A child that fails to do so is killed, and the
     /// error carries the end of its log.
-    pub fn spawn(&self, spec: ChildSpec) -> Result<Child, SupervisorError> {
+    pub(crate) fn spawn(&self, spec: ChildSpec) -> Result<Child, SupervisorError> {
         self.begin(spec)?.wait()
     }
 
     /// Runs a child and returns at once; [`Starting::wait`] waits for its ready line.
-    pub fn begin(&self, spec: ChildSpec) -> Result<Starting, SupervisorError> {
+    pub(crate) fn begin(&self, mut spec: ChildSpec) -> Result<Starting, SupervisorError> {
         let state = Arc::new(ChildState::default());
         let (started_sender, started) = sync_channel(1);
         let (ready_sender, ready) = sync_channel(1);
-        let ready_at = Instant::now() + spec.ready_deadline;
-        let mut config = spec.config_json.clone();
-        config.push('\n');
+        let ready_at = Instant::now() + spec.launch.ready_deadline;
+        let mut configuration = std::mem::take(&mut spec.launch.configuration);
+        configuration.push('\n');
         self.command(Command::Spawn {
             spec,
             state: Arc::clone(&state),
@@ -149,7 +151,11 @@ impl ChildHost {
             ready_line: String::new(),
             state,
         };
-        Ok(Starting { child, config, ready })
+        Ok(Starting {
+            child,
+            configuration,
+            ready,
+        })
     }
 
     fn command(&self, command: Command) -> Result<(), SupervisorError> {
@@ -161,15 +167,15 @@ impl ChildHost {
 }
 
 /// A child that runs but has not said yet that it serves.
-pub struct Starting {
+pub(crate) struct Starting {
     child: Child,
-    config: String,
+    configuration: String,
     ready: Receiver<Result<String, SupervisorError>>,
 }
 
 impl Starting {
     /// Ends the child from another thread, upon which `wait` returns an error.
-    pub fn killer(&self) -> Killer {
+    pub(crate) fn killer(&self) -> Killer {
         Killer {
             host: self.child.host.clone(),
             key: self.child.key,
@@ -177,37 +183,28 @@ impl Starting {
     }
 
     /// Hands the child its configuration and waits for its ready line.
-    pub fn wait(mut self) -> Result<Child, SupervisorError> {
+    pub(crate) fn wait(mut self) -> Result<Child, SupervisorError> {
         if let Some(stdin) = &mut self.child.stdin {
             // A child that dies early breaks the pipe; its log, which the answer below carries, says why.
-            if let Err(error) = stdin.write_all(self.config.as_bytes()) {
+            if let Err(error) = stdin.write_all(self.configuration.as_bytes()) {
                 tracing::debug!(pid = self.child.pid, %error, "child did not read its configuration");
             }
         }
         self.child.ready_line = self.ready.recv().map_err(|_| SupervisorError::HostStopped)??;
-        if let Ok(ready) = serde_json::from_str::<ReadyPid>(&self.child.ready_line) {
-            self.child.pid = ready.pid;
-        }
         Ok(self.child)
     }
 }
 
-/// The part of a ready line that all roles have.
-#[derive(serde::Deserialize)]
-struct ReadyPid {
-    pid: u32,
-}
-
 /// Kills one child.
 #[derive(Clone)]
-pub struct Killer {
+pub(crate) struct Killer {
     host: ChildHost,
     key: u64,
 }
 
 impl Killer {
     /// Sends SIGKILL, unless the child has ended.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         // Fails only when the host thread has ended, and then it has killed every child.
         let _ = self.host.command(Command::Signal {
             key: self.key,
@@ -227,12 +224,12 @@ pub struct Child {
 }
 
 impl Child {
-    /// Its process id, as its ready line names it: a raylet is a child of its guardian, which is this process's child.
+    /// Its process id. What serves may be a process below it.
     pub fn pid(&self) -> u32 {
         self.pid
     }
 
-    /// The line of JSON with which it said that it serves.
+    /// The line with which it said that it serves.
     pub fn ready_line(&self) -> &str {
         &self.ready_line
     }
@@ -242,15 +239,12 @@ impl Child {
         self.state.exit.lock().clone()
     }
 
-    /// Tells it something, over its leash. One that has ended hears nothing.
-    pub fn tell(&self, notice: &ParentNotice) {
+    /// Tells it one line, over its leash. One that has ended hears nothing.
+    pub(crate) fn tell(&self, line: &str) {
         let Some(mut stdin) = self.stdin.as_ref() else {
             return;
         };
-        let told = serde_json::to_string(notice)
-            .map_err(io::Error::from)
-            .and_then(|line| stdin.write_all(format!("{line}\n").as_bytes()));
-        if let Err(error) = told {
+        if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
             tracing::debug!(pid = self.pid, %error, "a child does not hear its parent's notice");
         }
     }

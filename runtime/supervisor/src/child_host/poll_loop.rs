@@ -169,7 +169,7 @@ impl PollLoop {
     ) -> Started {
         let refuse = |cause: io::Error| SupervisorError::Spawn {
             role: spec.role.clone(),
-            binary: spec.binary.clone(),
+            binary: spec.launch.program.clone(),
             cause: cause.to_string(),
         };
         let (log, log_start) = log_tail::open(&spec.log_path).map_err(|error| {
@@ -178,9 +178,10 @@ impl PollLoop {
                 format!("cannot open its log {}: {error}", spec.log_path.display()),
             ))
         })?;
-        let mut command = std::process::Command::new(&spec.binary);
+        let mut command = std::process::Command::new(&spec.launch.program);
         command
-            .arg(&spec.role)
+            .args(&spec.launch.arguments)
+            .envs(&spec.launch.environment)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::from(log));
@@ -254,7 +255,7 @@ impl PollLoop {
         {
             let cause = format!(
                 "no answer within {:.1} s",
-                entry.spec.ready_deadline.as_secs_f64()
+                entry.spec.launch.ready_deadline.as_secs_f64()
             );
             entry.refuse(ChildEnd { cause, status: None });
             let _ = entry.process.kill();

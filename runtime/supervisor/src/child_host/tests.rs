@@ -16,11 +16,15 @@ fn script(directory: &Path, body: &str) -> PathBuf {
 
 fn spec(directory: &Path, body: &str) -> ChildSpec {
     ChildSpec {
-        binary: script(directory, body),
         role: "raylet".to_owned(),
-        config_json: "{\"token\":\"secret\"}".to_owned(),
+        launch: Launch {
+            program: script(directory, body),
+            arguments: vec!["first".to_owned(), "second".to_owned()],
+            environment: BTreeMap::from([("LIGHT".to_owned(), "green".to_owned())]),
+            configuration: "{\"token\":\"secret\"}".to_owned(),
+            ready_deadline: SOON,
+        },
         log_path: directory.join("logs").join("raylet.log"),
-        ready_deadline: SOON,
         on_exit: None,
     }
 }
@@ -31,16 +35,19 @@ fn is_alive(pid: u32) -> bool {
 }
 
 #[test]
-fn a_child_gets_its_configuration_and_answers_with_one_line() {
+fn a_child_gets_arguments_environment_and_configuration_and_answers_with_one_line() {
     let directory = tempfile::tempdir().unwrap();
     let host = ChildHost::start().unwrap();
     let child = host
         .spawn(spec(
             directory.path(),
-            "read line; echo \"ready $1 $line\"; read rest",
+            "read line; echo \"ready $1 $2 $LIGHT $line\"; read rest",
         ))
         .unwrap();
-    assert_eq!(child.ready_line(), "ready raylet {\"token\":\"secret\"}");
+    assert_eq!(
+        child.ready_line(),
+        "ready first second green {\"token\":\"secret\"}"
+    );
     let pid = child.pid();
     assert!(is_alive(pid));
     child.stop(SOON);
@@ -79,9 +86,9 @@ fn a_silent_child_is_killed_at_the_deadline() {
     let directory = tempfile::tempdir().unwrap();
     let host = ChildHost::start().unwrap();
     let mut silent = spec(directory.path(), "echo $$ >pid; exec sleep 1000");
-    silent.ready_deadline = Duration::from_millis(200);
+    silent.launch.ready_deadline = Duration::from_millis(200);
     let pid_file = directory.path().join("pid");
-    silent.binary = script(
+    silent.launch.program = script(
         directory.path(),
         &format!("echo $$ >{}; exec sleep 1000", pid_file.display()),
     );
@@ -140,7 +147,7 @@ fn a_binary_that_cannot_be_run_is_named() {
     let directory = tempfile::tempdir().unwrap();
     let host = ChildHost::start().unwrap();
     let mut missing = spec(directory.path(), "");
-    missing.binary = directory.path().join("nothing");
+    missing.launch.program = directory.path().join("nothing");
     let Err(error) = host.spawn(missing) else {
         panic!("a missing binary must be an error");
     };

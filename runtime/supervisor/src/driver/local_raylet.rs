@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
-use sparkray_common::{NodeId, RayletConfig};
+use sparkray_common::NodeId;
 use sparkray_proto::RayletStarted;
 use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
@@ -12,9 +12,10 @@ use tokio_util::sync::CancellationToken;
 use super::DriverConfig;
 use super::membership::LocalRayletPlan;
 use crate::SupervisorError;
-use crate::child_host::{Child, ChildEnd};
-use crate::children::ChildStarter;
+use crate::child_host::ChildEnd;
+use crate::children::{ChildStarter, EngineChild};
 use crate::container::NodeDirs;
+use crate::engine::{HeadPlace, NodePlan};
 
 /// The address at which all others reach the driver's raylet: `spark.driver.host`, unless that is this machine's loopback
 /// here, while executors have reached the manager at another address: then that one. `resolved` is what the name is here.
@@ -29,11 +30,11 @@ fn advertised_host(host: &str, resolved: &[IpAddr], reached_at: &[IpAddr]) -> St
 
 /// It serves.
 pub(super) struct LocalRaylet {
-    pub(super) child: Child,
+    pub(super) child: EngineChild,
     pub(super) started: RayletStarted,
     pub(super) exit: oneshot::Receiver<ChildEnd>,
     /// What it may have left there when it was killed is to be removed after its end.
-    pub(super) spill_dirs: Vec<PathBuf>,
+    pub(super) leftovers: Vec<PathBuf>,
 }
 
 pub(super) async fn start(
@@ -48,44 +49,42 @@ pub(super) async fn start(
         resolved.map_or_else(|_| Vec::new(), |found| found.map(|found| found.ip()).collect());
     let host = advertised_host(&config.host, &resolved, reached_at);
     let dirs = NodeDirs::of_this_process(&config.work_dir);
-    let node_id = NodeId::random();
+    let log_path = dirs.logs.join("sparkray-raylet-driver.log");
     let request = plan.request;
-    let spill_dirs = dirs.spill_dirs(&node_id.to_string());
+    let labels = [
+        ("executor_id", "driver".to_owned()),
+        ("hostname", crate::container::hostname()),
+        ("container_id", dirs.container_id.clone()),
+    ];
     let runs_tasks = request.driver_cpus > 0.0;
-    let mut labels = BTreeMap::from([("executor_id".to_owned(), "driver".to_owned())]);
-    labels.insert("hostname".to_owned(), crate::container::hostname());
-    labels.insert("container_id".to_owned(), dirs.container_id.clone());
-    let raylet = RayletConfig {
-        cluster_id: plan.names.id.to_string(),
-        token: plan.names.token.expose_hex(),
-        node_id: node_id.to_string(),
-        head_epoch: plan.names.head_epoch,
-        parent_pid: std::process::id(),
+    let id = plan.names.id;
+    let node = NodePlan {
+        names: plan.names,
+        node_id: NodeId::random(),
+        head: HeadPlace::Beyond(plan.head_address),
         bind_host: (host != config.bind_address).then(|| config.bind_address.clone()),
         host,
-        port: 0,
-        head_socket_name: None,
-        head_address: Some(plan.head_address),
+        former_address: None,
         resources: BTreeMap::from([("CPU".to_owned(), request.driver_cpus)]),
-        labels,
+        labels: labels
+            .into_iter()
+            .map(|(name, value)| (name.to_owned(), value))
+            .collect(),
         object_store_bytes: plan.object_store_bytes,
-        spill_dirs: spill_dirs.iter().map(|path| path.display().to_string()).collect(),
-        log_dir: dirs.logs.display().to_string(),
-        python: runs_tasks.then(|| request.driver_python.clone()),
-        working_dir: dirs.working.display().to_string(),
+        dirs,
+        python: runs_tasks.then(|| PathBuf::from(&request.driver_python)),
         worker_env: request.worker_env,
         prestart_workers: 0,
         is_drivers_own: true,
         encryption: request.encryption,
     };
-    let log_path = dirs.logs.join("sparkray-raylet-driver.log");
-    let running = starter.raylet(&raylet, log_path, cancel).await?;
+    let running = starter.node(&node, log_path, cancel).await?;
     let started = RayletStarted {
-        cluster_id: plan.names.id.to_vec().into(),
+        cluster_id: id.to_vec().into(),
         failure: None,
-        node_id: node_id.to_vec().into(),
+        node_id: running.ready.node_id.to_vec().into(),
         address: running.ready.address,
-        pid: running.child.pid(),
+        pid: running.ready.pid,
         start_count: 1,
         socket_name: running.ready.socket_name,
     };
@@ -93,7 +92,7 @@ pub(super) async fn start(
         child: running.child,
         started,
         exit: running.exit,
-        spill_dirs,
+        leftovers: starter.engine.leftovers(&node),
     })
 }
 

@@ -320,7 +320,7 @@ impl Membership {
         member.node.restarting = message.will_restart;
         if !message.will_restart {
             let sentence = format!(
-                "its raylet died too often and is not started again; the last time it {}",
+                "its raylet died too often, or cannot run there, and is not started again; the last time it {}",
                 message.cause
             );
             member.node.refused = Some(prefixed(&Failure::new(ErrorCode::Unavailable, sentence), &name));

@@ -21,8 +21,10 @@ use tokio_util::sync::CancellationToken;
 use crate::SupervisorError;
 use crate::child_host::ChildHost;
 use crate::children::ChildStarter;
+use crate::engine::Engine;
 use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
+use crate::native_engine::NativeEngine;
 use crate::request::{ClusterNames, InitRequest, InitResult, Status};
 use membership::Progress;
 use state::{Ending, Shared};
@@ -72,7 +74,16 @@ pub struct DriverManager {
 impl DriverManager {
     /// Listens, in a thread of its own.
     pub fn start(config: DriverConfig) -> Result<Self, SupervisorError> {
-        let host = ChildHost::start()?;
+        let engine = Arc::new(NativeEngine::new(config.binary.clone()));
+        Self::start_with(config, engine)
+    }
+
+    /// As [`Self::start`], for clusters of the runtime behind this engine.
+    fn start_with(config: DriverConfig, engine: Arc<dyn Engine>) -> Result<Self, SupervisorError> {
+        let starter = ChildStarter {
+            host: ChildHost::start()?,
+            engine,
+        };
         let token = match &config.token {
             Some(hex) => ClusterToken::from_hex(hex).ok_or_else(|| {
                 SupervisorError::refused(
@@ -97,7 +108,7 @@ impl DriverManager {
         let (sender, started) = sync_channel(1);
         let body_cancel = cancel.clone();
         spawn_manager_thread("sparkray-manager", move |runtime| {
-            listen(config, host, runtime, identity, body_cancel, sender)
+            listen(config, starter, runtime, identity, body_cancel, sender)
         })?;
         let silent = |_| {
             SupervisorError::refused(
@@ -154,7 +165,7 @@ impl DriverManager {
     fn end(&self, id: Option<ClusterId>) -> Vec<String> {
         match self.shared.end(id) {
             Ending::Other => return Vec::new(),
-            Ending::Begun(Some(child)) => child.stop(crate::children::STOP_GRACE),
+            Ending::Begun(Some(child)) => child.stop_and_wait(),
             Ending::Begun(None) => {}
         }
         let deadline = Instant::now() + STOP_DEADLINE;
@@ -228,7 +239,7 @@ type Started = Result<(Arc<Shared>, u16), SupervisorError>;
 /// The manager's thread: binds, reports the port, serves until `cancel`.
 async fn listen(
     config: DriverConfig,
-    host: ChildHost,
+    starter: ChildStarter,
     runtime: tokio::runtime::Handle,
     identity: Identity,
     cancel: CancellationToken,
@@ -243,10 +254,6 @@ async fn listen(
         }
     };
     let port = listener.local_port();
-    let starter = ChildStarter {
-        host,
-        binary: config.binary.clone(),
-    };
     let shared = Arc::new(Shared::new(config, starter, runtime, cancel.clone()));
     if started.send(Ok((Arc::clone(&shared), port))).is_err() {
         return;
@@ -262,5 +269,7 @@ fn host_and_port(host: &str, port: u16) -> String {
     }
 }
 
+#[cfg(test)]
+mod engine_tests;
 #[cfg(test)]
 mod tests;

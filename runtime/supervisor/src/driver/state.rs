@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use sparkray_common::ClusterId;
 use sparkray_common::sync::{Condvar, Mutex, MutexGuard};
-use sparkray_common::{ClusterId, ParentNotice};
 use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
 use tokio::runtime::Handle;
 use tokio::sync::mpsc;
@@ -18,9 +18,8 @@ use super::DriverConfig;
 use super::local_raylet::{LocalRaylet, start};
 use super::membership::{Effect, MemberKey, Membership};
 use crate::SupervisorError;
-use crate::child_host::Child;
-use crate::children::{ChildStarter, stop};
-use crate::container::remove_spill_dirs;
+use crate::children::{ChildStarter, EngineChild};
+use crate::container::remove_leftovers;
 use crate::request::{ClusterNames, InitRequest};
 
 pub(super) type Outbox = mpsc::Sender<Result<ManagerCommand, TonicStatus>>;
@@ -42,7 +41,7 @@ enum Local {
     None,
     /// Its start is under way, and may be cancelled.
     Starting(ClusterId, CancellationToken),
-    Running(Child),
+    Running(EngineChild),
 }
 
 /// What came of the order to end a cluster.
@@ -50,7 +49,7 @@ pub(super) enum Ending {
     /// Another cluster is the current one, or none.
     Other,
     /// It is on its way; this is the driver's own raylet.
-    Begun(Option<Child>),
+    Begun(Option<EngineChild>),
 }
 
 impl State {
@@ -236,7 +235,7 @@ impl Shared {
                 }
                 Effect::TellDriverRaylet(cause) => {
                     if let Local::Running(child) = &state.local {
-                        child.tell(&ParentNotice::HeadLost { cause });
+                        child.tell_head_lost(&cause);
                     }
                 }
                 Effect::StartDriverRaylet(plan) => {
@@ -270,7 +269,7 @@ impl Shared {
             child,
             started,
             exit,
-            spill_dirs,
+            leftovers,
         } = raylet;
         let unwanted = {
             let mut state = self.state.lock();
@@ -284,7 +283,7 @@ impl Shared {
             }
         };
         if let Some(child) = unwanted {
-            stop(child).await;
+            child.stop().await;
             return self.local_ended(id, None);
         }
         if let Ok(end) = exit.await {
@@ -292,7 +291,7 @@ impl Shared {
             state.membership.driver_raylet_ended(id, &end.cause);
             self.changed.notify_all();
         }
-        remove_spill_dirs(spill_dirs).await;
+        remove_leftovers(leftovers).await;
     }
 
     /// A start of the driver's raylet came to nothing.

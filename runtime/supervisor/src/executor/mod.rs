@@ -25,8 +25,10 @@ use crate::SupervisorError;
 use crate::child_host::ChildHost;
 use crate::children::ChildStarter;
 use crate::container::{NodeDirs, hostname};
+use crate::engine::Engine;
 use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
+use crate::native_engine::NativeEngine;
 pub use current_raylet::{RayletHandle, current_raylet, on_raylet_gone, wait_for_raylet};
 use session::Session;
 use workers_python::WorkersPython;
@@ -92,12 +94,24 @@ pub struct ExecutorManager {
 impl ExecutorManager {
     /// Starts it in a thread of its own and returns at once.
     pub fn start(config: ExecutorConfig) -> Result<Self, SupervisorError> {
-        let host = ChildHost::start()?;
+        let engine = Arc::new(NativeEngine::new(config.binary.clone()));
+        Self::start_with(config, engine)
+    }
+
+    /// As [`Self::start`], for the runtime behind this engine.
+    pub(crate) fn start_with(
+        config: ExecutorConfig,
+        engine: Arc<dyn Engine>,
+    ) -> Result<Self, SupervisorError> {
+        let starter = ChildStarter {
+            host: ChildHost::start()?,
+            engine,
+        };
         let cancel = CancellationToken::new();
         let (ended_sender, ended) = sync_channel(1);
         let token = cancel.clone();
         spawn_manager_thread("sparkray-manager", move |_| async move {
-            run(Arc::new(config), host, token).await;
+            run(Arc::new(config), starter, token).await;
             // `close` may have given up waiting.
             let _ = ended_sender.try_send(());
         })?;
@@ -130,7 +144,7 @@ enum SessionEnd {
     ConnectionLost,
 }
 
-async fn run(config: Arc<ExecutorConfig>, host: ChildHost, cancel: CancellationToken) {
+async fn run(config: Arc<ExecutorConfig>, starter: ChildStarter, cancel: CancellationToken) {
     let dirs = NodeDirs::of_this_process(&config.work_dir);
     let python = Arc::new(WorkersPython::new(&config.python, &dirs.working));
     let hello = hello(&config, &dirs);
@@ -139,7 +153,7 @@ async fn run(config: Arc<ExecutorConfig>, host: ChildHost, cancel: CancellationT
     let asking = tokio::spawn(async move {
         let _ = asked.answer().await;
     });
-    stay_joined(&config, &dirs, host, &python, &hello, &cancel).await;
+    stay_joined(&config, &dirs, &starter, &python, &hello, &cancel).await;
     asking.abort();
 }
 
@@ -148,15 +162,11 @@ async fn run(config: Arc<ExecutorConfig>, host: ChildHost, cancel: CancellationT
 async fn stay_joined(
     config: &Arc<ExecutorConfig>,
     dirs: &NodeDirs,
-    host: ChildHost,
+    starter: &ChildStarter,
     python: &Arc<WorkersPython>,
     hello: &ManagerHello,
     cancel: &CancellationToken,
 ) {
-    let starter = ChildStarter {
-        host,
-        binary: config.binary.clone(),
-    };
     let identity = match config.invitation.identity() {
         Ok(identity) => identity,
         Err(error) => {

@@ -4,9 +4,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{
-    CUT_OFF_STATUS, ClusterId, ClusterToken, NodeId, ParentNotice, RayletConfig, RayletReady,
-};
+use sparkray_common::{ClusterId, NodeId};
 use sparkray_proto::{ChildEnded, RayletStarted, StartRaylet, manager_event::Event};
 use sparkray_rpc::Identity;
 use tokio::sync::watch;
@@ -17,17 +15,17 @@ use super::Reporter;
 use super::current_raylet::{RayletHandle, keeping, publish};
 use crate::SupervisorError;
 use crate::child_host::ChildEnd;
-use crate::children::{ChildStarter, Running, stop};
-use crate::container::{NodeDirs, remove_spill_dirs};
+use crate::children::{ChildStarter, Running};
+use crate::container::{NodeDirs, remove_leftovers};
+use crate::engine::{HeadPlace, NodeExit, NodePlan, Role, ServingNode};
+use crate::request::ClusterNames;
 use crate::restart::{CutOffs, Decision, RestartPolicy};
 
 /// What a keeper needs to know.
 pub(super) struct RayletPlan {
-    pub(super) cluster_id: ClusterId,
-    pub(super) token: ClusterToken,
-    pub(super) head_epoch: u64,
+    pub(super) names: ClusterNames,
     /// Set on the node that the head runs on.
-    pub(super) head_socket_name: Option<String>,
+    pub(super) head_beside: Option<String>,
     pub(super) host: String,
     pub(super) executor_id: String,
     pub(super) python: Option<PathBuf>,
@@ -39,47 +37,40 @@ pub(super) struct RayletPlan {
 }
 
 impl RayletPlan {
-    fn handle(&self, node_id: NodeId, ready: &RayletReady) -> RayletHandle {
+    fn handle(&self, ready: &ServingNode) -> RayletHandle {
         RayletHandle {
             identity: Identity {
-                cluster_id: self.cluster_id,
-                token: self.token.clone(),
-                head_epoch: self.head_epoch,
+                cluster_id: self.names.id,
+                token: self.names.token.clone(),
+                head_epoch: self.names.head_epoch,
             },
             socket_name: ready.socket_name.clone(),
-            node_id,
+            node_id: ready.node_id,
             node_address: ready.address.clone(),
         }
     }
 
-    fn config(&self, node_id: NodeId, port: u16, spill_dirs: &[PathBuf]) -> RayletConfig {
+    /// The next start, in the place of the node that was reached at `former_address`.
+    fn next_node(&self, former_address: Option<String>) -> NodePlan {
         let command = self.command.borrow().clone();
-        let head_address = if self.head_socket_name.is_some() {
-            None
-        } else {
-            Some(command.head_address)
-        };
-        RayletConfig {
-            cluster_id: self.cluster_id.to_string(),
-            token: self.token.expose_hex(),
-            node_id: node_id.to_string(),
-            head_epoch: self.head_epoch,
-            parent_pid: std::process::id(),
+        NodePlan {
+            names: self.names.clone(),
+            node_id: NodeId::random(),
+            head: match &self.head_beside {
+                Some(address) => HeadPlace::Here(address.clone()),
+                None => HeadPlace::Beyond(command.head_address),
+            },
             host: self.host.clone(),
             bind_host: None,
-            port,
-            head_socket_name: self.head_socket_name.clone(),
-            head_address,
+            former_address,
             resources: command
                 .resources
                 .map(|set| set.units.into_iter().collect())
                 .unwrap_or_default(),
             labels: command.labels.into_iter().collect(),
             object_store_bytes: command.object_store_bytes,
-            spill_dirs: spill_dirs.iter().map(|path| path.display().to_string()).collect(),
-            log_dir: self.dirs.logs.display().to_string(),
-            python: self.python.as_ref().map(|path| path.display().to_string()),
-            working_dir: self.dirs.working.display().to_string(),
+            dirs: self.dirs.clone(),
+            python: self.python.clone(),
             worker_env: command.worker_env.into_iter().collect(),
             prestart_workers: command.prestart_workers,
             is_drivers_own: false,
@@ -99,68 +90,75 @@ pub(super) async fn keep(
     let mut policy = RestartPolicy::default();
     let mut cut_offs = CutOffs::default();
     let began = Instant::now();
-    let mut port = 0;
+    let engine = &starter.engine;
+    let died = |error: &SupervisorError| engine.node_exit(error.exit_status()) == NodeExit::Died;
+    let mut address: Option<String> = None;
     let mut start_count = 0;
     loop {
         start_count += 1;
-        let node_id = NodeId::random();
-        let spill_dirs = plan.dirs.spill_dirs(&node_id.to_string());
-        let mut outcome = start(&plan, &starter, node_id, port, &spill_dirs, &cancel).await;
-        let was_cut_off = |error: &SupervisorError| error.was_cut_off();
-        if port != 0 && !cancel.is_cancelled() && !outcome.as_ref().err().is_none_or(was_cut_off) {
+        let mut node = plan.next_node(address.clone());
+        let mut node_id = node.node_id;
+        let mut outcome = start(&plan, &starter, &node, &cancel).await;
+        if address.is_some() && !cancel.is_cancelled() && outcome.as_ref().err().is_some_and(died) {
             // Somebody else took the port meanwhile, perhaps.
-            outcome = start(&plan, &starter, node_id, 0, &spill_dirs, &cancel).await;
+            node.former_address = None;
+            outcome = start(&plan, &starter, &node, &cancel).await;
         }
+        let leftovers = engine.leftovers(&node);
         let end = match outcome {
             Ok(running) => {
                 cut_offs = CutOffs::default();
-                port = port_of(&running.ready.address);
+                let ready = &running.ready;
+                node_id = ready.node_id;
+                address = Some(ready.address.clone());
                 info!(%node_id, executor_id = plan.executor_id, start_count, "raylet registered");
                 reporter.send(Event::RayletStarted(RayletStarted {
-                    cluster_id: plan.cluster_id.to_vec().into(),
+                    cluster_id: plan.names.id.to_vec().into(),
                     failure: None,
                     node_id: node_id.to_vec().into(),
-                    address: running.ready.address.clone(),
-                    pid: running.child.pid(),
+                    address: ready.address.clone(),
+                    pid: ready.pid,
                     start_count,
-                    socket_name: running.ready.socket_name.clone(),
+                    socket_name: ready.socket_name.clone(),
                 }));
-                let published = publish(plan.handle(node_id, &running.ready));
+                let published = publish(plan.handle(ready));
                 let end = watch_over(running, plan.head_lost.clone(), &cancel).await;
                 drop(published);
-                remove_spill_dirs(spill_dirs).await;
+                remove_leftovers(leftovers).await;
                 match end {
                     Some(end) => end,
                     None => return,
                 }
             }
             Err(error) => {
-                remove_spill_dirs(spill_dirs).await;
+                remove_leftovers(leftovers).await;
                 if cancel.is_cancelled() {
                     return;
                 }
                 if start_count == 1 {
-                    reporter.send(Event::RayletStarted(failed(plan.cluster_id, &error)));
+                    reporter.send(Event::RayletStarted(failed(plan.names.id, &error)));
                     return;
                 }
                 ChildEnd {
                     cause: format!("could not be started: {error}"),
-                    status: error.was_cut_off().then_some(i32::from(CUT_OFF_STATUS)),
+                    status: error.exit_status(),
                 }
             }
         };
         let decision = if plan.head_lost.borrow().is_some() {
             Decision::GiveUp
-        } else if end.was_cut_off() {
-            cut_offs.next()
         } else {
-            policy.on_death(began.elapsed())
+            match engine.node_exit(end.status) {
+                NodeExit::CutOff => cut_offs.next(),
+                NodeExit::Died => policy.on_death(began.elapsed()),
+                NodeExit::Broken => Decision::GiveUp,
+            }
         };
         let cause = end.cause;
         warn!(%node_id, executor_id = plan.executor_id, ?decision, cause, "raylet ended");
         reporter.send(Event::ChildEnded(ChildEnded {
-            cluster_id: plan.cluster_id.to_vec().into(),
-            role: "raylet".to_owned(),
+            cluster_id: plan.names.id.to_vec().into(),
+            role: Role::Node.name().to_owned(),
             cause,
             will_restart: decision != Decision::GiveUp,
         }));
@@ -185,18 +183,14 @@ pub(super) fn failed(cluster_id: ClusterId, error: &SupervisorError) -> RayletSt
 async fn start(
     plan: &RayletPlan,
     starter: &ChildStarter,
-    node_id: NodeId,
-    port: u16,
-    spill_dirs: &[PathBuf],
+    node: &NodePlan,
     cancel: &CancellationToken,
-) -> Result<Running<RayletReady>, SupervisorError> {
+) -> Result<Running<ServingNode>, SupervisorError> {
     let log_path = plan
         .dirs
         .logs
         .join(format!("sparkray-raylet-{}.log", plan.executor_id));
-    starter
-        .raylet(&plan.config(node_id, port, spill_dirs), log_path, cancel)
-        .await
+    starter.node(node, log_path, cancel).await
 }
 
 /// How the raylet ended; `None` when it was stopped because of `cancel`. It is told when the head is lost.
@@ -209,9 +203,7 @@ async fn watch_over<R>(
     let tell = async {
         // Otherwise the cluster ends, and `cancel` says so.
         if let Ok(cause) = head_lost.wait_for(Option::is_some).await {
-            child.tell(&ParentNotice::HeadLost {
-                cause: cause.clone().unwrap_or_default(),
-            });
+            child.tell_head_lost(cause.as_deref().unwrap_or_default());
         }
         std::future::pending::<()>().await;
     };
@@ -226,7 +218,7 @@ async fn watch_over<R>(
             status: None,
         })),
         None => {
-            stop(child).await;
+            child.stop().await;
             None
         }
     }
@@ -237,25 +229,5 @@ async fn pause(time: Duration, cancel: &CancellationToken) -> bool {
     tokio::select! {
         () = cancel.cancelled() => false,
         () = tokio::time::sleep(time) => true,
-    }
-}
-
-fn port_of(address: &str) -> u16 {
-    address
-        .rsplit(':')
-        .next()
-        .and_then(|port| port.parse().ok())
-        .unwrap_or(0)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_port_is_the_address_last_part() {
-        assert_eq!(port_of("host:4711"), 4711);
-        assert_eq!(port_of("[::1]:80"), 80);
-        assert_eq!(port_of("nonsense"), 0);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparkray_common::{ClusterId, ClusterToken, ErrorCode, HeadConfig};
+use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
 use sparkray_proto::{
     ChildEnded, Failure, HeadStarted, ManagerCommand, StartHead, StartRaylet, Stopped,
     manager_command::Command, manager_event::Event,
@@ -15,16 +15,18 @@ use tracing::{info, warn};
 use super::raylet_keeper::{RayletPlan, failed, keep};
 use super::{ExecutorConfig, Reporter, workers_python::WorkersPython};
 use crate::SupervisorError;
-use crate::children::{ChildStarter, Running, stop};
+use crate::children::{ChildStarter, Running};
 use crate::container::NodeDirs;
+use crate::engine::{HeadPlan, Role, ServingHead};
+use crate::request::ClusterNames;
 
 /// What runs for one cluster on this node.
 struct LocalCluster {
     id: ClusterId,
     cancel: CancellationToken,
     tasks: TaskTracker,
-    /// Name of the head's socket once it serves here.
-    head_socket: watch::Sender<Option<String>>,
+    /// How the raylet beside it reaches the head, once that serves here.
+    head_beside: watch::Sender<Option<String>>,
     /// The newest StartRaylet, when there was one.
     raylet: Option<watch::Sender<StartRaylet>>,
     /// Why the cluster's head is lost, once it is.
@@ -110,39 +112,37 @@ impl Session {
             id,
             cancel: CancellationToken::new(),
             tasks: TaskTracker::new(),
-            head_socket: watch::channel(None).0,
+            head_beside: watch::channel(None).0,
             raylet: None,
             head_lost: watch::channel(None).0,
         })
     }
 
     async fn start_head(&mut self, command: StartHead) {
-        let (id, token) = match names(&command.cluster_id, &command.token) {
+        let names = match names(&command.cluster_id, &command.token, command.head_epoch) {
             Ok(names) => names,
             Err(error) => return self.refuse_head(command, &error),
         };
-        let config = HeadConfig {
-            cluster_id: id.to_string(),
-            token: token.expose_hex(),
-            head_epoch: command.head_epoch,
-            parent_pid: std::process::id(),
-            log_dir: self.dirs.logs.display().to_string(),
+        let id = names.id;
+        let plan = HeadPlan {
+            names,
+            log_dir: self.dirs.logs.clone(),
         };
         let log_path = self.dirs.logs.join("sparkray-head.log");
         let starter = self.starter.clone();
         let reporter = self.reporter.clone();
         let cluster = self.enter(id).await;
         let cancel = cluster.cancel.clone();
-        let socket = cluster.head_socket.clone();
+        let head_beside = cluster.head_beside.clone();
         cluster.tasks.spawn(async move {
-            match starter.head(&config, log_path, &cancel).await {
+            match starter.head(&plan, log_path, &cancel).await {
                 Ok(running) => {
-                    socket.send_replace(Some(running.ready.socket_name.clone()));
+                    head_beside.send_replace(Some(running.ready.address.clone()));
                     reporter.send(Event::HeadStarted(HeadStarted {
                         cluster_id: id.to_vec().into(),
                         failure: None,
-                        socket_name: running.ready.socket_name.clone(),
-                        pid: running.child.pid(),
+                        socket_name: running.ready.address.clone(),
+                        pid: running.ready.pid,
                     }));
                     watch_head(running, id, &reporter, &cancel).await;
                 }
@@ -157,13 +157,14 @@ impl Session {
     }
 
     async fn start_raylet(&mut self, command: StartRaylet) {
-        let (id, token) = match names(&command.cluster_id, &command.token) {
+        let names = match names(&command.cluster_id, &command.token, command.head_epoch) {
             Ok(names) => names,
             Err(error) => {
                 warn!(%error, "the driver sent a command that cannot be carried out");
                 return;
             }
         };
+        let id = names.id;
         let config = Arc::clone(&self.config);
         let dirs = self.dirs.clone();
         let starter = self.starter.clone();
@@ -175,8 +176,8 @@ impl Session {
             raylet.send_replace(command);
             return;
         }
-        let head_socket_name = if command.head_address.is_empty() {
-            cluster.head_socket.borrow().clone()
+        let head_beside = if command.head_address.is_empty() {
+            cluster.head_beside.borrow().clone()
         } else {
             None
         };
@@ -185,7 +186,7 @@ impl Session {
         let head_lost = cluster.head_lost.subscribe();
         let cancel = cluster.cancel.clone();
         cluster.tasks.spawn(async move {
-            if command.head_address.is_empty() && head_socket_name.is_none() {
+            if command.head_address.is_empty() && head_beside.is_none() {
                 let error =
                     SupervisorError::refused(ErrorCode::NotRunning, "the head does not run on this executor");
                 return reporter.send(Event::RayletStarted(failed(id, &error)));
@@ -195,10 +196,8 @@ impl Session {
                 Err(error) => return reporter.send(Event::RayletStarted(failed(id, &error))),
             };
             let plan = RayletPlan {
-                cluster_id: id,
-                token,
-                head_epoch: command.head_epoch,
-                head_socket_name,
+                names,
+                head_beside,
                 host: config.host.clone(),
                 executor_id: config.executor_id.clone(),
                 python,
@@ -220,25 +219,34 @@ impl Session {
 }
 
 /// A head is not started again: its tables are lost with it.
-async fn watch_head<R>(running: Running<R>, id: ClusterId, reporter: &Reporter, cancel: &CancellationToken) {
+async fn watch_head(
+    running: Running<ServingHead>,
+    id: ClusterId,
+    reporter: &Reporter,
+    cancel: &CancellationToken,
+) {
     let Running { child, exit, .. } = running;
     let cause = tokio::select! {
-        () = cancel.cancelled() => return stop(child).await,
+        () = cancel.cancelled() => return child.stop().await,
         end = exit => end.map_or_else(|_| "ended".to_owned(), |end| end.cause),
     };
     warn!(cluster_id = %id, cause, "head ended");
     reporter.send(Event::ChildEnded(ChildEnded {
         cluster_id: id.to_vec().into(),
-        role: "head".to_owned(),
+        role: Role::Head.name().to_owned(),
         cause,
         will_restart: false,
     }));
 }
 
-fn names(cluster_id: &[u8], token: &[u8]) -> Result<(ClusterId, ClusterToken), SupervisorError> {
+fn names(cluster_id: &[u8], token: &[u8], head_epoch: u64) -> Result<ClusterNames, SupervisorError> {
     let refuse = |message: String| SupervisorError::refused(ErrorCode::InvalidArgument, message);
     let id = ClusterId::from_slice(cluster_id).map_err(|error| refuse(error.to_string()))?;
     let token =
         ClusterToken::from_slice(token).ok_or_else(|| refuse("the token has the wrong length".to_owned()))?;
-    Ok((id, token))
+    Ok(ClusterNames {
+        id,
+        token,
+        head_epoch,
+    })
 }

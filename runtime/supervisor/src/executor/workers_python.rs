@@ -6,7 +6,7 @@ use sparkray_proto::StartRaylet;
 use tokio::sync::OnceCell;
 
 use crate::SupervisorError;
-use crate::children::blocking;
+use crate::manager_thread::blocking;
 use crate::python::{PythonAnswer, absolute, ask, compare};
 
 type Answer = Result<PythonAnswer, String>;
