@@ -15,10 +15,10 @@
 //! | `objects` | who gets which object, who hears of what is gone | transfers |
 //! | `head` | what the head is told, whether this node's time is over | the streams to it, its calls |
 //!
-//! Direction: {`input`, `outbox`, `tasks`, `node_info`, `cluster_view`, `error`} <- `gateway` <- {`leases`, `workers`,
-//! `objects`, `head`} <- `actors` <- {`router`, `io`} <- `raylet` <- `run`. The parts in braces know nothing of each other;
-//! of the parts above `gateway` only `objects` and `head` use it, for connections to other raylets, and `actors` uses
-//! `leases` alone.
+//! Direction: leaves (`error`, `tasks`, `cluster_view`, `node_info`, `outbox`, `input`) <- `gateway` <- `leases`, `workers`,
+//! `objects`, `head` <- `actors` <- `router`, `io` <- `raylet` <- `run`. Parts between two arrows know nothing of each
+//! other. Only the transfers of `objects` and the streams of `head` use `gateway`, for connections to other raylets, and
+//! `actors` uses `leases` alone. The router uses what decides, and nothing of what does. `tests/check_modules.py` holds this.
 
 mod actors;
 mod cluster_view;
