@@ -24,6 +24,8 @@ impl Tasks {
         let stop = self.stop.clone();
         self.tracker.spawn(async move {
             tokio::select! {
+                // First, so that a task does not take the end of the others for a failure.
+                biased;
                 () = stop.cancelled() => {}
                 () = work => {}
             }
@@ -45,20 +47,39 @@ impl Tasks {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::*;
+
+    #[tokio::test]
+    async fn a_task_does_not_hear_of_what_ends_with_it() {
+        let tasks = Tasks::new(CancellationToken::new());
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<()>(1);
+        let heard = Arc::new(AtomicBool::new(false));
+        let noted = Arc::clone(&heard);
+        tasks.spawn(async move {
+            receiver.recv().await;
+            noted.store(true, Ordering::Release);
+        });
+        tokio::task::yield_now().await;
+        drop(sender);
+        tasks.end().await;
+        assert!(!heard.load(Ordering::Acquire));
+    }
 
     #[tokio::test]
     async fn the_end_waits_for_every_task() {
         let tasks = Tasks::new(CancellationToken::new());
-        let held = std::sync::Arc::new(());
+        let held = Arc::new(());
         for _ in 0..3 {
-            let held = std::sync::Arc::clone(&held);
+            let held = Arc::clone(&held);
             tasks.spawn(async move {
                 std::future::pending::<()>().await;
                 drop(held);
             });
         }
         tasks.end().await;
-        assert_eq!(std::sync::Arc::strong_count(&held), 1);
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

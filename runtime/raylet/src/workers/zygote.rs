@@ -176,6 +176,7 @@ pub(crate) async fn run_zygote(
         let mut was_ready = false;
         let outcome = serve_one(&spec, &mut requests, &inputs, &mut pending, &mut was_ready).await;
         let (cause, may_recover) = match outcome {
+            ZygoteEnd::NotWanted => return,
             ZygoteEnd::NotStarted(cause) => (cause, false),
             ZygoteEnd::Ended(cause) => (cause, true),
         };
@@ -235,6 +236,8 @@ async fn refuse_all(mut requests: mpsc::Receiver<ForkRequest>, inputs: &mpsc::Se
 
 /// Why a zygote is not there.
 enum ZygoteEnd {
+    /// The raylet ends.
+    NotWanted,
     /// The interpreter cannot be run: trying again does not help.
     NotStarted(String),
     Ended(String),
@@ -306,7 +309,7 @@ async fn serve_one(
                 }
             }
             request = requests.recv() => {
-                let Some(request) = request else { return ZygoteEnd::Ended("the raylet ends".to_owned()) };
+                let Some(request) = request else { return ZygoteEnd::NotWanted };
                 pending.push(request.worker_id);
                 if let Err(error) = send(&control, &request).await {
                     return ZygoteEnd::Ended(format!("cannot send to it: {error}"));
