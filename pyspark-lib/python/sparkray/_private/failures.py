@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sparkray._private.error_codes import ErrorCode
 from sparkray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
@@ -20,27 +21,27 @@ from sparkray.exceptions import (
     WorkerCrashedError,
 )
 
-# sparkray_common::ErrorCode -> the exception that users see.
+# The exception that users see.
 _CLASS_OF_CODE: dict[int, type[Exception]] = {
-    1: RaySystemError,  # Internal
-    2: ValueError,  # InvalidArgument
-    3: ActorHandleNotFoundError,  # NotFound
-    4: ActorAlreadyExistsError,  # AlreadyExists
-    5: AuthenticationError,  # Unauthenticated
-    6: RaySystemError,  # Stale
-    7: RaySystemError,  # Unavailable
-    8: GetTimeoutError,  # DeadlineExceeded
-    9: ObjectStoreFullError,  # OutOfStorage
-    10: ObjectLostError,  # ObjectLost
-    11: OwnerDiedError,  # OwnerDied
-    12: WorkerCrashedError,  # WorkerDied
-    13: ActorDiedError,  # ActorDied
-    14: ActorUnavailableError,  # ActorUnavailable
-    15: TaskUnschedulableError,  # Infeasible
-    16: TaskCancelledError,  # Cancelled
-    17: RaySystemError,  # VersionMismatch
-    18: RaySystemError,  # NotRunning
-    19: ObjectFetchTimedOutError,  # FetchTimedOut
+    ErrorCode.INTERNAL: RaySystemError,
+    ErrorCode.INVALID_ARGUMENT: ValueError,
+    ErrorCode.NOT_FOUND: ActorHandleNotFoundError,
+    ErrorCode.ALREADY_EXISTS: ActorAlreadyExistsError,
+    ErrorCode.UNAUTHENTICATED: AuthenticationError,
+    ErrorCode.STALE: RaySystemError,
+    ErrorCode.UNAVAILABLE: RaySystemError,
+    ErrorCode.DEADLINE_EXCEEDED: GetTimeoutError,
+    ErrorCode.OUT_OF_STORAGE: ObjectStoreFullError,
+    ErrorCode.OBJECT_LOST: ObjectLostError,
+    ErrorCode.OWNER_DIED: OwnerDiedError,
+    ErrorCode.WORKER_DIED: WorkerCrashedError,
+    ErrorCode.ACTOR_DIED: ActorDiedError,
+    ErrorCode.ACTOR_UNAVAILABLE: ActorUnavailableError,
+    ErrorCode.INFEASIBLE: TaskUnschedulableError,
+    ErrorCode.CANCELLED: TaskCancelledError,
+    ErrorCode.VERSION_MISMATCH: RaySystemError,
+    ErrorCode.NOT_RUNNING: RaySystemError,
+    ErrorCode.FETCH_TIMED_OUT: ObjectFetchTimedOutError,
 }
 
 

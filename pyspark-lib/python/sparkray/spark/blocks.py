@@ -8,13 +8,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sparkray._private import failures
+from sparkray._private.error_codes import ErrorCode
 from sparkray.spark import unify
 
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker, ObjectRef
-
-# sparkray_common::ErrorCode::NotFound: the object holds something else than a table.
-_NOT_FOUND = 3
 
 
 @dataclass(frozen=True)
@@ -137,6 +135,7 @@ def common_schema(rows: Sequence[Any], described: Sequence[dict[str, Any]]) -> d
 
 
 def _block_error(code: int, message: str) -> Exception:
-    if code == _NOT_FOUND:
+    if code == ErrorCode.NOT_FOUND:
+        # The object holds something else than a table.
         return TypeError(message)
     return failures.from_failure(code, message)

@@ -57,7 +57,8 @@ final class ManagerToken {
       String token = derive(invitation.remove(NONCE).asText());
       if (token == null) {
         throw new SparkRayException(
-            5, "Spark authenticates its processes in the driver, but not in this executor");
+            ErrorCode.UNAUTHENTICATED,
+            "Spark authenticates its processes in the driver, but not in this executor");
       }
       invitation.put("token", token);
     }

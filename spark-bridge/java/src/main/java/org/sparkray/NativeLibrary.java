@@ -82,7 +82,8 @@ public final class NativeLibrary {
       throw e;
     } catch (IOException | RuntimeException | LinkageError e) {
       failure =
-          new SparkRayException(1, "cannot load sparkray's native library: " + e.getMessage(), e);
+          new SparkRayException(
+              ErrorCode.INTERNAL, "cannot load sparkray's native library: " + e.getMessage(), e);
       throw failure;
     }
   }
@@ -105,7 +106,7 @@ public final class NativeLibrary {
     boolean isX86 = machine.equals("amd64") || machine.equals("x86_64");
     if (!system.equals("Linux") || !isX86) {
       throw new SparkRayException(
-          1, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
+          ErrorCode.INTERNAL, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
     }
   }
 
@@ -142,7 +143,7 @@ public final class NativeLibrary {
       delete(directory);
     }
     throw new SparkRayException(
-        1,
+        ErrorCode.INTERNAL,
         "sparkray's native library can be loaded from no directory of this host: "
             + String.join("; ", refusals),
         last);
@@ -166,7 +167,7 @@ public final class NativeLibrary {
     try (InputStream content = NativeLibrary.class.getResourceAsStream(RESOURCES + name)) {
       if (content == null) {
         throw new SparkRayException(
-            1,
+            ErrorCode.INTERNAL,
             "the jar has no " + name + ": use the sparkray.jar that the sparkray package brings");
       }
       Files.copy(content, target, StandardCopyOption.REPLACE_EXISTING);

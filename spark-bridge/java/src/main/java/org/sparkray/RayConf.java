@@ -132,7 +132,8 @@ public final class RayConf {
 
     private SparkRayException refuse(SparkConf conf) {
       return new SparkRayException(
-          2, key + " cannot be " + conf.get(key, defaultText) + ": it is a " + type);
+          ErrorCode.INVALID_ARGUMENT,
+          key + " cannot be " + conf.get(key, defaultText) + ": it is a " + type);
     }
   }
 
@@ -154,7 +155,8 @@ public final class RayConf {
       if (key.startsWith("spark.ray.")
           && ENTRIES.stream().noneMatch(entry -> entry.key.equals(key))) {
         throw new SparkRayException(
-            2, "there is no setting " + key + ": see docs/configuration.md for those that exist");
+            ErrorCode.INVALID_ARGUMENT,
+            "there is no setting " + key + ": see docs/configuration.md for those that exist");
       }
     }
   }

@@ -60,7 +60,8 @@ public final class RayContext {
         throw e;
       }
     } catch (IOException e) {
-      throw new SparkRayException(1, "cannot exchange files with the driver program: " + e, e);
+      throw new SparkRayException(
+          ErrorCode.INTERNAL, "cannot exchange files with the driver program: " + e, e);
     }
   }
 
@@ -117,8 +118,9 @@ public final class RayContext {
         return (ObjectNode) parsed;
       }
     } catch (JsonProcessingException e) {
-      throw new SparkRayException(2, "the request is not JSON: " + e.getOriginalMessage(), e);
+      throw new SparkRayException(
+          ErrorCode.INVALID_ARGUMENT, "the request is not JSON: " + e.getOriginalMessage(), e);
     }
-    throw new SparkRayException(2, "the request is not a JSON object");
+    throw new SparkRayException(ErrorCode.INVALID_ARGUMENT, "the request is not a JSON object");
   }
 }

@@ -110,7 +110,7 @@ final class RayDriverPlugin implements DriverPlugin {
       synchronized (this) {
         if (closed) {
           Native.driverClose(started);
-          throw new SparkRayException(18, "the SparkContext was stopped");
+          throw new SparkRayException(ErrorCode.NOT_RUNNING, "the SparkContext was stopped");
         }
         synchronized (executors) {
           executors.forEach((id, at) -> Native.driverExecutorAdded(started, id, at));
@@ -209,7 +209,7 @@ final class RayDriverPlugin implements DriverPlugin {
     synchronized (this) {
       if (closed) {
         throw new SparkRayException(
-            18, "the SparkContext was stopped, and its Ray cluster with it");
+            ErrorCode.NOT_RUNNING, "the SparkContext was stopped, and its Ray cluster with it");
       }
     }
     try {
@@ -219,13 +219,16 @@ final class RayDriverPlugin implements DriverPlugin {
       if (cause instanceof SparkRayException) {
         throw (SparkRayException) cause;
       }
-      throw new SparkRayException(1, "Ray's manager did not start in the driver: " + cause, cause);
+      throw new SparkRayException(
+          ErrorCode.INTERNAL, "Ray's manager did not start in the driver: " + cause, cause);
     } catch (TimeoutException e) {
       throw new SparkRayException(
-          8, "Ray's manager did not start in the driver within " + START_SECONDS + " s", e);
+          ErrorCode.DEADLINE_EXCEEDED,
+          "Ray's manager did not start in the driver within " + START_SECONDS + " s",
+          e);
     } catch (InterruptedException e) {
       Thread.currentThread().interrupt();
-      throw new SparkRayException(16, "interrupted", e);
+      throw new SparkRayException(ErrorCode.CANCELLED, "interrupted", e);
     }
   }
 
@@ -246,7 +249,7 @@ final class RayDriverPlugin implements DriverPlugin {
     manager();
     if (!open && !byName) {
       throw new SparkRayException(
-          2,
+          ErrorCode.INVALID_ARGUMENT,
           "spark.authenticate is off: anybody who reaches the driver's port could ask Spark for the secret with which "
               + "executors join, and run code in the cluster. Set spark.authenticate=true before Spark starts (on YARN "
               + "Spark makes a secret itself; elsewhere set spark.authenticate.secret too, on the workers as well), or "

@@ -37,6 +37,6 @@ class ManagerTokenTest {
     String hidden = ManagerToken.hide(INVITATION, "0a0b");
     SparkRayException refusal =
         assertThrows(SparkRayException.class, () -> ManagerToken.reveal(hidden));
-    assertEquals(5, refusal.getCode());
+    assertEquals(ErrorCode.UNAUTHENTICATED, refusal.getCode());
   }
 }

@@ -13,7 +13,6 @@ import org.junit.jupiter.params.provider.ValueSource;
 
 class RayConfTest {
   private static final long GIB = 1L << 30;
-  private static final int INVALID_ARGUMENT = 2;
 
   private static SparkConf conf(String... pairs) {
     SparkConf conf = new SparkConf(false);
@@ -50,7 +49,7 @@ class RayConfTest {
     SparkConf conf = conf("spark.ray.worker.prestart", text);
     SparkRayException refusal =
         assertThrows(SparkRayException.class, () -> RayConf.WORKER_PRESTART.number(conf));
-    assertEquals(INVALID_ARGUMENT, refusal.getCode());
+    assertEquals(ErrorCode.INVALID_ARGUMENT, refusal.getCode());
     assertTrue(refusal.getMessage().startsWith("spark.ray.worker.prestart cannot be " + text));
   }
 

@@ -31,7 +31,7 @@ class RayDriverPluginTest {
   void afterTheEndOfTheSparkContextThereIsNoManager() {
     plugin.shutdown();
     SparkRayException refusal = assertThrows(SparkRayException.class, plugin::manager);
-    assertEquals(18, refusal.getCode());
+    assertEquals(ErrorCode.NOT_RUNNING, refusal.getCode());
     assertNull(RayDriverPlugin.current());
     assertNull(RayContext.current());
   }
