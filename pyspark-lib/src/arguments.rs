@@ -61,12 +61,22 @@ pub(crate) struct Encoded {
     _put: Vec<ObjectRef>,
 }
 
+/// What arguments are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// A call, which they go with.
+    Call,
+    /// An actor, which keeps them for its restarts.
+    Creation,
+}
+
 /// Encodes the arguments of a call. Without keywords and references they are one tuple; else all of them are one list,
 /// in which references at the top level leave their places empty.
 pub(crate) fn encode(
     runtime: &Runtime,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
+    purpose: Purpose,
 ) -> PyResult<Encoded> {
     let py = args.py();
     let mut call = CallArguments::default();
@@ -89,7 +99,7 @@ pub(crate) fn encode(
     }
     let value = match value {
         Some(value) => value,
-        None => encode_parts(runtime, args, kwargs, &mut call, &mut put)?,
+        None => encode_parts(runtime, args, kwargs, purpose, &mut call, &mut put)?,
     };
     call.value = value.to_bytes(py)?;
     call.contained = value.contained_ids();
@@ -112,6 +122,7 @@ fn encode_parts(
     runtime: &Runtime,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
+    purpose: Purpose,
     call: &mut CallArguments,
     put: &mut Vec<ObjectRef>,
 ) -> PyResult<Serialized> {
@@ -137,7 +148,10 @@ fn encode_parts(
         }
         let part = serialize(&item)?;
         if part.len(py) > limit {
-            let reference = runtime.put_serialized(py, &part)?;
+            let reference = match purpose {
+                Purpose::Call => runtime.put_argument(py, &part)?,
+                Purpose::Creation => runtime.put_serialized(py, &part)?,
+            };
             call.references.push((index as u32, reference.id));
             put.push(reference);
             flat.set_item(index, py.None())?;

@@ -11,7 +11,7 @@ use sparkray_core_worker::HandleKind;
 use sparkray_proto::{self as proto, ClientKind};
 
 use crate::actor::ActorRef;
-use crate::arguments::{PyTaskTemplate, encode, resource_set};
+use crate::arguments::{Purpose, PyTaskTemplate, encode, resource_set};
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
 use crate::doors::{self, Visitor};
 use crate::incoming::{self, PyIncomingTask};
@@ -85,7 +85,8 @@ impl PyCoreWorker {
         args: &Bound<'py, PyTuple>,
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let encoded = encode(&self.runtime, args, kwargs)?;
+        self.runtime.make_room(py)?;
+        let encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
         let core = &self.runtime.core;
         let results = core
             .submit(&template.inner, encoded.arguments)
@@ -105,7 +106,8 @@ impl PyCoreWorker {
     ) -> PyResult<Bound<'py, PyAny>> {
         let core = &self.runtime.core;
         doors::check(Visitor::Actor(actor.id), &actor.worker, core)?;
-        let encoded = encode(&self.runtime, args, kwargs)?;
+        self.runtime.make_room(py)?;
+        let encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
         let results = core
             .submit_actor(actor.id, &actor.method(method), num_returns, encoded.arguments)
             .map_err(|error| exception(py, &error))?;
@@ -124,7 +126,7 @@ impl PyCoreWorker {
         handle_metadata: &[u8],
     ) -> PyResult<ActorRef> {
         let py = options.py();
-        let encoded = encode(&self.runtime, args, kwargs)?;
+        let encoded = encode(&self.runtime, args, kwargs, Purpose::Creation)?;
         let resources = resource_set(optional(options, "resources")?.unwrap_or_default())?;
         let placement = resource_set(optional(options, "placement_resources")?.unwrap_or_default())?;
         let namespace: Option<String> = optional(options, "namespace")?;

@@ -93,3 +93,67 @@ def test_memory_of_calls_that_wait_is_bounded(way, tmp_path):
     caller, actor = int(words[words.index("caller") + 1]), int(words[words.index("actor") + 1])
     # All arguments are 450 MB; each of the two kept them, and the caller a second time on their way.
     assert caller < 320 and actor < 320, done.stdout
+
+
+ROOM = """
+    import os, sys, threading, warnings
+    import sparkray
+
+    def resident():
+        with open("/proc/self/status") as status:
+            return next(int(line.split()[1]) // 1024 for line in status if line.startswith("VmRSS"))
+
+    @sparkray.remote
+    class Slow:
+        def wait(self, gate):
+            while not os.path.exists(gate):
+                os.sched_yield()
+
+        def length(self, value):
+            return len(value)
+
+    GATE = os.environ["SPARKRAY_TEST_GATE"]
+    CALLS = 150_000
+    sparkray.init(num_cpus=2)
+    slow = Slow.remote()
+    held = slow.wait.remote(GATE)
+    first = resident()
+    refs = []
+
+    def submit():
+        for index in range(CALLS):
+            refs.append(slow.length.remote(bytes(4_000 + index % 7)))
+
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        thread = threading.Thread(target=submit)
+        thread.start()
+        while not told and thread.is_alive():
+            sparkray.wait([held], timeout=0.1)
+    waiting, used = len(refs), resident() - first
+    assert thread.is_alive() and waiting < CALLS, waiting
+    assert "waits for earlier calls to finish" in str(told[0].message)
+    # Another thread's calls wait too, and can be interrupted.
+    import _thread
+    threading.Timer(0.2, _thread.interrupt_main).start()
+    try:
+        slow.length.remote(b"")
+    except KeyboardInterrupt:
+        print("interrupted")
+    open(GATE, "w").close()
+    thread.join(timeout=200)
+    total = 0
+    for at in range(0, CALLS, 1000):
+        total += sum(sparkray.get(refs[at : at + 1000], timeout=200))
+    assert total == sum(4_000 + index % 7 for index in range(CALLS)), total
+    print("waiting", waiting, "used", used)
+"""
+
+
+def test_who_submits_waits_while_the_arguments_of_unfinished_calls_are_too_many(tmp_path):
+    done = run_driver(ROOM, timeout=280, SPARKRAY_TEST_GATE=str(tmp_path / "gate"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    words = done.stdout.split()
+    assert words[0] == "interrupted", done.stdout + done.stderr
+    # 384 MiB of arguments, and what each call takes beside them. All would be 600 MB of arguments.
+    assert int(words[words.index("used") + 1]) < 700, done.stdout

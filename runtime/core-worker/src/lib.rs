@@ -13,6 +13,7 @@ mod fork;
 mod hash;
 mod io;
 mod kick;
+mod slab_map;
 mod state;
 mod store;
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Calls of functions and actors.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -46,6 +47,23 @@ impl CoreWorker {
     /// How many bytes the arguments of a call may have to travel with it; longer ones go to the store.
     pub fn inline_limit(&self) -> usize {
         inline_limit(self.state.lock().objects().inline_bytes())
+    }
+
+    /// Whether another call may be submitted at once. False is rare, and then [`CoreWorker::wait_for_room`] is to be called
+    /// first, by a thread that may wait.
+    pub fn has_room(&self) -> bool {
+        self.room.load(Ordering::Relaxed)
+    }
+
+    /// Waits until calls of this process have finished, because the arguments of those that have not are all that it may
+    /// hold.
+    pub fn wait_for_room<E>(
+        &self,
+        deadline: Option<Instant>,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<(), WaitError<E>> {
+        let patience = Patience::until(deadline).lending();
+        self.wait_until(patience, interrupt, |state| state.has_room().then_some(()))
     }
 
     /// Submits a call of a function; the caller holds one reference of each result.

@@ -78,6 +78,17 @@ impl CoreWorker {
         Ok(id)
     }
 
+    /// Puts a long argument of the call that is submitted next, which goes with it.
+    pub fn put_argument<E>(
+        &self,
+        value: NewValue<'_>,
+        interrupt: &dyn Fn() -> Result<(), E>,
+    ) -> Result<ObjectId, WaitError<E>> {
+        let id = self.put(value, interrupt)?;
+        self.with_state(|state| state.note_argument(id));
+        Ok(id)
+    }
+
     /// Makes an object in the local store. Waits while the store makes room.
     pub(super) fn write_stored<E>(
         &self,

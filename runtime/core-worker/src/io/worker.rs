@@ -70,6 +70,8 @@ pub struct CoreWorker {
     pub(crate) is_worker: bool,
     pub(crate) namespace: String,
     generation: u64,
+    /// Another call may be submitted without waiting.
+    pub(crate) room: AtomicBool,
 }
 
 impl CoreWorker {
@@ -123,6 +125,7 @@ impl CoreWorker {
             is_worker: options.kind == ClientKind::Worker,
             namespace: options.namespace.clone(),
             generation: crate::fork::generation(),
+            room: AtomicBool::new(true),
         });
         let register = proto::RegisterClient {
             worker_id: options.worker_id.to_vec().into(),
@@ -287,6 +290,10 @@ impl CoreWorker {
 
     fn carry_out_as(&self, mut state: MutexGuard<'_, State>, leads: bool) {
         let news = state.settle();
+        let has_room = state.has_room();
+        if has_room != self.room.load(Ordering::Relaxed) {
+            self.room.store(has_room, Ordering::Relaxed);
+        }
         let mut closed = Vec::new();
         let mut notices = Vec::new();
         for effect in state.take_effects() {

@@ -189,11 +189,20 @@ impl State {
         };
         match tasks.take_reply(objects, links, conn, task, frame)? {
             Answer::Late => {}
-            Answer::Function(class, outcome) => {
+            Answer::Function {
+                class,
+                outcome,
+                bytes,
+            } => {
+                let place = (conn, frame.correlation);
                 self.leases
-                    .answered(&mut self.base, conn, frame.correlation, class, task, outcome);
+                    .answered(&mut self.base, place, class, task, outcome, bytes);
             }
-            Answer::Actor(actor, sequence) => self.actors.answered(links, actor, sequence),
+            Answer::Actor {
+                actor,
+                sequence,
+                bytes,
+            } => self.actors.answered(&mut self.base, actor, sequence, bytes),
         }
         Ok(())
     }

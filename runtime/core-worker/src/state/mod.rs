@@ -79,6 +79,8 @@ pub(crate) struct State {
     registered: Option<Result<proto::RegisterClientReply, CoreError>>,
     /// A worker's: where its node's lease is to be read.
     node_lease: Option<OwnedFd>,
+    /// There was no room for another call when an input was last settled.
+    was_full: bool,
 }
 
 impl State {
@@ -101,6 +103,7 @@ impl State {
             execution: Execution::default(),
             registered: None,
             node_lease: None,
+            was_full: false,
         }
     }
 
@@ -263,7 +266,11 @@ impl State {
         self.drain_events();
         self.base.objects.flush(&mut self.base.links);
         self.drain_events();
+        let is_full = !self.has_room();
         let out = &mut self.base.links.out;
+        if std::mem::replace(&mut self.was_full, is_full) && !is_full {
+            out.news();
+        }
         if self.execution.is_to_be_announced() {
             out.notify(Notice::Work);
         }

@@ -7,6 +7,7 @@ use prost::Message;
 use sparkray_common::{ActorId, FunctionId, ObjectId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind};
 
+use super::limits::MAX_UNFINISHED_TASKS;
 use super::links::id_bytes;
 use super::{
     Base, Begun, CreateActorWork, Creation, FetchedResult, IncomingTask, Kind, Locations, NewTask, Notice,
@@ -151,6 +152,18 @@ impl State {
     }
 
     // ---- calls ---------------------------------------------------------------------------------------------
+
+    /// Whether another call may be submitted: its arguments, and the call itself, may be held. Once this process has left
+    /// the cluster, too: then it fails.
+    pub(crate) fn has_room(&self) -> bool {
+        let is_broken = self.broken().is_some();
+        is_broken || (self.base.tasks.len() < MAX_UNFINISHED_TASKS && self.base.objects.has_room())
+    }
+
+    /// A value that was put is a long argument of the call that is submitted next.
+    pub(crate) fn note_argument(&mut self, id: ObjectId) {
+        self.base.objects.note_argument(id);
+    }
 
     /// Submits a call; gives the ids of its results, each with one reference.
     pub(crate) fn submit(&mut self, call: NewTask) -> Vec<ObjectId> {

@@ -15,6 +15,7 @@ use sparkray_proto::{self as proto, ActorState, FrameKind};
 use super::{ActorClient, Actors, Route, head_error};
 use crate::hash::IdSet;
 use crate::state::base::Base;
+use crate::state::limits::{CONCURRENT_WINDOW, CallWindow, ORDERED_WINDOW};
 use crate::state::links::{ConnId, Links, Timer};
 use crate::state::objects::Value;
 use crate::state::tasks::{ActorMethod, CallKind, Place, PushPrefix, Task};
@@ -37,6 +38,9 @@ pub(super) struct Calls {
     waiting: IdSet<TaskId>,
     /// Sent, by sequence from `first`; `None`: answered.
     sent: VecDeque<Option<TaskId>>,
+    /// Those that are sent and not answered, and what was sent for them.
+    in_flight: usize,
+    in_flight_bytes: usize,
     /// All calls before it are answered.
     first: u64,
     /// What was announced of `first` to the worker.
@@ -65,6 +69,7 @@ impl Calls {
 
     pub(super) fn take_sent(&mut self) -> Vec<TaskId> {
         let sent = std::mem::take(&mut self.sent);
+        (self.in_flight, self.in_flight_bytes) = (0, 0);
         self.first += sent.len() as u64;
         sent.into_iter().flatten().collect()
     }
@@ -76,13 +81,19 @@ impl Calls {
         queue
     }
 
+    /// Whether another call may be sent. One always may.
+    fn has_room(&self, window: CallWindow) -> bool {
+        self.in_flight == 0 || (self.in_flight < window.calls && self.in_flight_bytes < window.bytes)
+    }
+
     fn add(&mut self, task: TaskId) -> u64 {
+        self.in_flight += 1;
         self.sent.push_back(Some(task));
         self.first + self.sent.len() as u64 - 1
     }
 
     /// A call was answered. One that is not awaited changes nothing.
-    fn answered(&mut self, sequence: u64) {
+    fn answered(&mut self, sequence: u64, bytes: u32) {
         let Some(index) = sequence.checked_sub(self.first) else {
             return;
         };
@@ -90,6 +101,8 @@ impl Calls {
             Some(place) if place.is_some() => *place = None,
             _ => return,
         }
+        self.in_flight -= 1;
+        self.in_flight_bytes = self.in_flight_bytes.saturating_sub(bytes as usize);
         if index > 0 {
             self.unannounced.push(sequence);
             return;
@@ -133,7 +146,7 @@ impl Calls {
         let queued = self.queue.contains(&task) || self.waiting.contains(&task);
         let index = match place {
             Place::ActorQueue => return queued,
-            Place::Sent(sequence) => sequence.wrapping_sub(self.first) as usize,
+            Place::Sent { sequence, .. } => sequence.wrapping_sub(self.first) as usize,
             _ => return false,
         };
         !queued && self.sent.get(index) == Some(&Some(task))
@@ -145,6 +158,7 @@ impl Calls {
             self.sent.front() != Some(&None),
             "the first call is answered: {self:?}"
         );
+        assert_eq!(self.in_flight, self.sent.iter().flatten().count(), "{self:?}");
         assert!(self.announced <= self.first, "{self:?}");
         for task in self.sent.iter().flatten().chain(&self.waiting) {
             assert!(
@@ -187,8 +201,16 @@ impl Actors {
         let Some(client) = self.clients.get_mut(&actor_id) else {
             return;
         };
+        let window = if client.out_of_order {
+            CONCURRENT_WINDOW
+        } else {
+            ORDERED_WINDOW
+        };
         while client.state == ActorState::Alive && client.route != Route::Broken {
             let calls = &mut client.calls;
+            if !calls.has_room(window) {
+                return;
+            }
             let Some(task_id) = calls.queue.front().copied() else {
                 return;
             };
@@ -215,19 +237,28 @@ impl Actors {
             };
             client.calls.queue.pop_front();
             let sequence = client.calls.add(task_id);
-            base.tasks.set_place(task_id, Place::Sent(sequence));
-            client.send(base, actor_id, conn, task_id, sequence);
+            let bytes = client.send(base, actor_id, conn, task_id, sequence);
+            client.calls.in_flight_bytes += bytes as usize;
+            base.tasks.set_place(task_id, Place::Sent { sequence, bytes });
         }
     }
 
     // ---- answers -------------------------------------------------------------------------------------------
 
-    pub(in crate::state) fn answered(&mut self, links: &mut Links, actor_id: ActorId, sequence: u64) {
+    pub(in crate::state) fn answered(
+        &mut self,
+        base: &mut Base,
+        actor_id: ActorId,
+        sequence: u64,
+        bytes: u32,
+    ) {
+        let links = &mut base.links;
         let Some(client) = self.clients.get_mut(&actor_id) else {
             return;
         };
         let calls = &mut client.calls;
-        calls.answered(sequence);
+        calls.answered(sequence, bytes);
+        let is_waited_for = !calls.queue.is_empty();
         if calls.unannounced.len() >= MAX_UNACKNOWLEDGED {
             self.announce(links, actor_id);
         } else if !calls.timed {
@@ -235,7 +266,11 @@ impl Actors {
             let at = links.process.now + ACKNOWLEDGE_DELAY;
             links.timers.set(at, Timer::AcknowledgeReplies(actor_id));
         }
-        self.end_if_unreachable(links, actor_id);
+        if is_waited_for {
+            // There is room in its window.
+            self.push_calls(base, actor_id);
+        }
+        self.end_if_unreachable(&mut base.links, actor_id);
     }
 
     pub(in crate::state) fn acknowledge(&mut self, links: &mut Links, actor_id: ActorId) {
@@ -320,13 +355,20 @@ impl ActorClient {
         Some(conn)
     }
 
-    /// Sends a call that has its number.
-    fn send(&mut self, base: &mut Base, actor_id: ActorId, conn: ConnId, task_id: TaskId, sequence: u64) {
+    /// Sends a call that has its number; gives the bytes that travel beside its message.
+    fn send(
+        &mut self,
+        base: &mut Base,
+        actor_id: ActorId,
+        conn: ConnId,
+        task_id: TaskId,
+        sequence: u64,
+    ) -> u32 {
         let (Some(task), Some(address)) = (base.tasks.get(task_id), &self.address) else {
-            return;
+            return 0;
         };
         let CallKind::Actor { method, .. } = task.kind() else {
-            return;
+            return 0;
         };
         let index = self.calls.prefix(method, task, || proto::PushTask {
             worker_id: address.worker_id.to_vec().into(),
@@ -348,13 +390,12 @@ impl ActorClient {
             tasks,
         } = base;
         let prefix = self.calls.prefixes[index].bytes();
-        if tasks
-            .push(objects, links, conn, task_id, prefix, None, message)
-            .is_err()
-        {
+        let sent = tasks.push(objects, links, conn, task_id, prefix, None, message);
+        sent.unwrap_or_else(|_| {
             // It is among those that are not answered, and is sent again.
             self.break_route(links, actor_id);
-        }
+            0
+        })
     }
 
     /// The connection is lost, and a timer connects again.

@@ -107,7 +107,7 @@ impl Actors {
         for (id, task) in tasks.places() {
             let CallKind::Actor { actor_id, .. } = task.kind() else {
                 assert!(
-                    !matches!(task.place(), Place::ActorQueue | Place::Sent(_)),
+                    !matches!(task.place(), Place::ActorQueue | Place::Sent { .. }),
                     "task {id}: {task:?}"
                 );
                 continue;

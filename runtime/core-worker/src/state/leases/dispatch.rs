@@ -10,6 +10,7 @@ use crate::error::CoreError;
 use crate::state::base::Base;
 use crate::state::events::Event;
 use crate::state::ids::SchedulingClassId;
+use crate::state::limits::MAX_PUSHED_BYTES;
 use crate::state::links::{ConnId, Timer};
 use crate::state::tasks::{CallKind, Outcome, Place, PushPrefix};
 
@@ -42,7 +43,8 @@ impl Leases {
             }
             // An even share for each worker, so that the last tasks do not all wait behind one of them.
             let share = class.queue.len().div_ceil(class.leases.len().max(1));
-            if lease.pushed.len() >= class.depth().min(share.max(1)) {
+            let is_full = !lease.pushed.is_empty() && lease.pushed_bytes >= MAX_PUSHED_BYTES;
+            if is_full || lease.pushed.len() >= class.depth().min(share.max(1)) {
                 return;
             }
             let Some(task_id) = class.queue.pop_front() else {
@@ -81,8 +83,6 @@ impl Leases {
         };
         let Some(worker) = &lease.worker else { return };
         lease.pushed.push_back(task_id);
-        base.tasks
-            .set_place(task_id, Place::Pushed(lease.class, lease_id));
         let num_returns = template.num_returns;
         let prefix = match lease.prefix.take() {
             Some(prefix) if prefix.fits(&template, job_id, num_returns) => prefix,
@@ -109,12 +109,18 @@ impl Leases {
             objects,
             tasks,
         } = base;
-        if tasks
-            .push(objects, links, conn, task_id, prefix.bytes(), blob, message)
-            .is_err()
-        {
+        let sent = tasks.push(objects, links, conn, task_id, prefix.bytes(), blob, message);
+        let bytes = sent.unwrap_or_else(|_| {
             links.out.event(Event::PushLost(task_id));
-        }
+            0
+        });
+        lease.pushed_bytes += bytes as usize;
+        let place = Place::Pushed {
+            class: lease.class,
+            lease: lease_id,
+            bytes,
+        };
+        tasks.set_place(task_id, place);
         lease.prefix = Some(prefix);
     }
 
@@ -122,15 +128,15 @@ impl Leases {
     pub(in crate::state) fn answered(
         &mut self,
         base: &mut Base,
-        conn: ConnId,
-        correlation: u64,
+        (conn, correlation): (ConnId, u64),
         class_id: SchedulingClassId,
         task_id: TaskId,
         outcome: Outcome,
+        bytes: u32,
     ) {
         let lease_id = base.links.lease_of(conn);
         if let Some(lease) = lease_id.and_then(|lease_id| self.leases.get_mut(&lease_id)) {
-            lease.leave(task_id);
+            lease.leave(task_id, bytes);
         }
         let measured = match outcome {
             Outcome::Done(micros) | Outcome::Raised(micros) => Some(micros),
@@ -244,7 +250,8 @@ impl Leases {
 
 impl Lease {
     /// A task is not at the worker any more.
-    pub(super) fn leave(&mut self, task_id: TaskId) {
+    pub(super) fn leave(&mut self, task_id: TaskId, bytes: u32) {
+        self.pushed_bytes = self.pushed_bytes.saturating_sub(bytes as usize);
         if self.pushed.front() == Some(&task_id) {
             self.pushed.pop_front();
         } else {

@@ -78,6 +78,7 @@ impl Leases {
                 leased.conn = conn;
             }
             let pushed = std::mem::take(&mut lease.pushed);
+            lease.pushed_bytes = 0;
             base.links.set_lease(conn, Some(lease_id));
             for task_id in pushed {
                 self.push(base, lease_id, conn, task_id, true);
@@ -142,12 +143,13 @@ impl Leases {
 
     /// A task was not sent, because its connection had closed.
     pub(in crate::state) fn push_lost(&mut self, base: &mut Base, task_id: TaskId) {
-        let Some(Place::Pushed(class, lease_id)) = base.tasks.get(task_id).map(|task| task.place()) else {
+        let place = base.tasks.get(task_id).map(|task| task.place());
+        let Some(Place::Pushed { class, lease, bytes }) = place else {
             // An actor's call stays among those that are not answered, and is sent again.
             return;
         };
-        if let Some(lease) = self.leases.get_mut(&lease_id) {
-            lease.leave(task_id);
+        if let Some(lease) = self.leases.get_mut(&lease) {
+            lease.leave(task_id, bytes);
         }
         self.retry_lost(base, task_id, false, "", "the connection is closed");
         self.pump(base, class, false);
@@ -158,7 +160,7 @@ impl Leases {
         let Some(task) = base.tasks.get_mut(task_id) else {
             return;
         };
-        let (CallKind::Function(template), Place::Pushed(class, _)) = (task.kind(), task.place()) else {
+        let (CallKind::Function(template), Place::Pushed { class, .. }) = (task.kind(), task.place()) else {
             return;
         };
         let (name, max_retries) = (template.name.clone(), template.max_retries);

@@ -106,6 +106,8 @@ struct Lease {
     /// The raylet that was asked, or granted it.
     raylet: ConnId,
     pushed: VecDeque<TaskId>,
+    /// What was sent for them.
+    pushed_bytes: usize,
     /// Its connection broke once: what was pushed may run, or have run.
     unsure: bool,
     /// There is no connection: nothing is pushed.
@@ -126,6 +128,7 @@ impl Lease {
             worker: None,
             raylet,
             pushed: VecDeque::new(),
+            pushed_bytes: 0,
             unsure: false,
             suspended: false,
             granted_at: 0,
@@ -230,7 +233,7 @@ impl Leases {
             let (mut class, mut lease) = (None, None);
             match task.place() {
                 Place::Queued(queue) => class = Some(queue),
-                Place::Pushed(_, at) => lease = Some(at),
+                Place::Pushed { lease: at, .. } => lease = Some(at),
                 _ => {}
             }
             assert_eq!(

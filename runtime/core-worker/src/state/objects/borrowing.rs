@@ -12,6 +12,8 @@ use sparkray_proto::{self as proto, FrameKind};
 use super::{Object, Objects, Value, lost};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
+#[cfg(any(test, debug_assertions))]
+use crate::slab_map::SlabMap;
 use crate::state::links::{ConnId, Links, PeerKey, Pending, id_bytes};
 
 /// Another process whose objects this one refers to.
@@ -125,7 +127,7 @@ impl Borrowing {
     }
 
     #[cfg(any(test, debug_assertions))]
-    pub(super) fn check(&self, table: &IdMap<ObjectId, Object>) {
+    pub(super) fn check(&self, table: &SlabMap<ObjectId, Object>) {
         for (worker, owner) in &self.owners {
             assert!(!owner.is_unused(), "nothing is borrowed from {worker}: {owner:?}");
             for id in &owner.objects {

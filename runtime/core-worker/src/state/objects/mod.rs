@@ -12,6 +12,7 @@
 
 mod borrowers;
 mod borrowing;
+mod held_bytes;
 mod owners;
 mod reading;
 mod references;
@@ -31,10 +32,12 @@ use super::events::Dependent;
 use super::links::{ConnId, Links};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
+use crate::slab_map::SlabMap;
 use crate::store::StoredValue;
 
 use borrowers::Borrower;
 use borrowing::Borrowing;
+use held_bytes::HeldBytes;
 pub(crate) use reading::StoreAnswer;
 use return_pins::ReturnPins;
 use unhandled::Unhandled;
@@ -133,9 +136,8 @@ impl Object {
 /// All objects that this process knows.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    table: IdMap<ObjectId, Object>,
-    /// Bytes of arguments of calls that are not finished, and of values that were put and are not in the store.
-    inline_bytes: usize,
+    table: SlabMap<ObjectId, Object>,
+    bytes: HeldBytes,
     /// Objects that the store is to be asked for.
     reads: Vec<ObjectId>,
     /// What the store answered, in the order of its frames.
@@ -228,22 +230,6 @@ impl Objects {
         (arguments, inline)
     }
 
-    // ---- bytes ---------------------------------------------------------------------------------------------
-
-    /// Bytes that this process holds inline for calls and put values.
-    pub(crate) fn inline_bytes(&self) -> usize {
-        self.inline_bytes
-    }
-
-    /// The arguments of a call are held.
-    pub(super) fn hold_inline(&mut self, bytes: usize) {
-        self.inline_bytes += bytes;
-    }
-
-    pub(super) fn release_inline(&mut self, bytes: usize) {
-        self.inline_bytes -= bytes;
-    }
-
     // ---- ties to other processes ---------------------------------------------------------------------------
 
     /// Whether this process keeps something for another one, or has something from it.
@@ -299,7 +285,7 @@ impl Objects {
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let mut put = 0;
-        for (id, object) in &self.table {
+        for (id, object) in self.table.iter() {
             assert!(!object.is_unused(), "object {id} is kept by nobody: {object:?}");
             put += object.put_bytes as usize;
             if object.is_resolved() {
@@ -326,11 +312,7 @@ impl Objects {
                 }
             }
         }
-        assert!(
-            put <= self.inline_bytes,
-            "{put} bytes of put values, {}",
-            self.inline_bytes
-        );
+        assert_eq!(put, self.bytes.put, "bytes of put values");
         self.borrowing.check(&self.table);
         self.waits.check();
     }
@@ -338,7 +320,7 @@ impl Objects {
     #[cfg(test)]
     pub(super) fn check_empty(&self, who: &str) {
         assert!(self.table.is_empty(), "{who}: objects {:?}", self.table);
-        assert_eq!(self.inline_bytes, 0, "{who}: bytes of inline values");
+        assert!(self.bytes.is_zero(), "{who}: {:?}", self.bytes);
         assert!(self.waits.is_empty(), "{who}: waits {:?}", self.waits);
         assert!(
             self.return_pins.is_empty(),
@@ -356,12 +338,14 @@ impl Objects {
 
     #[cfg(test)]
     pub(super) fn refs(&self, id: &ObjectId) -> u32 {
-        self.table[id].refs
+        self.table.get(id).unwrap().refs
     }
 
     #[cfg(test)]
     pub(super) fn borrowers_of(&self, id: &ObjectId) -> usize {
-        self.table[id]
+        self.table
+            .get(id)
+            .unwrap()
             .ties
             .as_ref()
             .map_or(0, |ties| ties.borrowers.len())

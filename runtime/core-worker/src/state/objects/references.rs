@@ -32,7 +32,7 @@ impl Objects {
         if let Some(object) = self.table.get_mut(&id) {
             object.put_bytes = inline_bytes as u32;
             object.was_looked_at = is_error;
-            self.inline_bytes += inline_bytes;
+            self.bytes.put += inline_bytes;
         }
     }
 
@@ -75,7 +75,7 @@ impl Objects {
                 continue;
             };
             self.note_forgotten(links, &object);
-            self.inline_bytes -= object.put_bytes as usize;
+            self.bytes.forget(&id, object.put_bytes as usize);
             match &object.owner {
                 Some(owner) => self.give_up_borrow(links, id, owner),
                 None => {

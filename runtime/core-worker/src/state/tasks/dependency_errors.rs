@@ -60,7 +60,7 @@ impl Tasks {
         argument: &Value,
     ) {
         let wrapped = self.table.get(&task_id).and_then(|task| {
-            let name = task.call.kind.name();
+            let name = task.kind.name();
             let length = u16::try_from(name.len()).ok()?;
             let layer = [&[DEPENDENT], &length.to_le_bytes()[..], name.as_bytes()].concat();
             layered(argument, &layer)

@@ -11,13 +11,14 @@ mod pushing;
 mod results;
 mod submission;
 
+use bytes::Bytes;
 use sparkray_common::{JobId, LeaseId, ObjectId, TaskId};
 
 use super::ids::SchedulingClassId;
 use super::links::Links;
 use super::objects::{Objects, Value};
 use crate::error::CoreError;
-use crate::hash::IdMap;
+use crate::slab_map::SlabMap;
 
 pub use calls::{ActorMethod, TaskTemplate};
 pub(crate) use calls::{CallKind, NewTask};
@@ -33,17 +34,37 @@ pub(super) enum Place {
     /// A function in the queue of its class.
     Queued(SchedulingClassId),
     /// A function at a leased worker.
-    Pushed(SchedulingClassId, LeaseId),
+    Pushed {
+        class: SchedulingClassId,
+        lease: LeaseId,
+        /// What was sent.
+        bytes: u32,
+    },
     /// In the queue of its actor, or beside it until its arguments are there.
     ActorQueue,
     /// Sent to its actor with this sequence number.
-    Sent(u64),
+    Sent { sequence: u64, bytes: u32 },
+}
+
+/// What is not in the arguments value.
+#[derive(Debug, Default)]
+struct Extras {
+    keyword_names: Vec<String>,
+    /// Arguments that are references: index in the flat list, and the object.
+    slots: Vec<(u32, ObjectId)>,
+    /// References inside the arguments value.
+    contained: Vec<ObjectId>,
 }
 
 /// A call that is not finished.
 #[derive(Debug)]
 pub(super) struct Task {
-    call: NewTask,
+    kind: CallKind,
+    num_returns: u32,
+    /// The arguments value; empty: none.
+    arguments: Bytes,
+    /// What few calls have.
+    extras: Option<Box<Extras>>,
     /// The job it was made for.
     job_id: JobId,
     attempt: u32,
@@ -56,7 +77,7 @@ pub(super) struct Task {
 
 impl Task {
     pub(super) fn kind(&self) -> &CallKind {
-        &self.call.kind
+        &self.kind
     }
 
     pub(super) fn job_id(&self) -> JobId {
@@ -64,7 +85,7 @@ impl Task {
     }
 
     pub(super) fn num_returns(&self) -> u32 {
-        self.call.num_returns
+        self.num_returns
     }
 
     pub(super) fn attempt(&self) -> u32 {
@@ -81,7 +102,15 @@ impl Task {
 
     /// Arguments that are references.
     pub(super) fn argument_ids(&self) -> impl Iterator<Item = ObjectId> {
-        self.call.slots.iter().map(|(_, id)| *id)
+        self.slots().iter().map(|(_, id)| *id)
+    }
+
+    fn slots(&self) -> &[(u32, ObjectId)] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.slots)
+    }
+
+    fn keyword_names(&self) -> &[String] {
+        self.extras.as_ref().map_or(&[], |extras| &extras.keyword_names)
     }
 
     /// A worker could not be reached. How many were not.
@@ -103,7 +132,7 @@ impl Task {
 /// The table of tasks.
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
-    table: IdMap<TaskId, Task>,
+    table: SlabMap<TaskId, Task>,
 }
 
 impl Tasks {
@@ -152,11 +181,12 @@ impl Tasks {
         let Some(task) = self.table.remove(&task_id) else {
             return;
         };
-        objects.release_inline(task.call.arguments.len());
-        for (_, id) in task.call.slots {
+        objects.release_arguments(task.arguments.len());
+        let Some(extras) = task.extras else { return };
+        for (_, id) in extras.slots {
             objects.drop_ref(links, id);
         }
-        for id in task.call.contained {
+        for id in extras.contained {
             objects.drop_ref(links, id);
         }
     }

@@ -50,7 +50,7 @@ impl<K> PushPrefix<K> {
 }
 
 impl Tasks {
-    /// Sends a call to a worker. `prefix`: the encoded fields that all calls of its kind share; `message` has the others;
+    /// Sends a call to a worker; gives the bytes that travel beside its message. `prefix`: the encoded fields that all calls of its kind share; `message` has the others;
     /// `function_blob`: the code, when the worker does not have it.
     pub(in crate::state) fn push(
         &self,
@@ -61,24 +61,26 @@ impl Tasks {
         prefix: &[u8],
         function_blob: Option<&Bytes>,
         mut message: proto::PushTask,
-    ) -> Result<(), IsClosed> {
+    ) -> Result<u32, IsClosed> {
         let Some(task) = self.table.get(&task_id) else {
-            return Ok(());
+            return Ok(0);
         };
         message.task_id = id_bytes(task_id.as_bytes());
-        message.arguments_length = task.call.arguments.len() as u64;
+        message.arguments_length = task.arguments.len() as u64;
         message.attempt = task.attempt;
-        message.keyword_names.clone_from(&task.call.keyword_names);
+        task.keyword_names().clone_into(&mut message.keyword_names);
         let inline;
-        (message.arguments, inline) = objects.describe_arguments(&links.process.me, &task.call.slots);
+        (message.arguments, inline) = objects.describe_arguments(&links.process.me, task.slots());
         let mut parts: Vec<&[u8]> = Vec::with_capacity(2 + inline.len());
         if let Some(blob) = function_blob {
             message.function_length = blob.len() as u64;
             parts.push(blob);
         }
-        parts.push(&task.call.arguments);
+        parts.push(&task.arguments);
         parts.extend(inline.iter().map(|part| &part[..]));
         let pending = Pending::Push(task_id);
-        links.request_with(conn, pending, FrameKind::PushTask, prefix, &message, &parts)
+        links.request_with(conn, pending, FrameKind::PushTask, prefix, &message, &parts)?;
+        let bytes: usize = parts.iter().map(|part| part.len()).sum();
+        Ok(u32::try_from(bytes).unwrap_or(u32::MAX))
     }
 }

@@ -30,8 +30,18 @@ pub(in crate::state) enum Outcome {
 pub(in crate::state) enum Answer {
     /// A call that was finished before.
     Late,
-    Function(SchedulingClassId, Outcome),
-    Actor(ActorId, u64),
+    Function {
+        class: SchedulingClassId,
+        outcome: Outcome,
+        /// What was sent for it.
+        bytes: u32,
+    },
+    Actor {
+        actor: ActorId,
+        sequence: u64,
+        /// What was sent for it.
+        bytes: u32,
+    },
 }
 
 impl Tasks {
@@ -76,8 +86,8 @@ impl Tasks {
             came_too_late(objects, links, conn, task_id, reply)?;
             return Ok(Answer::Late);
         };
-        let (place, function_id) = (task.place, function_of(&task.call.kind));
-        let actor_id = match &task.call.kind {
+        let (place, function_id) = (task.place, function_of(&task.kind));
+        let actor_id = match &task.kind {
             CallKind::Actor { actor_id, .. } => Some(*actor_id),
             CallKind::Function(_) => None,
         };
@@ -101,8 +111,16 @@ impl Tasks {
             }
         };
         Ok(match (actor_id, place) {
-            (Some(actor_id), Place::Sent(sequence)) => Answer::Actor(actor_id, sequence),
-            (None, Place::Pushed(class, _)) => Answer::Function(class, outcome),
+            (Some(actor), Place::Sent { sequence, bytes }) => Answer::Actor {
+                actor,
+                sequence,
+                bytes,
+            },
+            (None, Place::Pushed { class, bytes, .. }) => Answer::Function {
+                class,
+                outcome,
+                bytes,
+            },
             _ => Answer::Late,
         })
     }
@@ -135,11 +153,11 @@ impl Tasks {
         let Some(task) = self.table.get(&task_id) else {
             return Ok(false);
         };
-        if values.len() != task.call.num_returns as usize {
+        if values.len() != task.num_returns as usize {
             let message = format!(
                 "a worker answered task {task_id} with {} results in place of {}",
                 values.len(),
-                task.call.num_returns
+                task.num_returns
             );
             let error = CoreError::new(ErrorCode::Internal, message);
             self.finish(objects, links, task_id, &Value::failed(error));
@@ -160,7 +178,7 @@ impl Tasks {
         let Some(task) = self.table.get_mut(&task_id) else {
             return false;
         };
-        let CallKind::Function(template) = &task.call.kind else {
+        let CallKind::Function(template) = &task.kind else {
             return false;
         };
         let max_retries = template.max_retries;

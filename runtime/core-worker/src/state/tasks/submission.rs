@@ -2,7 +2,7 @@
 
 use sparkray_common::{ObjectId, TaskId};
 
-use super::{CallKind, NewTask, Place, Task, Tasks};
+use super::{CallKind, Extras, NewTask, Place, Task, Tasks};
 use crate::state::events::Dependent;
 use crate::state::links::Links;
 use crate::state::objects::{Objects, Value};
@@ -32,15 +32,27 @@ impl Tasks {
                 missing += 1;
             }
         }
-        objects.hold_inline(call.arguments.len());
+        objects.hold_arguments(call.arguments.len());
         let place = match &call.kind {
             CallKind::Function(_) => Place::Waiting,
             CallKind::Actor { .. } => Place::ActorQueue,
         };
+        let has_extras =
+            !(call.keyword_names.is_empty() && call.slots.is_empty() && call.contained.is_empty());
+        let extras = has_extras.then(|| {
+            Box::new(Extras {
+                keyword_names: call.keyword_names,
+                slots: call.slots,
+                contained: call.contained,
+            })
+        });
         self.table.insert(
             task_id,
             Task {
-                call,
+                kind: call.kind,
+                num_returns: call.num_returns,
+                arguments: call.arguments,
+                extras,
                 job_id: links.process.job_id,
                 attempt: 0,
                 missing,
@@ -55,6 +67,6 @@ impl Tasks {
     pub(in crate::state) fn dependency_resolved(&mut self, task_id: TaskId) -> Option<&CallKind> {
         let task = self.table.get_mut(&task_id)?;
         task.missing = task.missing.saturating_sub(1);
-        (task.missing == 0).then_some(&task.call.kind)
+        (task.missing == 0).then_some(&task.kind)
     }
 }
