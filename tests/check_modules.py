@@ -112,7 +112,8 @@ TABLES: dict[str, dict[str, str]] = {
         "state::events": "",
         "state::outbox": "error state::events state::ids values",
         "state::links": "error hash state::deaths state::events state::ids state::outbox state::process",
-        "state::objects": "aligned error hash slab_map state::events state::ids state::limits state::links state::outbox store values",
+        "state::objects": "aligned error hash slab_map state::events state::ids state::limits state::links"
+        " state::outbox store values",
         "state::tasks": "error slab_map state::events state::ids state::links state::objects",
         "state::base": "state::links state::objects state::tasks",
         "state::leases": "error hash state::base state::events state::ids state::limits state::links state::objects"
