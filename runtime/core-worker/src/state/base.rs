@@ -28,12 +28,6 @@ impl Base {
             .finish(&mut self.objects, &mut self.links, task_id, value);
     }
 
-    /// The first argument of a task of which nothing can be made. A value may be lost after the task was queued.
-    pub(super) fn failed_argument(&self, task_id: TaskId) -> Option<Value> {
-        let task = self.tasks.get(task_id)?;
-        self.objects.first_failure(task.argument_ids())
-    }
-
     /// A call cannot run because of an argument.
     pub(super) fn fail_for_argument(&mut self, task_id: TaskId, argument: &Value) {
         self.tasks

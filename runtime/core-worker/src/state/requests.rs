@@ -176,8 +176,7 @@ impl State {
             objects,
             tasks,
         } = &mut self.base;
-        let (task, results) = tasks.submit(objects, links, call);
-        let waits = tasks.get(task).is_some_and(|task| task.waits_for_arguments());
+        let (task, results, waits) = tasks.submit(objects, links, call);
         match actor {
             Some(actor) => self.actors.enqueue(&mut self.base, actor, task),
             None if !waits => self.leases.enqueue(&mut self.base, task),

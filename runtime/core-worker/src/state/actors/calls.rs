@@ -17,7 +17,7 @@ use crate::hash::IdSet;
 use crate::state::base::Base;
 use crate::state::limits::{CONCURRENT_WINDOW, CallWindow, ORDERED_WINDOW};
 use crate::state::links::{ConnId, Links, Timer};
-use crate::state::objects::Value;
+use crate::state::objects::{Objects, Value};
 use crate::state::tasks::{ActorMethod, CallKind, Place, PushPrefix, Task};
 
 /// An actor whose connection broke is called again after this time, in microseconds, unless its death is known.
@@ -214,20 +214,19 @@ impl Actors {
             let Some(task_id) = calls.queue.front().copied() else {
                 return;
             };
-            match base.tasks.get(task_id).map(Task::waits_for_arguments) {
-                None => {
-                    calls.queue.pop_front();
-                    continue;
+            let Some(task) = base.tasks.get_mut(task_id) else {
+                calls.queue.pop_front();
+                continue;
+            };
+            if task.waits_for_arguments() {
+                if !client.out_of_order {
+                    return;
                 }
-                Some(true) if client.out_of_order => {
-                    calls.queue.pop_front();
-                    calls.waiting.insert(task_id);
-                    continue;
-                }
-                Some(true) => return,
-                Some(false) => {}
+                calls.queue.pop_front();
+                calls.waiting.insert(task_id);
+                continue;
             }
-            if let Some(value) = base.failed_argument(task_id) {
+            if let Some(value) = base.objects.first_failure(task.argument_ids()) {
                 calls.queue.pop_front();
                 base.fail_for_argument(task_id, &value);
                 continue;
@@ -237,9 +236,10 @@ impl Actors {
             };
             client.calls.queue.pop_front();
             let sequence = client.calls.add(task_id);
-            let bytes = client.send(base, actor_id, conn, task_id, sequence);
+            let to = (actor_id, conn, task_id);
+            let bytes = client.send(&base.objects, &mut base.links, to, task, sequence);
             client.calls.in_flight_bytes += bytes as usize;
-            base.tasks.set_place(task_id, Place::Sent { sequence, bytes });
+            task.set_place(Place::Sent { sequence, bytes });
         }
     }
 
@@ -337,7 +337,10 @@ impl Actors {
         let unanswered = client.calls.unanswered();
         if let Some(conn) = client.connect(&mut base.links) {
             for (sequence, task_id) in unanswered {
-                client.send(base, actor_id, conn, task_id, sequence);
+                if let Some(task) = base.tasks.get(task_id) {
+                    let to = (actor_id, conn, task_id);
+                    client.send(&base.objects, &mut base.links, to, task, sequence);
+                }
             }
             self.push_calls(base, actor_id);
         }
@@ -358,13 +361,13 @@ impl ActorClient {
     /// Sends a call that has its number; gives the bytes that travel beside its message.
     fn send(
         &mut self,
-        base: &mut Base,
-        actor_id: ActorId,
-        conn: ConnId,
-        task_id: TaskId,
+        objects: &Objects,
+        links: &mut Links,
+        (actor_id, conn, task_id): (ActorId, ConnId, TaskId),
+        task: &Task,
         sequence: u64,
     ) -> u32 {
-        let (Some(task), Some(address)) = (base.tasks.get(task_id), &self.address) else {
+        let Some(address) = &self.address else {
             return 0;
         };
         let CallKind::Actor { method, .. } = task.kind() else {
@@ -384,13 +387,8 @@ impl ActorClient {
             acknowledged: self.calls.first,
             ..Default::default()
         };
-        let Base {
-            links,
-            objects,
-            tasks,
-        } = base;
         let prefix = self.calls.prefixes[index].bytes();
-        let sent = tasks.push(objects, links, conn, task_id, prefix, None, message);
+        let sent = task.push(objects, links, (conn, task_id), prefix, None, message);
         sent.unwrap_or_else(|_| {
             // It is among those that are not answered, and is sent again.
             self.break_route(links, actor_id);

@@ -50,10 +50,11 @@ impl Leases {
             let Some(task_id) = class.queue.pop_front() else {
                 break;
             };
-            if !base.tasks.contains(&task_id) {
+            let Some(task) = base.tasks.get(task_id) else {
                 continue;
-            }
-            if let Some(value) = base.failed_argument(task_id) {
+            };
+            // A value may have been lost since the task was queued.
+            if let Some(value) = base.objects.first_failure(task.argument_ids()) {
                 base.fail_for_argument(task_id, &value);
                 continue;
             }
@@ -71,7 +72,7 @@ impl Leases {
         task_id: TaskId,
         again: bool,
     ) {
-        let Some(task) = base.tasks.get(task_id) else {
+        let Some(task) = base.tasks.get_mut(task_id) else {
             return;
         };
         let CallKind::Function(template) = task.kind() else {
@@ -104,23 +105,19 @@ impl Leases {
             ..Default::default()
         };
         let blob = is_first.then_some(&template.function_blob);
-        let Base {
-            links,
-            objects,
-            tasks,
-        } = base;
-        let sent = tasks.push(objects, links, conn, task_id, prefix.bytes(), blob, message);
+        let links = &mut base.links;
+        let to = (conn, task_id);
+        let sent = task.push(&base.objects, links, to, prefix.bytes(), blob, message);
         let bytes = sent.unwrap_or_else(|_| {
             links.out.event(Event::PushLost(task_id));
             0
         });
         lease.pushed_bytes += bytes as usize;
-        let place = Place::Pushed {
+        task.set_place(Place::Pushed {
             class: lease.class,
             lease: lease_id,
             bytes,
-        };
-        tasks.set_place(task_id, place);
+        });
         lease.prefix = Some(prefix);
     }
 

@@ -15,13 +15,13 @@ const MAX_LEASE_REQUESTS: usize = 32;
 impl Leases {
     /// Puts a function whose arguments are there into its class's queue.
     pub(in crate::state) fn enqueue(&mut self, base: &mut Base, task_id: TaskId) {
-        if let Some(value) = base.failed_argument(task_id) {
+        let Some(task) = base.tasks.get_mut(task_id) else {
+            return;
+        };
+        if let Some(value) = base.objects.first_failure(task.argument_ids()) {
             base.fail_for_argument(task_id, &value);
             return;
         }
-        let Some(task) = base.tasks.get(task_id) else {
-            return;
-        };
         let CallKind::Function(template) = task.kind() else {
             return;
         };
@@ -40,7 +40,7 @@ impl Leases {
             locality,
             pinned: template.node.is_some(),
         });
-        base.tasks.set_place(task_id, Place::Queued(class_id));
+        task.set_place(Place::Queued(class_id));
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.queue.push_back(task_id);
             // A longer queue means that every worker has got as much as it may.
@@ -51,8 +51,9 @@ impl Leases {
 
     /// A task is to run again, before those that never ran.
     pub(super) fn queue_again(&mut self, base: &mut Base, class_id: SchedulingClassId, task_id: TaskId) {
-        if let Some(class) = self.classes.get_mut(&class_id) {
-            base.tasks.set_place(task_id, Place::Queued(class_id));
+        let task = base.tasks.get_mut(task_id);
+        if let (Some(class), Some(task)) = (self.classes.get_mut(&class_id), task) {
+            task.set_place(Place::Queued(class_id));
             class.queue.push_front(task_id);
         }
     }

@@ -96,6 +96,10 @@ impl Task {
         self.place
     }
 
+    pub(super) fn set_place(&mut self, place: Place) {
+        self.place = place;
+    }
+
     pub(super) fn waits_for_arguments(&self) -> bool {
         self.missing > 0
     }
@@ -150,12 +154,6 @@ impl Tasks {
 
     pub(super) fn len(&self) -> usize {
         self.table.len()
-    }
-
-    pub(super) fn set_place(&mut self, id: TaskId, place: Place) {
-        if let Some(task) = self.table.get_mut(&id) {
-            task.place = place;
-        }
     }
 
     /// All results of a task become `value`.

@@ -7,7 +7,7 @@ use prost::Message;
 use sparkray_common::{JobId, TaskId};
 use sparkray_proto::{self as proto, FrameKind};
 
-use super::Tasks;
+use super::Task;
 use crate::state::links::{ConnId, IsClosed, Links, Pending, id_bytes};
 use crate::state::objects::Objects;
 
@@ -49,34 +49,30 @@ impl<K> PushPrefix<K> {
     }
 }
 
-impl Tasks {
-    /// Sends a call to a worker; gives the bytes that travel beside its message. `prefix`: the encoded fields that all calls of its kind share; `message` has the others;
-    /// `function_blob`: the code, when the worker does not have it.
+impl Task {
+    /// Sends the call to a worker; gives the bytes that travel beside its message. `prefix`: the encoded fields that all
+    /// calls of its kind share; `message` has the others; `function_blob`: the code, when the worker does not have it.
     pub(in crate::state) fn push(
         &self,
         objects: &Objects,
         links: &mut Links,
-        conn: ConnId,
-        task_id: TaskId,
+        (conn, task_id): (ConnId, TaskId),
         prefix: &[u8],
         function_blob: Option<&Bytes>,
         mut message: proto::PushTask,
     ) -> Result<u32, IsClosed> {
-        let Some(task) = self.table.get(&task_id) else {
-            return Ok(0);
-        };
         message.task_id = id_bytes(task_id.as_bytes());
-        message.arguments_length = task.arguments.len() as u64;
-        message.attempt = task.attempt;
-        task.keyword_names().clone_into(&mut message.keyword_names);
+        message.arguments_length = self.arguments.len() as u64;
+        message.attempt = self.attempt;
+        self.keyword_names().clone_into(&mut message.keyword_names);
         let inline;
-        (message.arguments, inline) = objects.describe_arguments(&links.process.me, task.slots());
+        (message.arguments, inline) = objects.describe_arguments(&links.process.me, self.slots());
         let mut parts: Vec<&[u8]> = Vec::with_capacity(2 + inline.len());
         if let Some(blob) = function_blob {
             message.function_length = blob.len() as u64;
             parts.push(blob);
         }
-        parts.push(&task.arguments);
+        parts.push(&self.arguments);
         parts.extend(inline.iter().map(|part| &part[..]));
         let pending = Pending::Push(task_id);
         links.request_with(conn, pending, FrameKind::PushTask, prefix, &message, &parts)?;

@@ -6,7 +6,7 @@ use sparkray_proto::{self as proto, Failure, TaskStatus};
 use sparkray_rpc::Frame;
 use tracing::warn;
 
-use super::{CallKind, Place, Tasks};
+use super::{CallKind, Place, Task, Tasks};
 use crate::error::CoreError;
 use crate::state::ids::SchedulingClassId;
 use crate::state::links::{ConnId, Links, PayloadReader};
@@ -139,6 +139,7 @@ impl Tasks {
         if raised && self.retry_raised(task_id) {
             return Ok(true);
         }
+        let num_returns = self.table.get(&task_id).map_or(0, Task::num_returns);
         let mut payload = PayloadReader::new(payload);
         let mut values = Vec::with_capacity(reply.returns.len());
         let mut inner = Vec::new();
@@ -150,14 +151,11 @@ impl Tasks {
                 inner.push((id, object, owner));
             }
         }
-        let Some(task) = self.table.get(&task_id) else {
-            return Ok(false);
-        };
-        if values.len() != task.num_returns as usize {
+        if values.len() != num_returns as usize {
             let message = format!(
                 "a worker answered task {task_id} with {} results in place of {}",
                 values.len(),
-                task.num_returns
+                num_returns
             );
             let error = CoreError::new(ErrorCode::Internal, message);
             self.finish(objects, links, task_id, &Value::failed(error));

@@ -8,14 +8,14 @@ use crate::state::links::Links;
 use crate::state::objects::{Objects, Value};
 
 impl Tasks {
-    /// Takes a call in; gives the ids of its results, each with one reference. Whoever calls this puts the task where it
-    /// belongs.
+    /// Takes a call in; gives the ids of its results, each with one reference, and whether it waits for arguments. Whoever
+    /// calls this puts the task where it belongs.
     pub(in crate::state) fn submit(
         &mut self,
         objects: &mut Objects,
         links: &mut Links,
         call: NewTask,
-    ) -> (TaskId, Vec<ObjectId>) {
+    ) -> (TaskId, Vec<ObjectId>, bool) {
         let task_id = links.process.ids.next_task();
         let mut results = Vec::with_capacity(call.num_returns as usize);
         for index in 0..call.num_returns {
@@ -60,7 +60,7 @@ impl Tasks {
                 place,
             },
         );
-        (task_id, results)
+        (task_id, results, missing > 0)
     }
 
     /// One argument of a task has come, or never will. What the task is, when it was the last one.
