@@ -1,12 +1,14 @@
 """DataFrames into the object stores and back: one build, or two in turns.
 
-    build/venv/bin/python tests/perf/dataframes.py [--rounds 9] [--rows 5000000] [--before OTHER/bin/python]
+    build/venv/bin/python tests/perf/dataframes.py [--rounds 9] [--rows 5000000] [--fixed-width] [--parquet]
+                                                   [--before OTHER/bin/python]
 
-Two executors of one core each on this machine (local-cluster); the DataFrame is cached, so that Spark computes nothing.
-Each build is one process that stays up; all rows are measured on the one and then on the other, round after round, so
-that whatever else the machine does meets both. Rows, in ms: from_spark; to_spark of its blocks into Spark's noop
-sink; and sums of columns of all blocks by tasks. CPU time is that of all processes of the build: other work on the
-machine changes it less than wall time.
+Two executors of one core each on this machine (local-cluster); the DataFrame (long, double, double, int, string) is
+cached, so that Spark computes nothing, or read from Parquet files. With `--fixed-width` it has no strings. Each build
+is one process that stays up; all rows are measured on the one and then on the other, round after round, so that
+whatever else the machine does meets both. Rows, in ms: from_spark; to_spark of its blocks into Spark's noop sink; and
+sums of columns of all blocks by tasks. CPU time is that of all processes of the build: other work on the machine
+changes it less than wall time.
 """
 
 # mypy: disable-error-code="attr-defined,union-attr"
@@ -20,6 +22,7 @@ import pathlib
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from typing import Any
@@ -28,11 +31,11 @@ STEPS = ("from_spark", "to_spark, noop", "read by tasks")
 ROWS = [row for step in STEPS for row in (step, f"{step}, CPU")]
 EXPRESSIONS = (
     "id",
-    "id * 0.5 as half",
-    "id / 3.0 as third",
+    "id * 0.5D as half",
+    "id / 3.0D as third",
     "cast(id % 1000 as int) as small",
-    "concat('name-', cast(id % 10007 as string)) as name",
 )
+TEXT = "concat('name-', cast(id % 10007 as string)) as name"
 
 
 def cpu_seconds() -> float:
@@ -73,7 +76,17 @@ def one_round(frame: Any, spark: Any, read: Any) -> list[float]:
     return found
 
 
-def serve(row_count: int) -> None:
+def frame_of(spark: Any, arguments: argparse.Namespace, directory: str) -> Any:
+    """The DataFrame."""
+    columns = EXPRESSIONS if arguments.fixed_width else (*EXPRESSIONS, TEXT)
+    frame = spark.range(0, arguments.rows, 1, 4).selectExpr(*columns)
+    if not arguments.parquet:
+        return frame.cache()
+    frame.write.parquet(f"{directory}/frame")
+    return spark.read.parquet(f"{directory}/frame")
+
+
+def serve(arguments: argparse.Namespace) -> None:
     """Measures a round for each line that comes."""
     from pyspark.sql import SparkSession
 
@@ -92,9 +105,9 @@ def serve(row_count: int) -> None:
     }
     context = sparkray.init_spark_on_local(conf=conf)
     try:
-        with sparkray.RayContext(context, object_store_memory="1g"):
+        with sparkray.RayContext(context, object_store_memory="1g"), tempfile.TemporaryDirectory() as directory:
             spark = SparkSession(context)
-            frame = spark.range(0, row_count, 1, 4).selectExpr(*EXPRESSIONS).cache()
+            frame = frame_of(spark, arguments, directory)
             frame.count()
             # Code generation and the compilers of both JVMs.
             for _ in range(3):
@@ -109,8 +122,8 @@ def serve(row_count: int) -> None:
 class Build:
     """One build: a process of its interpreter."""
 
-    def __init__(self, python: str, row_count: int) -> None:
-        command = [python, __file__, "--serve", "--rows", str(row_count)]
+    def __init__(self, python: str, options: list[str]) -> None:
+        command = [python, __file__, "--serve", *options]
         pipe = subprocess.PIPE
         self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
 
@@ -141,14 +154,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--rows", type=int, default=5_000_000)
+    parser.add_argument("--fixed-width", action="store_true", help="no column of strings")
+    parser.add_argument("--parquet", action="store_true", help="from files instead of Spark's cache")
     parser.add_argument("--before", help="the interpreter of another build's environment")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.serve:
-        serve(arguments.rows)
+        serve(arguments)
         return
     pythons = [sys.executable, *([arguments.before] if arguments.before else [])]
-    builds = [Build(python, arguments.rows) for python in pythons]
+    options = ["--rows", str(arguments.rows)]
+    options += ["--fixed-width"] * arguments.fixed_width + ["--parquet"] * arguments.parquet
+    builds = [Build(python, options) for python in pythons]
     for build in builds:
         build.wait()
     found: list[list[list[float]]] = [[] for _ in builds]

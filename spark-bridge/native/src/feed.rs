@@ -1,6 +1,6 @@
 //! Native methods of `org.sparkray.data.DataNative` that write a partition's rows into blocks of this node's store.
 //!
-//! The rows' bytes belong to Java and are read during the call only. A block is written straight into its range of
+//! The staged bytes belong to Java and are read during the call only. A block is written straight into its range of
 //! the store and sealed as provisional: the owner of the feed adopts the blocks of the attempts that Spark reports.
 
 use jni::EnvUnowned;
@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, FeedId, ObjectId, TaskId, WorkerAddress};
 
-use crate::columns::{BlockBuilder, SparkSchema, StagedRows};
+use crate::columns::{BlockBuilder, SparkSchema, StagedColumns, StagedRows};
 use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
@@ -66,6 +66,18 @@ impl PartitionFeed {
         let mut next = 0;
         loop {
             next = self.builder.append(&staged, next)?;
+            if next == staged.len() {
+                return Ok(());
+            }
+            self.write_block()?;
+        }
+    }
+
+    fn append_columns(&mut self, bytes: &[u8], rows: usize) -> Result<(), NativeError> {
+        let staged = StagedColumns::parse(bytes, rows, &self.builder.staged_widths()?)?;
+        let mut next = 0;
+        loop {
+            next = self.builder.append_columns(&staged, next);
             if next == staged.len() {
                 return Ok(());
             }
@@ -129,6 +141,25 @@ fn open(
     })
 }
 
+/// Hands staged bytes, their address, length and number of rows, to a feed.
+fn with_staged(
+    handle: jlong,
+    (address, length, rows): (jlong, jlong, jint),
+    append: impl FnOnce(&mut PartitionFeed, &[u8], usize) -> Result<(), NativeError>,
+) -> Result<(), NativeError> {
+    let refuse =
+        |what: &str| NativeError::refused(ErrorCode::Internal, format!("staged rows have no {what}"));
+    let length = usize::try_from(length).map_err(|_| refuse("length"))?;
+    let rows = usize::try_from(rows).map_err(|_| refuse("count"))?;
+    let start = std::ptr::with_exposed_provenance::<u8>(address as usize);
+    if start.is_null() {
+        return Err(refuse("address"));
+    }
+    // SAFETY: Java's stages keep `length` initialised bytes at this address and change them only after the call.
+    let bytes = unsafe { std::slice::from_raw_parts(start, length) };
+    append(&mut FEEDS.get(handle)?.lock(), bytes, rows)
+}
+
 /// Begins the blocks of one partition; returns their key.
 #[unsafe(no_mangle)]
 pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>(
@@ -164,17 +195,22 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedAppend<'loca
     rows: jint,
 ) {
     guard(env, |_| {
-        let refuse =
-            |what: &str| NativeError::refused(ErrorCode::Internal, format!("staged rows have no {what}"));
-        let length = usize::try_from(length).map_err(|_| refuse("length"))?;
-        let rows = usize::try_from(rows).map_err(|_| refuse("count"))?;
-        let start = std::ptr::with_exposed_provenance::<u8>(address as usize);
-        if start.is_null() {
-            return Err(refuse("address"));
-        }
-        // SAFETY: `RowStage` keeps `length` initialised bytes at this address and changes them only after the call.
-        let bytes = unsafe { std::slice::from_raw_parts(start, length) };
-        FEEDS.get(handle)?.lock().append(bytes, rows)
+        with_staged(handle, (address, length, rows), PartitionFeed::append)
+    });
+}
+
+/// As `feedAppend`, for columns of fixed width.
+#[unsafe(no_mangle)]
+pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedAppendColumns<'local>(
+    env: EnvUnowned<'local>,
+    _class: JClass<'local>,
+    handle: jlong,
+    address: jlong,
+    length: jlong,
+    rows: jint,
+) {
+    guard(env, |_| {
+        with_staged(handle, (address, length, rows), PartitionFeed::append_columns)
     });
 }
 

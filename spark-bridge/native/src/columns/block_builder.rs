@@ -16,7 +16,7 @@ use arrow_schema::Schema;
 use sparkray_common::{VALUE_ALIGNMENT, VALUE_HEADER_LEN, ValueFormat, ValueHeader};
 
 use super::column_builder::ColumnBuilder;
-use super::{ColumnError, SparkSchema, StagedRows};
+use super::{ColumnError, SparkSchema, StagedColumns, StagedRows};
 
 /// Makes blocks of staged rows: Arrow columns of at most so many bytes.
 pub(crate) struct BlockBuilder {
@@ -57,6 +57,14 @@ impl BlockBuilder {
         self.columns.len()
     }
 
+    /// Bytes of a value of each column, when all columns can be staged as such.
+    pub(crate) fn staged_widths(&self) -> Result<Vec<usize>, ColumnError> {
+        let widths = self.columns.iter().map(ColumnBuilder::staged_width);
+        widths.collect::<Option<_>>().ok_or_else(|| {
+            ColumnError::Encode("values without a fixed width cannot be staged in columns".to_owned())
+        })
+    }
+
     /// Rows collected since the last block.
     pub(crate) fn rows(&self) -> usize {
         self.rows
@@ -70,15 +78,36 @@ impl BlockBuilder {
     /// Adds rows from `first` on, as many as fit into this block; returns the first that did not.
     pub(crate) fn append(&mut self, staged: &StagedRows<'_>, first: usize) -> Result<usize, ColumnError> {
         let end = self.end_of_block(staged, first);
-        // A second batch: this is no tiny partition.
-        if self.rows > 0 && !self.is_reserved {
-            self.reserve();
-        }
+        self.reserve_for_many();
         for column in &mut self.columns {
             column.append(staged, first..end)?;
         }
         self.rows += end - first;
         Ok(end)
+    }
+
+    /// As [`Self::append`], for columns that were staged with [`Self::staged_widths`].
+    pub(crate) fn append_columns(&mut self, staged: &StagedColumns<'_>, first: usize) -> usize {
+        let mut end = staged.len();
+        if self.column_bytes(self.rows + end - first, 0) > self.max_bytes {
+            let bytes = self.max_bytes.saturating_sub(self.column_bytes(0, 0));
+            // A row that is larger than a block is a block by itself.
+            let most_rows = (bytes * 8 / self.bits_per_row.max(1)).max(1);
+            end = first + most_rows.saturating_sub(self.rows).min(end - first);
+        }
+        self.reserve_for_many();
+        for (index, column) in self.columns.iter_mut().enumerate() {
+            column.append_column(staged.column(index), first..end);
+        }
+        self.rows += end - first;
+        end
+    }
+
+    /// With the second batch: this is no tiny partition.
+    fn reserve_for_many(&mut self) {
+        if self.rows > 0 && !self.is_reserved {
+            self.reserve();
+        }
     }
 
     /// Takes memory for a full block whose rows are like those collected so far.

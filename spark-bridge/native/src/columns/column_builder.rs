@@ -14,6 +14,7 @@ use arrow_array::{ArrayRef, BinaryArray, BooleanArray, PrimitiveArray};
 use arrow_buffer::{BooleanBufferBuilder, Buffer, NullBuffer, NullBufferBuilder, OffsetBuffer, ScalarBuffer};
 
 use super::reserve::reserve;
+use super::staged_columns::StagedColumn;
 use super::{ColumnError, SparkField, SparkType, StagedRows};
 
 /// Precision up to which Spark keeps a decimal in the eight bytes of its field.
@@ -150,6 +151,40 @@ impl ColumnBuilder {
         Ok(())
     }
 
+    /// Bytes of a value that is staged in a column; `None` when it has no fixed width there.
+    pub(super) fn staged_width(&self) -> Option<usize> {
+        match &self.values {
+            Values::Boolean(_) | Values::Byte(_) => Some(1),
+            Values::Short(_) => Some(2),
+            Values::Integer(_) | Values::Float(_) => Some(4),
+            Values::Long(_) | Values::Double(_) => Some(8),
+            Values::Decimal(_) | Values::Variable { .. } => None,
+        }
+    }
+
+    /// Adds these rows of a column whose values have [`Self::staged_width`].
+    pub(super) fn append_column(&mut self, column: StagedColumn<'_>, range: Range<usize>) {
+        match column.nulls {
+            Some(nulls) => nulls[range.clone()]
+                .iter()
+                .for_each(|null| self.nulls.append(*null == 0)),
+            None => self.nulls.append_n_non_nulls(range.len()),
+        }
+        let bytes = column.values;
+        match &mut self.values {
+            Values::Boolean(values) => bytes[range].iter().for_each(|byte| values.append(*byte != 0)),
+            Values::Byte(values) => values.extend(bytes[range].iter().map(|byte| *byte as i8)),
+            Values::Short(values) => values.extend(fixed(bytes, range).map(i16::from_le_bytes)),
+            Values::Integer(values) => values.extend(fixed(bytes, range).map(i32::from_le_bytes)),
+            Values::Long(values) => values.extend(fixed(bytes, range).map(i64::from_le_bytes)),
+            Values::Float(values) => values.extend(fixed(bytes, range).map(f32::from_le_bytes)),
+            Values::Double(values) => values.extend(fixed(bytes, range).map(f64::from_le_bytes)),
+            Values::Decimal(_) | Values::Variable { .. } => {
+                unreachable!("a batch with such a column is refused before")
+            }
+        }
+    }
+
     /// The collected column; the builder is empty afterwards.
     pub(super) fn finish(&mut self) -> Result<ArrayRef, ColumnError> {
         let nulls = self.nulls.finish();
@@ -195,6 +230,12 @@ fn take<T: arrow_buffer::ArrowNativeType>(values: &mut Vec<T>) -> ScalarBuffer<T
 
 fn primitive<T: ArrowPrimitiveType>(values: &mut Vec<T::Native>, nulls: Option<NullBuffer>) -> ArrayRef {
     Arc::new(PrimitiveArray::<T>::new(take(values), nulls))
+}
+
+/// The values of these rows, of `WIDTH` bytes each.
+fn fixed<const WIDTH: usize>(bytes: &[u8], range: Range<usize>) -> impl Iterator<Item = [u8; WIDTH]> {
+    let (values, _) = bytes.as_chunks::<WIDTH>();
+    values[range].iter().copied()
 }
 
 /// Decimals of more than 18 digits: the bytes of a `BigInteger`, big-endian two's complement.

@@ -12,9 +12,10 @@ use proptest::prelude::*;
 use sparkray_common::VALUE_HEADER_LEN;
 
 use super::block_builder::EncodedBlock;
+use super::staged_columns::testing::stage_columns;
 use super::unsafe_row::testing::{Cell, stage};
 use super::{BlockBuilder, ExportedBatch, SparkColumns, SparkField, SparkSchema, SparkType};
-use super::{StagedRows, StreamBatches};
+use super::{StagedColumns, StagedRows, StreamBatches};
 
 fn spark_types() -> impl Strategy<Value = SparkType> {
     prop_oneof![
@@ -98,7 +99,24 @@ fn big_integer(value: i128) -> Vec<u8> {
 }
 
 fn frames() -> impl Strategy<Value = (SparkSchema, Vec<Vec<Cell>>)> {
-    prop::collection::vec(spark_types(), 0..8).prop_flat_map(|types| {
+    frames_of(prop::collection::vec(spark_types(), 0..8))
+}
+
+/// Frames whose columns can be staged as such.
+fn frames_of_fixed_width() -> impl Strategy<Value = (SparkSchema, Vec<Vec<Cell>>)> {
+    let fixed = spark_types().prop_filter("of fixed width", |spark_type| {
+        !matches!(
+            spark_type,
+            SparkType::Decimal { .. } | SparkType::String | SparkType::Binary
+        )
+    });
+    frames_of(prop::collection::vec(fixed, 1..8))
+}
+
+fn frames_of(
+    types: impl Strategy<Value = Vec<SparkType>>,
+) -> impl Strategy<Value = (SparkSchema, Vec<Vec<Cell>>)> {
+    types.prop_flat_map(|types| {
         let cells: Vec<BoxedStrategy<Cell>> = types.iter().map(|spark_type| cell(*spark_type)).collect();
         let fields = types
             .into_iter()
@@ -130,6 +148,33 @@ fn build(schema: &SparkSchema, rows: &[Vec<Cell>], batch_rows: usize, max_bytes:
         let mut next = 0;
         while next < staged.len() {
             next = builder.append(&staged, next).unwrap();
+            if next < staged.len() {
+                blocks.push(builder.finish().unwrap());
+            }
+        }
+    }
+    if builder.rows() > 0 || blocks.is_empty() {
+        blocks.push(builder.finish().unwrap());
+    }
+    blocks
+}
+
+/// As [`build`], from columns instead of rows.
+fn build_from_columns(
+    schema: &SparkSchema,
+    rows: &[Vec<Cell>],
+    batch_rows: usize,
+    max_bytes: usize,
+) -> Vec<EncodedBlock> {
+    let mut builder = BlockBuilder::new(schema, "Europe/Paris", max_bytes).unwrap();
+    let widths = builder.staged_widths().unwrap();
+    let mut blocks = Vec::new();
+    for batch in rows.chunks(batch_rows) {
+        let staged = stage_columns(batch, &widths);
+        let staged = StagedColumns::parse(&staged, batch.len(), &widths).unwrap();
+        let mut next = 0;
+        while next < staged.len() {
+            next = builder.append_columns(&staged, next);
             if next < staged.len() {
                 blocks.push(builder.finish().unwrap());
             }
@@ -249,6 +294,16 @@ proptest! {
             }
         }
         prop_assert_eq!(row, rows.len());
+    }
+
+    #[test]
+    fn columns_and_rows_give_the_same_blocks(
+        (schema, rows) in frames_of_fixed_width(), batch_rows in 1_usize..20, max_bytes in 600_usize..6000
+    ) {
+        let from_rows: Vec<Vec<u8>> = build(&schema, &rows, 7, max_bytes).iter().map(value_of).collect();
+        let from_columns: Vec<Vec<u8>> =
+            build_from_columns(&schema, &rows, batch_rows, max_bytes).iter().map(value_of).collect();
+        prop_assert_eq!(from_columns, from_rows);
     }
 
     #[test]

@@ -27,6 +27,12 @@ final class DataNative {
   static native void feedAppend(long handle, long address, long length, int rows);
 
   /**
+   * Adds {@code rows} rows whose columns are staged in {@code length} bytes at {@code address};
+   * writes blocks that are full.
+   */
+  static native void feedAppendColumns(long handle, long address, long length, int rows);
+
+  /**
    * Writes the last block and lists all of them in JSON.
    *
    * @param evenIfEmpty writes a block without rows when there is none

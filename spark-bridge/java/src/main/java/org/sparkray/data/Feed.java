@@ -11,6 +11,7 @@ import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.execution.QueryExecution;
+import org.apache.spark.sql.execution.SparkPlan;
 import org.apache.spark.sql.types.StructType;
 
 /**
@@ -29,6 +30,8 @@ public final class Feed {
   private final JavaSparkContext context;
   private final QueryExecution execution;
   private final FeedExecution shown;
+  // Null when a column's values have no fixed width.
+  private final FixedWidth[] widths;
   // Planned in the job group: to plan adaptively, Spark runs jobs.
   private JavaRDD<byte[]> blocks;
   private volatile boolean cancelled;
@@ -48,6 +51,7 @@ public final class Feed {
     this.jobGroup = "sparkray-feed-" + feedId;
     this.request = request;
     this.schemaJson = schema.json();
+    this.widths = FixedWidth.of(schema);
     this.timeZone = SparkAdapter.sessionTimeZone(dataset);
     this.context = SparkAdapter.sparkContext(dataset);
     this.shown = new FeedExecution(execution, context.sc());
@@ -55,15 +59,22 @@ public final class Feed {
 
   private synchronized JavaRDD<byte[]> blocks() {
     if (blocks == null) {
+      // Makes the plan final, also when columns of it are taken instead.
       JavaRDD<InternalRow> rows = execution.toRdd().toJavaRDD();
-      blocks = rows.mapPartitionsWithIndex(task(false), true);
+      SparkPlan columnar =
+          widths == null ? null : ColumnSource.columnarPlan(execution.executedPlan());
+      blocks =
+          columnar == null
+              ? rows.mapPartitionsWithIndex(task(new RowSource(schemaJson), false), true)
+              : SparkAdapter.columns(columnar, execution)
+                  .mapPartitionsWithIndex(task(new ColumnSource(widths), false), true);
     }
     return blocks;
   }
 
-  private FeedTask task(boolean evenIfEmpty) {
-    return new FeedTask(
-        request, schemaJson, timeZone, evenIfEmpty, shown.rows, shown.bytes, shown.blocks);
+  private <T> FeedTask<T> task(FeedTask.Source<T> source, boolean evenIfEmpty) {
+    return new FeedTask<>(
+        source, request, schemaJson, timeZone, evenIfEmpty, shown.rows, shown.bytes, shown.blocks);
   }
 
   /** Whether a partition that is computed again has the same rows in the same order. */
@@ -115,7 +126,10 @@ public final class Feed {
         () -> {
           JavaRDD<InternalRow> nothing =
               context.parallelize(Collections.<InternalRow>emptyList(), 1);
-          return toJson(nothing.mapPartitionsWithIndex(task(true), true).collect());
+          return toJson(
+              nothing
+                  .mapPartitionsWithIndex(task(new RowSource(schemaJson), true), true)
+                  .collect());
         });
   }
 

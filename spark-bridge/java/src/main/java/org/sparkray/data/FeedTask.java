@@ -3,26 +3,31 @@ package org.sparkray.data;
 import com.fasterxml.jackson.core.JsonProcessingException;
 import com.fasterxml.jackson.databind.JsonNode;
 import com.fasterxml.jackson.databind.ObjectMapper;
+import java.io.Serializable;
 import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.Iterator;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.function.Function2;
-import org.apache.spark.sql.catalyst.InternalRow;
-import org.apache.spark.sql.catalyst.expressions.UnsafeProjection;
-import org.apache.spark.sql.catalyst.expressions.UnsafeRow;
 import org.apache.spark.sql.execution.metric.SQLMetric;
-import org.apache.spark.sql.types.DataType;
-import org.apache.spark.sql.types.StructType;
 
 /**
  * Writes one partition into blocks; the only result is their description (bytes, so that no
  * serializer matters).
+ *
+ * @param <T> what the partition consists of
  */
-final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterator<byte[]>> {
-  private static final long serialVersionUID = 1L;
+final class FeedTask<T> implements Function2<Integer, Iterator<T>, Iterator<byte[]>> {
+  private static final long serialVersionUID = 2L;
   private static final ObjectMapper MAPPER = new ObjectMapper();
 
+  /** Writes what a partition consists of. */
+  interface Source<T> extends Serializable {
+    /** Looks now and then whether the task was killed. */
+    void write(Iterator<T> partition, BlockWriter writer, TaskContext context);
+  }
+
+  private final Source<T> source;
   private final String request;
   private final String schemaJson;
   private final String timeZone;
@@ -32,6 +37,7 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
   private final SQLMetric blocksMetric;
 
   FeedTask(
+      Source<T> source,
       String request,
       String schemaJson,
       String timeZone,
@@ -39,6 +45,7 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
       SQLMetric rowsMetric,
       SQLMetric bytesMetric,
       SQLMetric blocksMetric) {
+    this.source = source;
     this.request = request;
     this.schemaJson = schemaJson;
     this.timeZone = timeZone;
@@ -49,26 +56,11 @@ final class FeedTask implements Function2<Integer, Iterator<InternalRow>, Iterat
   }
 
   @Override
-  public Iterator<byte[]> call(Integer partition, Iterator<InternalRow> rows) {
+  public Iterator<byte[]> call(Integer partition, Iterator<T> content) {
     TaskContext context = TaskContext.get();
-    UnsafeProjection projection = null;
     try (BlockWriter writer =
         new BlockWriter(request, schemaJson, timeZone, partition, context.taskAttemptId())) {
-      while (rows.hasNext()) {
-        InternalRow row = rows.next();
-        UnsafeRow unsafe;
-        if (row instanceof UnsafeRow) {
-          unsafe = (UnsafeRow) row;
-        } else {
-          if (projection == null) {
-            projection = UnsafeProjection.create((StructType) DataType.fromJson(schemaJson));
-          }
-          unsafe = projection.apply(row);
-        }
-        if (writer.add(unsafe)) {
-          context.killTaskIfInterrupted();
-        }
-      }
+      source.write(content, writer, context);
       String blocks = writer.finish(evenIfEmpty);
       count(blocks);
       return Collections.singletonList(blocks.getBytes(StandardCharsets.UTF_8)).iterator();

@@ -2,10 +2,16 @@ package org.sparkray.data;
 
 import java.lang.reflect.InvocationTargetException;
 import org.apache.spark.SparkContext;
+import org.apache.spark.api.java.JavaRDD;
 import org.apache.spark.api.java.JavaSparkContext;
 import org.apache.spark.rdd.RDD;
+import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.execution.QueryExecution;
+import org.apache.spark.sql.execution.SQLExecutionRDD;
+import org.apache.spark.sql.execution.SparkPlan;
+import org.apache.spark.sql.internal.SQLConf;
 import org.apache.spark.sql.types.StructType;
+import org.apache.spark.sql.vectorized.ColumnarBatch;
 
 /**
  * The few calls whose signatures differ between Spark's versions: {@code Dataset} and {@code
@@ -35,6 +41,16 @@ final class SparkAdapter {
     } catch (ReflectiveOperationException failure) {
       throw unexpected(conf, "get", failure);
     }
+  }
+
+  /** The columns of a plan; its tasks see the session's configuration, as those of its rows do. */
+  @SuppressWarnings("unchecked")
+  static JavaRDD<ColumnarBatch> columns(SparkPlan plan, QueryExecution execution) {
+    SQLConf conf = (SQLConf) call(call(call(execution, "sparkSession"), "sessionState"), "conf");
+    // Spark itself says that these are rows: it looks at none of them.
+    RDD<InternalRow> batches = (RDD<InternalRow>) (RDD<?>) plan.executeColumnar();
+    RDD<?> configured = new SQLExecutionRDD(batches, conf);
+    return ((RDD<ColumnarBatch>) configured).toJavaRDD();
   }
 
   static boolean isDeterminate(RDD<?> rdd) {
