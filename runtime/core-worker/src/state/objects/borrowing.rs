@@ -9,7 +9,7 @@ use std::sync::Arc;
 use sparkray_common::{ErrorCode, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
 
-use super::{Object, Objects, Value, lost};
+use super::{Object, Objects, References, Value, lost};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
 #[cfg(any(test, debug_assertions))]
@@ -127,7 +127,7 @@ impl Borrowing {
     }
 
     #[cfg(any(test, debug_assertions))]
-    pub(super) fn check(&self, table: &SlabMap<ObjectId, Object>) {
+    pub(super) fn check(&self, table: &SlabMap<ObjectId, Object, References>) {
         for (worker, owner) in &self.owners {
             assert!(!owner.is_unused(), "nothing is borrowed from {worker}: {owner:?}");
             for id in &owner.objects {
@@ -213,21 +213,21 @@ impl Objects {
         owner: &WorkerAddress,
     ) -> bool {
         let is_own = owner.worker_id == links.process.me.worker_id;
-        let known = match self.table.get_mut(&id) {
-            Some(object) => {
-                object.refs += 1;
-                if !object.is_argument {
+        let known = match self.table.hot_mut(&id) {
+            Some(references) => {
+                references.count += 1;
+                if !references.is_argument {
                     return self.borrowing.unacknowledged.contains_key(&id);
                 }
                 // Known as an argument so far: from now on this process is a borrower.
-                object.is_argument = false;
+                references.is_argument = false;
                 true
             }
             None if is_own => {
                 // Freed already: its owner, this process, gave it up while the reference was on its way.
                 let message = format!("object {id} was freed by its owner, this process");
-                self.table
-                    .insert(id, Object::new(None, lost(ErrorCode::ObjectLost, message)));
+                let object = Object::new(None, lost(ErrorCode::ObjectLost, message));
+                self.table.insert_with(id, object, References::ONE);
                 return false;
             }
             None => false,
@@ -256,7 +256,8 @@ impl Objects {
                 } else {
                     Value::Pending
                 };
-                self.table.insert(id, Object::new(Some(address), value));
+                self.table
+                    .insert_with(id, Object::new(Some(address), value), References::ONE);
             }
         }
         !is_dead

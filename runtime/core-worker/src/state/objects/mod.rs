@@ -64,10 +64,6 @@ struct Object {
     was_looked_at: bool,
     /// `None`: this process.
     owner: Option<Arc<WorkerAddress>>,
-    /// References in this process: of the user, of submitted tasks, of values that contain it.
-    refs: u32,
-    /// Only known as an argument of a task that runs; another process owns it, and the task's caller keeps it.
-    is_argument: bool,
     /// The owner was asked for the value.
     asked: bool,
     /// The local store was asked for it.
@@ -83,6 +79,22 @@ struct Object {
     mapped: Weak<StoredValue>,
     /// What few objects have.
     ties: Option<Box<Ties>>,
+}
+
+/// What is counted of an object.
+#[derive(Debug, Clone, Copy)]
+struct References {
+    /// References in this process: of the user, of submitted tasks, of values that contain it.
+    count: u32,
+    /// Only known as an argument of a task that runs; another process owns it, and the task's caller keeps it.
+    is_argument: bool,
+}
+
+impl References {
+    const ONE: Self = Self {
+        count: 1,
+        is_argument: false,
+    };
 }
 
 /// How an object hangs together with others.
@@ -102,8 +114,6 @@ impl Object {
             value,
             was_looked_at: false,
             owner,
-            refs: 1,
-            is_argument: false,
             asked: false,
             reading: false,
             refetching_locations: false,
@@ -128,15 +138,15 @@ impl Object {
         !self.waiters.is_empty() || remote.is_some_and(|ties| !ties.remote_waiters.is_empty())
     }
 
-    fn is_unused(&self) -> bool {
-        self.refs == 0 && self.ties.as_ref().is_none_or(|ties| ties.borrowers.is_empty())
+    fn is_borrowed(&self) -> bool {
+        self.ties.as_ref().is_some_and(|ties| !ties.borrowers.is_empty())
     }
 }
 
 /// All objects that this process knows.
 #[derive(Debug, Default)]
 pub(crate) struct Objects {
-    table: SlabMap<ObjectId, Object>,
+    table: SlabMap<ObjectId, Object, References>,
     bytes: HeldBytes,
     /// Objects that the store is to be asked for.
     reads: Vec<ObjectId>,
@@ -286,7 +296,11 @@ impl Objects {
     pub(super) fn check(&self) {
         let mut put = 0;
         for (id, object) in self.table.iter() {
-            assert!(!object.is_unused(), "object {id} is kept by nobody: {object:?}");
+            let references = self.table.hot(id).map_or(0, |hot| hot.count);
+            assert!(
+                references > 0 || object.is_borrowed(),
+                "object {id} is kept by nobody: {object:?}"
+            );
             put += object.put_bytes as usize;
             if object.is_resolved() {
                 assert!(
@@ -338,7 +352,7 @@ impl Objects {
 
     #[cfg(test)]
     pub(super) fn refs(&self, id: &ObjectId) -> u32 {
-        self.table.get(id).unwrap().refs
+        self.table.hot(id).unwrap().count
     }
 
     #[cfg(test)]

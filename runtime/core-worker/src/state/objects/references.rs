@@ -3,7 +3,7 @@
 use sparkray_common::{ObjectId, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
 
-use super::{Locations, Object, Objects, Value, Waiter, describe_locations, unknown_object};
+use super::{Locations, Object, Objects, References, Value, Waiter, describe_locations, unknown_object};
 use crate::state::events::Event;
 use crate::state::links::{Links, id_bytes};
 
@@ -17,7 +17,7 @@ impl Objects {
             }
             object.ties().contained.extend(contained);
         }
-        self.table.insert(id, object);
+        self.table.insert_with(id, object, References::ONE);
     }
 
     /// As [`Objects::add_owned`], for a value that the user put. An error that was put is raised by whoever gets it, and is
@@ -39,20 +39,25 @@ impl Objects {
     /// One more reference. Unknown ids are those of objects that were freed: a reference to one cannot appear
     /// but by a bug, and then reading it says so.
     pub(crate) fn add_ref(&mut self, id: ObjectId) {
-        if let Some(object) = self.table.get_mut(&id) {
-            object.refs += 1;
+        if let Some(references) = self.table.hot_mut(&id) {
+            references.count += 1;
         }
     }
 
     /// One reference less.
     pub(in crate::state) fn drop_ref(&mut self, links: &mut Links, id: ObjectId) {
-        let Some(object) = self.table.get_mut(&id) else {
-            return;
-        };
-        object.refs = object.refs.saturating_sub(1);
-        if object.is_unused() {
+        if self.count_down(id) {
             self.forget(links, id);
         }
+    }
+
+    /// Whether the object is to be forgotten: it was the last reference, and nobody else holds one.
+    fn count_down(&mut self, id: ObjectId) -> bool {
+        let Some(references) = self.table.hot_mut(&id) else {
+            return false;
+        };
+        references.count = references.count.saturating_sub(1);
+        references.count == 0 && self.table.get(&id).is_some_and(|object| !object.is_borrowed())
     }
 
     pub(super) fn remove_borrower(&mut self, links: &mut Links, id: ObjectId, worker: WorkerId) {
@@ -62,7 +67,13 @@ impl Objects {
         if let Some(ties) = &mut object.ties {
             ties.borrowers.remove(&worker);
         }
-        if object.is_unused() {
+        let is_borrowed = object.is_borrowed();
+        if !is_borrowed
+            && self
+                .table
+                .hot_mut(&id)
+                .is_some_and(|references| references.count == 0)
+        {
             self.forget(links, id);
         }
     }
@@ -71,16 +82,22 @@ impl Objects {
     fn forget(&mut self, links: &mut Links, id: ObjectId) {
         let mut unused = vec![id];
         while let Some(id) = unused.pop() {
+            let is_argument = self
+                .table
+                .hot_mut(&id)
+                .is_some_and(|references| references.is_argument);
             let Some(object) = self.table.remove(&id) else {
                 continue;
             };
-            self.note_forgotten(links, &object);
+            if !is_argument {
+                self.note_forgotten(links, &object);
+            }
             self.bytes.forget(&id, object.put_bytes as usize);
             match &object.owner {
                 Some(owner) => self.give_up_borrow(links, id, owner),
                 None => {
                     if let Value::Stored { locations, .. } = &object.value {
-                        if !object.is_argument {
+                        if !is_argument {
                             self.free_stored(id, locations);
                         }
                     }
@@ -97,11 +114,7 @@ impl Objects {
             }
             let Some(ties) = object.ties else { continue };
             for inner in ties.contained {
-                let Some(object) = self.table.get_mut(&inner) else {
-                    continue;
-                };
-                object.refs = object.refs.saturating_sub(1);
-                if object.is_unused() {
+                if self.count_down(inner) {
                     unused.push(inner);
                 }
             }
@@ -110,13 +123,16 @@ impl Objects {
 
     /// An argument in a store, which the caller keeps while the task runs: it is known here without being borrowed.
     pub(crate) fn hold_argument(&mut self, id: ObjectId, locations: Locations) {
-        if let Some(object) = self.table.get_mut(&id) {
-            object.refs += 1;
+        if let Some(references) = self.table.hot_mut(&id) {
+            references.count += 1;
             return;
         }
-        let mut object = Object::new(None, Value::Stored { size: 0, locations });
-        object.is_argument = true;
-        self.table.insert(id, object);
+        let object = Object::new(None, Value::Stored { size: 0, locations });
+        let references = References {
+            is_argument: true,
+            ..References::ONE
+        };
+        self.table.insert_with(id, object, references);
     }
 
     // ---- the node's store ----------------------------------------------------------------------------------

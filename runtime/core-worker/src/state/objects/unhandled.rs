@@ -39,9 +39,9 @@ impl Unhandled {
 }
 
 impl Objects {
-    /// An object of this process is forgotten.
+    /// An object is forgotten that is no mere argument of a task that runs.
     pub(super) fn note_forgotten(&mut self, links: &mut Links, object: &Object) {
-        if !object.was_looked_at && object.owner.is_none() && !object.is_argument {
+        if !object.was_looked_at && object.owner.is_none() {
             self.tell_unhandled(links, &object.value);
         }
     }
