@@ -4,6 +4,7 @@ mod checks;
 mod cluster;
 mod local_raylet;
 mod membership;
+mod outboxes;
 mod service;
 mod state;
 mod view;

@@ -7,28 +7,25 @@ use std::time::Instant;
 
 use sparkray_common::ClusterId;
 use sparkray_common::sync::{Condvar, Mutex, MutexGuard};
-use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
+use sparkray_proto::{ManagerEvent, ManagerHello, manager_event::Event};
 use tokio::runtime::Handle;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
-use tonic::Status as TonicStatus;
 use tracing::{info, warn};
 
 use super::DriverConfig;
 use super::local_raylet::{LocalRaylet, start};
 use super::membership::{Effect, MemberKey, Membership};
+use super::outboxes::{Outbox, Outboxes};
 use crate::SupervisorError;
 use crate::children::{ChildStarter, EngineChild};
 use crate::container::remove_leftovers;
 use crate::request::{ClusterNames, InitRequest};
 
-pub(super) type Outbox = mpsc::Sender<Result<ManagerCommand, TonicStatus>>;
-
 /// What the lock holds.
 #[derive(Default)]
 pub(super) struct State {
     pub(super) membership: Membership,
-    outboxes: BTreeMap<MemberKey, Outbox>,
+    outboxes: Outboxes,
     /// Addresses of this machine at which executors have reached it.
     reached_at: BTreeMap<MemberKey, IpAddr>,
     local: Local,
@@ -178,7 +175,7 @@ impl Shared {
         );
         let mut state = self.state.lock();
         let (key, effects) = state.membership.join(hello);
-        state.outboxes.insert(key, outbox);
+        state.outboxes.add(key, outbox);
         state.reached_at.extend(reached_at.map(|ip| (key, ip)));
         self.carry_out(&mut state, effects);
         self.changed.notify_all();
@@ -193,7 +190,7 @@ impl Shared {
 
     pub(super) fn leave(self: &Arc<Self>, key: MemberKey) {
         let mut state = self.state.lock();
-        state.outboxes.remove(&key);
+        state.outboxes.remove(key);
         state.reached_at.remove(&key);
         let effects = state.membership.leave(key);
         self.carry_out(&mut state, effects);
@@ -227,12 +224,7 @@ impl Shared {
     fn carry_out(self: &Arc<Self>, state: &mut State, effects: Vec<Effect>) {
         for effect in effects {
             match effect {
-                Effect::Send(key, command) => {
-                    // A full or closed outbox belongs to an executor that is about to leave.
-                    if let Some(outbox) = state.outboxes.get(&key) {
-                        let _ = outbox.try_send(Ok(*command));
-                    }
-                }
+                Effect::Send(key, command) => state.outboxes.send(key, *command),
                 Effect::TellDriverRaylet(cause) => {
                     if let Local::Running(child) = &state.local {
                         child.tell_head_lost(&cause);
