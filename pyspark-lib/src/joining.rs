@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
-use sparkray_common::{ClusterId, ClusterToken, JobId, NodeId, WorkerId};
+use sparkray_common::{ClusterId, ClusterToken, NodeId, WorkerId};
 use sparkray_core_worker::{ConnectOptions, CoreWorker, Notice};
 use sparkray_proto::ClientKind;
 use sparkray_rpc::Identity;
@@ -79,7 +79,6 @@ pub(crate) fn connect(
         node_id,
         inherited,
         worker_id,
-        job_id: if is_driver { JobId::random() } else { JobId::NIL },
         kind,
         python_version: optional(config, "python_version")?.unwrap_or_default(),
         namespace: optional(config, "namespace")?.unwrap_or_default(),

@@ -182,6 +182,20 @@ def test_a_removed_node_takes_its_workers_along(three):
     three.wait_for_nodes()
 
 
+def test_the_head_gives_every_driver_a_job_id_of_its_own():
+    def job_id():
+        return sparkray.get_runtime_context().get_job_id()
+
+    with Cluster(initialize_head=True, head_node_args={"num_cpus": 1}) as cluster:
+        sparkray.init(address=cluster.address)
+        first = job_id()
+        assert int(first, 16) == 1
+        assert sparkray.get(sparkray.remote(job_id).remote()) == first
+        sparkray.shutdown()
+        sparkray.init(address=cluster.address)
+        assert int(job_id(), 16) == 2, "an id does not come again"
+
+
 def test_a_detached_actor_outlives_its_driver_and_others_do_not():
     @sparkray.remote
     class Counter:

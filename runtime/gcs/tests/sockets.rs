@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use sparkray_common::{
-    ActorId, ClusterId, ClusterToken, ErrorCode, HeadConfig, HeadReady, JobId, NodeId, VERSION,
-    WorkerAddress, WorkerId,
+    ActorId, ClusterId, ClusterToken, ErrorCode, HeadConfig, HeadReady, NodeId, VERSION, WorkerAddress,
+    WorkerId,
 };
 use sparkray_gcs::HeadError;
 use sparkray_proto::actor_report::Outcome;
@@ -261,17 +261,18 @@ async fn two_nodes_attach_and_an_actor_lives_and_dies_with_the_second() {
         })
         .await;
 
-    let (job_id, actor_id, driver) = (JobId::random(), ActorId::random(), first.worker());
+    let (actor_id, driver) = (ActorId::random(), first.worker());
     let job = RegisterJob {
-        job_id: job_id.to_vec().into(),
         driver: Some((&driver).into()),
         namespace: "n".to_owned(),
         python_version: "3.12".to_owned(),
     };
-    first.call(Request::RegisterJob(job)).await;
+    let Reply::Job(job) = first.call(Request::RegisterJob(job)).await else {
+        panic!("the head gave no job");
+    };
     let spec = ActorSpec {
         actor_id: actor_id.to_vec().into(),
-        job_id: job_id.to_vec().into(),
+        job_id: job.job_id,
         owner: Some((&driver).into()),
         class_name: "Counter".to_owned(),
         // Larger than tonic's default limit.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{IoOutcome, MappedRange, PullTicket, PushTicket};
-use sparkray_proto::{AdoptFeed, Failure, FreeEntry, head_message};
+use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadReply, head_message};
 use sparkray_rpc::{Accepted, Frame};
 use tokio::sync::oneshot;
 
@@ -84,6 +84,12 @@ pub(crate) enum Input {
 pub(crate) enum HeadEvent {
     /// The head said something.
     Message(Box<head_message::Message>),
+    /// The head's answer to a driver that began its job.
+    JobAnswered {
+        connection: u64,
+        correlation: u64,
+        reply: Box<HeadReply>,
+    },
     /// The head has what was sent at this time of the lease's clock.
     Acknowledged { sent: Duration },
     /// The head has ended: nobody takes the place of this node.

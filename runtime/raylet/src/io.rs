@@ -119,6 +119,11 @@ impl Io {
                     self.head.call(client, correlation, request);
                 }
             }
+            HeadEffect::RegisterJob {
+                connection,
+                correlation,
+                request,
+            } => self.head.register_job(connection, correlation, request),
             HeadEffect::Pass { frame } => self.head.pass(frame),
             HeadEffect::AskStall { node, address, asked } => self.head.ask_for_stall(node, address, asked),
             HeadEffect::TellStall {

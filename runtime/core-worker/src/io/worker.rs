@@ -35,8 +35,6 @@ pub struct ConnectOptions {
     pub inherited: Option<OwnedFd>,
     /// This process.
     pub worker_id: WorkerId,
-    /// The job: new for a driver, NIL for a worker.
-    pub job_id: JobId,
     /// Driver or worker.
     pub kind: ClientKind,
     /// Major.minor.
@@ -93,7 +91,8 @@ impl CoreWorker {
         };
         let mut state = State::new(
             me,
-            options.job_id,
+            // A driver's comes from the head, a worker's with its tasks.
+            JobId::NIL,
             options.python_version.clone(),
             options.raylet_socket,
             IdSource::random(),
@@ -131,7 +130,6 @@ impl CoreWorker {
             worker_id: options.worker_id.to_vec().into(),
             kind: options.kind.into(),
             pid: std::process::id(),
-            job_id: options.job_id.to_vec().into(),
             sparkray_version: VERSION.to_owned(),
             python_version: options.python_version,
             namespace: options.namespace,
@@ -154,16 +152,23 @@ impl CoreWorker {
         Ok(worker)
     }
 
-    /// Tells the head of this driver's job: actors and output belong to it, and end with it.
+    /// The head begins this driver's job and gives it its id: actors and output belong to it, and end with it. Nothing
+    /// that names the job leaves this process before.
     fn register_job(&self, client: &proto::RegisterClient) -> Result<(), CoreError> {
         let job = proto::RegisterJob {
-            job_id: client.job_id.clone(),
             driver: Some((&self.address()).into()),
             namespace: client.namespace.clone(),
             python_version: client.python_version.clone(),
         };
-        self.ask_head_plainly(proto::head_request::Request::RegisterJob(job))
-            .map(|_| ())
+        let reply = self.ask_head_plainly(proto::head_request::Request::RegisterJob(job))?;
+        let proto::head_reply::Reply::Job(begun) = reply else {
+            return Err(CoreError::new(
+                ErrorCode::Internal,
+                "the head gave another answer",
+            ));
+        };
+        self.set_job_id(JobId::from_slice(&begun.job_id)?);
+        Ok(())
     }
 
     fn register(&self, message: &proto::RegisterClient) -> Result<(), CoreError> {

@@ -10,8 +10,7 @@ use crate::change::Change;
 use crate::record::Record;
 use crate::tables::Tables;
 
-/// Begins a job, and says its id: the one that its driver chose, or else one that the head gives. The same request again
-/// changes nothing.
+/// Begins a driver's job, and says the id that it got. A driver whose job runs is told that one's id again.
 pub(crate) fn register(change: &mut Change<'_>, request: RegisterJob) -> Result<JobId, Failure> {
     let driver = request
         .driver
@@ -20,30 +19,15 @@ pub(crate) fn register(change: &mut Change<'_>, request: RegisterJob) -> Result<
     let driver = WorkerAddress::try_from(driver).map_err(malformed)?;
     check_lives(change.tables(), &driver, "driver")?;
     let jobs = &change.tables().jobs;
-    let job = if request.job_id.is_empty() {
-        let known = jobs.with_driver(driver.worker_id).first().copied();
-        known.unwrap_or_else(|| jobs.next_id())
-    } else {
-        JobId::from_slice(&request.job_id).map_err(malformed)?
-    };
-    match jobs.get(job) {
-        None => change.commit(Record::JobBegun {
-            job,
-            driver,
-            namespace: request.namespace,
-        }),
-        Some(known) if !known.running => return Err(over(job)),
-        Some(known) if known.driver.worker_id == driver.worker_id => {}
-        Some(known) => {
-            return Err(Failure::new(
-                ErrorCode::AlreadyExists,
-                format!(
-                    "job {job} belongs to driver {}: choose another job id",
-                    known.driver.worker_id
-                ),
-            ));
-        }
+    if let Some(known) = jobs.with_driver(driver.worker_id).first() {
+        return Ok(*known);
     }
+    let job = jobs.next_id();
+    change.commit(Record::JobBegun {
+        job,
+        driver,
+        namespace: request.namespace,
+    });
     Ok(job)
 }
 

@@ -4,11 +4,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sparkray_common::{NodeId, VERSION};
+use sparkray_common::{JobId, NodeId, VERSION};
 use sparkray_proto::head_message::Message;
 use sparkray_proto::{
     ActorSpec, HeadRequest, LogBatch, NodeMessage, RegisterActor, RegisterJob, RegisterNode, Resources,
-    WatchActorOnNode, WorkerAddress, WorkerDeath, head_request, node_message,
+    WatchActorOnNode, WorkerAddress, WorkerDeath, head_reply, head_request, node_message,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -216,7 +216,6 @@ async fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
     received(&mut reads);
     let count = 10 * places;
     let job = RegisterJob {
-        job_id: vec![1; 4].into(),
         driver: Some(WorkerAddress {
             node_id: second.to_vec().into(),
             worker_id: vec![1; 16].into(),
@@ -224,14 +223,13 @@ async fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
         }),
         ..RegisterJob::default()
     };
-    let register_job = head_request::Request::RegisterJob(job.clone());
-    ask(&head, register_job);
+    let job_id = begin_job(&head, job.clone());
     for number in 0..count {
         let mut actor_id = vec![0; 16];
         actor_id[..8].copy_from_slice(&(number as u64).to_le_bytes());
         let spec = ActorSpec {
             actor_id: actor_id.clone().into(),
-            job_id: vec![1; 4].into(),
+            job_id: job_id.to_vec().into(),
             owner: job.driver.clone(),
             resources: Some(Resources {
                 units: HashMap::from([("CPU".to_owned(), 1.0)]),
@@ -258,12 +256,21 @@ async fn any_number_of_messages_that_one_event_makes_costs_no_node_its_life() {
     assert!(head.lock().has_session(first));
 }
 
-fn ask(head: &SharedHead, request: head_request::Request) {
+fn ask(head: &SharedHead, request: head_request::Request) -> Option<head_reply::Reply> {
     let request = HeadRequest {
         request: Some(request),
     };
     let (reply, _) = head.lock().change(|state, now| state.request(now, request));
     assert_eq!(reply.failure, None);
+    reply.reply
+}
+
+/// The id of the new job.
+fn begin_job(head: &SharedHead, job: RegisterJob) -> JobId {
+    match ask(head, head_request::Request::RegisterJob(job)) {
+        Some(head_reply::Reply::Job(reply)) => JobId::from_slice(&reply.job_id).unwrap(),
+        other => panic!("no job but {other:?}"),
+    }
 }
 
 #[tokio::test]
@@ -277,25 +284,14 @@ async fn output_of_workers_gives_way_to_everything_else() {
         worker_id: vec![1; 16].into(),
         node_address: String::new(),
     };
-    let job_id = vec![1; 4];
     let job = RegisterJob {
-        job_id: job_id.clone().into(),
         driver: Some(driver),
         ..RegisterJob::default()
     };
-    let request = HeadRequest {
-        request: Some(head_request::Request::RegisterJob(job)),
-    };
-    assert_eq!(
-        head.lock()
-            .change(|state, now| state.request(now, request))
-            .0
-            .failure,
-        None
-    );
+    let job_id = begin_job(&head, job);
     for _ in 0..QUEUE {
         let batch = LogBatch {
-            job_id: job_id.clone().into(),
+            job_id: job_id.to_vec().into(),
             lines: Vec::new(),
         };
         say(&head, node, node_message::Message::Log(batch));

@@ -24,7 +24,7 @@ pub(crate) struct JobTable {
     jobs: BTreeMap<JobId, Job>,
     /// Oldest first.
     finished: VecDeque<JobId>,
-    /// The largest id that the head has given, as a number. Ids count, so that no two jobs ever have the same.
+    /// The id that was given last, as a number. Ids count, so that no two jobs have the same.
     last_given: u32,
 }
 
@@ -39,7 +39,8 @@ impl JobTable {
         self.jobs.get(&id).filter(|job| job.running)
     }
 
-    /// The id for a job whose driver chose none. It follows the one that was given last, but for those that drivers chose.
+    /// The id for the next job. It follows the one that was given last, and passes by those that are in use when the
+    /// numbers begin again.
     pub(crate) fn next_id(&self) -> JobId {
         let mut number = self.last_given;
         loop {
@@ -70,9 +71,7 @@ impl JobTable {
     }
 
     pub(super) fn begin(&mut self, id: JobId, driver: &WorkerAddress, namespace: &str) {
-        if id == self.next_id() {
-            self.last_given = u32::from_be_bytes(*id.as_bytes());
-        }
+        self.last_given = u32::from_be_bytes(*id.as_bytes());
         let job = Job {
             driver: driver.clone(),
             namespace: namespace.to_owned(),

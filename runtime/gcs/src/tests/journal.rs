@@ -8,7 +8,7 @@ use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorState, FinishJob, KvDelete, KvPut, RegisterActor, RegisterJob, ResourceReport, WatchActorOnNode,
+    ActorState, FinishJob, KvDelete, KvPut, RegisterActor, ResourceReport, WatchActorOnNode,
 };
 
 use super::{Cluster, actor_id, code, cpus, kills, node_id, register_node, worker};
@@ -27,10 +27,8 @@ fn what_is_refused_makes_no_record() {
     let outcome = cluster.state.attach(cluster.now, other_version);
     cluster.collect();
     assert_eq!(code(outcome), ErrorCode::VersionMismatch);
-    let of_the_dead = cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(1), 9));
+    let of_the_dead = cluster.register_job(&worker(node_id(1), 9));
     assert_eq!(code(of_the_dead), ErrorCode::Stale);
-    let taken = cluster.register_job(cluster.job, &worker(node_id(1), 8));
-    assert_eq!(code(taken), ErrorCode::AlreadyExists);
     named.actor_id = actor_id(2).to_vec().into();
     assert_eq!(code(cluster.register(named)), ErrorCode::AlreadyExists);
     let mut impossible = cluster.spec(3, 1.0);
@@ -51,9 +49,7 @@ fn what_is_said_again_and_what_is_only_true_now_makes_no_record() {
     let records = cluster.journal.len();
 
     cluster.attach(node_id(1), 1.0).unwrap();
-    cluster
-        .register_job(cluster.job, &cluster.driver.clone())
-        .unwrap();
+    cluster.register_job(&cluster.driver.clone()).unwrap();
     cluster.register(cluster.spec(1, 1.0)).unwrap();
     cluster.watch(node_id(1), 1);
     cluster.worker_dies(&worker(node_id(1), 9));
@@ -100,7 +96,6 @@ enum Step {
     Attach(u8),
     Detach(u8),
     BeginJob(u8, u8),
-    BeginAnyJob(u8),
     FinishJob(u8),
     Register {
         actor: u8,
@@ -131,8 +126,7 @@ fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
         3 => few().prop_map(Step::Attach),
         1 => few().prop_map(Step::Detach),
-        1 => (few(), few()).prop_map(|(job, node)| Step::BeginJob(job, node)),
-        1 => few().prop_map(Step::BeginAnyJob),
+        2 => (few(), few()).prop_map(|(node, driver)| Step::BeginJob(node, driver)),
         1 => few().prop_map(Step::FinishJob),
         4 => (few(), few(), 0..3_u8, 0..3_u8, any::<bool>()).prop_map(|(actor, job, name, cpu, arguments_follow)| {
             Step::Register { actor, job, name, cpu, arguments_follow }
@@ -152,22 +146,14 @@ fn steps() -> impl Strategy<Value = Step> {
 
 /// Does one step; what the head refuses is part of it.
 fn take(cluster: &mut Cluster, step: Step) {
-    let job_id = |number: u8| JobId::from_array([number; 4]);
+    let job_id = |number: u8| JobId::from_array(u32::from(number).to_be_bytes());
     match step {
         Step::Attach(node) => drop(cluster.attach(node_id(node), 2.0)),
         Step::Detach(node) => {
             cluster.state.detach(cluster.now, node_id(node), "gone");
             cluster.collect();
         }
-        Step::BeginJob(job, node) => drop(cluster.register_job(job_id(job), &worker(node_id(node), node))),
-        Step::BeginAnyJob(node) => {
-            let driver = Some((&worker(node_id(node), node)).into());
-            let begin = RegisterJob {
-                driver,
-                ..RegisterJob::default()
-            };
-            drop(cluster.request(Request::RegisterJob(begin)));
-        }
+        Step::BeginJob(node, driver) => drop(cluster.register_job(&worker(node_id(node), driver))),
         Step::FinishJob(job) => {
             let job_id = job_id(job).to_vec().into();
             drop(cluster.request(Request::FinishJob(FinishJob { job_id })));

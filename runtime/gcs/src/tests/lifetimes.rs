@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use sparkray_common::{ErrorCode, JobId, NodeId};
+use sparkray_common::{ErrorCode, NodeId};
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_message::Message;
-use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
-use sparkray_proto::{ActorSpec, ActorState, FinishJob, RegisterJob, RegisterJobReply};
+use sparkray_proto::{ActorSpec, ActorState, FinishJob};
 
 use super::{Cluster, actor_id, code, kills, node_id, updates, worker};
 
@@ -283,62 +282,27 @@ fn a_job_ends_with_its_driver_or_when_it_says_so_and_takes_its_actors_along() {
 fn a_job_is_registered_once_and_only_by_a_driver_that_lives() {
     let mut cluster = Cluster::with_nodes(&[1.0]);
     let driver = cluster.driver.clone();
-    cluster.register_job(cluster.job, &driver).unwrap();
-    assert_eq!(
-        code(cluster.register_job(cluster.job, &worker(node_id(1), 9))),
-        ErrorCode::AlreadyExists
-    );
-    assert_eq!(
-        code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(9), 9))),
-        ErrorCode::Stale
-    );
+    assert_eq!(cluster.register_job(&driver), Ok(cluster.job));
+    let of_no_node = cluster.register_job(&worker(node_id(9), 9));
+    assert_eq!(code(of_no_node), ErrorCode::Stale);
     cluster.worker_dies(&worker(node_id(1), 9));
-    assert_eq!(
-        code(cluster.register_job(JobId::from_array([2; 4]), &worker(node_id(1), 9))),
-        ErrorCode::Stale
-    );
-    cluster
-        .request(Request::FinishJob(FinishJob {
-            job_id: cluster.job.to_vec().into(),
-        }))
-        .unwrap();
-    cluster
-        .request(Request::FinishJob(FinishJob {
-            job_id: cluster.job.to_vec().into(),
-        }))
-        .unwrap();
-    assert_eq!(
-        code(cluster.register_job(cluster.job, &driver)),
-        ErrorCode::NotRunning
-    );
+    let of_the_dead = cluster.register_job(&worker(node_id(1), 9));
+    assert_eq!(code(of_the_dead), ErrorCode::Stale);
+    for _ in 0..2 {
+        let job_id = cluster.job.to_vec().into();
+        cluster.request(Request::FinishJob(FinishJob { job_id })).unwrap();
+    }
+    assert_ne!(cluster.register_job(&driver), Ok(cluster.job));
 }
 
 #[test]
-fn the_head_gives_a_driver_without_a_job_id_one_and_the_same_when_it_asks_again() {
+fn every_driver_gets_a_job_id_of_its_own_and_the_same_when_it_asks_again() {
     let mut cluster = Cluster::with_nodes(&[1.0]);
-    let mut ask = |number: u8| {
-        let request = RegisterJob {
-            driver: Some((&worker(node_id(1), number)).into()),
-            ..RegisterJob::default()
-        };
-        match cluster.request(Request::RegisterJob(request)) {
-            Ok(Reply::Job(reply)) => JobId::from_slice(&reply.job_id).unwrap(),
-            other => panic!("no job but {other:?}"),
-        }
-    };
+    let mut ask = |number| cluster.register_job(&worker(node_id(1), number)).unwrap();
     let (first, second) = (ask(1), ask(2));
     assert_ne!(first, second);
     assert_eq!((ask(1), ask(2)), (first, second));
     cluster.worker_dies(&worker(node_id(1), 1));
-    let request = RegisterJob {
-        driver: Some((&worker(node_id(1), 3)).into()),
-        ..RegisterJob::default()
-    };
-    let third = cluster.request(Request::RegisterJob(request)).unwrap();
-    assert_ne!(
-        third,
-        Reply::Job(RegisterJobReply {
-            job_id: first.to_vec().into()
-        })
-    );
+    let third = cluster.register_job(&worker(node_id(1), 3)).unwrap();
+    assert!(third != first && third != second, "{third}");
 }

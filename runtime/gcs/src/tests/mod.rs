@@ -96,14 +96,12 @@ impl Cluster {
             now,
             inboxes: HashMap::new(),
             detached: Vec::new(),
-            job: JobId::from_array([1; 4]),
+            job: JobId::NIL,
             driver_node,
             driver: worker(driver_node, 100),
         };
         cluster.attach(driver_node, 0.0).unwrap();
-        cluster
-            .register_job(cluster.job, &cluster.driver.clone())
-            .unwrap();
+        cluster.job = cluster.register_job(&cluster.driver.clone()).unwrap();
         cluster.inbox(driver_node);
         cluster
     }
@@ -125,14 +123,16 @@ impl Cluster {
         outcome
     }
 
-    fn register_job(&mut self, job: JobId, driver: &WorkerAddress) -> Result<(), Failure> {
+    fn register_job(&mut self, driver: &WorkerAddress) -> Result<JobId, Failure> {
         let request = RegisterJob {
-            job_id: job.to_vec().into(),
             driver: Some(driver.into()),
             namespace: "space".to_owned(),
             python_version: "3.12".to_owned(),
         };
-        self.request(Request::RegisterJob(request)).map(|_| ())
+        match self.request(Request::RegisterJob(request))? {
+            Reply::Job(reply) => Ok(JobId::from_slice(&reply.job_id).unwrap()),
+            other => panic!("no job but {other:?}"),
+        }
     }
 
     /// Another head goes on with what the journal of this one says.

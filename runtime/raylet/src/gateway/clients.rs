@@ -21,7 +21,7 @@ pub(crate) struct Client {
     /// The node of a remote client.
     pub(crate) node_id: Option<NodeId>,
     pub(crate) pid: u32,
-    /// Drivers only.
+    /// Drivers only, once the head has given it.
     pub(crate) job_id: Option<JobId>,
     pub(crate) log_to_driver: bool,
 }
@@ -111,6 +111,16 @@ impl Clients {
         }
         if let Some(connection) = self.connections.get_mut(&id) {
             connection.client = Some(client);
+        }
+    }
+
+    /// The head has given a driver its job. Nothing if the driver is gone.
+    pub(crate) fn set_job(&mut self, id: u64, job: JobId) {
+        let connection = self.connections.get_mut(&id);
+        if let Some(client) = connection.and_then(|connection| connection.client.as_mut())
+            && client.kind == ClientKind::Driver
+        {
+            client.job_id = Some(job);
         }
     }
 

@@ -1,6 +1,6 @@
 //! Who may register over which connection. Pure.
 
-use sparkray_common::{ErrorCode, JobId, NodeId, VERSION, WorkerId};
+use sparkray_common::{ErrorCode, NodeId, VERSION, WorkerId};
 use sparkray_proto::{ClientKind, Failure, MessageError, RegisterClient};
 
 use super::clients::{Client, Clients};
@@ -43,17 +43,12 @@ impl Clients {
             let text = format!("worker id {worker_id} is registered already; a process registers once");
             return Ok(Err(Failure::new(ErrorCode::AlreadyExists, text)));
         }
-        let job_id = if kind == ClientKind::Driver {
-            Some(JobId::from_slice(&message.job_id)?)
-        } else {
-            None
-        };
         Ok(Ok(Client {
             kind,
             worker_id,
             node_id: NodeId::from_slice(&message.node_id).ok(),
             pid: message.pid,
-            job_id,
+            job_id: None,
             log_to_driver: message.log_to_driver,
         }))
     }
@@ -69,7 +64,6 @@ mod tests {
         RegisterClient {
             worker_id: worker.to_vec().into(),
             kind: kind.into(),
-            job_id: JobId::random().to_vec().into(),
             sparkray_version: VERSION.to_owned(),
             ..RegisterClient::default()
         }

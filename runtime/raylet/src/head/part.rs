@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use sparkray_common::{ActorId, ErrorCode};
 use sparkray_proto::{
     ActorUpdate, Failure, FrameKind, HeadLost, HeadReply, HeadRequest, LogBatch, MessageError,
-    ResourceReport, WatchActor, node_message,
+    ResourceReport, WatchActor, head_request, node_message,
 };
 use tracing::{error, info, warn};
 
@@ -106,10 +106,17 @@ impl Head {
     /// HeadRequest: relayed, answered by HeadReply.
     pub(crate) fn ask(&self, connection: u64, correlation: u64, request: HeadRequest, out: &mut Outbox) {
         let Some(cause) = &self.lost else {
-            out.effect(HeadEffect::Call {
-                connection,
-                correlation,
-                request,
+            out.effect(match request.request {
+                Some(head_request::Request::RegisterJob(request)) => HeadEffect::RegisterJob {
+                    connection,
+                    correlation,
+                    request,
+                },
+                _ => HeadEffect::Call {
+                    connection,
+                    correlation,
+                    request,
+                },
             });
             return;
         };

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use sparkray_common::{MomentClock, NodeId, PROVEN_STALL, SharedMoment};
-use sparkray_proto::{FrameKind, HeadRequest};
+use sparkray_proto::{FrameKind, HeadRequest, RegisterJob, head_request};
 use sparkray_rpc::{
     Endpoint, Frame, FrameReceiver, FrameSender, Identity, MomentReader, MomentWriter, RpcError, Target,
     clock_now, dial, frame_connection,
@@ -77,6 +77,23 @@ impl HeadSide {
             if let Err(error) = client.send(Frame::new(FrameKind::HeadReply, correlation, &reply)) {
                 debug!(%error, "a client did not wait for the head's answer");
             }
+        });
+    }
+
+    /// Begins a driver's job. The answer goes to the loop.
+    pub(crate) fn register_job(&self, connection: u64, correlation: u64, request: RegisterJob) {
+        let (channel, inputs) = (self.channel.borrow().clone(), self.inputs.clone());
+        let request = HeadRequest {
+            request: Some(head_request::Request::RegisterJob(request)),
+        };
+        self.tasks.spawn(async move {
+            let answer = HeadEvent::JobAnswered {
+                connection,
+                correlation,
+                reply: Box::new(call(channel, request, CALL_DEADLINE).await),
+            };
+            // The receiver is gone only when the raylet ends.
+            let _ = inputs.send(Input::Head(answer)).await;
         });
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sparkray_common::{FeedId, NodeId, ObjectId, SharedMoment, WorkerAddress, WorkerId};
 use sparkray_object_store::{IoJob, MappedRange, PullTicket, PushSource};
-use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadRequest, LogBatch, ObjectLocation};
+use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadRequest, LogBatch, ObjectLocation, RegisterJob};
 use sparkray_rpc::{Frame, SecuredSocket};
 use tokio::sync::oneshot;
 
@@ -167,6 +167,12 @@ pub(crate) enum HeadEffect {
         connection: u64,
         correlation: u64,
         request: HeadRequest,
+    },
+    /// Begins a driver's job. The head's answer is an input, for the raylet to know the job before the driver does.
+    RegisterJob {
+        connection: u64,
+        correlation: u64,
+        request: RegisterJob,
     },
     /// A connection from another node for the head of this one.
     Pass { frame: Frame },

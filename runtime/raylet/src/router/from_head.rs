@@ -4,9 +4,10 @@ use std::time::Instant;
 
 use sparkray_common::{ErrorCode, JobId, NodeId, WorkerId};
 use sparkray_proto::{
-    FrameKind, MessageError, NodeDeathNotice, NodeDied, WorkerDeathNotice, WorkerDied, head_message,
+    FrameKind, HeadReply, MessageError, NodeDeathNotice, NodeDied, WorkerDeathNotice, WorkerDied,
+    head_message, head_reply,
 };
-use tracing::info;
+use tracing::{info, warn};
 
 use super::{Changed, Router};
 use crate::error::RayletError;
@@ -44,6 +45,19 @@ impl Router {
             }
         }
         Ok(())
+    }
+
+    /// A driver hears of its job when this raylet knows it: what is of the job may come at once then. A driver that did
+    /// not live to hear of it was reported to the head, which ends its job by itself.
+    pub(super) fn job_answered(&mut self, connection: u64, correlation: u64, reply: &HeadReply) {
+        if let Some(head_reply::Reply::Job(begun)) = &reply.reply {
+            match JobId::from_slice(&begun.job_id) {
+                Ok(job) => self.clients.set_job(connection, job),
+                Err(error) => warn!(%error, "the head gave a job an id that cannot be used"),
+            }
+        }
+        self.out
+            .send(connection, FrameKind::HeadReply, correlation, reply);
     }
 
     /// The head is gone, and with it the cluster.

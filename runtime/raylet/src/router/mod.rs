@@ -165,6 +165,11 @@ impl Router {
                     warn!(%error, "the head sent a message that cannot be used");
                 }
             }
+            HeadEvent::JobAnswered {
+                connection,
+                correlation,
+                reply,
+            } => self.job_answered(connection, correlation, &reply),
             HeadEvent::Acknowledged { sent } => self.head.acknowledged(sent),
             HeadEvent::Refused(failure) => {
                 self.failure = Some(RayletError::Refused {

@@ -6,8 +6,9 @@ use sparkray_common::{
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
-    ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, LeaseBroken, NodeMessage, PlaceActor,
-    RegisterClient, RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease, head_message,
+    ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, HeadReply, HeadRequest, JobFinished,
+    LeaseBroken, LogBatch, NodeMessage, PlaceActor, RegisterClient, RegisterJob, RegisterJobReply,
+    RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease, head_message, head_reply, head_request,
     node_message,
 };
 use sparkray_rpc::Frame;
@@ -16,7 +17,7 @@ use tokio::sync::mpsc;
 use super::*;
 use crate::head::{Lease, Outgoing};
 use crate::input::{ChildEnd, ZygoteEvent};
-use crate::outbox::Birth;
+use crate::outbox::{Birth, HeadEffect};
 use crate::test_support::resources;
 
 const JOB: JobId = JobId::from_array([1; 4]);
@@ -99,14 +100,61 @@ impl Bench {
         self.put(Input::Frame { connection, frame });
     }
 
-    /// A registered driver's connection.
+    /// A driver whose job has begun.
     fn driver(&mut self) -> u64 {
+        let connection = self.driver_without_job();
+        self.begin_job(connection);
+        self.answer_job(connection, 1);
+        self.sent::<HeadReply>(connection, FrameKind::HeadReply);
+        connection
+    }
+
+    /// A driver asks the head for a job.
+    fn begin_job(&mut self, driver: u64) -> u64 {
+        let request = HeadRequest {
+            request: Some(head_request::Request::RegisterJob(RegisterJob::default())),
+        };
+        self.say(driver, FrameKind::HeadRequest, &request)
+    }
+
+    /// The head gives a driver its job.
+    fn answer_job(&mut self, connection: u64, correlation: u64) {
+        let reply = RegisterJobReply {
+            job_id: JOB.to_vec().into(),
+        };
+        let reply = Box::new(HeadReply {
+            failure: None,
+            reply: Some(head_reply::Reply::Job(reply)),
+        });
+        self.put(Input::Head(HeadEvent::JobAnswered {
+            connection,
+            correlation,
+            reply,
+        }));
+    }
+
+    /// Lines that the head passes on for the job's driver; the connections that get them.
+    fn log_from_head(&mut self) -> Vec<u64> {
+        let batch = LogBatch {
+            job_id: JOB.to_vec().into(),
+            lines: Vec::new(),
+        };
+        let message = head_message::Message::Log(batch);
+        self.put(Input::Head(HeadEvent::Message(Box::new(message))));
+        self.take_effects(|effect| match effect {
+            Effect::SendLog { connection, .. } => Some(*connection),
+            _ => None,
+        })
+    }
+
+    /// A registered driver's connection.
+    fn driver_without_job(&mut self) -> u64 {
         let connection = self.router.clients.connected(true, None, self.now);
         let register = RegisterClient {
             worker_id: WorkerId::random().to_vec().into(),
             kind: ClientKind::Driver.into(),
             pid: 7,
-            job_id: JOB.to_vec().into(),
+            log_to_driver: true,
             sparkray_version: VERSION.to_owned(),
             ..RegisterClient::default()
         };
@@ -252,6 +300,50 @@ fn the_end_of_a_driver_kills_the_workers_of_its_leases() {
     // For its lease and for its job.
     killed.dedup();
     assert_eq!(killed, vec![pid]);
+}
+
+#[test]
+fn the_raylet_knows_a_job_before_its_driver_does() {
+    let mut bench = Bench::new(1.0);
+    let driver = bench.driver_without_job();
+    let correlation = bench.begin_job(driver);
+    let asked = bench.take_effects(|effect| match effect {
+        Effect::Head(HeadEffect::RegisterJob {
+            connection,
+            correlation,
+            ..
+        }) => Some((*connection, *correlation)),
+        _ => None,
+    });
+    assert_eq!(asked, vec![(driver, correlation)]);
+    assert!(bench.log_from_head().is_empty(), "nobody has this job yet");
+    bench.answer_job(driver, correlation);
+    let (answered, reply) = bench.sent::<HeadReply>(driver, FrameKind::HeadReply).remove(0);
+    assert_eq!(answered, correlation);
+    assert!(matches!(reply.reply, Some(head_reply::Reply::Job(_))));
+    assert_eq!(bench.log_from_head(), vec![driver]);
+}
+
+#[test]
+fn a_driver_that_ends_before_its_job_has_begun_leaves_nothing() {
+    let mut bench = Bench::new(1.0);
+    let driver = bench.driver_without_job();
+    let correlation = bench.begin_job(driver);
+    bench.put(Input::Closed {
+        connection: driver,
+        cause: "its connection closed".to_owned(),
+    });
+    let mut told = std::iter::from_fn(|| bench.to_head.try_recv().ok());
+    let is_told = told.any(|told| matches!(told.message, Some(node_message::Message::WorkerDeath(_))));
+    assert!(is_told, "the head ends the job, whether it has begun it or not");
+    bench.answer_job(driver, correlation);
+    let job_over = head_message::Message::JobFinished(JobFinished {
+        job_id: JOB.to_vec().into(),
+    });
+    bench.put(Input::Head(HeadEvent::Message(Box::new(job_over))));
+    assert!(bench.log_from_head().is_empty());
+    assert!(bench.router.clients.driver_of(JOB).is_none());
+    assert!(!bench.router.clients.is_known(driver));
 }
 
 #[test]

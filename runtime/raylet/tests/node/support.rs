@@ -12,7 +12,7 @@ use sparkray_common::{
 use sparkray_proto::{
     ClientKind, CreateObject, CreateObjectReply, FrameKind, HeadReply, HeadRequest, ObjectRange,
     RegisterClient, RegisterClientReply, RegisterJob, RequestWorkerLease, RequestWorkerLeaseReply,
-    ReturnWorkerLease, head_request,
+    ReturnWorkerLease, head_reply, head_request,
 };
 use sparkray_rpc::{Endpoint, Frame, FrameReceiver, FrameSender, Identity, Target, dial, frame_connection};
 use tokio::sync::{mpsc, oneshot};
@@ -180,6 +180,7 @@ pub(crate) struct Driver {
     pub(crate) sender: FrameSender,
     pub(crate) receiver: FrameReceiver,
     pub(crate) worker_id: WorkerId,
+    /// Made up until it is registered.
     pub(crate) job: JobId,
     pub(crate) correlation: u64,
     pub(crate) seen: Vec<Frame>,
@@ -194,13 +195,15 @@ impl Driver {
             node_address: node.ready.address.clone(),
         };
         let register = RegisterJob {
-            job_id: self.job.to_vec().into(),
             driver: Some((&driver).into()),
             namespace: "test".to_owned(),
             python_version: "3.11".to_owned(),
         };
         let reply = self.ask_head(head_request::Request::RegisterJob(register)).await;
-        assert_eq!(reply.failure, None);
+        let Some(head_reply::Reply::Job(begun)) = reply.reply else {
+            panic!("the head gave no job but {reply:?}");
+        };
+        self.job = JobId::from_slice(&begun.job_id).unwrap();
     }
 
     /// A connection past the handshake that has not said yet who it is.
@@ -214,12 +217,11 @@ impl Driver {
             .await
             .unwrap();
         let (sender, receiver) = frame_connection(socket).unwrap();
-        let (worker_id, job) = (WorkerId::random(), JobId::random());
         Self {
             sender,
             receiver,
-            worker_id,
-            job,
+            worker_id: WorkerId::random(),
+            job: JobId::random(),
             correlation: 0,
             seen: Vec::new(),
         }
@@ -244,7 +246,6 @@ impl Driver {
             worker_id: self.worker_id.to_vec().into(),
             kind: ClientKind::Driver.into(),
             pid: std::process::id(),
-            job_id: self.job.to_vec().into(),
             sparkray_version: version.to_owned(),
             python_version: "3.11".to_owned(),
             log_to_driver: true,

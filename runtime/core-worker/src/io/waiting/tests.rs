@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sparkray_common::{
-    ActorId, ErrorCode, FunctionId, ObjectId, ResourceSet, TaskId, ValueFormat, ValueHeader,
+    ActorId, ErrorCode, FunctionId, JobId, ObjectId, ResourceSet, TaskId, ValueFormat, ValueHeader,
 };
 use sparkray_proto::{self as proto, ActorState, ClientKind, FrameKind, head_request};
 use sparkray_rpc::Frame;
@@ -15,7 +15,7 @@ use crate::api::{CallArguments, WorkItem};
 use crate::error::WaitError;
 use crate::io::{CoreWorker, never_interrupted};
 use crate::state::{ActorMethod, Notice, TaskTemplate, Value};
-use crate::test_raylet::{DEADLINE, TestRaylet};
+use crate::test_raylet::{DEADLINE, GIVEN_JOB, TestRaylet};
 use crate::values::Fetched;
 
 fn ask(core: &CoreWorker) {
@@ -63,6 +63,13 @@ fn arguments(index: usize) -> CallArguments {
 fn length_of(value: &Fetched) -> usize {
     let header = ValueHeader::read(value.as_slice()).unwrap();
     usize::from_le_bytes(header.body(value.as_slice()).try_into().unwrap())
+}
+
+#[test]
+fn a_driver_that_has_connected_has_the_job_that_the_head_gave_it_and_a_worker_has_none() {
+    let raylet = TestRaylet::start();
+    assert_eq!(raylet.connect(ClientKind::Driver).job_id(), GIVEN_JOB);
+    assert_eq!(raylet.connect(ClientKind::Worker).job_id(), JobId::NIL);
 }
 
 #[test]

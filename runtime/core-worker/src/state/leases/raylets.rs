@@ -49,7 +49,6 @@ impl Leases {
             worker_id: process.me.worker_id.to_vec().into(),
             kind: proto::ClientKind::Remote.into(),
             pid: std::process::id(),
-            job_id: process.job_id.to_vec().into(),
             sparkray_version: VERSION.to_owned(),
             python_version: process.python_version.clone(),
             node_id: process.me.node_id.to_vec().into(),
