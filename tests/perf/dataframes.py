@@ -110,7 +110,7 @@ def serve(arguments: argparse.Namespace) -> None:
             frame = frame_of(spark, arguments, directory)
             frame.count()
             # Code generation and the compilers of both JVMs.
-            for _ in range(3):
+            for _ in range(15):
                 one_round(frame, spark, read)
             print("READY", flush=True)
             for _ in sys.stdin:
