@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pyo3::prelude::*;
-use pyo3::types::{PyDict, PyList, PyString, PyTuple};
+use pyo3::types::{PyByteArray, PyBytes, PyDict, PyFrozenSet, PyList, PySet, PyString, PyTuple};
 use sparkray_common::{FunctionId, ResourceSet};
 use sparkray_core_worker::{ALWAYS_INLINE, CallArguments, TaskTemplate};
 
@@ -89,17 +89,24 @@ pub(crate) fn encode(
         });
     }
     let is_simple = kwargs.is_empty() && !args.iter().any(|item| item.is_exact_instance_of::<ObjectRef>());
+    // Large arguments are pickled where they end up, and before that only when nothing else tells that they are large.
+    let mut is_large = args
+        .iter()
+        .chain(kwargs.iter().map(|(_, item)| item))
+        .map(|item| least_len(&item))
+        .any(|len| len > inline_limit(runtime, len));
     let mut value = None;
-    if is_simple {
+    if is_simple && !is_large {
         let whole = serialize(args.as_any())?;
         let len = whole.len(py);
-        if len <= inline_limit(runtime, len) {
+        is_large = len > inline_limit(runtime, len);
+        if !is_large {
             value = Some(whole);
         }
     }
     let value = match value {
         Some(value) => value,
-        None => encode_parts(runtime, args, kwargs, purpose, &mut call, &mut put)?,
+        None => encode_parts(runtime, args, kwargs, purpose, is_large, &mut call, &mut put)?,
     };
     call.value = value.to_bytes(py)?;
     call.contained = value.contained_ids();
@@ -118,11 +125,26 @@ fn inline_limit(runtime: &Runtime, len: usize) -> usize {
     runtime.core.inline_limit()
 }
 
+/// A lower bound of an argument's length as a value: each element of a collection takes a byte at least.
+fn least_len(item: &Bound<'_, PyAny>) -> usize {
+    let is_counted = item.is_exact_instance_of::<PyBytes>()
+        || item.is_exact_instance_of::<PyString>()
+        || item.is_exact_instance_of::<PyList>()
+        || item.is_exact_instance_of::<PyDict>()
+        || item.is_exact_instance_of::<PyTuple>()
+        || item.is_exact_instance_of::<PyByteArray>()
+        || item.is_exact_instance_of::<PySet>()
+        || item.is_exact_instance_of::<PyFrozenSet>();
+    if is_counted { item.len().unwrap_or(0) } else { 0 }
+}
+
+/// `is_large`: all arguments together are known to be longer than what may travel with the call.
 fn encode_parts(
     runtime: &Runtime,
     args: &Bound<'_, PyTuple>,
     kwargs: &Bound<'_, PyDict>,
     purpose: Purpose,
+    is_large: bool,
     call: &mut CallArguments,
     put: &mut Vec<ObjectRef>,
 ) -> PyResult<Serialized> {
@@ -135,12 +157,14 @@ fn encode_parts(
         call.keyword_names.push(name.cast::<PyString>()?.to_string());
         flat.append(take_reference(runtime, args.len() + index, item, call)?)?;
     }
-    let value = serialize(flat.as_any())?;
-    let len = value.len(py);
-    let limit = inline_limit(runtime, len);
-    if len <= limit {
-        return Ok(value);
+    if !is_large {
+        let value = serialize(flat.as_any())?;
+        let len = value.len(py);
+        if len <= inline_limit(runtime, len) {
+            return Ok(value);
+        }
     }
+    let limit = runtime.core.inline_limit();
     // Large arguments go to the store, so that they do not pass through the control connections.
     for (index, item) in flat.iter().enumerate() {
         if item.is_none() {

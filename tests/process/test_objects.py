@@ -54,6 +54,32 @@ def test_a_task_reads_a_large_argument_in_place():
     assert sparkray.get(total.remote(np.ones(500_000))) == (500_000.0, False)
 
 
+class Counted:
+    """Counts how often it is pickled in this process."""
+
+    times = 0
+
+    def __reduce__(self):
+        Counted.times += 1
+        return str, ("counted",)
+
+
+@pytest.mark.parametrize(
+    ("filler", "times"), [([None] * 200_000, 1), (["x" * 200_000], 2)], ids=["many elements", "a large element"]
+)
+@pytest.mark.parametrize("named", [False, True])
+def test_a_large_argument_is_pickled_once_when_its_length_tells_and_else_twice(filler, times, named):
+    @sparkray.remote
+    def first_and_length(items, small):
+        return items[0], len(items), small
+
+    items = [Counted(), *filler]
+    Counted.times = 0
+    call = first_and_length.remote(items, small=3) if named else first_and_length.remote(items, 3)
+    assert Counted.times == times
+    assert sparkray.get(call) == ("counted", len(items), 3)
+
+
 def test_large_results():
     @sparkray.remote
     def make(n):
