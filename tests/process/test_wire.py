@@ -40,26 +40,22 @@ class Sniffer:
             pytest.skip("only root may record the network")
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, 256 << 20)
         self._socket.bind(("lo", 0))
-        self._socket.settimeout(0.2)
-        self._stopping = False
+        self._last = secrets.token_bytes(32)
         self._thread = threading.Thread(target=self._record, daemon=True)
         self._thread.start()
 
     def _record(self) -> None:
-        while True:
-            try:
-                packet = self._socket.recv(1 << 17)
-            except TimeoutError:
-                if self._stopping:
-                    return
-                continue
+        while self._last not in (packet := self._socket.recv(1 << 17)):
             self.packets += 1
             self.seen |= {name for name, needle in self.needles.items() if needle in packet}
 
     def stop(self) -> set[str]:
         """The names of the needles that were seen."""
-        self._stopping = True
+        # Others use the device too, so it may never be quiet: what was sent before this packet has been recorded.
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as last:
+            last.sendto(self._last, ("127.0.0.1", 9))
         self._thread.join(60)
+        assert not self._thread.is_alive(), "the device was recorded for a minute, and the end is not in sight"
         self._socket.close()
         return self.seen
 
