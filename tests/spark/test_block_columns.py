@@ -12,29 +12,26 @@ from typing import Any
 import pytest
 
 import sparkray
-from sparkray.spark import gateway, unify
+from sparkray.spark import unify
+from support.sessions import spark_session
 
 pa = pytest.importorskip("pyarrow")
 
 
 @pytest.fixture(scope="module")
 def spark(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    from pyspark.sql import SparkSession
-
-    context = sparkray.init_spark_on_local(
-        cores=2,
-        conf={
-            "spark.ui.enabled": "false",
-            "spark.sql.session.timeZone": "UTC",
-            "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
-        },
-    )
-    try:
-        with sparkray.RayContext(context, object_store_memory="64m"):
-            yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    with (
+        spark_session(
+            cores=2,
+            conf={
+                "spark.ui.enabled": "false",
+                "spark.sql.session.timeZone": "UTC",
+                "spark.sql.warehouse.dir": str(tmp_path_factory.mktemp("warehouse")),
+            },
+        ) as session,
+        sparkray.RayContext(session.sparkContext, object_store_memory="64m"),
+    ):
+        yield session
 
 
 def frame_of(spark: Any, *columns: Any) -> Any:

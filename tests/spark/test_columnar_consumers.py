@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import sparkray
-from sparkray.spark import gateway
+from support.sessions import spark_session
 
 pa = pytest.importorskip("pyarrow")
 pytest.importorskip("pandas")
@@ -26,28 +26,25 @@ BATCH = 700
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
     import pyspark
-    from pyspark.sql import SparkSession
 
     # Spark 4.3 has a cache that keeps columns as they are, when told so before it starts.
     keeps_columns = tuple(int(part) for part in pyspark.__version__.split(".")[:2]) >= (4, 3)
     cache = {"spark.sql.cache.serializer": ARROW_CACHE} if keeps_columns else {}
-    context = sparkray.init_spark_on_local(
-        cores=2,
-        conf={
-            **cache,
-            "spark.ui.enabled": "false",
-            "spark.sql.shuffle.partitions": "2",
-            # More batches to Python than one for each block.
-            "spark.sql.execution.arrow.maxRecordsPerBatch": "300",
-            "spark.sql.execution.arrow.pyspark.enabled": "true",
-        },
-    )
-    try:
-        with sparkray.RayContext(context, object_store_memory="16m"):
-            yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    with (
+        spark_session(
+            cores=2,
+            conf={
+                **cache,
+                "spark.ui.enabled": "false",
+                "spark.sql.shuffle.partitions": "2",
+                # More batches to Python than one for each block.
+                "spark.sql.execution.arrow.maxRecordsPerBatch": "300",
+                "spark.sql.execution.arrow.pyspark.enabled": "true",
+            },
+        ) as session,
+        sparkray.RayContext(session.sparkContext, object_store_memory="16m"),
+    ):
+        yield session
 
 
 def make_table(part: int) -> Any:

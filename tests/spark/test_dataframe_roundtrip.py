@@ -14,10 +14,11 @@ import pytest
 
 import sparkray
 from sparkray import exceptions
-from sparkray.spark import RayContextError, gateway
+from sparkray.spark import RayContextError
 from support import frames
 from support.figures import reported_nodes
 from support.minicluster import wait_until
+from support.sessions import spark_session
 
 STORE = 48 << 20
 
@@ -26,9 +27,8 @@ pa = pytest.importorskip("pyarrow")
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    from pyspark.sql import SparkSession
 
-    context = sparkray.init_spark_on_local(
+    with spark_session(
         conf={
             "spark.master": "local-cluster[2,1,1024]",
             "spark.ui.enabled": "false",
@@ -37,12 +37,8 @@ def spark() -> Iterator[Any]:
             # The values of the frames are cast with wrap-around.
             "spark.sql.ansi.enabled": "false",
         }
-    )
-    try:
-        yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    ) as session:
+        yield session
 
 
 @pytest.fixture(scope="module")

@@ -11,10 +11,10 @@ import pytest
 
 import sparkray
 from sparkray import exceptions
-from sparkray.spark import gateway
 from support import frames
-from support.figures import reported_nodes
+from support.figures import reported_stores
 from support.minicluster import wait_until
+from support.sessions import spark_session
 
 pa = pytest.importorskip("pyarrow")
 
@@ -38,27 +38,23 @@ IN_FILES = [name for name in FIXED_WIDTH if name not in ("instant", "wall_clock"
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    from pyspark.sql import SparkSession
-
-    context = sparkray.init_spark_on_local(
-        conf={
-            "spark.master": "local-cluster[2,1,1024]",
-            "spark.ui.enabled": "false",
-            "spark.sql.session.timeZone": "America/New_York",
-            "spark.sql.ansi.enabled": "false",
-        }
-    )
-    try:
-        with sparkray.RayContext(context, object_store_memory="48m"):
-            yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    with (
+        spark_session(
+            conf={
+                "spark.master": "local-cluster[2,1,1024]",
+                "spark.ui.enabled": "false",
+                "spark.sql.session.timeZone": "America/New_York",
+                "spark.sql.ansi.enabled": "false",
+            }
+        ) as session,
+        sparkray.RayContext(session.sparkContext, object_store_memory="48m"),
+    ):
+        yield session
 
 
 def blocks_in_stores() -> int:
     """What the stores of all nodes hold."""
-    return sum(int(node["ObjectStore"]["object_count"]) for node in reported_nodes())
+    return sum(store["object_count"] for store in reported_stores())
 
 
 def rows_through_spark(df: Any) -> int:

@@ -13,8 +13,8 @@ import pytest
 
 import sparkray
 from process.helpers import wait_until
-from sparkray.spark import gateway
 from support.figures import reported_stores
+from support.sessions import spark_session
 
 STORE = 32 << 20
 ROWS = 800_000
@@ -22,17 +22,11 @@ ROWS = 800_000
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    from pyspark.sql import SparkSession
-
-    context = sparkray.init_spark_on_local(
-        cores=2, conf={"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"}
-    )
-    try:
-        with sparkray.RayContext(context, object_store_memory=str(STORE >> 20) + "m"):
-            yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    with (
+        spark_session(cores=2, conf={"spark.ui.enabled": "false", "spark.sql.shuffle.partitions": "2"}) as session,
+        sparkray.RayContext(session.sparkContext, object_store_memory=str(STORE >> 20) + "m"),
+    ):
+        yield session
 
 
 def frame(spark: Any) -> Any:

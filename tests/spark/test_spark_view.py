@@ -12,8 +12,8 @@ import pytest
 
 import sparkray
 from sparkray import exceptions
-from sparkray.spark import gateway
 from support.minicluster import wait_until
+from support.sessions import spark_session
 
 pa = pytest.importorskip("pyarrow")
 
@@ -22,17 +22,13 @@ PATIENCE = 60.0
 
 @pytest.fixture(scope="module")
 def spark() -> Iterator[Any]:
-    from pyspark.sql import SparkSession
-
-    context = sparkray.init_spark_on_local(
-        cores=2, conf={"spark.ui.enabled": "true", "spark.ui.port": "0", "spark.sql.shuffle.partitions": "2"}
-    )
-    try:
-        with sparkray.RayContext(context, object_store_memory="64m"):
-            yield SparkSession(context)
-    finally:
-        context.stop()
-        gateway.end_gateway()
+    with (
+        spark_session(
+            cores=2, conf={"spark.ui.enabled": "true", "spark.ui.port": "0", "spark.sql.shuffle.partitions": "2"}
+        ) as session,
+        sparkray.RayContext(session.sparkContext, object_store_memory="64m"),
+    ):
+        yield session
 
 
 def executions(spark: Any) -> list[dict[str, Any]]:
