@@ -2,7 +2,7 @@
 //! router hands on when the handler that runs is over. So nothing changes under a handler's hands, however long a chain of
 //! consequences is.
 
-use sparkray_common::{ActorId, TaskId, WorkerAddress};
+use sparkray_common::{ActorId, LeaseId, TaskId, WorkerAddress};
 
 /// Who waits for objects and is in a part above them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ pub(super) enum Event {
     /// A call was not sent, because its connection had closed.
     PushLost(TaskId),
     /// A request for a lease was not sent, because its connection had closed.
-    LeaseRequestLost(sparkray_common::LeaseId),
+    LeaseRequestLost(LeaseId),
     /// The head was not asked to create an actor, because the connection to the raylet had closed.
     CreationLost(ActorId),
     /// Something is kept for a process with which there is no connection.

@@ -65,9 +65,9 @@ pub(crate) use objects::{
 pub(crate) use outbox::Effect;
 pub use outbox::Notice;
 use process::Process;
+use tasks::Tasks;
 pub use tasks::{ActorMethod, TaskTemplate};
 pub(crate) use tasks::{CallKind, NewTask};
-use tasks::{CallKind as Kind, Tasks};
 
 /// The parts, and what no part needs to know.
 pub(crate) struct State {
@@ -191,8 +191,8 @@ impl State {
     fn task_dependency_resolved(&mut self, task: TaskId) {
         match self.base.tasks.dependency_resolved(task) {
             None => {}
-            Some(Kind::Function(_)) => self.leases.enqueue(&mut self.base, task),
-            Some(Kind::Actor { actor_id, .. }) => {
+            Some(CallKind::Function(_)) => self.leases.enqueue(&mut self.base, task),
+            Some(CallKind::Actor { actor_id, .. }) => {
                 let actor_id = *actor_id;
                 self.actors.call_ready(&mut self.base, actor_id, task);
             }

@@ -10,8 +10,8 @@ use sparkray_proto::{self as proto, FrameKind};
 use super::limits::MAX_UNFINISHED_TASKS;
 use super::links::id_bytes;
 use super::{
-    Base, Begun, CreateActorWork, Creation, FetchedResult, IncomingTask, Kind, Locations, NewTask, Notice,
-    Objects, Pending, SlotResult, State, StoreAnswer, Value, WaitId, Work,
+    Base, Begun, CallKind, CreateActorWork, Creation, FetchedResult, IncomingTask, Locations, NewTask,
+    Notice, Objects, Pending, SlotResult, State, StoreAnswer, Value, WaitId, Work,
 };
 use crate::dropped::HandleKind;
 use crate::error::CoreError;
@@ -168,8 +168,8 @@ impl State {
     /// Submits a call; gives the ids of its results, each with one reference.
     pub(crate) fn submit(&mut self, call: NewTask) -> Vec<ObjectId> {
         let actor = match &call.kind {
-            Kind::Actor { actor_id, .. } => Some(*actor_id),
-            Kind::Function(_) => None,
+            CallKind::Actor { actor_id, .. } => Some(*actor_id),
+            CallKind::Function(_) => None,
         };
         let Base {
             links,

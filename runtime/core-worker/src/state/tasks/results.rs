@@ -86,10 +86,10 @@ impl Tasks {
             came_too_late(objects, links, conn, task_id, reply)?;
             return Ok(Answer::Late);
         };
-        let (place, function_id) = (task.place, function_of(&task.kind));
-        let actor_id = match &task.kind {
-            CallKind::Actor { actor_id, .. } => Some(*actor_id),
-            CallKind::Function(_) => None,
+        let place = task.place;
+        let (actor_id, function_id) = match &task.kind {
+            CallKind::Actor { actor_id, .. } => (Some(*actor_id), None),
+            CallKind::Function(template) => (None, Some(template.function_id)),
         };
         let outcome = match reply.status() {
             TaskStatus::Done if self.take_results(objects, links, conn, task_id, reply, payload)? => {
@@ -181,13 +181,6 @@ impl Tasks {
         };
         let max_retries = template.max_retries;
         template.retry_exceptions && task.try_again(max_retries)
-    }
-}
-
-fn function_of(kind: &CallKind) -> Option<sparkray_common::FunctionId> {
-    match kind {
-        CallKind::Function(template) => Some(template.function_id),
-        CallKind::Actor { .. } => None,
     }
 }
 
