@@ -20,7 +20,8 @@ use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    Empty, Failure, HeadReply, HeadRequest, MessageError, NodeMessage, RegisterJobReply, RegisterNode,
+    ClusterView, Empty, Failure, HeadReply, HeadRequest, MessageError, NodeMessage, RegisterJobReply,
+    RegisterNode,
 };
 use tracing::warn;
 
@@ -79,10 +80,17 @@ impl HeadState {
         self.head_epoch
     }
 
-    /// A node wants to join, or to go on over another stream. A new one is told the whole view.
+    /// A node wants to join, or to go on over another stream.
     pub(crate) fn attach(&mut self, now: Instant, request: RegisterNode) -> Result<NodeId, Failure> {
         let head_epoch = self.head_epoch;
         attach_node::attach(&mut self.change(now), head_epoch, request)
+    }
+
+    /// All nodes, for one that attaches.
+    pub(crate) fn view(&self) -> ClusterView {
+        ClusterView {
+            nodes: self.live.nodes.views(&self.tables.nodes),
+        }
     }
 
     /// A node shows that it is alive; `false` when it is not part of the cluster and must not hear otherwise.

@@ -152,13 +152,15 @@ impl FakeNode {
             Message::Registered(registered) => Some(registered),
             _ => None,
         };
-        assert_eq!(self.wait_for(registered).await.failure, None);
+        let answer = self.wait_for(registered).await;
+        assert_eq!(answer.failure, None);
+        let view = answer.view.expect("the answer has the nodes");
+        assert!(view.nodes.iter().any(|node| node.node_id == self.id.to_vec()));
         let confirm = NodeMessage {
             message: Some(FromNode::Heartbeat(Heartbeat { sent_nanos: 1 })),
             ..NodeMessage::default()
         };
         self.say.send(confirm).await.unwrap();
-        assert!(matches!(self.next().await, Some(Message::View(_))));
     }
 
     async fn tell(&self, message: FromNode) {

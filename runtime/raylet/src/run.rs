@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use sparkray_common::{NodeLease, ParentNotice, RayletConfig, RayletReady};
 use sparkray_object_store::{IoExecutor, StoreConfig};
-use sparkray_rpc::Protection;
+use sparkray_rpc::{Protection, RpcError};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::actors::Actors;
+use crate::cluster_view::ClusterView;
 use crate::error::RayletError;
 use crate::gateway::{Clients, Connections, Doors, Peers, Routes};
 use crate::head::{self, Attachment, Head, HeadSide, Lease, Outgoing};
@@ -131,6 +132,9 @@ async fn serve(
         clock: settings.clock,
     };
     let attached = head::attach_first(&attachment).await?;
+    let mut view = ClusterView::new(settings.node_id);
+    view.apply(&attached.view)
+        .map_err(|error| RpcError::BadFrame(format!("the head's list of nodes: {error}")))?;
     let granted = NodeLease::new(attached.sent, settings.silence);
     let gateway = if config.head_socket_name.is_some() {
         Some(head::open_gateway(identity, &settings.head, inputs.clone(), tasks).await?)
@@ -226,5 +230,5 @@ async fn serve(
         ticks,
         notices,
     };
-    Raylet::new(Router::new(node, parts), io).run(sources).await
+    Raylet::new(Router::new(node, parts, view), io).run(sources).await
 }

@@ -3,8 +3,7 @@
 use std::time::Duration;
 
 use sparkray_common::{ErrorCode, LONGEST_SILENCE, NODE_SILENCE, NodeId, VERSION};
-use sparkray_proto::head_message::Message;
-use sparkray_proto::{ClusterView, Failure, RegisterNode};
+use sparkray_proto::{Failure, RegisterNode};
 use tracing::info;
 
 use super::resource_report::read_amounts;
@@ -13,7 +12,7 @@ use crate::change::Change;
 use crate::record::{NodeDescription, Record};
 
 /// Admits a node, or says why not. One that is alive attaches again when its stream broke: nothing about it changes. One
-/// that was declared dead begins anew with another id. A new one is told the whole view.
+/// that was declared dead begins anew with another id.
 pub(crate) fn attach(
     change: &mut Change<'_>,
     head_epoch: u64,
@@ -46,8 +45,6 @@ pub(crate) fn attach(
         total,
         silence: silence_of(request.silence_seconds),
     })));
-    let nodes = change.live.nodes.views(&change.tables().nodes);
-    change.effects.send(id, Message::View(ClusterView { nodes }));
     place_actors::place_pending(change);
     Ok(id)
 }

@@ -89,6 +89,7 @@ impl Locked {
                 let session = self.sessions.entry(node).or_default();
                 answer.head_epoch = self.state.head_epoch();
                 answer.received = session.received(*self.durable.borrow());
+                answer.view = Some(self.state.view());
                 self.last_stream += 1;
                 Some((node, self.last_stream))
             }

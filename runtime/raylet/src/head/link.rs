@@ -16,8 +16,8 @@ use std::time::{Duration, Instant};
 use sparkray_common::{ErrorCode, HEARTBEAT_INTERVAL, MomentClock};
 use sparkray_proto::head_client::HeadClient;
 use sparkray_proto::{
-    Failure, HeadMessage, HeadReply, HeadRequest, Heartbeat, NodeMessage, RegisterNode, head_message,
-    node_message,
+    ClusterView, Failure, HeadMessage, HeadReply, HeadRequest, Heartbeat, NodeMessage, RegisterNode,
+    head_message, node_message,
 };
 use sparkray_rpc::{Endpoint, Identity, Inbox, Outbox, Refusal, RpcError, Target, clock_now, connect_tonic};
 use tokio::sync::{mpsc, watch};
@@ -67,6 +67,8 @@ pub(crate) struct Attached {
     received: u64,
     /// When the attempt began.
     pub(crate) sent: Duration,
+    /// All nodes, as the head knew them then. A node that attaches again has had, or gets, the changes.
+    pub(crate) view: ClusterView,
 }
 
 enum AttachError {
@@ -150,6 +152,7 @@ async fn attach_once(attachment: Attachment) -> Result<Attached, AttachError> {
                 channel,
                 received: registered.received,
                 sent,
+                view: registered.view.unwrap_or_default(),
             }),
             Some(failure) => Err(AttachError::Refused(failure)),
         },

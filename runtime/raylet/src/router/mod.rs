@@ -73,9 +73,10 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    pub(crate) fn new(node: Arc<NodeInfo>, parts: Parts) -> Self {
+    /// `view`: the nodes, as the head told them when this one joined.
+    pub(crate) fn new(node: Arc<NodeInfo>, parts: Parts, view: ClusterView) -> Self {
         Self {
-            view: ClusterView::new(node.node_id),
+            view,
             node,
             clients: parts.clients,
             leases: parts.leases,

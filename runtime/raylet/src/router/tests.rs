@@ -7,7 +7,7 @@ use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
     ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, HeadReply, HeadRequest, JobFinished,
-    LeaseBroken, LogBatch, NodeMessage, PlaceActor, RegisterClient, RegisterJob, RegisterJobReply,
+    LeaseBroken, LogBatch, NodeMessage, NodeView, PlaceActor, RegisterClient, RegisterJob, RegisterJobReply,
     RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease, head_message, head_reply, head_request,
     node_message,
 };
@@ -35,6 +35,11 @@ struct Bench {
 impl Bench {
     /// A node with so many CPUs, whose zygote is ready.
     fn new(cpus: f64) -> Self {
+        Self::beside(cpus, &[])
+    }
+
+    /// One that joins these nodes, of which the first is the head's.
+    fn beside(cpus: f64, others: &[NodeView]) -> Self {
         let now = Instant::now();
         let node = Arc::new(NodeInfo {
             node_id: NodeId::random(),
@@ -60,14 +65,19 @@ impl Bench {
             head: Head::new(
                 Arc::clone(&node),
                 "head".to_owned(),
-                None,
+                others.first().map(|head| head.address.clone()),
                 Outgoing::new(outgoing),
                 lease,
                 now,
             ),
         };
+        let mut view = ClusterView::new(node.node_id);
+        view.apply(&sparkray_proto::ClusterView {
+            nodes: others.to_vec(),
+        })
+        .unwrap();
         let mut bench = Self {
-            router: Router::new(node, parts),
+            router: Router::new(node, parts, view),
             to_head,
             now,
             effects: Vec::new(),
@@ -423,4 +433,25 @@ fn a_node_that_the_head_does_not_acknowledge_tells_its_clients_and_ends() {
     assert_eq!(told.len(), 1);
     let failure = bench.router.take_failure();
     assert!(matches!(failure, Some(RayletError::CutOff { .. })), "{failure:?}");
+}
+
+#[test]
+fn a_head_that_falls_silent_right_after_the_joining_is_asked_about_on_its_node() {
+    let head = NodeView {
+        node_id: NodeId::random().to_vec().into(),
+        address: "head:1".to_owned(),
+        alive: true,
+        ..NodeView::default()
+    };
+    let mut bench = Bench::beside(1.0, std::slice::from_ref(&head));
+    bench.put(Input::Tick {
+        clock: Duration::from_secs(5),
+        head_stall: None,
+    });
+    let asked = bench.take_effects(|effect| match effect {
+        Effect::Head(HeadEffect::AskStall { node, address, .. }) => Some((*node, address.clone())),
+        _ => None,
+    });
+    let node = NodeId::from_slice(&head.node_id).unwrap();
+    assert_eq!(asked, [(node, "head:1".to_owned())]);
 }
