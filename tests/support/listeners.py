@@ -85,15 +85,15 @@ def socket_inodes(pid: int) -> set[int]:
     return found
 
 
-def listening_ports() -> set[int]:
-    """TCP ports that somebody on this machine listens on."""
-    return {port for _, port in _tcp_listeners().values()}
+def tcp_listeners() -> dict[int, int]:
+    """Port by inode of all listening TCP sockets of this machine. One socket has one inode; ports pass on."""
+    return {inode: port for inode, (_, port) in _tcp_listeners().items()}
 
 
-def listening_ports_of(pid: int) -> set[int]:
-    """TCP ports that a process listens on."""
+def tcp_listeners_of(pid: int) -> dict[int, int]:
+    """Port by inode of the TCP sockets on which a process listens."""
     own = socket_inodes(pid)
-    return {port for inode, (_, port) in _tcp_listeners().items() if inode in own}
+    return {inode: port for inode, port in tcp_listeners().items() if inode in own}
 
 
 def listeners_of(pid: int) -> list[Listener]:

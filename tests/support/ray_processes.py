@@ -13,7 +13,7 @@ from typing import Any
 import sparkray
 from process.helpers import TROUBLE, alive, memory_files, open_files, processes_of, sockets_of
 from sparkray.spark import RayContext
-from support.listeners import listening_ports, listening_ports_of
+from support.listeners import tcp_listeners, tcp_listeners_of
 
 # After `stop()`, or after the end of the container.
 # Two seconds are promised, on a machine that does nothing else.
@@ -68,7 +68,8 @@ class Traces:
 
     cluster_id: str
     pids: list[int]
-    ports: list[int]
+    # Inode and port. The kernel may give a port that became free to anybody at once.
+    listeners: list[list[int]]
     memfds: list[str]
     # Each with the JVM in whose private directory it is; 0 in a container, which YARN deletes.
     spill_directories: dict[str, int]
@@ -87,7 +88,8 @@ class Traces:
         left += [f"pid {pid}: {command}" for pid, command in processes_of(self.cluster_id)]
         left += sockets_of(self.cluster_id)
         left += [f"pid {pid} holds {sorted(held)}" for pid, held in memory_files(self.cluster_id).items()]
-        left += [f"a listener on port {port}" for port in sorted(listening_ports() & set(self.ports))]
+        listening = tcp_listeners()
+        left += [f"a listener on port {port}" for inode, port in self.listeners if listening.get(inode) == port]
         left += [path for path, java in self.spill_directories.items() if _is_left(path, java)]
         return left
 
@@ -134,7 +136,9 @@ class Recorded(Traces):
         super().__init__(
             cluster_id=context.cluster_id,
             pids=sorted({self.head_pid, *self.raylets, *workers}),
-            ports=sorted({port for pid in (self.head_pid, *self.raylets) for port in listening_ports_of(pid)}),
+            listeners=sorted(
+                [inode, port] for pid in {self.head_pid, *self.raylets} for inode, port in tcp_listeners_of(pid).items()
+            ),
             memfds=sorted({name for held in memory_files(context.cluster_id).values() for name in held}),
             spill_directories={
                 path: 0 if node["container_id"] else int(node["executor_pid"])
@@ -144,7 +148,8 @@ class Recorded(Traces):
         )
         told = {int(node["address"].rpartition(":")[2]) for node in nodes}
         # Otherwise nothing would be looked for afterwards.
-        assert self.memfds and told and told <= set(self.ports), (self.memfds, told, self.ports)
+        ports = {port for _, port in self.listeners}
+        assert self.memfds and told and told <= ports, (self.memfds, told, ports)
         missing = [path for path in self.spill_directories if not os.path.isdir(path)]
         assert self.spill_directories and not missing, f"not where they should be: {missing}"
         self._logs = {path: path.stat().st_size for node in nodes for path in _logs_beside(node["pid"])}
