@@ -32,6 +32,7 @@ TABLES: dict[str, dict[str, str]] = {
         "node_lease": "",
         "python_start": "",
         "resources": "",
+        "scheduling_strategy": "ids",
         "shared_moment": "",
         "telemetry": "",
         "token": "",
@@ -41,6 +42,7 @@ TABLES: dict[str, dict[str, str]] = {
         "generated": "",
         "frame_kind": "",
         "convert": "generated",
+        "strategy": "convert generated",
     },
     "runtime/rpc": {
         "refusal": "",
@@ -83,14 +85,15 @@ TABLES: dict[str, dict[str, str]] = {
     "runtime/gcs": {
         "error": "",
         "effects": "",
-        "placement": "",
+        "death": "",
         "spec": "",
-        "record": "spec",
+        "placement": "spec",
+        "record": "death spec",
         "journal": "record",
-        "tables": "record spec",
+        "tables": "death record spec",
         "live": "placement record tables",
         "change": "effects live placement record tables",
-        "commands": "change live placement record spec tables",
+        "commands": "change death live placement record spec tables",
         "state": "change commands effects live record tables",
         "service": "effects journal record state",
         "server": "error journal service state tables",
@@ -137,7 +140,8 @@ TABLES: dict[str, dict[str, str]] = {
     "runtime/raylet": {
         "error": "",
         "tasks": "",
-        "cluster_view": "",
+        "shape": "",
+        "cluster_view": "shape",
         "node_info": "",
         "outbox": "",
         "input": "outbox",
@@ -145,8 +149,8 @@ TABLES: dict[str, dict[str, str]] = {
         "gateway::registration": "gateway::clients",
         "gateway::driver_log": "",
         "gateway": "error gateway::clients gateway::driver_log input node_info tasks",
-        "leases": "cluster_view node_info outbox",
-        "actors": "cluster_view leases node_info outbox",
+        "leases": "cluster_view node_info outbox shape",
+        "actors": "cluster_view leases node_info outbox shape",
         "workers::pool": "",
         "workers::labels": "",
         "workers::part": "input node_info outbox workers::labels workers::pool",
@@ -167,7 +171,8 @@ TABLES: dict[str, dict[str, str]] = {
         "io": "gateway head input node_info objects outbox workers",
         "raylet": "error input io router",
         "settings": "error head::lease node_info workers",
-        "run": "actors error gateway gateway::clients head head::lease head::outgoing head::part io leases node_info"
+        "run": "actors cluster_view error gateway gateway::clients head head::lease head::outgoing head::part io leases"
+        " node_info"
         " objects objects::part raylet router settings tasks workers workers::part",
     },
     "runtime/supervisor": {
@@ -217,12 +222,13 @@ TABLES: dict[str, dict[str, str]] = {
         "feed": "convert objects runtime",
         "head": "convert feed runtime",
         "actor": "convert doors",
-        "arguments": "convert doors object_ref runtime values",
+        "strategy": "convert",
+        "arguments": "convert doors object_ref runtime strategy values",
         "results": "convert object_ref process runtime values",
         "execution": "convert object_ref objects process results runtime values",
         "incoming": "execution object_ref objects results runtime",
         "core_worker": "actor arguments convert doors execution feed head incoming joining object_ref objects runtime"
-        " values",
+        " strategy values",
         # What Python sees: lib.rs.
         "_native": "actor arguments core_worker doors incoming object_ref object_ref_methods process values",
     },

@@ -11,6 +11,7 @@ use crate::convert::bad_id;
 use crate::doors::{self, Visitor};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
+use crate::strategy::PyStrategy;
 use crate::values::{Serialized, serialize};
 
 /// What all calls of one remote function with the same options share.
@@ -22,7 +23,7 @@ pub(crate) struct PyTaskTemplate {
 #[pymethods]
 impl PyTaskTemplate {
     #[new]
-    #[pyo3(signature = (function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions))]
+    #[pyo3(signature = (function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions, strategy=None))]
     fn new(
         function_id: &[u8],
         function_blob: &[u8],
@@ -31,6 +32,7 @@ impl PyTaskTemplate {
         resources: std::collections::BTreeMap<String, f64>,
         max_retries: i32,
         retry_exceptions: bool,
+        strategy: Option<PyStrategy>,
     ) -> PyResult<Self> {
         let inner = TaskTemplate {
             function_id: FunctionId::from_slice(function_id).map_err(bad_id)?,
@@ -40,7 +42,7 @@ impl PyTaskTemplate {
             resources: resource_set(resources)?,
             max_retries,
             retry_exceptions,
-            node: None,
+            strategy: strategy.unwrap_or_default().0,
         };
         Ok(Self {
             inner: Arc::new(inner),

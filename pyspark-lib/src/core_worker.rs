@@ -18,6 +18,7 @@ use crate::incoming::{self, PyIncomingTask};
 use crate::joining::{connect, optional, required};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
+use crate::strategy::PyStrategy;
 use crate::values::serialize;
 use crate::{execution, feed, head, objects};
 
@@ -130,7 +131,9 @@ impl PyCoreWorker {
         let resources = resource_set(optional(options, "resources")?.unwrap_or_default())?;
         let placement = resource_set(optional(options, "placement_resources")?.unwrap_or_default())?;
         let namespace: Option<String> = optional(options, "namespace")?;
+        let strategy: PyStrategy = optional(options, "strategy")?.unwrap_or_default();
         let spec = proto::ActorSpec {
+            strategy: Some((&strategy.0).into()),
             class_name: class_name.clone(),
             function_id: FunctionId::from_slice(class_id).map_err(bad_id)?.to_vec().into(),
             class_blob: class_blob.to_vec().into(),

@@ -22,6 +22,7 @@ mod objects;
 mod process;
 mod results;
 mod runtime;
+mod strategy;
 mod values;
 
 use pyo3::prelude::*;

@@ -252,7 +252,7 @@ def test_arguments_that_do_not_fit_are_refused_where_the_call_is_made():
         ({"num_returns": -1}, ValueError, "at least 0"),
         ({"num_returns": "streaming"}, NotImplementedError, "not there yet"),
         ({"max_retries": -2}, ValueError, "-1"),
-        ({"scheduling_strategy": "SPREAD"}, NotImplementedError, "not there yet"),
+        ({"fallback_strategy": [{"label_selector": {"a": "b"}}]}, NotImplementedError, "not there yet"),
         ({"runtime_env": {"pip": ["x"]}}, NotImplementedError, "not there yet"),
         ({"max_restarts": 1}, ValueError, "tasks"),
     ],

@@ -80,6 +80,7 @@ class TaskTemplate:
         resources: dict[str, float],
         max_retries: int,
         retry_exceptions: bool,
+        strategy: tuple[Any, ...] | None = None,
     ) -> TaskTemplate: ...
 
 class ForeignReferenceError(ValueError):
@@ -176,7 +177,8 @@ class CoreWorker:
         handle_metadata: bytes,
     ) -> ActorRef:
         """Keys of `options`: resources, placement_resources (dict[str, float]), max_restarts, name, namespace (str or
-        None), detached, max_concurrency, is_async. Raises ActorAlreadyExistsError (a ValueError) for a taken name."""
+        None), detached, max_concurrency, is_async, strategy. Raises ActorAlreadyExistsError (a ValueError) for a taken
+        name."""
     def get_actor(self, name: str, namespace: str | None) -> tuple[ActorRef, bytes]:
         """The actor and its handle_metadata. Raises ActorHandleNotFoundError (a ValueError)."""
     def actor_from_id(self, actor_id: bytes, class_name: str = "", origin: bytes | None = None) -> ActorRef:

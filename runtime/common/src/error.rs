@@ -42,11 +42,13 @@ pub enum ErrorCode {
     NotRunning = 18,
     /// No node that has the object could be reached in time, and none of them is known to be dead.
     FetchTimedOut = 19,
+    /// No node may ever have the actor.
+    ActorUnschedulable = 20,
 }
 
 impl ErrorCode {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Internal,
         Self::InvalidArgument,
         Self::NotFound,
@@ -66,6 +68,7 @@ impl ErrorCode {
         Self::VersionMismatch,
         Self::NotRunning,
         Self::FetchTimedOut,
+        Self::ActorUnschedulable,
     ];
 
     /// Reads a code from a message; an unknown one is [`ErrorCode::Internal`].

@@ -8,6 +8,7 @@ mod ids;
 mod node_lease;
 mod python_start;
 mod resources;
+mod scheduling_strategy;
 mod shared_moment;
 pub mod sync;
 mod telemetry;
@@ -27,6 +28,9 @@ pub use node_lease::{
 };
 pub use python_start::{hide_python_path, python_program};
 pub use resources::{ResourceError, ResourceSet};
+pub use scheduling_strategy::{
+    LabelConstraint, LabelOperator, LabelSelector, Labels, NODE_ID_LABEL, SchedulingStrategy,
+};
 pub use shared_moment::{MOMENT_LEN, MomentClock, SharedMoment};
 pub use telemetry::init_tracing;
 pub use token::ClusterToken;

@@ -7,7 +7,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, JobId, ResourceSet, TaskId, ValueFormat, ValueHeader};
+use sparkray_common::{
+    ActorId, ErrorCode, FunctionId, JobId, ResourceSet, SchedulingStrategy, TaskId, ValueFormat, ValueHeader,
+};
 use sparkray_proto::{self as proto, ClientKind, FrameKind, TaskStatus};
 use sparkray_rpc::{Frame, FrameDecoder, receive_with_descriptors};
 
@@ -242,7 +244,7 @@ fn an_answer_that_cannot_be_read_fails_its_call_alone() {
         resources: ResourceSet::default(),
         max_retries: 0,
         retry_exceptions: false,
-        node: None,
+        strategy: SchedulingStrategy::Default,
     });
     let submit = || driver.submit(&template, CallArguments::default()).unwrap()[0];
     let first = submit();

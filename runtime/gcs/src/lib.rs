@@ -9,6 +9,7 @@
 
 mod change;
 mod commands;
+mod death;
 mod effects;
 mod error;
 mod journal;

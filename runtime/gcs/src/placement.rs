@@ -3,12 +3,18 @@
 #[cfg(test)]
 mod tests;
 
-use sparkray_common::{NodeId, ResourceSet};
+use std::cmp::Ordering;
+use std::sync::Arc;
+
+use sparkray_common::{Labels, NodeId, ResourceSet, SchedulingStrategy};
+
+use crate::spec::Demand;
 
 /// What is known of one living node when an actor is placed.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
     pub(crate) node: NodeId,
+    pub(crate) labels: Arc<Labels>,
     pub(crate) total: ResourceSet,
     /// As the node reported it, less what was promised to actors since.
     pub(crate) available: ResourceSet,
@@ -30,60 +36,95 @@ pub(crate) enum Choice {
     Refused,
     /// No node of the cluster can ever have room.
     Infeasible,
+    /// None will: the only node that may have it is gone, or too small.
+    Unschedulable,
 }
 
-/// Chooses a node that has all of `needs`, free or not, for `request`, what will be taken there: the preferred one if it has room, else the least utilized one with room, else
-/// the least loaded one whose total is large enough. Nodes in `avoid` have just refused and are left out.
+impl Candidate {
+    /// Whether this node can ever have the actor.
+    pub(crate) fn can_have(&self, demand: &Demand) -> bool {
+        demand.is_met_by(self.node, &self.labels, &self.total)
+    }
+
+    fn comes_first(&self, demand: &Demand) -> bool {
+        demand.strategy.prefers(self.node, &self.labels)
+    }
+}
+
+/// Chooses a node that has all of what is needed, free or not: of those that the strategy prefers the least utilized one with
+/// room, else of the others, else the least loaded one whose total is large enough. A strategy that names a node waits for it.
+/// Nodes in `avoid` have just refused and are left out.
 /// Nodes without CPUs, such as the driver's, come last: what asks for nothing should not gather there.
-pub(crate) fn choose_node(
-    view: &[Candidate],
-    request: &ResourceSet,
-    needs: &ResourceSet,
-    preferred: Option<NodeId>,
-    avoid: &[NodeId],
-) -> Choice {
-    let feasible = || view.iter().filter(|candidate| candidate.total.covers(needs));
-    let willing = || feasible().filter(|candidate| !avoid.contains(&candidate.node));
-    let with_room = || willing().filter(|candidate| candidate.available.covers(request));
-
-    if let Some(candidate) = with_room().find(|candidate| Some(candidate.node) == preferred) {
+pub(crate) fn choose_node(view: &[Candidate], demand: &Demand, avoid: &[NodeId]) -> Choice {
+    let mut feasible: Vec<&Candidate> = view
+        .iter()
+        .filter(|candidate| candidate.can_have(demand))
+        .collect();
+    if feasible.is_empty() {
+        let names_a_node = matches!(
+            demand.strategy,
+            SchedulingStrategy::NodeAffinity { soft: false, .. }
+        );
+        return if names_a_node {
+            Choice::Unschedulable
+        } else {
+            Choice::Infeasible
+        };
+    }
+    if let SchedulingStrategy::NodeAffinity { .. } = demand.strategy
+        && feasible.iter().any(|candidate| candidate.comes_first(demand))
+    {
+        feasible.retain(|candidate| candidate.comes_first(demand));
+    }
+    let willing = || {
+        feasible
+            .iter()
+            .filter(|candidate| !avoid.contains(&candidate.node))
+    };
+    let with_room = || willing().filter(|candidate| candidate.available.covers(&demand.held));
+    let first = |left: &&&Candidate, right: &&&Candidate| {
+        let comes_after = |candidate: &Candidate| !candidate.comes_first(demand);
+        comes_after(left)
+            .cmp(&comes_after(right))
+            .then_with(|| compare(left, right, demand))
+    };
+    if let Some(candidate) = with_room().min_by(first) {
         return Choice::Room(candidate.node);
     }
-    if let Some(candidate) = with_room().min_by(|left, right| compare(left, right, request)) {
-        return Choice::Room(candidate.node);
-    }
-    if let Some(candidate) = willing().min_by(|left, right| compare(left, right, request)) {
-        return Choice::Busy(candidate.node);
-    }
-    if feasible().next().is_some() {
-        Choice::Refused
-    } else {
-        Choice::Infeasible
+    match willing().min_by(first) {
+        Some(candidate) => Choice::Busy(candidate.node),
+        None => Choice::Refused,
     }
 }
 
-fn compare(left: &Candidate, right: &Candidate, request: &ResourceSet) -> std::cmp::Ordering {
+fn compare(left: &Candidate, right: &Candidate, demand: &Demand) -> Ordering {
     let without_cpu = |candidate: &Candidate| candidate.total.get("CPU") <= 0.0;
     let utilization_after = |candidate: &Candidate| {
         let mut available = candidate.available.clone();
-        available.subtract(request);
+        available.subtract(&demand.held);
         available.utilization(&candidate.total)
+    };
+    let by_actors = left.actors.cmp(&right.actors);
+    let spread = match demand.strategy {
+        SchedulingStrategy::Spread => by_actors,
+        _ => Ordering::Equal,
     };
     without_cpu(left)
         .cmp(&without_cpu(right))
+        .then(spread)
         .then_with(|| utilization_after(left).total_cmp(&utilization_after(right)))
-        .then_with(|| left.actors.cmp(&right.actors))
+        .then(by_actors)
         .then_with(|| left.queued_leases.cmp(&right.queued_leases))
         .then_with(|| left.node.cmp(&right.node))
 }
 
 /// Names what no node has, for a warning: "CPU: needs 8, the largest node has 4".
-pub(crate) fn describe_missing(view: &[Candidate], request: &ResourceSet) -> String {
+pub(crate) fn describe_missing(view: &[Candidate], demand: &Demand) -> String {
     if view.is_empty() {
         return "the cluster has no nodes".to_owned();
     }
     let mut missing = Vec::new();
-    for (name, needed) in request.to_units() {
+    for (name, needed) in demand.needs.to_units() {
         let largest = view
             .iter()
             .map(|candidate| candidate.total.get(&name))
@@ -93,7 +134,12 @@ pub(crate) fn describe_missing(view: &[Candidate], request: &ResourceSet) -> Str
         }
     }
     if missing.is_empty() {
-        return "no single node has all of it together".to_owned();
+        return match &demand.strategy {
+            SchedulingStrategy::Default | SchedulingStrategy::Spread => {
+                "no single node has all of it together".to_owned()
+            }
+            strategy => format!("it may only be on {strategy}"),
+        };
     }
     missing.join("; ")
 }

@@ -1,13 +1,14 @@
 //! Records: everything that can happen to the tables. A record says what was decided, complete and checked, so that
 //! applying it needs neither a clock nor anything that is not in the tables.
 
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use sparkray_common::{ActorId, JobId, NodeId, ResourceSet, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, JobId, Labels, NodeId, ResourceSet, WorkerAddress, WorkerId};
 use sparkray_proto::ActorSpec;
 
+use crate::death::Death;
 use crate::spec::SpecParts;
 
 /// The place of a record in the journal: the first one is 1, every other one more than the one before. 0 is before all.
@@ -59,11 +60,7 @@ pub(crate) enum Record {
     /// The actor's process is to end, and the next incarnation begins when it has.
     ActorStopping { actor: ActorId },
     /// The actor is dead for good, and its name is free.
-    ActorDied {
-        actor: ActorId,
-        cause: String,
-        constructor_error: Bytes,
-    },
+    ActorDied { actor: ActorId, death: Death },
     /// A node wants to hear of every change of an actor, which may not be registered yet.
     ActorWatched { actor: ActorId, node: NodeId },
     /// It does not want to any more.
@@ -85,7 +82,7 @@ pub(crate) struct NodeDescription {
     pub(crate) address: String,
     pub(crate) hostname: String,
     pub(crate) pid: u32,
-    pub(crate) labels: HashMap<String, String>,
+    pub(crate) labels: Arc<Labels>,
     pub(crate) total: ResourceSet,
     /// It is dead when it says nothing for this long.
     pub(crate) silence: Duration,

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use sparkray_common::{ActorId, JobId, NodeId, ResourceSet, WorkerAddress};
-use sparkray_proto::{ActorSpec, MessageError};
+use sparkray_common::{ActorId, JobId, Labels, NodeId, ResourceSet, SchedulingStrategy, WorkerAddress};
+use sparkray_proto::{self as proto, ActorSpec, MessageError};
 
 /// What the head itself reads in a specification.
 #[derive(Debug, Clone, PartialEq)]
@@ -11,21 +11,30 @@ pub(crate) struct SpecParts {
     pub(crate) id: ActorId,
     pub(crate) job: JobId,
     pub(crate) owner: WorkerAddress,
+    pub(crate) demand: Demand,
+}
+
+/// What an actor asks of a node.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct Demand {
     /// What it takes while it lives.
     pub(crate) held: ResourceSet,
     /// What its node must have, free or not: the larger of placement and running resources.
     pub(crate) needs: ResourceSet,
-    pub(crate) preferred: Option<NodeId>,
+    /// Which nodes may have it, and which come first.
+    pub(crate) strategy: SchedulingStrategy,
+}
+
+impl Demand {
+    /// Whether a node can ever have the actor.
+    pub(crate) fn is_met_by(&self, node: NodeId, labels: &Labels, total: &ResourceSet) -> bool {
+        total.covers(&self.needs) && self.strategy.allows(node, labels)
+    }
 }
 
 impl SpecParts {
     pub(crate) fn read(spec: &ActorSpec) -> Result<Self, MessageError> {
         let owner = spec.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
-        let preferred = if spec.preferred_node.is_empty() {
-            None
-        } else {
-            Some(NodeId::from_slice(&spec.preferred_node)?)
-        };
         let mut needs = BTreeMap::new();
         for resources in [&spec.resources, &spec.placement_resources].into_iter().flatten() {
             for (name, amount) in ResourceSet::try_from(resources)?.to_units() {
@@ -36,11 +45,13 @@ impl SpecParts {
         let held = spec.resources.as_ref().map(ResourceSet::try_from).transpose()?;
         Ok(Self {
             id: ActorId::from_slice(&spec.actor_id)?,
-            held: held.unwrap_or_default(),
             job: JobId::from_slice(&spec.job_id)?,
             owner: owner.try_into()?,
-            needs: ResourceSet::from_units(needs)?,
-            preferred,
+            demand: Demand {
+                held: held.unwrap_or_default(),
+                needs: ResourceSet::from_units(needs)?,
+                strategy: proto::SchedulingStrategy::read(spec.strategy.as_ref())?,
+            },
         })
     }
 }

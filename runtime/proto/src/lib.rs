@@ -5,6 +5,7 @@
 
 mod convert;
 mod frame_kind;
+mod strategy;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
 mod generated {

@@ -3,8 +3,10 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{NodeId, ResourceSet};
+use sparkray_common::{Labels, NodeId, ResourceSet};
 use sparkray_proto::{ClusterView as ViewMessage, MessageError, NodeView};
+
+use crate::shape::Shape;
 
 /// A report that comes this long after a request was sent shows what became of it.
 const NOTE_AGE: Duration = Duration::from_millis(300);
@@ -14,6 +16,7 @@ const NOTE_AGE: Duration = Duration::from_millis(300);
 pub(crate) struct NodeEntry {
     /// `host:port` of its raylet.
     pub(crate) address: String,
+    labels: Labels,
     /// What it has.
     pub(crate) total: ResourceSet,
     /// What it said to be free, less what was sent to it since.
@@ -71,6 +74,7 @@ impl ClusterView {
         };
         let entry = NodeEntry {
             address: message.address.clone(),
+            labels: message.labels.clone(),
             total: read(&message.total)?,
             available: read(&message.available)?,
             queued: message.queued_leases,
@@ -96,26 +100,50 @@ impl ClusterView {
         found.map(|(node, _)| *node)
     }
 
-    /// The least used node that seems to have room for `resources`.
-    pub(crate) fn node_with_room(&self, resources: &ResourceSet) -> Option<NodeId> {
-        let candidates = self
-            .nodes
-            .iter()
-            .filter(|(_, entry)| entry.available.covers(resources));
-        candidates
-            .min_by(|(_, left), (_, right)| utilization(left).total_cmp(&utilization(right)))
-            .map(|(node, _)| *node)
+    /// Nodes that seem to have room, in the order of their ids.
+    pub(crate) fn nodes_with_room<'a>(&'a self, shape: &'a Shape) -> impl Iterator<Item = NodeId> + 'a {
+        self.with_room(shape).map(|(node, _)| node)
     }
 
-    /// The node with the shortest queue among those that could ever run `resources`.
-    pub(crate) fn feasible_node(&self, resources: &ResourceSet) -> Option<NodeId> {
+    fn with_room<'a>(&'a self, shape: &'a Shape) -> impl Iterator<Item = (NodeId, &'a NodeEntry)> {
+        let entries = self.nodes.iter().map(|(node, entry)| (*node, entry));
+        entries.filter(|(node, entry)| {
+            entry.available.covers(&shape.resources) && shape.strategy.allows(*node, &entry.labels)
+        })
+    }
+
+    /// The node that seems to have room and comes first by the strategy, then by what is used of it.
+    pub(crate) fn node_with_room(&self, shape: &Shape) -> Option<NodeId> {
+        let comes_after = |node, entry: &NodeEntry| !shape.strategy.prefers(node, &entry.labels);
+        self.with_room(shape)
+            .min_by(|(left, left_entry), (right, right_entry)| {
+                let preferred = comes_after(*left, left_entry).cmp(&comes_after(*right, right_entry));
+                preferred.then_with(|| utilization(left_entry).total_cmp(&utilization(right_entry)))
+            })
+            .map(|(node, _)| node)
+    }
+
+    /// The node with the shortest queue among those that could ever grant such a request.
+    pub(crate) fn feasible_node(&self, shape: &Shape) -> Option<NodeId> {
         let candidates = self
             .nodes
             .iter()
-            .filter(|(_, entry)| entry.total.covers(resources));
+            .filter(|(node, entry)| is_feasible(**node, entry, shape));
         candidates
             .min_by_key(|(_, entry)| entry.queued)
             .map(|(node, _)| *node)
+    }
+
+    /// Whether this node could ever grant such a request.
+    pub(crate) fn is_feasible_on(&self, node: NodeId, shape: &Shape) -> bool {
+        let entry = self.nodes.get(&node);
+        entry.is_some_and(|entry| is_feasible(node, entry, shape))
+    }
+
+    /// Whether this node comes before others by the strategy.
+    pub(crate) fn is_preferred(&self, node: NodeId, shape: &Shape) -> bool {
+        let entry = self.nodes.get(&node);
+        entry.is_some_and(|entry| shape.strategy.prefers(node, &entry.labels))
     }
 
     /// Notes that a request for `resources` was sent to `node`, until its next report. A node whose resources are the
@@ -164,6 +192,10 @@ impl ClusterView {
     }
 }
 
+fn is_feasible(node: NodeId, entry: &NodeEntry, shape: &Shape) -> bool {
+    entry.total.covers(&shape.resources) && shape.strategy.allows(node, &entry.labels)
+}
+
 fn utilization(entry: &NodeEntry) -> f64 {
     entry.available.utilization(&entry.total)
 }
@@ -172,6 +204,13 @@ fn utilization(entry: &NodeEntry) -> f64 {
 mod tests {
     use super::*;
     use crate::test_support::resources;
+
+    fn shape(cpus: f64) -> Shape {
+        Shape {
+            resources: resources(&[("CPU", cpus)]),
+            ..Shape::default()
+        }
+    }
 
     fn message(node: NodeId, total: f64, available: f64, alive: bool) -> NodeView {
         NodeView {
@@ -195,12 +234,12 @@ mod tests {
             message(large, 4.0, 4.0, true),
         ];
         view.apply(&ViewMessage { nodes }).unwrap();
-        let request = resources(&[("CPU", 1.0)]);
+        let request = shape(1.0);
         assert_eq!(view.node_with_room(&request), Some(large));
         view.note_sent(large, &resources(&[("CPU", 4.0)]), Instant::now());
         assert_eq!(view.node_with_room(&request), Some(small));
-        assert_eq!(view.node_with_room(&resources(&[("CPU", 2.0)])), None);
-        assert!(view.feasible_node(&resources(&[("CPU", 4.0)])).is_some());
+        assert_eq!(view.node_with_room(&shape(2.0)), None);
+        assert!(view.feasible_node(&shape(4.0)).is_some());
         view.apply(&ViewMessage {
             nodes: vec![message(large, 0.0, 0.0, false)],
         })
@@ -215,11 +254,11 @@ mod tests {
         let mut view = ClusterView::new(NodeId::random());
         let nodes = vec![message(node, 1.0, 1.0, true)];
         view.apply(&ViewMessage { nodes }).unwrap();
-        let request = resources(&[("CPU", 1.0)]);
+        let request = shape(1.0);
         let now = Instant::now();
         let before = view.get(node).cloned();
-        view.note_sent(node, &request, now);
-        view.note_sent(node, &request, now);
+        view.note_sent(node, &request.resources, now);
+        view.note_sent(node, &request.resources, now);
         assert_eq!(view.node_with_room(&request), None);
         assert_eq!(view.get(node).unwrap().queued, 1);
         assert!(!view.forget_old_notes(now + NOTE_AGE / 2));

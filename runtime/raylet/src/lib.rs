@@ -35,6 +35,7 @@ mod raylet;
 mod router;
 mod run;
 mod settings;
+mod shape;
 mod tasks;
 #[cfg(test)]
 mod test_support;

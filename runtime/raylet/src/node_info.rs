@@ -1,6 +1,6 @@
 //! Who this node is.
 
-use sparkray_common::{ClusterId, NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{ClusterId, Labels, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto::LogLine;
 
 /// Who this node is; never changes.
@@ -14,6 +14,7 @@ pub(crate) struct NodeInfo {
     /// The host alone, as an IP address.
     pub(crate) host: String,
     pub(crate) log_dir: String,
+    pub(crate) labels: Labels,
 }
 
 impl NodeInfo {

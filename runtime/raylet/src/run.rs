@@ -25,7 +25,9 @@ use crate::node_info::NodeInfo;
 use crate::objects::{Objects, Transfers};
 use crate::raylet::{Raylet, Sources};
 use crate::router::{Parts, Router};
-use crate::settings::{Settings, ip_of, registration, with_own_resources, worker_config, zygote_spec};
+use crate::settings::{
+    Settings, ip_of, labels_of, registration, with_own_resources, worker_config, zygote_spec,
+};
 use crate::tasks::Tasks;
 use crate::workers::{Births, Workers, Zygote, kill_all};
 
@@ -123,12 +125,13 @@ async fn serve(
         address: address.clone(),
         host,
         log_dir: config.log_dir.clone(),
+        labels: labels_of(config),
     });
 
     let attachment = Attachment {
         identity: identity.clone(),
         head: settings.head.clone(),
-        register: registration(config, settings, address.clone(), &resources),
+        register: registration(config, settings, &node, &resources),
         clock: settings.clock,
     };
     let attached = head::attach_first(&attachment).await?;

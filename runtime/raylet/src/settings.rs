@@ -1,12 +1,11 @@
 //! The configuration, checked, and what follows from it.
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use sparkray_common::{
-    ClusterId, ClusterToken, DRIVER_NODE_SILENCE, MomentClock, NODE_SILENCE, NodeId, RayletConfig,
-    ResourceSet, VERSION,
+    ClusterId, ClusterToken, DRIVER_NODE_SILENCE, Labels, MomentClock, NODE_ID_LABEL, NODE_SILENCE, NodeId,
+    RayletConfig, ResourceSet, VERSION,
 };
 use sparkray_proto::RegisterNode;
 use sparkray_rpc::{Endpoint, Identity};
@@ -98,14 +97,14 @@ fn is_on_this_machine(head: &Endpoint, own_host: &str) -> bool {
 pub(crate) fn registration(
     config: &RayletConfig,
     settings: &Settings,
-    address: String,
+    node: &NodeInfo,
     resources: &ResourceSet,
 ) -> RegisterNode {
     RegisterNode {
-        node_id: settings.node_id.to_vec().into(),
-        address,
+        node_id: node.node_id.to_vec().into(),
+        address: node.address.clone(),
         total: Some(resources.into()),
-        labels: with_own_label(config),
+        labels: node.labels.clone(),
         hostname: config
             .labels
             .get("hostname")
@@ -175,10 +174,10 @@ pub(crate) fn with_own_resources(
 }
 
 /// With the label by which each node has its id in Ray.
-fn with_own_label(config: &RayletConfig) -> HashMap<String, String> {
-    let mut labels: HashMap<String, String> = config.labels.clone().into_iter().collect();
+pub(crate) fn labels_of(config: &RayletConfig) -> Labels {
+    let mut labels: Labels = config.labels.clone().into_iter().collect();
     labels
-        .entry("ray.io/node-id".to_owned())
+        .entry(NODE_ID_LABEL.to_owned())
         .or_insert_with(|| config.node_id.clone());
     labels
 }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sparkray_common::{ClusterId, ClusterToken, NodeId, ResourceSet};
+use sparkray_common::{ClusterId, ClusterToken, Labels, NodeId, ResourceSet};
 use sparkray_proto::{FrameKind, RegisterClientReply};
 use sparkray_rpc::{
     Frame, FrameReceiver, FrameSender, Identity, Listener, Protection, Target, accept_loop, frame_connection,
@@ -10,12 +10,27 @@ use sparkray_rpc::{
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::node_info::NodeInfo;
+
 /// Longer than anything in a test takes.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Resources from pairs.
 pub(crate) fn resources(units: &[(&str, f64)]) -> ResourceSet {
     ResourceSet::from_units(units.iter().map(|(name, amount)| ((*name).to_owned(), *amount))).unwrap()
+}
+
+/// A node's description.
+pub(crate) fn node_info(node_id: NodeId) -> NodeInfo {
+    NodeInfo {
+        node_id,
+        cluster_id: ClusterId::random(),
+        head_epoch: 1,
+        address: "h:1".to_owned(),
+        host: "h".to_owned(),
+        log_dir: "/logs".to_owned(),
+        labels: Labels::new(),
+    }
 }
 
 /// Another node, as far as a raylet sees it: it lets callers in and says what the test says. Dropped, it is dead.

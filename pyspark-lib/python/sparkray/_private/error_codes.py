@@ -27,3 +27,4 @@ class ErrorCode(enum.IntEnum):
     VERSION_MISMATCH = 17
     NOT_RUNNING = 18
     FETCH_TIMED_OUT = 19
+    ACTOR_UNSCHEDULABLE = 20

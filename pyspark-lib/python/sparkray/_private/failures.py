@@ -8,6 +8,7 @@ from sparkray.exceptions import (
     ActorDiedError,
     ActorHandleNotFoundError,
     ActorUnavailableError,
+    ActorUnschedulableError,
     AuthenticationError,
     GetTimeoutError,
     ObjectFetchTimedOutError,
@@ -42,6 +43,7 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
     ErrorCode.VERSION_MISMATCH: RaySystemError,
     ErrorCode.NOT_RUNNING: RaySystemError,
     ErrorCode.FETCH_TIMED_OUT: ObjectFetchTimedOutError,
+    ErrorCode.ACTOR_UNSCHEDULABLE: ActorUnschedulableError,
 }
 
 

@@ -11,7 +11,7 @@ import weakref
 from dataclasses import dataclass, field
 from typing import Any
 
-from sparkray._private import limits, module_path, process, units
+from sparkray._private import limits, module_path, process, scheduling, units
 from sparkray._private.session import Session
 from sparkray._private.worker import Connection
 
@@ -131,7 +131,7 @@ class LocalCluster:
             "head_socket_name": self._head_socket if is_first else None,
             "head_address": None if is_first else self.nodes[0].address,
             "resources": amounts,
-            "labels": labels or {},
+            "labels": scheduling.check_labels(labels),
             "object_store_bytes": store,
             "spill_dirs": [str(self.session.spill_dir(node_id))],
             "log_dir": str(self._node_log_dir(node_id)),

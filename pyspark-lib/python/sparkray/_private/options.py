@@ -7,14 +7,14 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from sparkray._private import scheduling
+
 # Ray's options that mean something only when they differ from these values; they are not there yet.
 _LATER: dict[str, tuple[Any, ...]] = {
     "runtime_env": (None, {}),
-    "scheduling_strategy": (None, "DEFAULT"),
     "placement_group": (None, "default"),
     "placement_group_bundle_index": (-1,),
     "placement_group_capture_child_tasks": (None, False),
-    "label_selector": (None, {}),
     "fallback_strategy": (None, []),
     "accelerator_type": (None,),
     "_generator_backpressure_num_objects": (None, -1),
@@ -28,7 +28,7 @@ _LATER: dict[str, tuple[Any, ...]] = {
 # Accepted without effect.
 _WITHOUT_EFFECT = frozenset({"enable_task_events", "_labels", "_metadata"})
 
-_COMMON = frozenset({"num_cpus", "num_gpus", "memory", "resources", "name"})
+_COMMON = frozenset({"num_cpus", "num_gpus", "memory", "resources", "name", "scheduling_strategy", "label_selector"})
 TASK_OPTIONS = _COMMON | {"num_returns", "max_retries", "retry_exceptions"}
 ACTOR_OPTIONS = _COMMON | {
     "namespace",
@@ -54,6 +54,7 @@ def check(options: Mapping[str, Any], *, is_actor: bool) -> dict[str, Any]:
                 raise NotImplementedError(f"option {name}={value!r} is not there yet: leave it out")
         elif name not in _WITHOUT_EFFECT:
             raise ValueError(unknown(f"option {name!r} for {what}", name, known))
+    scheduling.strategy_of(checked)  # both options together
     return checked
 
 
@@ -97,6 +98,11 @@ def _check_value(name: str, value: Any) -> None:
             check_quantity(name, value)
     elif name == "resources":
         check_resources(value)
+    elif name == "scheduling_strategy":
+        scheduling.check_strategy(value)
+    elif name == "label_selector":
+        if value is not None:
+            scheduling.check_selector(value)
     elif name in ("max_retries", "max_restarts"):
         _check_integer(name, value, -1, "-1 for no limit, or at least 0")
     elif name == "max_concurrency":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray._native import ForeignReferenceError
 from sparkray._private import options as option_checks
+from sparkray._private import scheduling
 from sparkray._private.serialization import SerializationError, dump_definition, explain, pickle_by_value
 from sparkray._private.signature import CallShape
 from sparkray._private.worker import core_worker, state
@@ -178,6 +179,7 @@ class RemoteFunction:
             {name: amount for name, amount in resources.items() if amount > 0},
             options.get("max_retries", DEFAULT_MAX_RETRIES),
             options.get("retry_exceptions", False),
+            scheduling.strategy_of(options),
         )
         self._core, self._template = core, template
         return core, template

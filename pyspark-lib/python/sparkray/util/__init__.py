@@ -40,7 +40,6 @@ _LATER = frozenset(
         "register_serializer",
         "deregister_serializer",
         "remove_placement_group",
-        "scheduling_strategies",
         "spark",
         "state",
     }

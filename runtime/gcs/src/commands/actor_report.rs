@@ -5,9 +5,10 @@ use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{ActorReport, MessageError};
 use tracing::{debug, info, warn};
 
-use super::lifecycle::{End, die, end_actor, kill_message, queue_next, restart_or_die};
+use super::lifecycle::{die, end_actor, kill_message, queue_next, restart_or_die};
 use super::place_actors;
 use crate::change::Change;
+use crate::death::Death;
 use crate::record::Record;
 use crate::tables::actor::Phase;
 
@@ -50,12 +51,11 @@ pub(crate) fn report(change: &mut Change<'_>, node: NodeId, report: ActorReport)
                 }
             }
             Outcome::ConstructorError(constructor_error) => {
-                let end = End {
-                    cause: "its constructor raised an exception",
+                let death = Death {
                     constructor_error,
-                    graceful: false,
+                    ..Death::of("its constructor raised an exception")
                 };
-                end_actor(change, id, end);
+                end_actor(change, id, death, false);
             }
             Outcome::WorkerDied(cause) => {
                 info!(actor_id = %id, node_id = %node, cause, "the worker of an actor died");

@@ -1,5 +1,6 @@
 //! A node joins, or goes on over another stream.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use sparkray_common::{ErrorCode, LONGEST_SILENCE, NODE_SILENCE, NodeId, VERSION};
@@ -41,7 +42,7 @@ pub(crate) fn attach(
         address: request.address,
         hostname: request.hostname,
         pid: request.pid,
-        labels: request.labels,
+        labels: Arc::new(request.labels),
         total,
         silence: silence_of(request.silence_seconds),
     })));

@@ -1,12 +1,12 @@
 //! A client ends an actor's process, and the actor unless it may be restarted and that is wanted.
 
-use prost::bytes::Bytes;
 use sparkray_common::ActorId;
 use sparkray_proto::{Failure, KillActor};
 
-use super::lifecycle::{End, end_actor, kill_message, restart_or_die};
+use super::lifecycle::{end_actor, kill_message, restart_or_die};
 use super::{malformed, place_actors, unknown_actor};
 use crate::change::Change;
+use crate::death::Death;
 use crate::record::Record;
 use crate::tables::actor::Phase;
 
@@ -22,12 +22,7 @@ pub(crate) fn kill(change: &mut Change<'_>, request: &KillActor) -> Result<(), F
         &request.cause
     };
     if request.no_restart {
-        let end = End {
-            cause,
-            constructor_error: Bytes::new(),
-            graceful: request.graceful,
-        };
-        end_actor(change, id, end);
+        end_actor(change, id, Death::of(cause), request.graceful);
         place_actors::place_pending(change);
         return Ok(());
     }

@@ -1,35 +1,21 @@
 //! How an actor goes on when its process is gone, and how it ends.
 
-use prost::bytes::Bytes;
 use sparkray_common::ActorId;
 use sparkray_proto::KillActorOnNode;
 use sparkray_proto::head_message::Message;
 
 use crate::change::Change;
+use crate::death::Death;
 use crate::record::Record;
 use crate::tables::actor::{Actor, Phase};
 
-/// How an actor ends for good.
-pub(super) struct End<'a> {
-    pub(super) cause: &'a str,
-    /// The value that its constructor raised.
-    pub(super) constructor_error: Bytes,
-    /// What user code wants done at its end is done.
-    pub(super) graceful: bool,
-}
-
 /// Ends an actor for good. Does nothing to a dead one.
 pub(super) fn die(change: &mut Change<'_>, id: ActorId, cause: &str) {
-    let end = End {
-        cause,
-        constructor_error: Bytes::new(),
-        graceful: false,
-    };
-    end_actor(change, id, end);
+    end_actor(change, id, Death::of(cause), false);
 }
 
-/// As [`die`].
-pub(super) fn end_actor(change: &mut Change<'_>, id: ActorId, end: End<'_>) {
+/// As [`die`]. `graceful`: what user code wants done at its end is done.
+pub(super) fn end_actor(change: &mut Change<'_>, id: ActorId, death: Death, graceful: bool) {
     let Some(actor) = living(change, id) else { return };
     let incarnation = actor.running_incarnation();
     if let Some(node) = actor.node().filter(|node| change.tables().nodes.is_alive(*node)) {
@@ -37,16 +23,12 @@ pub(super) fn end_actor(change: &mut Change<'_>, id: ActorId, end: End<'_>) {
         let kill = KillActorOnNode {
             actor_id: id.to_vec().into(),
             incarnation,
-            cause: end.cause.to_owned(),
-            graceful: end.graceful,
+            cause: death.cause.clone(),
+            graceful,
         };
         change.effects.send(node, Message::KillActor(kill));
     }
-    change.commit(Record::ActorDied {
-        actor: id,
-        cause: end.cause.to_owned(),
-        constructor_error: end.constructor_error,
-    });
+    change.commit(Record::ActorDied { actor: id, death });
     change.publish(id);
 }
 

@@ -2,14 +2,17 @@
 
 use std::collections::HashSet;
 
-use sparkray_common::{ActorId, NodeId, ResourceSet};
+use sparkray_common::{ActorId, NodeId};
 use sparkray_proto::PlaceActor;
 use sparkray_proto::head_message::Message;
 use tracing::debug;
 
+use super::lifecycle::end_actor;
 use crate::change::Change;
-use crate::placement::{Candidate, Choice, choose_node};
+use crate::death::Death;
+use crate::placement::{Candidate, Choice, choose_node, describe_missing};
 use crate::record::Record;
+use crate::spec::Demand;
 
 /// Actors that may be on their way at once to a node that shows no room.
 const CROWD_LIMIT: usize = 8;
@@ -20,15 +23,14 @@ pub(crate) fn place_pending(change: &mut Change<'_>) {
         return;
     }
     let mut view = change.candidates();
-    let mut hopeless: HashSet<[ResourceSet; 2]> = HashSet::new();
+    let mut hopeless: HashSet<Demand> = HashSet::new();
     let pending: Vec<ActorId> = change.tables().actors.pending().collect();
     for id in pending {
         let Some(actor) = change.tables().actors.get(id) else {
             continue;
         };
-        let preferred = actor.parts.preferred;
-        let shape = [actor.parts.held.clone(), actor.parts.needs.clone()];
-        if hopeless.contains(&shape) {
+        let demand = actor.parts.demand.clone();
+        if hopeless.contains(&demand) {
             continue;
         }
         let now = change.now();
@@ -37,34 +39,37 @@ pub(crate) fn place_pending(change: &mut Change<'_>) {
             .live
             .waits
             .refusals(now, id, |node| nodes.report_count(node));
-        match choose(change, &view, &shape, preferred, &refused_by) {
+        match choose(change, &view, &demand, &refused_by) {
             Choice::Room(node) => place(change, &mut view, id, node, false),
             Choice::Busy(node) => place(change, &mut view, id, node, true),
             Choice::Refused | Choice::Infeasible => {
                 if refused_by.is_empty() {
-                    hopeless.insert(shape);
+                    hopeless.insert(demand);
                 }
+            }
+            Choice::Unschedulable => {
+                let cause = format!(
+                    "it may only be on {}, which is dead, unknown or too small ({}); name a node of nodes() that is alive, \
+                     or use soft=True",
+                    demand.strategy,
+                    describe_missing(&view, &demand)
+                );
+                end_actor(change, id, Death::unschedulable(cause), false);
             }
         }
     }
 }
 
 /// Chooses a node; one without room only while few are on their way there already.
-fn choose(
-    change: &Change<'_>,
-    view: &[Candidate],
-    [held, needs]: &[ResourceSet; 2],
-    preferred: Option<NodeId>,
-    refused_by: &[NodeId],
-) -> Choice {
-    let choice = choose_node(view, held, needs, preferred, refused_by);
+fn choose(change: &Change<'_>, view: &[Candidate], demand: &Demand, refused_by: &[NodeId]) -> Choice {
+    let choice = choose_node(view, demand, refused_by);
     if !matches!(choice, Choice::Busy(_)) {
         return choice;
     }
     let mut avoid = refused_by.to_vec();
     let nodes = view.iter().map(|candidate| candidate.node);
     avoid.extend(nodes.filter(|node| change.tables().actors.crowd(*node) >= CROWD_LIMIT));
-    choose_node(view, held, needs, None, &avoid)
+    choose_node(view, demand, &avoid)
 }
 
 /// Tells a node to create the actor. `crowds`: the node shows no room; then nothing is taken from the view, because it may
@@ -82,7 +87,7 @@ fn place(change: &mut Change<'_>, view: &mut [Candidate], id: ActorId, node: Nod
     if let Some(candidate) = view.iter_mut().find(|candidate| candidate.node == node) {
         candidate.actors += 1;
         if !crowds {
-            candidate.available.subtract(&actor.parts.held);
+            candidate.available.subtract(&actor.parts.demand.held);
         }
     }
     let order = PlaceActor {

@@ -88,13 +88,13 @@ fn long_waits(now: Instant, tables: &Tables, live: &mut Live) -> Vec<Waiting> {
 
 /// What to tell of a wait; `None` while it is no news.
 fn describe_wait(actor: &Actor, waited: Duration, view: &[Candidate]) -> Option<String> {
-    let needs = &actor.parts.needs;
-    if !view.iter().any(|candidate| candidate.total.covers(needs)) {
+    let (demand, needs) = (&actor.parts.demand, &actor.parts.demand.needs);
+    if !view.iter().any(|candidate| candidate.can_have(demand)) {
         return Some(format!(
             "actor {} cannot be placed: it needs {} ({}); it waits for a node that has it",
             actor.title(),
             describe(needs),
-            describe_missing(view, needs)
+            describe_missing(view, demand)
         ));
     }
     (waited >= BUSY_PATIENCE).then(|| {

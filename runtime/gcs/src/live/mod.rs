@@ -137,5 +137,5 @@ fn taken(actor: &Actor, crowds: bool) -> ResourceSet {
     if crowds {
         return ResourceSet::default();
     }
-    actor.parts.held.clone()
+    actor.parts.demand.held.clone()
 }

@@ -1,9 +1,10 @@
 //! What is known of nodes at present: when each was heard, what it reported, what was promised to actors on it since.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, NodeId, ResourceSet};
+use sparkray_common::{ActorId, Labels, NodeId, ResourceSet};
 use sparkray_proto::{NodeView, StoreStats};
 
 use crate::placement::Candidate;
@@ -124,6 +125,7 @@ impl LiveNodes {
             }
             candidates.push(Candidate {
                 node: description.id,
+                labels: Arc::clone(&description.labels),
                 total: description.total.clone(),
                 available,
                 queued_leases: live.queued_leases,
@@ -214,7 +216,7 @@ fn view(node: &Node, live: &LiveNode) -> NodeView {
         total: Some((&description.total).into()),
         available: Some((&live.available).into()),
         queued_leases: live.queued_leases,
-        labels: description.labels.clone(),
+        labels: Labels::clone(&description.labels),
         hostname: description.hostname.clone(),
         store: live.store,
         pid: description.pid,

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use prost::bytes::Bytes;
 use sparkray_common::{NodeId, WorkerAddress, WorkerId};
 use sparkray_proto::{ActorRecord, ActorSpec, ActorState, ActorUpdate};
 
+use crate::death::Death;
 use crate::spec::SpecParts;
 
 /// Where an actor is in its life.
@@ -26,7 +26,7 @@ pub(crate) enum Phase {
         incarnation: u64,
     },
     /// For good.
-    Dead { cause: String, constructor_error: Bytes },
+    Dead(Death),
 }
 
 /// What the head keeps of an actor.
@@ -105,12 +105,10 @@ impl Actor {
                 update.pid = *pid;
                 ActorState::Alive
             }
-            Phase::Dead {
-                cause,
-                constructor_error,
-            } => {
-                update.cause.clone_from(cause);
-                update.constructor_error = constructor_error.clone();
+            Phase::Dead(death) => {
+                update.cause.clone_from(&death.cause);
+                update.constructor_error = death.constructor_error.clone();
+                update.unschedulable = death.unschedulable;
                 ActorState::Dead
             }
             Phase::Unready | Phase::Pending { .. } | Phase::Placed { .. } | Phase::Stopping { .. } => {

@@ -59,11 +59,7 @@ impl Tables {
             Record::ActorQueued { actor, incarnation } => self.actors.queue(*actor, *incarnation),
             Record::ActorRestartCounted { actor } => self.actors.count_restart(*actor),
             Record::ActorStopping { actor } => self.actors.stop(*actor),
-            Record::ActorDied {
-                actor,
-                cause,
-                constructor_error,
-            } => self.actors.die(*actor, cause, constructor_error),
+            Record::ActorDied { actor, death } => self.actors.die(*actor, death),
             Record::ActorWatched { actor, node } => self.actors.watch(*actor, *node),
             Record::ActorUnwatched { actor, node } => self.actors.unwatch(*actor, *node),
             Record::KeyPut {

@@ -12,7 +12,7 @@ use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{ActorSpec, ActorState, FinishJob, GetActor, ListActors, RegisterActor};
 
-use super::{Cluster, actor_id, code, cpus, kills, node_id, updates, worker};
+use super::{Cluster, actor_id, affinity, code, cpus, kills, node_id, updates, worker};
 
 const TICK: Duration = Duration::from_millis(100);
 
@@ -239,9 +239,34 @@ fn what_only_the_placement_needs_must_be_there_but_not_free() {
     cluster.register(spec).unwrap();
     assert_eq!(cluster.placement(3), None, "no node is large enough");
     let mut spec = cluster.spec(2, 0.5);
-    spec.preferred_node = node_id(1).to_vec().into();
+    spec.strategy = Some(affinity(node_id(1), true));
     cluster.register(spec).unwrap();
     assert_eq!(cluster.placement(2), Some((node_id(1), 0)));
+}
+
+#[test]
+fn an_actor_for_one_node_only_dies_with_the_hope_for_it() {
+    let mut cluster = Cluster::with_nodes(&[4.0, 2.0]);
+    let mut spec = cluster.spec(1, 1.0);
+    spec.max_restarts = -1;
+    spec.strategy = Some(affinity(node_id(2), false));
+    assert_eq!(cluster.alive(spec, 5), node_id(2));
+    cluster.state.detach(cluster.now, node_id(2), "gone");
+    cluster.pass(Duration::from_millis(100));
+    assert_eq!(
+        cluster.actor_state(1),
+        ActorState::Dead,
+        "its node does not come again"
+    );
+    let mut spec = cluster.spec(2, 1.0);
+    spec.strategy = Some(affinity(node_id(2), false));
+    cluster.register(spec).unwrap();
+    let dead = cluster.state.tables().actors.get(actor_id(2)).unwrap().update();
+    assert!(
+        dead.unschedulable && dead.cause.contains(&node_id(2).to_string()),
+        "{}",
+        dead.cause
+    );
 }
 
 #[test]

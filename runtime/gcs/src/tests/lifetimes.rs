@@ -8,7 +8,7 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::{ActorSpec, ActorState, FinishJob};
 
-use super::{Cluster, actor_id, code, kills, node_id, updates, worker};
+use super::{Cluster, actor_id, affinity, code, kills, node_id, updates, worker};
 
 fn restartable(cluster: &Cluster, number: u8, max_restarts: i32) -> ActorSpec {
     ActorSpec {
@@ -233,7 +233,7 @@ fn the_death_of_the_owners_node_ends_its_actors_on_other_nodes() {
     let mut cluster = Cluster::with_nodes(&[1.0, 4.0]);
     let mut spec = restartable(&cluster, 1, -1);
     spec.owner = Some((&worker(node_id(1), 9)).into());
-    spec.preferred_node = node_id(2).to_vec().into();
+    spec.strategy = Some(affinity(node_id(2), true));
     assert_eq!(cluster.alive(spec, 5), node_id(2));
     cluster.state.detach(cluster.now, node_id(1), "gone");
     assert_eq!(cluster.actor_state(1), ActorState::Dead);

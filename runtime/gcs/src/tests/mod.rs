@@ -12,16 +12,18 @@ mod properties;
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, JobId, NodeId, VERSION, WorkerAddress, WorkerId};
+use sparkray_common::{
+    ActorId, ErrorCode, JobId, NodeId, SchedulingStrategy, VERSION, WorkerAddress, WorkerId,
+};
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
-    ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor, HeadReply, HeadRequest,
-    KillActor, NodeMessage, RegisterActor, RegisterJob, RegisterNode, ResourceReport, Resources,
-    WatchActorOnNode, WorkerDeath,
+    self as proto, ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor,
+    HeadReply, HeadRequest, KillActor, NodeMessage, RegisterActor, RegisterJob, RegisterNode, ResourceReport,
+    Resources, WatchActorOnNode, WorkerDeath,
 };
 
 use crate::effects::Effect;
@@ -68,6 +70,10 @@ fn cpus(amount: f64) -> Resources {
     Resources {
         units: HashMap::from([("CPU".to_owned(), amount)]),
     }
+}
+
+fn affinity(node: NodeId, soft: bool) -> proto::SchedulingStrategy {
+    (&SchedulingStrategy::NodeAffinity { node, soft }).into()
 }
 
 fn register_node(id: NodeId, cpu: f64) -> RegisterNode {

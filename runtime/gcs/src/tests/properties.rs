@@ -338,7 +338,7 @@ impl World {
             for id in &pending {
                 let actor = table.get(*id).unwrap();
                 let waits_for_no_reason =
-                    !live.waits.has_refusals(*id) && candidate.available.covers(&actor.parts.needs);
+                    !live.waits.has_refusals(*id) && candidate.available.covers(&actor.parts.demand.needs);
                 assert!(!waits_for_no_reason, "{id} waits and {} has room", candidate.node);
             }
         }
@@ -413,7 +413,7 @@ impl World {
                 }
                 ActorState::Pending | ActorState::Restarting => {
                     assert!(found.is_none(), "a waiting actor has a process");
-                    let needs = actor.parts.needs.get("CPU");
+                    let needs = actor.parts.demand.needs.get("CPU");
                     let roomy = self
                         .nodes
                         .values()

@@ -10,11 +10,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, JobId, LeaseId, ResourceSet, WorkerId};
+use sparkray_common::{ActorId, ErrorCode, JobId, LeaseId, ResourceSet, SchedulingStrategy, WorkerId};
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
-    ActorReport, ActorSpec, CreateActor, CreateActorReply, Failure, FrameKind, KillActorOnNode, MessageError,
-    PlaceActor, Resources, node_message,
+    self as proto, ActorReport, ActorSpec, CreateActor, CreateActorReply, Failure, FrameKind,
+    KillActorOnNode, MessageError, PlaceActor, Resources, node_message,
 };
 use sparkray_rpc::Frame;
 use tracing::{debug, info, warn};
@@ -23,6 +23,7 @@ use crate::cluster_view::ClusterView;
 use crate::leases::{LeaseOwner, LeaseRequest, Leases};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Event, Outbox};
+use crate::shape::Shape;
 
 /// An actor that found no room is given back to the head after this time, when another node has room.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -41,6 +42,8 @@ enum Phase {
 #[derive(Debug)]
 struct Actor {
     spec: ActorSpec,
+    /// What it holds here, and where else it may be.
+    shape: Shape,
     incarnation: u64,
     lease_id: LeaseId,
     job: JobId,
@@ -144,8 +147,13 @@ impl Actors {
             self.give_up(id, "a newer incarnation was placed here", leases, out);
         }
         // The placement's resources need only exist: an actor that asks for none is placed on a node with CPUs, busy or not.
-        if leases.is_infeasible(&needs) {
-            let reason = format!("node {} can never meet {:?}", self.node.address, needs.to_units());
+        let needed = Shape {
+            resources: needs,
+            strategy: SchedulingStrategy::Default,
+        };
+        if leases.is_infeasible(&needed) {
+            let units = needed.resources.to_units();
+            let reason = format!("node {} can never meet {units:?}", self.node.address);
             report(id, incarnation, Outcome::Rejected(reason), 0, out);
             return Ok(());
         }
@@ -154,14 +162,18 @@ impl Actors {
             lease_id,
             job_id: job,
             owner: LeaseOwner::Head,
-            resources,
-            pinned: true,
+            shape: Shape {
+                resources: resources.clone(),
+                strategy: SchedulingStrategy::only_on(self.node.node_id),
+            },
             spilled: false,
             python_version: spec.python_version.clone(),
         };
         leases.request_for_actor(request, now);
+        let strategy = proto::SchedulingStrategy::read(spec.strategy.as_ref())?;
         let actor = Actor {
             spec,
+            shape: Shape { resources, strategy },
             incarnation,
             lease_id,
             job,
@@ -370,9 +382,8 @@ impl Actors {
         let elsewhere = self.entries.iter().filter(|(_, actor)| {
             actor.phase == Phase::Placing
                 && now.duration_since(actor.since) >= PATIENCE
-                && leases
-                    .queued_resources(actor.lease_id)
-                    .is_some_and(|resources| view.node_with_room(resources).is_some())
+                && leases.is_queued(actor.lease_id)
+                && leases.may_go_on(&actor.shape, view)
         });
         let ids: Vec<ActorId> = elsewhere.map(|(id, _)| *id).collect();
         for id in ids {

@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
 
+use super::placement::{FirstLook, Own, missing};
 use crate::cluster_view::ClusterView;
+use crate::shape::Shape;
 
 /// A request that does not fit has room kept for it after this wait, for this long, once in this time.
 const KEEP_AFTER: Duration = Duration::from_millis(500);
@@ -37,10 +39,8 @@ pub(crate) struct LeaseRequest {
     pub(crate) job_id: JobId,
     /// Who asked.
     pub(crate) owner: LeaseOwner,
-    /// What it takes while it is held.
-    pub(crate) resources: ResourceSet,
-    /// Must not leave this node.
-    pub(crate) pinned: bool,
+    /// What it asks of a node.
+    pub(crate) shape: Shape,
     /// Came from another node: it queues before it is passed on again.
     pub(crate) spilled: bool,
     /// Python of the job, empty when it does not matter.
@@ -94,35 +94,35 @@ pub(crate) struct EndedLease {
     pub(crate) state: LeaseState,
 }
 
-type Class = (LeaseOwner, ResourceSet);
+type Class = (LeaseOwner, Shape);
 
 /// The resources of this node and everyone who wants them.
 #[derive(Debug)]
 pub(crate) struct LeaseManager {
-    runs_workers: bool,
-    total: ResourceSet,
+    own: Own,
     available: ResourceSet,
     leases: HashMap<LeaseId, Lease>,
     queues: BTreeMap<Class, VecDeque<LeaseId>>,
     held: HashMap<LeaseOwner, usize>,
     by_worker: HashMap<WorkerId, LeaseId>,
     next_sequence: u64,
+    first_look: FirstLook,
     /// Some lease was asked for while requests waited.
     any_wanted: bool,
 }
 
 impl LeaseManager {
-    /// All of `total` is free. `runs_workers`: false on a node without Python, where nothing is ever granted.
-    pub(crate) fn new(total: ResourceSet, runs_workers: bool) -> Self {
+    /// All that the node has is free.
+    pub(crate) fn new(own: Own) -> Self {
         Self {
-            runs_workers,
-            available: total.clone(),
-            total,
+            available: own.total().clone(),
+            own,
             leases: HashMap::new(),
             queues: BTreeMap::new(),
             held: HashMap::new(),
             by_worker: HashMap::new(),
             next_sequence: 0,
+            first_look: FirstLook::default(),
             any_wanted: false,
         }
     }
@@ -133,8 +133,13 @@ impl LeaseManager {
     }
 
     /// Whether this node can never meet a request.
-    pub(crate) fn is_infeasible(&self, resources: &ResourceSet) -> bool {
-        !self.runs_workers || !self.total.covers(resources)
+    pub(crate) fn is_infeasible(&self, shape: &Shape) -> bool {
+        !self.own.is_feasible(shape)
+    }
+
+    /// Whether a request that cannot be granted here now is passed on.
+    pub(crate) fn may_go_on(&self, shape: &Shape, view: &ClusterView) -> bool {
+        self.own.pass_on_to(view, shape).is_some()
     }
 
     /// How far a lease is, when it is known.
@@ -160,7 +165,7 @@ impl LeaseManager {
         }
         let lease_id = request.lease_id;
         self.queues
-            .entry((request.owner, request.resources.clone()))
+            .entry((request.owner, request.shape.clone()))
             .or_default()
             .push_back(lease_id);
         let lease = Lease {
@@ -187,10 +192,46 @@ impl LeaseManager {
         now: Instant,
     ) -> Vec<LeaseDecision> {
         let mut decisions = Vec::new();
+        self.send_where_wanted(view, now, &mut decisions);
         self.grant_what_fits(now, &mut decisions);
         self.pass_on(view, view_changed, now, &mut decisions);
         self.ask_for_leases(&mut decisions);
         decisions
+    }
+
+    /// Requests that want to be elsewhere leave before this node may grant them. Those that were passed on stay.
+    fn send_where_wanted(
+        &mut self,
+        view: &mut ClusterView,
+        now: Instant,
+        decisions: &mut Vec<LeaseDecision>,
+    ) {
+        let mut leaving = Vec::new();
+        let mut available = self.available.clone();
+        for ((_, shape), queue) in self.queues.iter().filter(|((_, shape), _)| !shape.is_default()) {
+            let unseen = |lease_id: &&LeaseId| {
+                let lease = self.leases.get(lease_id);
+                lease.is_some_and(|lease| !lease.seen && !lease.request.spilled)
+            };
+            for lease_id in queue.iter().filter(unseen) {
+                match self.first_look.target(&self.own, &available, view, shape) {
+                    Some(node) => {
+                        view.note_sent(node, &shape.resources, now);
+                        leaving.push((*lease_id, node));
+                    }
+                    None => available.subtract(&shape.resources),
+                }
+            }
+        }
+        self.spill(leaving, decisions);
+    }
+
+    fn spill(&mut self, leaving: Vec<(LeaseId, NodeId)>, decisions: &mut Vec<LeaseDecision>) {
+        for (lease_id, node) in leaving {
+            if let Some(ended) = self.end(lease_id) {
+                decisions.push(LeaseDecision::Spill(ended.request, node));
+            }
+        }
     }
 
     fn grant_what_fits(&mut self, now: Instant, decisions: &mut Vec<LeaseDecision>) {
@@ -198,8 +239,10 @@ impl LeaseManager {
         let mut full: HashSet<ResourceSet> = HashSet::new();
         let mut kept: Vec<ResourceSet> = Vec::new();
         loop {
-            let candidates = self.queues.iter().filter(|((_, resources), _)| {
-                !full.contains(resources) && !kept.iter().any(|other| overlap(other, resources))
+            let candidates = self.queues.iter().filter(|((_, shape), _)| {
+                !full.contains(&shape.resources)
+                    && self.own.allows(shape)
+                    && !kept.iter().any(|other| overlap(other, &shape.resources))
             });
             let next = candidates.min_by_key(|((owner, _), queue)| {
                 let lease = queue.front().and_then(|lease| self.leases.get(lease));
@@ -207,15 +250,16 @@ impl LeaseManager {
             });
             let Some((class, queue)) = next else { return };
             let class = class.clone();
-            if !self.runs_workers || !self.available.covers(&class.1) {
+            let resources = &class.1.resources;
+            if !self.own.runs_workers() || !self.available.covers(resources) {
                 let waited = queue
                     .front()
                     .and_then(|lease| self.leases.get(lease))
                     .map(|lease| lease.since);
                 if waited.is_some_and(|since| self.keeps_room(now.duration_since(since), &class.1)) {
-                    kept.push(class.1.clone());
+                    kept.push(resources.clone());
                 }
-                full.insert(class.1);
+                full.insert(class.1.resources);
                 continue;
             }
             let Some(lease_id) = self.pop_queued(&class) else {
@@ -223,7 +267,7 @@ impl LeaseManager {
             };
             if let Some(lease) = self.leases.get_mut(&lease_id) {
                 lease.state = LeaseState::Starting;
-                self.available.subtract(&class.1);
+                self.available.subtract(&class.1.resources);
                 *self.held.entry(class.0).or_insert(0) += 1;
                 decisions.push(LeaseDecision::NeedsWorker(lease_id));
             }
@@ -233,18 +277,18 @@ impl LeaseManager {
     /// A large request would wait for ever while small ones take every piece of room. So what comes free is kept for
     /// one that has waited, from time to time and not for long: whoever holds the room may itself wait for a
     /// small request. Actors keep their room, so a request that does not fit beside them has no claim.
-    fn keeps_room(&self, waited: Duration, request: &ResourceSet) -> bool {
+    fn keeps_room(&self, waited: Duration, shape: &Shape) -> bool {
         let phase = Duration::from_millis((waited.as_millis() % KEEP_EVERY.as_millis()) as u64);
         if phase < KEEP_AFTER || phase >= KEEP_AFTER + KEEP_FOR {
             return false;
         }
-        let mut reachable = self.total.clone();
+        let mut reachable = self.own.total().clone();
         for lease in self.leases.values() {
             if lease.request.owner == LeaseOwner::Head && lease.state != LeaseState::Queued {
-                reachable.subtract(&lease.request.resources);
+                reachable.subtract(&lease.request.shape.resources);
             }
         }
-        self.runs_workers && reachable.covers(request)
+        self.own.runs_workers() && reachable.covers(&shape.resources)
     }
 
     /// Leases that count against an owner. Actors come first: they are placed once and stay.
@@ -272,41 +316,29 @@ impl LeaseManager {
         decisions: &mut Vec<LeaseDecision>,
     ) {
         let mut leaving = Vec::new();
-        for ((_, resources), queue) in &self.queues {
-            let feasible_here = !self.is_infeasible(resources);
+        for ((_, shape), queue) in &self.queues {
             for lease_id in queue {
                 let Some(lease) = self.leases.get_mut(lease_id) else {
                     continue;
                 };
                 let first_look = !lease.seen;
                 lease.seen = true;
-                if lease.request.pinned || !(view_changed || (first_look && !lease.request.spilled)) {
+                if !(view_changed || (first_look && !lease.request.spilled)) {
                     continue;
                 }
-                let target = view.node_with_room(resources);
-                let target = if feasible_here {
-                    target
-                } else {
-                    target.or_else(|| view.feasible_node(resources))
+                let Some(node) = self.own.pass_on_to(view, shape) else {
+                    continue;
                 };
-                let Some(node) = target else { continue };
-                view.note_sent(node, resources, now);
+                view.note_sent(node, &shape.resources, now);
                 leaving.push((*lease_id, node));
             }
         }
-        for (lease_id, node) in leaving {
-            if let Some(ended) = self.end(lease_id) {
-                decisions.push(LeaseDecision::Spill(ended.request, node));
-            }
-        }
+        self.spill(leaving, decisions);
     }
 
     /// Requests wait: every held lease of another class is asked for once, until no request waits.
     fn ask_for_leases(&mut self, decisions: &mut Vec<LeaseDecision>) {
-        let mut waiting = self
-            .queues
-            .keys()
-            .filter(|(_, resources)| !self.is_infeasible(resources));
+        let mut waiting = self.queues.keys().filter(|(_, shape)| !self.is_infeasible(shape));
         let Some(first) = waiting.next().cloned() else {
             if std::mem::take(&mut self.any_wanted) {
                 for lease in self.leases.values_mut() {
@@ -317,7 +349,7 @@ impl LeaseManager {
         };
         let several = waiting.next().is_some();
         for (lease_id, lease) in &mut self.leases {
-            let same_class = lease.request.owner == first.0 && lease.request.resources == first.1;
+            let same_class = lease.request.owner == first.0 && lease.request.shape == first.1;
             let is_task = matches!(lease.request.owner, LeaseOwner::Worker(_));
             let granted = matches!(lease.state, LeaseState::Granted(_));
             if is_task && granted && !lease.wanted && (several || !same_class) {
@@ -343,7 +375,7 @@ impl LeaseManager {
     /// The lease ends: returned, cancelled, or its worker died. Its resources are free again.
     pub(crate) fn end(&mut self, lease_id: LeaseId) -> Option<EndedLease> {
         let lease = self.leases.remove(&lease_id)?;
-        let class = (lease.request.owner, lease.request.resources.clone());
+        let class = (lease.request.owner, lease.request.shape.clone());
         if lease.state == LeaseState::Queued {
             if let Some(queue) = self.queues.get_mut(&class) {
                 queue.retain(|queued| *queued != lease_id);
@@ -352,7 +384,7 @@ impl LeaseManager {
                 }
             }
         } else {
-            self.available.add(&class.1);
+            self.available.add(&class.1.resources);
             if let Some(lent) = &lease.lent {
                 self.available.subtract(lent);
             }
@@ -423,7 +455,7 @@ impl LeaseManager {
             return;
         }
         if blocked && lease.lent.is_none() {
-            let lent = lease.request.resources.cpu_only();
+            let lent = lease.request.shape.resources.cpu_only();
             self.available.add(&lent);
             lease.lent = Some(lent);
         } else if !blocked && let Some(lent) = lease.lent.take() {
@@ -441,7 +473,7 @@ impl LeaseManager {
         let shapes = self
             .queues
             .iter()
-            .flat_map(|((_, resources), queue)| queue.iter().map(move |_| resources.clone()));
+            .flat_map(|((_, shape), queue)| queue.iter().map(|_| shape.resources.clone()));
         shapes.take(limit).collect()
     }
 
@@ -457,20 +489,13 @@ impl LeaseManager {
         starting.into_iter().map(|(_, lease_id)| lease_id).collect()
     }
 
-    /// Requests that no node of the view can ever meet, or that are pinned to this one, which cannot: the id and a
-    /// sentence about what is missing.
+    /// Requests that no node of the view can ever meet: the id and a sentence about what is missing.
     pub(crate) fn infeasible(&self, view: &ClusterView) -> Vec<(LeaseId, String)> {
         let mut found = Vec::new();
-        for ((_, resources), queue) in &self.queues {
-            if !self.is_infeasible(resources) {
-                continue;
-            }
-            let fits_elsewhere = view.feasible_node(resources).is_some();
-            for lease_id in queue {
-                let is_pinned = self.request_of(*lease_id).is_some_and(|request| request.pinned);
-                if is_pinned || !fits_elsewhere {
-                    found.push((*lease_id, missing(&self.total, view, resources)));
-                }
+        for ((_, shape), queue) in &self.queues {
+            if self.is_infeasible(shape) && view.feasible_node(shape).is_none() {
+                let why = missing(&self.own, view, shape);
+                found.extend(queue.iter().map(|lease_id| (*lease_id, why.clone())));
             }
         }
         found
@@ -481,8 +506,8 @@ impl LeaseManager {
     pub(crate) fn newly_infeasible(&mut self, view: &ClusterView) -> Vec<(LeaseRequest, String)> {
         const LOOKS: u32 = 2;
         let mut found = Vec::new();
-        for ((_, resources), queue) in &self.queues {
-            if !self.is_infeasible(resources) || view.feasible_node(resources).is_some() {
+        for ((_, shape), queue) in &self.queues {
+            if self.own.is_feasible(shape) || view.feasible_node(shape).is_some() {
                 continue;
             }
             for lease_id in queue {
@@ -491,7 +516,7 @@ impl LeaseManager {
                 };
                 lease.infeasible_looks = lease.infeasible_looks.saturating_add(1);
                 if lease.infeasible_looks == LOOKS {
-                    found.push((lease.request.clone(), missing(&self.total, view, resources)));
+                    found.push((lease.request.clone(), missing(&self.own, view, shape)));
                 }
             }
         }
@@ -503,22 +528,6 @@ fn overlap(left: &ResourceSet, right: &ResourceSet) -> bool {
     left.to_units()
         .iter()
         .any(|(name, amount)| *amount > 0.0 && right.get(name) > 0.0)
-}
-
-fn missing(total: &ResourceSet, view: &ClusterView, request: &ResourceSet) -> String {
-    let mut parts = Vec::new();
-    for (name, amount) in request.to_units() {
-        let largest = total.get(&name).max(view.largest(&name));
-        if amount > largest {
-            parts.push(format!(
-                "{name}: {amount} asked for, no node has more than {largest}"
-            ));
-        }
-    }
-    if parts.is_empty() {
-        parts.push(format!("no single node has all of {:?}", request.to_units()));
-    }
-    parts.join("; ")
 }
 
 #[cfg(test)]

@@ -1,8 +1,11 @@
 use proptest::prelude::*;
+use sparkray_common::SchedulingStrategy;
 use sparkray_proto::{ClusterView as ViewMessage, NodeView};
 
 use super::*;
-use crate::test_support::resources;
+use crate::test_support::{node_info, resources};
+
+const HERE: NodeId = NodeId::from_array([8; 16]);
 
 fn cpus(amount: f64) -> ResourceSet {
     resources(&[("CPU", amount)])
@@ -17,15 +20,32 @@ fn request(number: u8, amount: f64) -> LeaseRequest {
         lease_id: LeaseId::random(),
         job_id: JobId::from_array([1; 4]),
         owner: owner(number),
-        resources: cpus(amount),
-        pinned: false,
+        shape: Shape {
+            resources: cpus(amount),
+            ..Shape::default()
+        },
         spilled: false,
         python_version: String::new(),
     }
 }
 
+/// With a strategy.
+fn request_for(strategy: SchedulingStrategy, number: u8, amount: f64) -> LeaseRequest {
+    let mut request = request(number, amount);
+    request.shape.strategy = strategy;
+    request
+}
+
+fn pinned(number: u8, amount: f64) -> LeaseRequest {
+    request_for(SchedulingStrategy::only_on(HERE), number, amount)
+}
+
+fn manager_of(total: ResourceSet) -> LeaseManager {
+    LeaseManager::new(Own::new(&node_info(HERE), total, true))
+}
+
 fn view_with(nodes: &[(NodeId, f64, f64)]) -> ClusterView {
-    let mut view = ClusterView::new(NodeId::NIL);
+    let mut view = ClusterView::new(HERE);
     let nodes = nodes
         .iter()
         .map(|(node, total, available)| NodeView {
@@ -52,7 +72,7 @@ fn granted(decisions: &[LeaseDecision]) -> Vec<LeaseId> {
 
 #[test]
 fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
-    let mut manager = LeaseManager::new(cpus(2.0), true);
+    let mut manager = manager_of(cpus(2.0));
     let mut view = view_with(&[]);
     let requests: Vec<LeaseRequest> = (0..3).map(|_| request(1, 1.0)).collect();
     for request in &requests {
@@ -84,14 +104,11 @@ fn a_request_is_granted_here_when_there_is_room_and_waits_otherwise() {
 #[test]
 fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_came_from_there() {
     let other = NodeId::from_array([9; 16]);
-    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut manager = manager_of(cpus(1.0));
     let mut view = view_with(&[(other, 4.0, 2.0)]);
     let first = request(1, 1.0);
     let second = request(1, 1.0);
-    let pinned = LeaseRequest {
-        pinned: true,
-        ..request(1, 1.0)
-    };
+    let pinned = pinned(1, 1.0);
     let spilled = LeaseRequest {
         spilled: true,
         ..request(1, 1.0)
@@ -116,7 +133,7 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
 #[test]
 fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once() {
     let other = NodeId::from_array([9; 16]);
-    let mut manager = LeaseManager::new(cpus(0.0), true);
+    let mut manager = manager_of(cpus(0.0));
     let mut view = view_with(&[(other, 2.0, 0.0)]);
     let fits = request(1, 1.0);
     let never = request(1, 8.0);
@@ -137,12 +154,9 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
 #[test]
 fn what_no_node_can_meet_is_known_and_what_is_pinned_here_whatever_others_have() {
     let other = NodeId::from_array([9; 16]);
-    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut manager = manager_of(cpus(1.0));
     let mut view = view_with(&[(other, 4.0, 0.0)]);
-    let pinned = LeaseRequest {
-        pinned: true,
-        ..request(1, 2.0)
-    };
+    let pinned = pinned(1, 2.0);
     let never = request(1, 8.0);
     let fits = request(1, 1.0);
     for request in [&pinned, &never, &fits, &request(1, 1.0)] {
@@ -158,7 +172,7 @@ fn what_no_node_can_meet_is_known_and_what_is_pinned_here_whatever_others_have()
 
 #[test]
 fn owners_take_turns_and_idle_leases_are_asked_for_once() {
-    let mut manager = LeaseManager::new(cpus(2.0), true);
+    let mut manager = manager_of(cpus(2.0));
     let mut view = view_with(&[]);
     let greedy: Vec<LeaseRequest> = (0..4).map(|_| request(1, 1.0)).collect();
     for request in &greedy {
@@ -186,7 +200,7 @@ fn owners_take_turns_and_idle_leases_are_asked_for_once() {
 
 #[test]
 fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
-    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut manager = manager_of(cpus(1.0));
     let mut view = view_with(&[]);
     let (parent, child) = (request(1, 1.0), request(2, 1.0));
     let worker = WorkerId::from_array([1; 16]);
@@ -210,7 +224,7 @@ fn a_blocked_worker_lends_its_cpus_and_takes_them_back() {
 
 #[test]
 fn an_actor_that_waits_keeps_its_cpus() {
-    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut manager = manager_of(cpus(1.0));
     let mut view = view_with(&[]);
     let actor = LeaseRequest {
         owner: LeaseOwner::Head,
@@ -227,7 +241,7 @@ fn an_actor_that_waits_keeps_its_cpus() {
 
 #[test]
 fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
-    let mut manager = LeaseManager::new(cpus(1.0), true);
+    let mut manager = manager_of(cpus(1.0));
     let mut view = view_with(&[]);
     for _ in 0..3 {
         manager.request(request(1, 1.0), Instant::now());
@@ -245,7 +259,7 @@ fn an_owner_that_goes_takes_all_its_leases_and_requests_along() {
 #[test]
 fn room_is_kept_for_a_large_request_that_waits_but_not_for_ever() {
     let start = Instant::now();
-    let mut manager = LeaseManager::new(cpus(2.0), true);
+    let mut manager = manager_of(cpus(2.0));
     let mut view = view_with(&[]);
     let running: Vec<LeaseRequest> = (0..2).map(|_| request(1, 1.0)).collect();
     let large = request(1, 2.0);
@@ -304,7 +318,7 @@ proptest! {
     #[test]
     fn resources_are_conserved_and_every_request_is_answered_or_known(steps in prop::collection::vec(step(), 1..80)) {
         let total = cpus(3.0);
-        let mut manager = LeaseManager::new(total.clone(), true);
+        let mut manager = manager_of(total.clone());
         let mut view = view_with(&[]);
         let mut open: Vec<LeaseRequest> = Vec::new();
         let mut now = Instant::now();
@@ -312,7 +326,8 @@ proptest! {
             let mut view_changed = false;
             match step {
                 Step::Request { owner, half_cpus, pinned, spilled } => {
-                    let request = LeaseRequest { pinned, spilled, ..request(owner, f64::from(half_cpus) / 2.0) };
+                    let strategy = if pinned { SchedulingStrategy::only_on(HERE) } else { SchedulingStrategy::Default };
+                    let request = LeaseRequest { spilled, ..request_for(strategy, owner, f64::from(half_cpus) / 2.0) };
                     prop_assert_eq!(manager.request(request.clone(), now), None);
                     open.push(request);
                 }
@@ -352,7 +367,7 @@ proptest! {
                         prop_assert!(manager.assign_worker(lease_id, worker));
                     }
                     LeaseDecision::Spill(request, _) => {
-                        prop_assert!(!request.pinned);
+                        prop_assert_eq!(request.shape.only_node(), None);
                         let before = open.len();
                         open.retain(|known| known.lease_id != request.lease_id);
                         prop_assert_eq!(open.len() + 1, before);
@@ -368,7 +383,7 @@ proptest! {
             }
             let mut expected = total.clone();
             for lease in manager.leases.values().filter(|lease| lease.state != LeaseState::Queued) {
-                expected.subtract(&lease.request.resources);
+                expected.subtract(&lease.request.shape.resources);
                 if let Some(lent) = &lease.lent {
                     expected.add(lent);
                 }

@@ -1,12 +1,13 @@
 //! Leases: who may use this node's resources, and what becomes of that when their owners go. Without I/O.
 //!
-//! [`Leases`] is the part: it takes what owners say, has the [`manager`] decide, and answers. `owners` knows the owners on
-//! other nodes and their connections.
+//! [`Leases`] is the part: it takes what owners say, has the [`manager`] decide, and answers. `placement` says which node a
+//! request is for, `owners` knows the owners on other nodes and their connections.
 
 mod manager;
 mod owner_leases;
 mod owners;
 mod part;
+mod placement;
 mod requests;
 
 pub(crate) use manager::{LeaseOwner, LeaseRequest};

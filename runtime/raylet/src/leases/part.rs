@@ -11,9 +11,11 @@ use tracing::{debug, warn};
 
 use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, LeaseState};
 use super::owners::Owners;
+use super::placement::Own;
 use crate::cluster_view::ClusterView;
 use crate::node_info::NodeInfo;
 use crate::outbox::{Event, Outbox};
+use crate::shape::Shape;
 
 /// How the answer to a request travels.
 #[derive(Debug)]
@@ -46,8 +48,8 @@ impl Leases {
     /// All of `total` is free. `runs_workers`: false on a node without Python, where nothing is ever granted.
     pub(crate) fn new(node: Arc<NodeInfo>, total: ResourceSet, runs_workers: bool) -> Self {
         Self {
+            manager: LeaseManager::new(Own::new(&node, total, runs_workers)),
             node,
-            manager: LeaseManager::new(total, runs_workers),
             replies: HashMap::new(),
             owners: Owners::default(),
         }
@@ -209,10 +211,19 @@ impl Leases {
         refused.collect()
     }
 
-    /// Once a second: requests that nothing in the cluster can ever meet are named.
-    pub(crate) fn name_infeasible(&mut self, view: &ClusterView) -> Vec<(JobId, String)> {
+    /// Once a second: requests that nothing in the cluster can ever meet are named. Those for one node only are refused: it
+    /// does not come again.
+    pub(crate) fn name_infeasible(&mut self, view: &ClusterView, out: &mut Outbox) -> Vec<(JobId, String)> {
         let mut lines = Vec::new();
         for (request, missing) in self.manager.newly_infeasible(view) {
+            if let Some(node) = request.shape.only_node() {
+                let text = format!(
+                    "a task cannot be scheduled: node {node}, which its scheduling_strategy names, is dead, unknown or too \
+                     small ({missing}); name a node of nodes() that is alive, or use soft=True"
+                );
+                self.refuse(request.lease_id, Failure::new(ErrorCode::Infeasible, text), out);
+                continue;
+            }
             warn!(lease_id = %request.lease_id, job_id = %request.job_id, missing, "no node can meet a request");
             let text = format!(
                 "a task or actor cannot be scheduled: no node of the cluster can meet its resources ({missing}). It waits \
@@ -224,15 +235,18 @@ impl Leases {
     }
 
     /// Whether this node can never meet a request.
-    pub(crate) fn is_infeasible(&self, resources: &ResourceSet) -> bool {
-        self.manager.is_infeasible(resources)
+    pub(crate) fn is_infeasible(&self, shape: &Shape) -> bool {
+        self.manager.is_infeasible(shape)
     }
 
-    /// What a request that still waits for resources asked for.
-    pub(crate) fn queued_resources(&self, lease_id: LeaseId) -> Option<&ResourceSet> {
-        let is_queued = self.manager.state(lease_id) == Some(LeaseState::Queued);
-        let request = self.manager.request_of(lease_id).filter(|_| is_queued);
-        request.map(|request| &request.resources)
+    /// Whether a request still waits for resources.
+    pub(crate) fn is_queued(&self, lease_id: LeaseId) -> bool {
+        self.manager.state(lease_id) == Some(LeaseState::Queued)
+    }
+
+    /// Whether there is a better place now for what this node cannot take at once.
+    pub(crate) fn may_go_on(&self, shape: &Shape, view: &ClusterView) -> bool {
+        self.manager.may_go_on(shape, view)
     }
 
     /// Whether a worker serves a process that asked for it; no verdict has ended that process yet.

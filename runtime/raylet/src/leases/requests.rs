@@ -5,12 +5,13 @@ use std::time::Instant;
 use sparkray_common::{ErrorCode, JobId, LeaseId, ResourceSet, WorkerId};
 use sparkray_proto::{
     CancelWorkerLease, Failure, FrameKind, MessageError, RequestWorkerLease, RequestWorkerLeaseReply,
-    ReturnWorkerLease,
+    ReturnWorkerLease, SchedulingStrategy,
 };
 
 use super::manager::{LeaseOwner, LeaseRequest, LeaseState};
 use super::part::{LeaseReply, Leases};
 use crate::outbox::{Event, Outbox};
+use crate::shape::Shape;
 
 /// Of whom a message comes, and where its answer goes.
 #[derive(Debug, Clone, Copy)]
@@ -46,8 +47,10 @@ impl Leases {
             lease_id,
             job_id: JobId::from_slice(&message.job_id)?,
             owner,
-            resources,
-            pinned: message.pinned_to_node,
+            shape: Shape {
+                resources,
+                strategy: SchedulingStrategy::read(message.strategy.as_ref())?,
+            },
             spilled: message.spilled,
             python_version: message.python_version,
         };

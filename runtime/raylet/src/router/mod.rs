@@ -211,7 +211,7 @@ impl Router {
         self.actors.tick(&mut self.leases, &self.view, now, &mut self.out);
         self.objects.tell_others(&mut self.out);
         if self.head.is_second_over(now) {
-            for (job, text) in self.leases.name_infeasible(&self.view) {
+            for (job, text) in self.leases.name_infeasible(&self.view, &mut self.out) {
                 self.log(LogBatch {
                     job_id: job.to_vec().into(),
                     lines: vec![self.node.log_line(text)],

@@ -1,8 +1,6 @@
 //! The parts together, without a socket, a process or a task.
 
-use sparkray_common::{
-    ActorId, ClusterId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION,
-};
+use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION};
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
@@ -18,7 +16,7 @@ use super::*;
 use crate::head::{Lease, Outgoing};
 use crate::input::{ChildEnd, ZygoteEvent};
 use crate::outbox::{Birth, HeadEffect};
-use crate::test_support::resources;
+use crate::test_support::{node_info, resources};
 
 const JOB: JobId = JobId::from_array([1; 4]);
 
@@ -41,14 +39,7 @@ impl Bench {
     /// One that joins these nodes, of which the first is the head's.
     fn beside(cpus: f64, others: &[NodeView]) -> Self {
         let now = Instant::now();
-        let node = Arc::new(NodeInfo {
-            node_id: NodeId::random(),
-            cluster_id: ClusterId::random(),
-            head_epoch: 1,
-            address: "h:1".to_owned(),
-            host: "h".to_owned(),
-            log_dir: "/logs".to_owned(),
-        });
+        let node = Arc::new(node_info(NodeId::random()));
         let (outgoing, to_head) = mpsc::channel(64);
         let lease = Lease::new(
             MomentClock::Monotonic,

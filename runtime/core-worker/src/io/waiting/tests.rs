@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use sparkray_common::{
-    ActorId, ErrorCode, FunctionId, JobId, ObjectId, ResourceSet, TaskId, ValueFormat, ValueHeader,
+    ActorId, ErrorCode, FunctionId, JobId, ObjectId, ResourceSet, SchedulingStrategy, TaskId, ValueFormat,
+    ValueHeader,
 };
 use sparkray_proto::{self as proto, ActorState, ClientKind, FrameKind, head_request};
 use sparkray_rpc::Frame;
@@ -32,7 +33,7 @@ fn template(name: &str) -> Arc<TaskTemplate> {
         resources: ResourceSet::default(),
         max_retries: 0,
         retry_exceptions: false,
-        node: None,
+        strategy: SchedulingStrategy::Default,
     })
 }
 

@@ -121,7 +121,12 @@ fn death_of(actor_id: ActorId, update: &proto::ActorUpdate) -> Value {
         "" => "it was not found",
         cause => cause,
     };
-    let message = format!("actor {actor_id} ({}) is dead: {cause}", update.class_name);
-    let error = CoreError::new(ErrorCode::ActorDied, message);
+    let (code, what) = if update.unschedulable {
+        (ErrorCode::ActorUnschedulable, "cannot be scheduled")
+    } else {
+        (ErrorCode::ActorDied, "is dead")
+    };
+    let message = format!("actor {actor_id} ({}) {what}: {cause}", update.class_name);
+    let error = CoreError::new(code, message);
     Value::failed(error.of_actor(actor_id))
 }

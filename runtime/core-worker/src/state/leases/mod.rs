@@ -17,7 +17,9 @@ mod scheduling;
 
 use std::collections::{HashMap, VecDeque};
 
-use sparkray_common::{FunctionId, JobId, LeaseId, NodeId, ResourceSet, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{
+    FunctionId, JobId, LeaseId, NodeId, ResourceSet, SchedulingStrategy, TaskId, WorkerAddress, WorkerId,
+};
 
 use super::ids::SchedulingClassId;
 use super::limits::MAX_PUSHED_AHEAD;
@@ -41,9 +43,9 @@ struct SchedulingKey {
     job_id: JobId,
     function_id: FunctionId,
     resources: ResourceSet,
-    /// Where most bytes of the arguments are.
+    strategy: SchedulingStrategy,
+    /// Where most bytes of the arguments are, when that counts.
     locality: Option<(NodeId, String)>,
-    pinned: bool,
 }
 
 /// Tasks that any leased worker of the class can run.
@@ -78,7 +80,8 @@ impl Class {
 
     /// How many tasks may be at one worker.
     fn depth(&self) -> usize {
-        if !(0.0..SHORT_TASK).contains(&self.run_micros) {
+        let spreads = self.key.strategy == SchedulingStrategy::Spread;
+        if spreads || !(0.0..SHORT_TASK).contains(&self.run_micros) {
             return 1;
         }
         ((PUSH_AHEAD / self.run_micros.max(1.0)) as usize).clamp(1, MAX_PUSHED_AHEAD)

@@ -53,7 +53,7 @@ impl Leases {
             resources: Some((&class.key.resources).into()),
             spilled,
             backlog: class.queue.len() as u32,
-            pinned_to_node: class.key.pinned,
+            strategy: Some((&class.key.strategy).into()),
             owner: Some(process.me_message.clone()),
             python_version: process.python_version.clone(),
         };
@@ -188,7 +188,7 @@ impl Leases {
             );
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.failures = class.failures.saturating_add(1);
-            if elsewhere && !class.key.pinned && class.failures < MAX_REQUEST_FAILURES {
+            if elsewhere && class.failures < MAX_REQUEST_FAILURES {
                 self.request_lost(base, lease_id);
                 return;
             }

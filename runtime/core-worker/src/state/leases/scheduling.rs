@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use sparkray_common::TaskId;
+use sparkray_common::{SchedulingStrategy, TaskId};
 
 use super::{Leases, SchedulingKey};
 use crate::state::base::Base;
@@ -26,19 +26,19 @@ impl Leases {
             return;
         };
         let template = Arc::clone(template);
-        let locality = match template.node {
-            Some(node) => Some((node, String::new())),
-            None => {
+        let locality = match template.strategy {
+            SchedulingStrategy::Default => {
                 let here = base.links.process.me.node_id;
                 base.objects.node_of_most(here, task.argument_ids())
             }
+            _ => None,
         };
         let class_id = self.class(SchedulingKey {
             job_id: task.job_id(),
             function_id: template.function_id,
             resources: template.resources.clone(),
+            strategy: template.strategy.clone(),
             locality,
-            pinned: template.node.is_some(),
         });
         task.set_place(Place::Queued(class_id));
         if let Some(class) = self.classes.get_mut(&class_id) {

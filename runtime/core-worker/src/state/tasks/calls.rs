@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, FunctionId, NodeId, ObjectId, ResourceSet};
+use sparkray_common::{ActorId, FunctionId, ObjectId, ResourceSet, SchedulingStrategy};
 
 /// What all calls of a remote function with the same options share.
 #[derive(Debug)]
@@ -22,8 +22,8 @@ pub struct TaskTemplate {
     pub max_retries: i32,
     /// Run again when the user's code raised.
     pub retry_exceptions: bool,
-    /// Run on this node only.
-    pub node: Option<NodeId>,
+    /// Where it may run.
+    pub strategy: SchedulingStrategy,
 }
 
 impl TaskTemplate {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sparkray_common::{
-    ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, WorkerAddress, WorkerId,
+    ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, SchedulingStrategy, WorkerAddress,
+    WorkerId,
 };
 use sparkray_proto::{self as proto, location_of};
 
@@ -211,7 +212,7 @@ impl Process {
                 resources: ResourceSet::from_units([("CPU".to_owned(), 1.0)]).unwrap(),
                 max_retries,
                 retry_exceptions: false,
-                node: None,
+                strategy: SchedulingStrategy::Default,
             })
         });
         Arc::clone(made)

@@ -463,6 +463,7 @@ impl Simulation {
             address,
             cause: actor.cause.clone(),
             constructor_error: Bytes::new(),
+            unschedulable: false,
             pid: 0,
             class_name: "A".to_owned(),
         };

@@ -8,6 +8,7 @@ use sparkray_common::{ActorId, NodeId, WorkerAddress};
 use sparkray_proto::ActorSpec;
 
 use super::ActorTable;
+use crate::death::Death;
 use crate::spec::SpecParts;
 use crate::tables::actor::{Actor, Phase};
 
@@ -101,7 +102,7 @@ impl ActorTable {
         remove_from(&mut self.crowding, node, id);
     }
 
-    pub(in crate::tables) fn die(&mut self, id: ActorId, cause: &str, constructor_error: &Bytes) {
+    pub(in crate::tables) fn die(&mut self, id: ActorId, death: &Death) {
         if !self.living.remove(&id) {
             return;
         }
@@ -109,10 +110,7 @@ impl ActorTable {
         let Some(actor) = self.actors.get_mut(&id) else {
             return;
         };
-        actor.phase = Phase::Dead {
-            cause: cause.to_owned(),
-            constructor_error: constructor_error.clone(),
-        };
+        actor.phase = Phase::Dead(death.clone());
         actor.spec.class_blob = Bytes::new();
         actor.spec.arguments_value = Bytes::new();
         actor.spec.arguments = Vec::new();

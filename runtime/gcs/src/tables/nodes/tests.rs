@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sparkray_common::ResourceSet;
@@ -15,7 +15,7 @@ fn the_dead_are_listed_until_there_are_too_many() {
             address: String::new(),
             hostname: String::new(),
             pid: 1,
-            labels: HashMap::new(),
+            labels: Arc::default(),
             total: ResourceSet::default(),
             silence: Duration::ZERO,
         });

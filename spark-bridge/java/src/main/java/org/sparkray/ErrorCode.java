@@ -25,6 +25,7 @@ final class ErrorCode {
   static final int VERSION_MISMATCH = 17;
   static final int NOT_RUNNING = 18;
   static final int FETCH_TIMED_OUT = 19;
+  static final int ACTOR_UNSCHEDULABLE = 20;
 
   private ErrorCode() {}
 }

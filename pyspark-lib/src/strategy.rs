@@ -1,0 +1,60 @@
+//! Scheduling strategies as `sparkray._private.scheduling` gives them.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use sparkray_common::{LabelConstraint, LabelOperator, LabelSelector, NodeId, SchedulingStrategy};
+
+use crate::convert::bad_id;
+
+/// Key, operator and values of one constraint.
+type Constraint = (String, String, Vec<String>);
+
+/// From `("SPREAD",)`, `("NODE_AFFINITY", node id, soft)` or `("NODE_LABELS", hard, soft)`.
+#[derive(Default)]
+pub(crate) struct PyStrategy(pub(crate) SchedulingStrategy);
+
+impl<'py> FromPyObject<'_, 'py> for PyStrategy {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        read(&object).map(Self)
+    }
+}
+
+fn read(strategy: &Bound<'_, PyAny>) -> PyResult<SchedulingStrategy> {
+    let kind: String = strategy.get_item(0)?.extract()?;
+    Ok(match kind.as_str() {
+        "SPREAD" => SchedulingStrategy::Spread,
+        "NODE_AFFINITY" => {
+            let (_, node, soft): (String, Vec<u8>, bool) = strategy.extract()?;
+            SchedulingStrategy::NodeAffinity {
+                node: NodeId::from_slice(&node).map_err(bad_id)?,
+                soft,
+            }
+        }
+        "NODE_LABELS" => {
+            let (_, hard, soft): (String, Vec<Constraint>, Vec<Constraint>) = strategy.extract()?;
+            SchedulingStrategy::NodeLabels {
+                hard: selector(hard)?,
+                soft: selector(soft)?,
+            }
+        }
+        other => return Err(PyValueError::new_err(format!("unknown strategy {other}"))),
+    })
+}
+
+fn selector(constraints: Vec<Constraint>) -> PyResult<LabelSelector> {
+    let constraint = |(key, operator, values): Constraint| {
+        let values = values.into_iter().collect();
+        let operator = match operator.as_str() {
+            "in" => LabelOperator::In(values),
+            "!in" => LabelOperator::NotIn(values),
+            "exists" => LabelOperator::Exists,
+            "!exists" => LabelOperator::DoesNotExist,
+            other => return Err(PyValueError::new_err(format!("unknown operator {other}"))),
+        };
+        Ok(LabelConstraint { key, operator })
+    };
+    let constraints: PyResult<Vec<_>> = constraints.into_iter().map(constraint).collect();
+    Ok(LabelSelector::new(constraints?))
+}
