@@ -48,6 +48,19 @@ pub enum RayletError {
         /// Age of the newest message that it has acknowledged.
         seconds: f64,
     },
+    /// The head takes none of this node's messages, of which none may be lost.
+    #[error(
+        "node {node} ends: the head at {head} is alive but has left {messages} messages of this node waiting; it is \
+         overloaded, or its network is"
+    )]
+    Overrun {
+        /// This node.
+        node: NodeId,
+        /// Its address.
+        head: String,
+        /// How many wait.
+        messages: usize,
+    },
     /// The head cannot be reached at the start.
     #[error("the head at {head} did not answer within {seconds} s: {cause}")]
     HeadUnreachable {
@@ -69,14 +82,16 @@ impl RayletError {
             Self::Rpc(error) => error.code(),
             Self::Store(error) => error.code(),
             Self::Refused { code, .. } => *code,
-            Self::CutOff { .. } | Self::HeadUnreachable { .. } => ErrorCode::Unavailable,
+            Self::CutOff { .. } | Self::Overrun { .. } | Self::HeadUnreachable { .. } => {
+                ErrorCode::Unavailable
+            }
         }
     }
 
     /// Whether another raylet, as another node, may do what this one cannot, when the network is well again.
     pub fn may_be_started_anew(&self) -> bool {
         match self {
-            Self::CutOff { .. } | Self::HeadUnreachable { .. } => true,
+            Self::CutOff { .. } | Self::Overrun { .. } | Self::HeadUnreachable { .. } => true,
             Self::Refused { code, .. } => *code == ErrorCode::Stale,
             _ => false,
         }

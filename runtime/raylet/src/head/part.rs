@@ -141,6 +141,14 @@ impl Head {
         view: &ClusterView,
         out: &mut Outbox,
     ) -> Result<(), RayletError> {
+        if let Some(messages) = self.outgoing.overrun() {
+            let failure = RayletError::Overrun {
+                node: self.node.node_id,
+                head: self.name.clone(),
+                messages,
+            };
+            return Err(Self::fence(failure, out));
+        }
         match self.lease.tick(now, head_stall) {
             Verdict::Ended => Ok(()),
             Verdict::Holds => {
@@ -154,12 +162,17 @@ impl Head {
                     head: self.name.clone(),
                     seconds: silence.as_secs_f64(),
                 };
-                error!(%failure, "this node ends");
-                let cause = failure.to_string();
-                out.notify(FrameKind::HeadLost, &HeadLost { cause });
-                Err(failure)
+                Err(Self::fence(failure, out))
             }
         }
+    }
+
+    /// This node ends; whoever uses it hears why.
+    fn fence(failure: RayletError, out: &mut Outbox) -> RayletError {
+        error!(%failure, "this node ends");
+        let cause = failure.to_string();
+        out.notify(FrameKind::HeadLost, &HeadLost { cause });
+        failure
     }
 
     /// Asks the raylet of the head's node whether the head runs, when it is silent.

@@ -14,6 +14,8 @@ final class ClusterConf {
   private static final int HEARTBEAT_MILLIS = 200;
   private static final int MEMORY_CHECK_MILLIS = 500;
   private static final int KILL_WAIT_MILLIS = 250;
+  private static final int LOCALIZER_CACHE_MB = 1024;
+  private static final int CACHE_CLEANUP_MILLIS = 10_000;
 
   private ClusterConf() {}
 
@@ -56,6 +58,9 @@ final class ClusterConf {
     conf.setInt(YarnConfiguration.NM_SLEEP_DELAY_BEFORE_SIGKILL_MS, KILL_WAIT_MILLIS);
     conf.setInt(YarnConfiguration.NM_PROCESS_KILL_WAIT_MS, KILL_WAIT_MILLIS);
     conf.setFloat(YarnConfiguration.NM_MAX_PER_DISK_UTILIZATION_PERCENTAGE, 99);
+    // Every application brings its own files: YARN would keep 10 GB of ended ones on each node.
+    conf.setInt(YarnConfiguration.NM_LOCALIZER_CACHE_TARGET_SIZE_MB, LOCALIZER_CACHE_MB);
+    conf.setInt(YarnConfiguration.NM_LOCALIZER_CACHE_CLEANUP_INTERVAL_MS, CACHE_CLEANUP_MILLIS);
   }
 
   /**
