@@ -202,13 +202,18 @@ impl Connection {
         &self.peer
     }
 
-    /// Queues an encoded frame. Returns whether enough waits that it should leave now.
-    pub(crate) fn append(&self, frame: &[u8]) -> bool {
+    /// Queues encoded frames: their buffer itself when nothing waits, and leaves an empty one for it. Returns whether
+    /// enough waits that it should leave now.
+    pub(crate) fn append(&self, frames: &mut Vec<u8>) -> bool {
         let mut outgoing = self.outgoing.lock();
         if outgoing.closed {
             return false;
         }
-        outgoing.bytes.extend_from_slice(frame);
+        if outgoing.bytes.is_empty() {
+            std::mem::swap(&mut outgoing.bytes, frames);
+        } else {
+            outgoing.bytes.append(frames);
+        }
         outgoing.bytes.len() >= CORK_BYTES
     }
 

@@ -78,12 +78,12 @@ impl Names {
     }
 
     /// Keeps frames for a connection that waits for its name. False: none of that id does any more.
-    pub(crate) fn append(&self, id: ConnId, frames: &[u8]) -> bool {
+    pub(crate) fn append(&self, id: ConnId, frames: &mut Vec<u8>) -> bool {
         let mut waiting = self.waiting.lock();
         let Some(unresolved) = waiting.get_mut(&id) else {
             return false;
         };
-        unresolved.frames.extend_from_slice(frames);
+        unresolved.frames.append(frames);
         true
     }
 

@@ -116,7 +116,7 @@ impl Reactor {
             Endpoint::Tcp(address) if address.parse::<SocketAddr>().is_err() => {
                 self.names.look_up(id, address, target)
             }
-            _ => self.connect(id, endpoint, target, endpoint.to_string(), &[]),
+            _ => self.connect(id, endpoint, target, endpoint.to_string(), &mut Vec::new()),
         };
         if let Err(error) = outcome {
             self.report_broken(id, format!("cannot connect to {endpoint}: {error}"));
@@ -130,7 +130,7 @@ impl Reactor {
         endpoint: &Endpoint,
         target: Target,
         peer: String,
-        frames: &[u8],
+        frames: &mut Vec<u8>,
     ) -> io::Result<()> {
         let socket = connect_nonblocking(endpoint)?;
         let handshake = ClientHandshake::new(&self.identity, target);
@@ -141,11 +141,11 @@ impl Reactor {
 
     /// Begins to connect to the hosts whose names were looked up.
     fn connect_resolved(&self) {
-        self.names.take_answered(|id, unresolved, found| {
+        self.names.take_answered(|id, mut unresolved, found| {
             let outcome = found.and_then(|address| {
                 let endpoint = Endpoint::Tcp(address.to_string());
                 let peer = unresolved.address.clone();
-                self.connect(id, &endpoint, unresolved.target, peer, &unresolved.frames)
+                self.connect(id, &endpoint, unresolved.target, peer, &mut unresolved.frames)
             });
             if let Err(error) = outcome {
                 self.report_broken(id, format!("cannot connect to {}: {error}", unresolved.address));
@@ -162,7 +162,7 @@ impl Reactor {
 
     /// Queues frames; they leave with others a little later. Gives the connection when they should leave at once,
     /// by [`Reactor::flush`].
-    pub(crate) fn append(&self, id: ConnId, frames: &[u8], urgent: bool) -> Option<Arc<Connection>> {
+    pub(crate) fn append(&self, id: ConnId, frames: &mut Vec<u8>, urgent: bool) -> Option<Arc<Connection>> {
         let known = self.connections.lock().get(&id).map(Arc::clone);
         let connection = match known {
             Some(connection) => connection,

@@ -282,7 +282,7 @@ impl State {
     }
 
     /// Hands every queued frame to `take`: connection, bytes, and whether they should leave at once.
-    pub(crate) fn take_outgoing(&mut self, take: impl FnMut(ConnId, &[u8], bool)) {
+    pub(crate) fn take_outgoing(&mut self, take: impl FnMut(ConnId, &mut Vec<u8>, bool)) {
         self.base.links.take_outgoing(take);
     }
 

@@ -31,12 +31,12 @@ fn label(name: &str, payload: usize) -> Vec<u8> {
 #[test]
 fn frames_wait_until_enough_of_them_do() {
     let (near, far) = pair();
-    assert!(!near.append(&label("a", 10)));
-    assert!(!near.append(&label("b", 10)));
+    assert!(!near.append(&mut label("a", 10)));
+    assert!(!near.append(&mut label("b", 10)));
     let mut frames = Vec::new();
     assert!(far.on_readable(&mut frames).unwrap());
     assert!(frames.is_empty(), "nothing was written before the flush");
-    assert!(near.append(&label("c", CORK_BYTES)), "now it should leave");
+    assert!(near.append(&mut label("c", CORK_BYTES)), "now it should leave");
     assert_eq!(near.flush(|_| panic!("the socket has room")), Flushed::Done);
     while frames.len() < 3 {
         assert!(far.on_readable(&mut frames).unwrap());
@@ -52,12 +52,12 @@ fn frames_wait_until_enough_of_them_do() {
 fn what_a_full_socket_does_not_take_leaves_when_it_is_writable() {
     let (near, far) = pair();
     let frame = label("large", 8 << 20);
-    near.append(&frame);
+    near.append(&mut frame.clone());
     let watched = RefCell::new(Vec::new());
     near.flush(|writable| watched.borrow_mut().push(writable));
     assert_eq!(*watched.borrow(), [true]);
     // More is queued behind it.
-    near.append(&label("after", 0));
+    near.append(&mut label("after", 0));
     let mut frames = Vec::new();
     while frames.len() < 2 {
         assert!(far.on_readable(&mut frames).unwrap());
@@ -76,22 +76,22 @@ fn what_a_full_socket_does_not_take_leaves_when_it_is_writable() {
 #[test]
 fn the_end_comes_after_what_was_sent() {
     let (near, far) = pair();
-    near.append(&label("last", 3));
+    near.append(&mut label("last", 3));
     near.flush(|_| {});
     near.close();
-    assert!(!near.append(&label("too late", 0)));
+    assert!(!near.append(&mut label("too late", 0)));
     let mut frames = Vec::new();
     while far.on_readable(&mut frames).unwrap() {}
     assert_eq!(frames.len(), 1);
     // Writing to the other side's closed socket breaks.
-    far.append(&label("lost", 0));
+    far.append(&mut label("lost", 0));
     assert_eq!(far.flush(|_| {}), Flushed::Broken);
 }
 
 #[test]
 fn bytes_that_are_no_frame_break_the_connection() {
     let (near, far) = pair();
-    near.append(&[0xff; 64]);
+    near.append(&mut vec![0xff; 64]);
     near.flush(|_| {});
     assert!(far.on_readable(&mut Vec::new()).is_err());
 }

@@ -58,7 +58,7 @@ fn frames_that_were_queued_before_the_handshake_leave_after_it() {
     let reactor = Reactor::new(identity.clone()).unwrap();
     let target = Target::Worker(NodeId::random(), WorkerId::random());
     reactor.open(1, &endpoint, target);
-    reactor.append(1, &frame(), false);
+    reactor.append(1, &mut frame(), false);
     let callee = std::thread::spawn(move || {
         let (mut stream, _) = listener.accept().unwrap();
         shake_hands(&identity, &stream, Ok(()));
@@ -110,7 +110,7 @@ fn nobody_listens() {
         Incident::Closed(3, cause) => assert!(!cause.gone && cause.unused, "{cause:?}"),
         other => panic!("{other:?}"),
     }
-    assert!(reactor.append(3, &frame(), true).is_none());
+    assert!(reactor.append(3, &mut frame(), true).is_none());
 }
 
 #[test]
@@ -121,7 +121,7 @@ fn a_host_is_found_by_its_name_and_frames_wait_for_that() {
     let reactor = Reactor::new(identity).unwrap();
     reactor.open(1, &Endpoint::Tcp(address), Target::Raylet(NodeId::random()));
     assert!(
-        reactor.append(1, &frame(), true).is_none(),
+        reactor.append(1, &mut frame(), true).is_none(),
         "nothing can leave yet"
     );
     let callee = std::thread::spawn(move || {
@@ -149,14 +149,14 @@ fn a_name_that_nobody_has_breaks_its_connection() {
         }
         other => panic!("{other:?}"),
     }
-    assert!(reactor.append(1, &frame(), true).is_none());
+    assert!(reactor.append(1, &mut frame(), true).is_none());
     // One that is closed before the answer is not begun any more.
     let listener = std::net::TcpListener::bind("localhost:0").unwrap();
     let address = format!("localhost:{}", listener.local_addr().unwrap().port());
     reactor.open(2, &Endpoint::Tcp(address), Target::Raylet(NodeId::random()));
     reactor.close(2);
     reactor.drive(Duration::from_millis(1), &mut Vec::new()).unwrap();
-    assert!(reactor.append(2, &frame(), true).is_none());
+    assert!(reactor.append(2, &mut frame(), true).is_none());
 }
 
 #[test]
@@ -173,7 +173,7 @@ fn a_sleeping_leader_takes_corked_frames_along() {
     });
     for _ in 0..3 {
         assert!(
-            reactor.append(1, &frame(), false).is_none(),
+            reactor.append(1, &mut frame(), false).is_none(),
             "it need not leave at once"
         );
         let mut received = vec![0; frame().len()];

@@ -248,12 +248,12 @@ impl Links {
     }
 
     /// Hands every queued frame to `take`: connection, bytes, and whether they should leave at once.
-    pub(super) fn take_outgoing(&mut self, mut take: impl FnMut(ConnId, &[u8], bool)) {
+    pub(super) fn take_outgoing(&mut self, mut take: impl FnMut(ConnId, &mut Vec<u8>, bool)) {
         for conn in self.touched.drain(..) {
             let Some(link) = self.links.get_mut(&conn) else {
                 continue;
             };
-            take(conn, &link.out, link.urgent);
+            take(conn, &mut link.out, link.urgent);
             link.out.clear();
             link.out.shrink_to(KEPT_BUFFER);
             link.urgent = false;
