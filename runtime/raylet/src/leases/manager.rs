@@ -468,15 +468,6 @@ impl LeaseManager {
         self.queues.values().map(VecDeque::len).sum()
     }
 
-    /// Resources of waiting requests, at most `limit` of them.
-    pub(crate) fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
-        let shapes = self
-            .queues
-            .iter()
-            .flat_map(|((_, shape), queue)| queue.iter().map(|_| shape.resources.clone()));
-        shapes.take(limit).collect()
-    }
-
     /// Leases that hold resources and wait for a worker, oldest first.
     pub(crate) fn starting(&self) -> Vec<LeaseId> {
         let mut starting: Vec<(u64, LeaseId)> = self

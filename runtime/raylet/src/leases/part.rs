@@ -263,9 +263,4 @@ impl Leases {
     pub(crate) fn queued_count(&self) -> usize {
         self.manager.queued_count()
     }
-
-    /// Resources of waiting requests, at most `limit` of them.
-    pub(crate) fn queued_shapes(&self, limit: usize) -> Vec<ResourceSet> {
-        self.manager.queued_shapes(limit)
-    }
 }

@@ -33,9 +33,6 @@ use crate::objects::Objects;
 use crate::outbox::{Effect, ObjectEffect, Outbox};
 use crate::workers::Workers;
 
-/// Shapes of waiting requests in a report.
-const SHAPES: usize = 32;
-
 /// Whether leases are to be decided on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Changed {
@@ -224,13 +221,10 @@ impl Router {
     }
 
     fn report(&mut self, now: Instant) {
-        let shapes = self.leases.queued_shapes(SHAPES);
         let report = ResourceReport {
             available: Some(self.leases.available().into()),
             queued_leases: self.leases.queued_count() as u32,
             store: Some(self.objects.stats()),
-            worker_count: self.workers.len() as u32,
-            queued_shapes: shapes.iter().map(Into::into).collect(),
         };
         self.head.report(report, now);
     }

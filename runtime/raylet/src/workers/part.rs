@@ -69,6 +69,7 @@ impl Workers {
     }
 
     /// How many workers exist.
+    #[cfg(test)]
     pub(crate) fn len(&self) -> usize {
         self.pool.len()
     }

@@ -61,6 +61,7 @@ impl WorkerPool {
     }
 
     /// How many workers exist.
+    #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.workers.len()
     }

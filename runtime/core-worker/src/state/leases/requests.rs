@@ -52,7 +52,6 @@ impl Leases {
             job_id: class.key.job_id.to_vec().into(),
             resources: Some((&class.key.resources).into()),
             spilled,
-            backlog: class.queue.len() as u32,
             strategy: Some((&class.key.strategy).into()),
             owner: Some(process.me_message.clone()),
             python_version: process.python_version.clone(),
