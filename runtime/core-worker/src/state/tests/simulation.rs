@@ -225,7 +225,7 @@ impl Simulation {
         let mut sent = Vec::new();
         self.processes[index]
             .state
-            .take_outgoing(|conn, bytes, _| sent.push((conn, bytes.to_vec())));
+            .take_outgoing(|conn, bytes, _| sent.push((conn, std::mem::take(bytes))));
         for (conn, bytes) in sent {
             let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);
