@@ -29,6 +29,7 @@ TABLES: dict[str, dict[str, str]] = {
         "error": "",
         "ids": "sync",
         "address": "ids",
+        "metrics": "",
         "node_lease": "",
         "python_start": "",
         "resources": "",

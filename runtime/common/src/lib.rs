@@ -5,6 +5,7 @@ mod address;
 mod config;
 mod error;
 mod ids;
+mod metrics;
 mod node_lease;
 mod python_start;
 mod resources;
@@ -22,6 +23,7 @@ pub use ids::{
     ActorId, ClusterId, FeedId, FunctionId, IdError, JobId, LeaseId, NodeId, ObjectId, PlacementGroupId,
     TaskId, WorkerId, reseed_after_fork,
 };
+pub use metrics::{DurationHistogram, Metrics};
 pub use node_lease::{
     DRIVER_NODE_SILENCE, FENCE_MARGIN, HEAD_STALL, HEARTBEAT_INTERVAL, LONGEST_SILENCE, NODE_SILENCE,
     NodeLease, PROVEN_STALL, WORKER_MARGIN,
