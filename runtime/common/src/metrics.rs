@@ -104,6 +104,20 @@ impl Metrics {
         self.families.push(Family { name, help, samples });
     }
 
+    /// One number, for tests of the parts that list it: that of a label's value where there is one, else `label` is empty. Of
+    /// durations it is how many there were.
+    pub fn value(&self, name: &str, label: &str) -> Option<u64> {
+        let family = self.families.iter().find(|family| family.name == name)?;
+        match &family.samples {
+            Samples::One(_, value) => label.is_empty().then_some(*value),
+            Samples::ByLabel(_, _, values) => {
+                let found = values.iter().find(|(name, _)| *name == label);
+                found.map(|(_, value)| *value)
+            }
+            Samples::Durations(histogram) => label.is_empty().then(|| histogram.count()),
+        }
+    }
+
     /// The text that Prometheus reads.
     pub fn render(self) -> String {
         let mut registry = Registry::default();

@@ -52,7 +52,7 @@ impl ObjectStore {
         self.pressure.spilling_bytes -= range.len;
         match result {
             Ok(file) => {
-                self.stats.spilled_bytes += file.size();
+                self.metrics.spilled(file.size());
                 self.slot(slot).file = Some(file);
                 self.pressure.disk_failure = None;
             }
@@ -70,7 +70,7 @@ impl ObjectStore {
         entry.disk_work = None;
         match result {
             Ok(()) => {
-                self.stats.restored_bytes += self.slots[&slot].size;
+                self.metrics.restored(self.slots[&slot].size);
                 if !self.slots[&slot].detached {
                     self.answer_waiters(slot);
                     self.refresh_evictable(slot);
@@ -122,7 +122,7 @@ impl ObjectStore {
                     offset,
                     len,
                 });
-                self.stats.restored_bytes += self.slots[&slot].size;
+                self.metrics.restored(self.slots[&slot].size);
                 self.segments.insert(id, Arc::new(segment));
                 self.opened.insert(id);
                 self.answer_waiters(slot);

@@ -154,7 +154,7 @@ impl ObjectStore {
         }
         record.writing.remove(&object);
         self.note_sign_of_feed(slot);
-        self.stats.created_bytes += self.slots[&slot].size;
+        self.metrics.created(self.slots[&slot].size);
         self.sealed(slot);
     }
 
@@ -167,7 +167,7 @@ impl ObjectStore {
             return;
         }
         let next_writers = std::mem::take(&mut entry.next_writers);
-        self.stats.object_count += 1;
+        self.object_count += 1;
         for writer in next_writers {
             self.client(writer.client).queued_behind.remove(&slot);
             let reply = CreateObjectReply {
@@ -236,7 +236,7 @@ impl ObjectStore {
         }
         let object = entry.object;
         let next_writers = std::mem::take(&mut entry.next_writers);
-        self.stats.object_count -= u64::from(was_counted);
+        self.object_count -= u64::from(was_counted);
         if self.index.get(&object) == Some(&slot) {
             self.index.remove(&object);
         }
@@ -297,6 +297,7 @@ impl ObjectStore {
                     lost: true,
                 });
             }
+            self.metrics.lost();
             tracing::warn!(%object, reason, "lost an object");
         }
         self.detach(

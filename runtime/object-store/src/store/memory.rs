@@ -220,6 +220,7 @@ impl ObjectStore {
             self.free_range(range);
         }
         if !spilled {
+            self.metrics.evicted();
             if let Some(owner) = owner {
                 self.events.push(StoreEvent::CopyGone {
                     object,
@@ -320,6 +321,7 @@ impl ObjectStore {
         entry.demand = None;
         let object = entry.object;
         let range = entry.memory.take();
+        self.metrics.refused();
         if let Some(range) = range {
             self.free_range(range);
         }

@@ -14,6 +14,7 @@ mod disk;
 mod feeds;
 mod lifecycle;
 mod memory;
+mod metrics;
 mod slot;
 #[cfg(test)]
 mod tests;
@@ -23,7 +24,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 
-use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, FeedId, Metrics, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{
     AbortObject, AdoptFeed, CreateObject, Failure, FreeObjects, GetObjects, MessageError, ReleaseObjects,
     SealObject, StoreStats,
@@ -39,6 +40,7 @@ use dead_owners::DeadOwners;
 use feeds::{AdoptedFeeds, Feed};
 use lifecycle::refused;
 use memory::Pressure;
+use metrics::StoreMetrics;
 use slot::{Demand, NextWriter, Slot, SlotId};
 use transfer::Push;
 
@@ -75,17 +77,15 @@ pub struct ObjectStore {
     pulls: HashMap<PullTicket, SlotId>,
     pushes: HashMap<PushTicket, Push>,
     next_number: u64,
-    stats: StoreStats,
+    /// Sealed objects that ids lead to.
+    object_count: u64,
+    metrics: StoreMetrics,
     events: Vec<StoreEvent>,
 }
 
 impl ObjectStore {
     /// An empty store. `now` is the time of the first tick.
     pub fn new(config: StoreConfig, now: Instant) -> Self {
-        let stats = StoreStats {
-            capacity_bytes: config.capacity_bytes,
-            ..StoreStats::default()
-        };
         Self {
             config,
             now,
@@ -108,7 +108,8 @@ impl ObjectStore {
             pulls: HashMap::new(),
             pushes: HashMap::new(),
             next_number: 1,
-            stats,
+            object_count: 0,
+            metrics: StoreMetrics::default(),
             events: Vec::new(),
         }
     }
@@ -137,9 +138,33 @@ impl ObjectStore {
 
     /// What the store holds and did.
     pub fn stats(&self) -> StoreStats {
-        let mut stats = self.stats;
-        stats.used_bytes = self.memory.allocated();
-        stats
+        StoreStats {
+            capacity_bytes: self.config.capacity_bytes,
+            used_bytes: self.memory.allocated(),
+            object_count: self.object_count,
+            ..self.metrics.stats()
+        }
+    }
+
+    /// Lists what the store holds and has counted.
+    pub fn list_metrics(&self, into: &mut Metrics) {
+        let used = self.memory.allocated();
+        into.gauge(
+            "ray_object_store_used_memory",
+            "Bytes of memory in use by objects",
+            used,
+        );
+        into.gauge(
+            "ray_object_store_available_memory",
+            "Bytes of memory that objects may still take",
+            self.config.capacity_bytes.saturating_sub(used),
+        );
+        into.gauge(
+            "ray_object_store_num_local_objects",
+            "Objects that are whole on this node, in memory or on disk",
+            self.object_count,
+        );
+        self.metrics.list(into);
     }
 
     /// A client asks for room. Answered by [`StoreEvent::Created`], when there is room.
@@ -248,6 +273,7 @@ impl ObjectStore {
             if let Some(slot) = self.index.get(&object).copied() {
                 let reason =
                     format!("object {object} was freed by its owner, which has no reference to it any more");
+                self.metrics.freed();
                 self.detach(slot, &Failure::new(ErrorCode::ObjectLost, reason));
             }
         }
@@ -304,6 +330,7 @@ impl ObjectStore {
         for slot in slots {
             let object = self.slots[&slot].object;
             let reason = format!("object {object} was freed because its owner, worker {worker}, died");
+            self.metrics.freed();
             self.detach(slot, &Failure::new(ErrorCode::OwnerDied, reason));
         }
         self.pump();

@@ -102,7 +102,8 @@ impl ObjectStore {
             tracing::error!(object = %entry.object, "a pull was finished before it had room");
             self.pull_over(slot, ErrorCode::ObjectLost, "it was not received");
         } else {
-            self.stats.pulled_bytes += entry.size;
+            let size = entry.size;
+            self.metrics.pulled(size);
             self.sealed(slot);
         }
         self.pump();
@@ -284,7 +285,7 @@ impl ObjectStore {
         };
         if !push.finished {
             push.finished = true;
-            self.stats.pushed_bytes += bytes_sent;
+            self.metrics.pushed(bytes_sent);
         }
         self.end_push(ticket);
     }

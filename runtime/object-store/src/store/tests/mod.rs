@@ -1,5 +1,6 @@
 //! A store with clients that really map and write the memory, and disk work that the test runs when it likes.
 
+mod metrics;
 mod model;
 mod pressure;
 mod sharing;

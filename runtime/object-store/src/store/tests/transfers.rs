@@ -5,7 +5,7 @@ use crate::event::PushBytes;
 
 impl Harness {
     /// Answers the only pull with an object of this many pages.
-    fn receive(&mut self, pages: u64) {
+    pub(super) fn receive(&mut self, pages: u64) {
         let (ticket, number, _) = self.pulls.remove(0);
         self.store
             .pull_room(ticket, pages * PAGE_SIZE, self.owner.clone());
