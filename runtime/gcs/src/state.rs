@@ -15,7 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, JobId, NodeId};
+use sparkray_common::{ActorId, ErrorCode, JobId, Metrics, NodeId};
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
@@ -147,6 +147,11 @@ impl HeadState {
         }
     }
 
+    /// Lists what there is, and what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        self.live.list_metrics(&self.tables, into);
+    }
+
     /// Time passes. Called every [`TICK`].
     pub(crate) fn tick(&mut self, now: Instant) {
         let pid = self.pid;
@@ -179,6 +184,11 @@ impl HeadState {
             }
             Request::ListNodes(_) => {
                 return Ok(Reply::Nodes(queries::list_nodes(&self.tables, &self.live)));
+            }
+            Request::GetMetrics(_) => {
+                // It asks about the process, which knows more than this state.
+                let text = "what the head has counted is not in its tables: ask its service";
+                return Err(Failure::new(ErrorCode::InvalidArgument, text));
             }
             Request::ListActors(_) => return Ok(Reply::Actors(queries::list_actors(&self.tables))),
         }

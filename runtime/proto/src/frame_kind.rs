@@ -63,6 +63,8 @@ frame_kinds! {
     /// From the head to the raylet of its node; carries the descriptor of the moment of its last tick.
     HeadClock = 56,
     ActorExits = 57,
+    GetMetrics = 58,
+    MetricsText = 59,
     // The object store.
     CreateObject = 64,
     /// May carry a descriptor.

@@ -60,10 +60,11 @@ pub(crate) enum Input {
         owner: WorkerAddress,
         room: oneshot::Sender<Result<MappedRange, Failure>>,
     },
-    /// A fetch ended.
+    /// A fetch ended, which took so long.
     PullEnded {
         ticket: PullTicket,
         object: ObjectId,
+        took: Duration,
         outcome: Result<MappedRange, Failure>,
     },
     /// The winners of a feed, as the raylet of its owner knows them.

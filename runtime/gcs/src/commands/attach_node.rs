@@ -32,6 +32,7 @@ pub(crate) fn attach(
             ));
         }
         info!(node_id = %id, address = request.address, hostname = request.hostname, "node attaches again");
+        change.live.node_metrics.attached_again();
         change.live.nodes.heard(change.now(), id);
         return Ok(id);
     }

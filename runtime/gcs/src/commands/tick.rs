@@ -31,6 +31,7 @@ pub(crate) fn tick(change: &mut Change<'_>, head_pid: u32) {
     let now = change.now();
     change.live.tick(now);
     for (node, silence) in change.live.nodes.silent(now, &change.tables().nodes) {
+        change.live.node_metrics.fell_silent();
         let cause = format!("it was silent for {} s", silence.as_secs());
         node_death::detach(change, node, &cause);
     }

@@ -5,14 +5,16 @@
 //! 1. It follows the tables ([`Live::follow`] after every record), and is never read to change them but through a record.
 //! 2. A node or an actor that the tables have forgotten is not here.
 
+mod metrics;
 mod nodes;
 mod waits;
 
 use std::time::{Duration, Instant};
 
-use sparkray_common::{HEAD_STALL, ResourceSet};
+use sparkray_common::{HEAD_STALL, Metrics, ResourceSet};
 use tracing::{info, warn};
 
+pub(crate) use metrics::{ActorMetrics, NodeMetrics};
 pub(crate) use nodes::{LiveNodes, Report};
 pub(crate) use waits::Waits;
 
@@ -28,6 +30,8 @@ const LONG_HEAD_STALL: Duration = Duration::from_secs(5);
 pub(crate) struct Live {
     pub(crate) nodes: LiveNodes,
     pub(crate) waits: Waits,
+    pub(crate) node_metrics: NodeMetrics,
+    actor_metrics: ActorMetrics,
     last_tick: Option<Instant>,
 }
 
@@ -37,6 +41,8 @@ impl Live {
         let mut live = Self {
             nodes: LiveNodes::default(),
             waits: Waits::default(),
+            node_metrics: NodeMetrics::default(),
+            actor_metrics: ActorMetrics::default(),
             last_tick: None,
         };
         for node in tables.nodes.all() {
@@ -63,6 +69,10 @@ impl Live {
 
     /// A record was applied: `tables` are those after it.
     pub(crate) fn follow(&mut self, now: Instant, record: &Record, tables: &Tables) {
+        self.node_metrics.follow(record);
+        let is_stopping =
+            matches!(record, Record::ActorQueued { actor, .. } if self.waits.is_stopping(*actor));
+        self.actor_metrics.follow(record, is_stopping);
         match record {
             Record::NodeJoined(description) => self.nodes.join(now, description),
             Record::NodeDied { node } => {
@@ -80,7 +90,11 @@ impl Live {
                     self.nodes.reserve(now, *node, *actor, taken(known, *crowds));
                 }
             }
-            Record::ActorAlive { actor, .. } => self.waits.end(*actor),
+            Record::ActorAlive { actor, .. } => {
+                if let Some(waited) = self.waits.end(now, *actor) {
+                    self.actor_metrics.waited(waited);
+                }
+            }
             // Still the same wait.
             Record::ActorRefused { actor } => self.nodes.release(*actor),
             Record::ActorQueued { actor, .. } => {
@@ -90,7 +104,7 @@ impl Live {
             Record::ActorStopping { actor } => self.waits.stopping(now, *actor),
             Record::ActorDied { actor, .. } => {
                 self.nodes.release(*actor);
-                self.waits.end(*actor);
+                self.waits.end(now, *actor);
             }
             Record::ActorRegistered {
                 arguments_follow: true,
@@ -107,6 +121,42 @@ impl Live {
         }
     }
 
+    /// Lists the nodes and actors that there are, and what was counted.
+    pub(crate) fn list_metrics(&self, tables: &Tables, into: &mut Metrics) {
+        let alive = tables.nodes.living().count() as u64;
+        into.gauges(
+            "ray_gcs_nodes",
+            "Nodes",
+            "State",
+            &[
+                ("Alive", alive),
+                ("Dead", tables.nodes.all().count() as u64 - alive),
+            ],
+        );
+        self.node_metrics.list(into);
+        let count = |wanted: fn(&Phase) -> bool| {
+            let found = tables.actors.all().filter(|actor| wanted(&actor.phase));
+            found.count() as u64
+        };
+        into.gauges(
+            "ray_gcs_actors_count",
+            "Actors",
+            "State",
+            &[
+                ("Unready", count(|phase| matches!(phase, Phase::Unready))),
+                ("Pending", count(|phase| matches!(phase, Phase::Pending { .. }))),
+                ("Placed", count(|phase| matches!(phase, Phase::Placed { .. }))),
+                ("Alive", count(|phase| matches!(phase, Phase::Alive { .. }))),
+                (
+                    "Restarting",
+                    count(|phase| matches!(phase, Phase::Stopping { .. })),
+                ),
+                ("Dead", count(|phase| matches!(phase, Phase::Dead(_)))),
+            ],
+        );
+        self.actor_metrics.list(into);
+    }
+
     /// The head runs, before its first tick: a stall from here on is one, too.
     pub(crate) fn runs(&mut self, now: Instant) {
         self.last_tick.get_or_insert(now);
@@ -121,6 +171,7 @@ impl Live {
         if since_last <= HEAD_STALL {
             return;
         }
+        self.node_metrics.head_stalled();
         let seconds = since_last.as_secs_f64();
         // A busy machine does that for a second or two.
         if since_last > LONG_HEAD_STALL {

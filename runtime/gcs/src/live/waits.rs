@@ -115,9 +115,16 @@ impl Waits {
         self.for_end.insert(actor, now);
     }
 
-    pub(super) fn end(&mut self, actor: ActorId) {
-        self.for_node.remove(&actor);
+    /// Whether the end of an actor's process was asked for.
+    pub(super) fn is_stopping(&self, actor: ActorId) -> bool {
+        self.for_end.contains_key(&actor)
+    }
+
+    /// How long the actor has waited for a process, if it did.
+    pub(super) fn end(&mut self, now: Instant, actor: ActorId) -> Option<Duration> {
         self.for_end.remove(&actor);
+        let wait = self.for_node.remove(&actor)?;
+        Some(now.saturating_duration_since(wait.since))
     }
 
     fn wait(&mut self, now: Instant, actor: ActorId) -> &mut Wait {

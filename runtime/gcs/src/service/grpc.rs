@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use sparkray_proto::head_server::Head;
-use sparkray_proto::{HeadMessage, HeadReply, HeadRequest, NodeMessage};
+use sparkray_proto::{
+    HeadMessage, HeadReply, HeadRequest, MetricsText, NodeMessage, head_reply, head_request,
+};
 use sparkray_rpc::ConnectionInfo;
 use tokio::sync::mpsc;
 use tokio_stream::Stream;
@@ -62,6 +64,13 @@ impl Head for HeadService {
 
     async fn call(&self, request: Request<HeadRequest>) -> Result<Response<HeadReply>, Status> {
         let request = request.into_inner();
+        if let Some(head_request::Request::GetMetrics(_)) = request.request {
+            let text = self.0.render_metrics();
+            return Ok(Response::new(HeadReply {
+                failure: None,
+                reply: Some(head_reply::Reply::Metrics(MetricsText { text })),
+            }));
+        }
         let reply = self.0.request(|state, now| state.request(now, request)).await;
         reply
             .map(Response::new)

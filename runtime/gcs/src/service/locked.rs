@@ -3,12 +3,13 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::Instant;
 
-use sparkray_common::NodeId;
+use sparkray_common::{Metrics, NodeId};
 use sparkray_proto::head_message::Message;
 use sparkray_proto::{NodeMessage, RegisterNode, Registered, node_message};
 use tokio::sync::watch;
 use tracing::warn;
 
+use super::metrics::JournalMetrics;
 use super::session::{Attached, QUEUE, Session};
 use crate::effects::Effect;
 use crate::journal::Journal;
@@ -30,6 +31,7 @@ pub(super) struct Locked {
     held: VecDeque<(RecordNumber, Vec<Effect>)>,
     sessions: HashMap<NodeId, Session>,
     last_stream: u64,
+    metrics: JournalMetrics,
 }
 
 /// How a node is to be answered that wants to attach.
@@ -53,6 +55,7 @@ impl Locked {
             held: VecDeque::new(),
             sessions: HashMap::new(),
             last_stream: 0,
+            metrics: JournalMetrics::default(),
         }
     }
 
@@ -62,6 +65,38 @@ impl Locked {
         let oldest_too_many = self.held.len().checked_sub(BEHIND);
         let for_effects = oldest_too_many.and_then(|place| self.held.get(place));
         for_records.max(for_effects.map_or(0, |(after, _)| *after))
+    }
+
+    /// What this head has counted, as text.
+    pub(super) fn render_metrics(&self) -> String {
+        let mut metrics = Metrics::default();
+        self.state.list_metrics(&mut metrics);
+        metrics.gauge(
+            "ray_gcs_streams",
+            "Nodes that the head can tell something",
+            self.sessions.len() as u64,
+        );
+        metrics.gauge(
+            "ray_gcs_journal_waiting_records",
+            "Records that the journal has not made durable yet",
+            self.last.saturating_sub(*self.durable.borrow()),
+        );
+        metrics.gauge(
+            "ray_gcs_journal_waiting_events",
+            "Events whose consequences wait for the journal",
+            self.held.len() as u64,
+        );
+        self.metrics.list(&mut metrics);
+        metrics.render()
+    }
+
+    /// A client asks something.
+    pub(super) fn ask<T>(
+        &mut self,
+        request: impl FnOnce(&mut HeadState, Instant) -> T,
+    ) -> (T, Option<RecordNumber>) {
+        self.metrics.asked();
+        self.change(request)
     }
 
     /// Lets an event change the state. What it answers may leave when the returned record is durable; `None`: now.
@@ -176,6 +211,7 @@ impl Locked {
     fn journal_event(&mut self) {
         let records = self.state.take_records();
         if !records.is_empty() {
+            self.metrics.appended(records.len());
             self.last = self.journal.append(records);
         }
         let effects = self.state.take_effects();

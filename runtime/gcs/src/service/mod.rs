@@ -20,6 +20,7 @@ mod grpc;
 #[cfg(test)]
 mod late_tests;
 mod locked;
+mod metrics;
 mod received;
 mod session;
 #[cfg(test)]
@@ -109,12 +110,17 @@ impl SharedHead {
         self.tasks.wait().await;
     }
 
+    /// What this head has counted. That is no part of the tables: nothing has to be durable first.
+    fn render_metrics(&self) -> String {
+        self.lock().render_metrics()
+    }
+
     /// Changes the state; the answer comes when the journal has what it speaks of. `None`: the head ends before.
     async fn request<T>(&self, event: impl FnOnce(&mut HeadState, Instant) -> T) -> Option<T> {
         if !self.journal_keeps_up().await {
             return None;
         }
-        let (outcome, after) = self.lock().change(event);
+        let (outcome, after) = self.lock().ask(event);
         self.told_all_before(after).await.then_some(outcome)
     }
 

@@ -305,3 +305,30 @@ async fn output_of_workers_gives_way_to_everything_else() {
     assert!(told.len() < QUEUE - LOG_RESERVE + 4, "{} messages", told.len());
     assert!(matches!(told.last(), Some(Message::WorkerDeath(_))));
 }
+
+#[tokio::test]
+async fn the_head_tells_what_it_has_counted() {
+    let head = head();
+    let (outgoing, _receiver) = mpsc::channel(QUEUE);
+    let node = NodeId::random();
+    let attached = join(&head, node, outgoing).await;
+    assert!(head.take_message(&attached, death(1, 1)));
+    let request = HeadRequest {
+        request: Some(head_request::Request::ListNodes(sparkray_proto::ListNodes {})),
+    };
+    head.request(|state, now| state.request(now, request))
+        .await
+        .unwrap();
+    let text = head.render_metrics();
+    // The joining and the death.
+    for line in [
+        "ray_gcs_nodes{State=\"Alive\"} 1",
+        "ray_gcs_streams 1",
+        "ray_gcs_requests_total 1",
+        "ray_gcs_journal_events_total 2",
+        "ray_gcs_journal_records_total 2",
+        "ray_gcs_journal_waiting_records 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "no {line} in\n{text}");
+    }
+}

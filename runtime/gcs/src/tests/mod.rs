@@ -6,6 +6,7 @@ mod journal;
 mod kv;
 mod leases;
 mod lifetimes;
+mod metrics;
 mod nodes;
 mod properties;
 

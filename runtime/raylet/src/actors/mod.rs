@@ -6,11 +6,15 @@
 //! 2. An actor that is being created or alive has a worker of its own, which is told to end, or is killed, when the
 //!    actor is forgotten.
 
+mod metrics;
+
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, JobId, LeaseId, ResourceSet, SchedulingStrategy, WorkerId};
+use sparkray_common::{
+    ActorId, ErrorCode, JobId, LeaseId, Metrics, ResourceSet, SchedulingStrategy, WorkerId,
+};
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
     self as proto, ActorReport, ActorSpec, CreateActor, CreateActorReply, Failure, FrameKind,
@@ -24,6 +28,7 @@ use crate::leases::{LeaseOwner, LeaseRequest, Leases};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Event, Outbox};
 use crate::shape::Shape;
+use metrics::ActorMetrics;
 
 /// An actor that found no room is given back to the head after this time, when another node has room.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -74,6 +79,7 @@ pub(crate) struct Actors {
     /// Creations under way, by the correlation id of CreateActor.
     creating: HashMap<u64, ActorId>,
     last_correlation: u64,
+    metrics: ActorMetrics,
 }
 
 fn read_resources(message: Option<&Resources>) -> Result<ResourceSet, MessageError> {
@@ -99,6 +105,7 @@ impl Actors {
             by_worker: HashMap::new(),
             creating: HashMap::new(),
             last_correlation: 0,
+            metrics: ActorMetrics::default(),
         }
     }
 
@@ -115,6 +122,9 @@ impl Actors {
 
     fn remove(&mut self, id: ActorId) -> Option<Actor> {
         let actor = self.entries.remove(&id)?;
+        if matches!(actor.phase, Phase::Alive(_)) {
+            self.metrics.ended();
+        }
         self.by_lease.remove(&actor.lease_id);
         if let Some(worker) = actor.worker() {
             self.by_worker.remove(&worker);
@@ -146,6 +156,7 @@ impl Actors {
             }
             self.give_up(id, "a newer incarnation was placed here", leases, out);
         }
+        self.metrics.placed();
         // The placement's resources need only exist: an actor that asks for none is placed on a node with CPUs, busy or not.
         let needed = Shape {
             resources: needs,
@@ -154,6 +165,7 @@ impl Actors {
         if leases.is_infeasible(&needed) {
             let units = needed.resources.to_units();
             let reason = format!("node {} can never meet {units:?}", self.node.address);
+            self.metrics.rejected();
             report(id, incarnation, Outcome::Rejected(reason), 0, out);
             return Ok(());
         }
@@ -228,6 +240,7 @@ impl Actors {
         correlation: u64,
         reply: CreateActorReply,
         leases: &mut Leases,
+        now: Instant,
         out: &mut Outbox,
     ) {
         let Some(id) = self.creating.get(&correlation).copied() else {
@@ -247,13 +260,16 @@ impl Actors {
         self.creating.remove(&correlation);
         let incarnation = actor.incarnation;
         if let Some(failure) = reply.failure {
+            self.metrics.failed();
             self.dismiss(id, "the actor could not be created", leases, out);
             report(id, incarnation, Outcome::WorkerDied(failure.message), 0, out);
         } else if !reply.error.is_empty() {
+            self.metrics.raised();
             self.dismiss(id, "the actor's constructor raised", leases, out);
             report(id, incarnation, Outcome::ConstructorError(reply.error), 0, out);
         } else {
             actor.phase = Phase::Alive(worker);
+            self.metrics.alive(now.saturating_duration_since(actor.since));
             info!(actor_id = %id, worker_id = %worker, incarnation, "actor is alive");
             let outcome = Outcome::Alive((&self.node.address_of(worker)).into());
             report(id, incarnation, outcome, pid, out);
@@ -311,6 +327,7 @@ impl Actors {
         let Some(actor) = self.remove(id) else {
             return;
         };
+        self.metrics.failed();
         leases.end_for_actor(actor.lease_id);
         let outcome = if failure.error_code() == ErrorCode::VersionMismatch {
             // Another try would end the same.
@@ -357,6 +374,9 @@ impl Actors {
             return;
         };
         leases.end_for_actor(actor.lease_id);
+        if actor.phase == Phase::Creating(worker) {
+            self.metrics.failed();
+        }
         let outcome = if actor.phase == Phase::Alive(worker) && actor.exits {
             Outcome::Exited("it exited by itself".to_owned())
         } else {
@@ -377,6 +397,25 @@ impl Actors {
         }
     }
 
+    /// Lists the actors that there are, and what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        let count = |wanted: fn(&Phase) -> bool| {
+            let found = self.entries.values().filter(|actor| wanted(&actor.phase));
+            found.count() as u64
+        };
+        into.gauges(
+            "ray_raylet_actors",
+            "Actors on this node: without a worker, with a constructor that runs, alive",
+            "State",
+            &[
+                ("Placing", count(|phase| *phase == Phase::Placing)),
+                ("Creating", count(|phase| matches!(phase, Phase::Creating(_)))),
+                ("Alive", count(|phase| matches!(phase, Phase::Alive(_)))),
+            ],
+        );
+        self.metrics.list(into);
+    }
+
     /// Several times a second: actors that wait here while another node has room go back to the head.
     pub(crate) fn tick(&mut self, leases: &mut Leases, view: &ClusterView, now: Instant, out: &mut Outbox) {
         let elsewhere = self.entries.iter().filter(|(_, actor)| {
@@ -390,6 +429,7 @@ impl Actors {
             let Some(actor) = self.remove(id) else {
                 continue;
             };
+            self.metrics.rejected();
             leases.end_for_actor(actor.lease_id);
             let reason = format!("node {} has no room for it now", self.node.address);
             report(id, actor.incarnation, Outcome::Rejected(reason), 0, out);

@@ -7,8 +7,10 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, NodeId, WorkerId};
+use sparkray_common::{JobId, Metrics, NodeId, WorkerId};
 use sparkray_proto::ClientKind;
+
+use super::metrics::GatewayMetrics;
 
 /// A caller registers by then.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
@@ -58,12 +60,14 @@ pub(crate) struct Clients {
     connections: HashMap<u64, Connection>,
     by_worker: HashMap<WorkerId, u64>,
     last: u64,
+    metrics: GatewayMetrics,
 }
 
 impl Clients {
     /// A connection begins; its number.
     pub(crate) fn connected(&mut self, local: bool, expected: Option<WorkerId>, now: Instant) -> u64 {
         self.last += 1;
+        self.metrics.connected();
         let connection = Connection {
             local,
             client: None,
@@ -106,6 +110,7 @@ impl Clients {
 
     /// Notes who speaks on a connection.
     pub(crate) fn register(&mut self, id: u64, client: Client) {
+        self.metrics.registered();
         if client.is_local() {
             self.by_worker.insert(client.worker_id, id);
         }
@@ -161,6 +166,26 @@ impl Clients {
         self.registered()
             .filter(move |(_, client)| !client.is_local() && client.node_id == Some(node))
             .map(|(id, _)| id)
+    }
+
+    /// Lists who is connected, and what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        let count = |kind| {
+            let of_kind = self.registered().filter(|(_, client)| client.kind == kind);
+            of_kind.count() as u64
+        };
+        into.gauges(
+            "ray_raylet_clients",
+            "Registered connections",
+            "Kind",
+            &[
+                ("Driver", count(ClientKind::Driver)),
+                ("Worker", count(ClientKind::Worker)),
+                ("Store", count(ClientKind::Store)),
+                ("Remote", count(ClientKind::Remote)),
+            ],
+        );
+        self.metrics.list(into);
     }
 
     fn registered(&self) -> impl Iterator<Item = (u64, &Client)> {

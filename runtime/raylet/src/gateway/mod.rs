@@ -7,6 +7,7 @@ mod clients;
 mod connections;
 mod doors;
 mod driver_log;
+mod metrics;
 mod peers;
 mod registration;
 

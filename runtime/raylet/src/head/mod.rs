@@ -5,6 +5,7 @@
 
 mod lease;
 mod link;
+mod metrics;
 mod outgoing;
 mod part;
 mod side;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode};
+use sparkray_common::{ActorId, ErrorCode, Metrics};
 use sparkray_proto::{
     ActorUpdate, Failure, FrameKind, HeadLost, HeadReply, HeadRequest, LogBatch, MessageError,
     ResourceReport, WatchActor, head_request, node_message,
@@ -11,6 +11,7 @@ use sparkray_proto::{
 use tracing::{error, info, warn};
 
 use super::lease::{Lease, Verdict};
+use super::metrics::HeadMetrics;
 use super::outgoing::Outgoing;
 use super::watches::Watches;
 use crate::cluster_view::ClusterView;
@@ -36,6 +37,7 @@ pub(crate) struct Head {
     lost: Option<String>,
     last_report: Option<(ResourceReport, Instant)>,
     last_second: Instant,
+    metrics: HeadMetrics,
 }
 
 impl Head {
@@ -58,6 +60,7 @@ impl Head {
             lost: None,
             last_report: None,
             last_second: now,
+            metrics: HeadMetrics::default(),
         }
     }
 
@@ -69,6 +72,7 @@ impl Head {
     /// Tells the head. What cannot be told any more is lost with the head.
     pub(crate) fn send(&mut self, message: node_message::Message) {
         if self.lost.is_none() {
+            self.metrics.told();
             self.outgoing.send(message);
         }
     }
@@ -77,6 +81,8 @@ impl Head {
     pub(crate) fn send_log(&mut self, batch: LogBatch) {
         if self.outgoing.is_calm() {
             self.send(node_message::Message::Log(batch));
+        } else {
+            self.metrics.log_dropped();
         }
     }
 
@@ -104,7 +110,8 @@ impl Head {
     }
 
     /// HeadRequest: relayed, answered by HeadReply.
-    pub(crate) fn ask(&self, connection: u64, correlation: u64, request: HeadRequest, out: &mut Outbox) {
+    pub(crate) fn ask(&mut self, connection: u64, correlation: u64, request: HeadRequest, out: &mut Outbox) {
+        self.metrics.relayed();
         let Some(cause) = &self.lost else {
             out.effect(match request.request {
                 Some(head_request::Request::RegisterJob(request)) => HeadEffect::RegisterJob {
@@ -130,6 +137,7 @@ impl Head {
 
     /// The head has what was sent at this time of the lease's clock.
     pub(crate) fn acknowledged(&mut self, sent: Duration) {
+        self.metrics.acknowledged();
         self.lease.acknowledged(sent);
     }
 
@@ -181,6 +189,7 @@ impl Head {
             && self.lease.is_to_ask(now)
             && let Some(node) = view.at_address(address)
         {
+            self.metrics.asked_about_silence();
             self.lease.ask();
             out.effect(HeadEffect::AskStall {
                 node,
@@ -215,6 +224,11 @@ impl Head {
         }
     }
 
+    /// Lists what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        self.metrics.list(into);
+    }
+
     /// A client is gone, and what it watched.
     pub(crate) fn client_left(&mut self, connection: u64, out: &mut Outbox) {
         self.watches.client_left(connection, out);
@@ -242,6 +256,7 @@ impl Head {
             // The next tick has a newer one.
             return;
         }
+        self.metrics.reported();
         self.send(node_message::Message::Report(report.clone()));
         self.last_report = Some((report, now));
     }

@@ -152,6 +152,16 @@ impl LeaseManager {
         self.leases.get(&lease_id).map(|lease| &lease.request)
     }
 
+    /// When a lease was asked for, when it is known.
+    pub(crate) fn asked_at(&self, lease_id: LeaseId) -> Option<Instant> {
+        self.leases.get(&lease_id).map(|lease| lease.since)
+    }
+
+    /// Leases that a worker serves.
+    pub(crate) fn granted_count(&self) -> usize {
+        self.by_worker.len()
+    }
+
     /// The lease that a worker serves.
     pub(crate) fn lease_of_worker(&self, worker: WorkerId) -> Option<LeaseId> {
         self.by_worker.get(&worker).copied()

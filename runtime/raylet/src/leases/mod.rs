@@ -4,6 +4,7 @@
 //! request is for, `owners` knows the owners on other nodes and their connections.
 
 mod manager;
+mod metrics;
 mod owner_leases;
 mod owners;
 mod part;

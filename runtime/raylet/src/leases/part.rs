@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sparkray_common::{ErrorCode, JobId, LeaseId, ResourceSet, WorkerId};
+use sparkray_common::{ErrorCode, JobId, LeaseId, Metrics, ResourceSet, WorkerId};
 use sparkray_proto::{Failure, FrameKind, LeaseBroken, LeaseWanted, RequestWorkerLeaseReply, location_of};
 use sparkray_rpc::Frame;
 use tracing::{debug, warn};
 
 use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, LeaseState};
+use super::metrics::LeaseMetrics;
 use super::owners::Owners;
 use super::placement::Own;
 use crate::cluster_view::ClusterView;
@@ -42,6 +43,7 @@ pub(crate) struct Leases {
     /// Of owners' requests that were not answered yet. The head asks for actors' leases, and is not answered.
     pub(super) replies: HashMap<LeaseId, LeaseReply>,
     pub(super) owners: Owners,
+    pub(super) metrics: LeaseMetrics,
 }
 
 impl Leases {
@@ -52,13 +54,16 @@ impl Leases {
             node,
             replies: HashMap::new(),
             owners: Owners::default(),
+            metrics: LeaseMetrics::default(),
         }
     }
 
     /// Asks for a lease that only this node may grant, for an actor.
     pub(crate) fn request_for_actor(&mut self, request: LeaseRequest, now: Instant) {
         debug_assert_eq!(request.owner, LeaseOwner::Head);
-        self.manager.request(request, now);
+        if self.manager.request(request, now).is_none() {
+            self.metrics.requested();
+        }
     }
 
     /// The lease of an actor ends.
@@ -83,6 +88,7 @@ impl Leases {
                         .get(node)
                         .map(|entry| entry.address.clone())
                         .unwrap_or_default();
+                    self.metrics.spilled();
                     debug!(lease_id = %request.lease_id, node_id = %node, "passing a lease request on");
                     let reply = RequestWorkerLeaseReply {
                         spillback: Some(location_of(node, &address)),
@@ -114,8 +120,12 @@ impl Leases {
     }
 
     /// A worker was found for a lease that waits for one.
-    pub(crate) fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId) {
-        self.manager.assign_worker(lease_id, worker);
+    pub(crate) fn assign_worker(&mut self, lease_id: LeaseId, worker: WorkerId, now: Instant) {
+        if self.manager.assign_worker(lease_id, worker)
+            && let Some(asked_at) = self.manager.asked_at(lease_id)
+        {
+            self.metrics.granted(now.saturating_duration_since(asked_at));
+        }
     }
 
     /// Tells the owner of a lease which worker it has.
@@ -136,6 +146,12 @@ impl Leases {
 
     /// Ends a request with a failure.
     pub(crate) fn refuse(&mut self, lease_id: LeaseId, failure: Failure, out: &mut Outbox) {
+        self.metrics.refused();
+        self.fail(lease_id, failure, out);
+    }
+
+    /// Ends a request and tells its owner why.
+    pub(super) fn fail(&mut self, lease_id: LeaseId, failure: Failure, out: &mut Outbox) {
         self.manager.end(lease_id);
         let reply = RequestWorkerLeaseReply {
             failure: Some(failure),
@@ -183,6 +199,7 @@ impl Leases {
             return;
         };
         debug_assert_eq!(ended.state, LeaseState::Granted(worker));
+        self.metrics.broken();
         let request = ended.request;
         self.replies.remove(&request.lease_id);
         let message = LeaseBroken {
@@ -262,5 +279,20 @@ impl Leases {
     /// Requests that wait for resources.
     pub(crate) fn queued_count(&self) -> usize {
         self.manager.queued_count()
+    }
+
+    /// Lists the leases that there are, and what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauges(
+            "ray_scheduler_leases",
+            "Leases that wait for resources, that wait for a worker, and that have one",
+            "State",
+            &[
+                ("Queued", self.manager.queued_count() as u64),
+                ("Starting", self.manager.starting().len() as u64),
+                ("Granted", self.manager.granted_count() as u64),
+            ],
+        );
+        self.metrics.list(into);
     }
 }

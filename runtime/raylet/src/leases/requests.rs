@@ -75,6 +75,7 @@ impl Leases {
                 }
             }
             None => {
+                self.metrics.requested();
                 let reply = LeaseReply {
                     connection,
                     correlations: vec![correlation],
@@ -126,7 +127,8 @@ impl Leases {
         );
         if self.is_owned_by(lease_id, owner) && waits {
             let text = format!("lease {lease_id} was cancelled by its owner");
-            self.refuse(lease_id, Failure::new(ErrorCode::Cancelled, text), out);
+            self.metrics.cancelled();
+            self.fail(lease_id, Failure::new(ErrorCode::Cancelled, text), out);
             out.schedule();
         }
         Ok(())

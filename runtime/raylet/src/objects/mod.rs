@@ -8,6 +8,7 @@ mod fetched_by;
 mod frees;
 mod lost;
 mod messages;
+mod metrics;
 mod part;
 mod transfer;
 mod transfers;

@@ -3,10 +3,10 @@
 use std::collections::{BTreeMap, HashMap};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost::Message;
-use sparkray_common::{ErrorCode, FeedId, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, FeedId, Metrics, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{
     ClientId, IoOutcome, MappedRange, ObjectStore, PullTicket, PushTicket, StoreConfig, StoreEvent,
 };
@@ -20,6 +20,7 @@ use tracing::{debug, warn};
 use super::fetched_by::FetchedBy;
 use super::frees::Frees;
 use super::messages::{location_lost, pull_refused};
+use super::metrics::TransferMetrics;
 use crate::cluster_view::ClusterView;
 use crate::error::FrameError;
 use crate::node_info::NodeInfo;
@@ -45,6 +46,7 @@ pub(crate) struct Objects {
     replies: HashMap<u64, Vec<Frame>>,
     /// Copies that are gone, until the next tick: their owners on other nodes hear of them.
     lost_locations: HashMap<WorkerId, (WorkerAddress, Vec<ObjectId>)>,
+    metrics: TransferMetrics,
 }
 
 impl Objects {
@@ -56,6 +58,7 @@ impl Objects {
             fetched_by: FetchedBy::default(),
             replies: HashMap::new(),
             lost_locations: HashMap::new(),
+            metrics: TransferMetrics::default(),
         }
     }
 
@@ -230,26 +233,35 @@ impl Objects {
                 object,
                 source,
             } => match source {
-                Ok(source) => out.effect(ObjectEffect::Push {
-                    connection,
-                    correlation,
-                    object,
-                    source,
-                }),
-                Err(failure) => out.effect(Effect::Send {
-                    connection,
-                    frame: pull_refused(correlation, object, failure),
-                }),
+                Ok(source) => {
+                    self.metrics.push_started();
+                    out.effect(ObjectEffect::Push {
+                        connection,
+                        correlation,
+                        object,
+                        source,
+                    });
+                }
+                Err(failure) => {
+                    self.metrics.push_refused();
+                    out.effect(Effect::Send {
+                        connection,
+                        frame: pull_refused(correlation, object, failure),
+                    });
+                }
             },
             StoreEvent::StartPull {
                 ticket,
                 object,
                 locations,
-            } => out.effect(ObjectEffect::Pull {
-                ticket,
-                object,
-                locations,
-            }),
+            } => {
+                self.metrics.pull_started();
+                out.effect(ObjectEffect::Pull {
+                    ticket,
+                    object,
+                    locations,
+                });
+            }
             StoreEvent::PullRoom { ticket, room } => out.effect(ObjectEffect::GiveRoom { ticket, room }),
             StoreEvent::CancelPull { ticket } => out.effect(ObjectEffect::CancelPull { ticket }),
             StoreEvent::Io(job) => out.effect(ObjectEffect::Store(job)),
@@ -307,16 +319,21 @@ impl Objects {
         self.store.pull_room(ticket, size, owner);
     }
 
-    /// A fetch is over.
+    /// A fetch is over, which took so long.
     pub(crate) fn pull_ended(
         &mut self,
         ticket: PullTicket,
         object: ObjectId,
+        took: Duration,
         outcome: Result<MappedRange, Failure>,
     ) {
         match outcome {
-            Ok(range) => self.store.pull_finished(ticket, range),
+            Ok(range) => {
+                self.metrics.pulled(took);
+                self.store.pull_finished(ticket, range);
+            }
             Err(failure) => {
+                self.metrics.pull_failed();
                 debug!(object_id = %object, reason = failure.message, "cannot fetch an object");
                 if failure.error_code() == ErrorCode::FetchTimedOut {
                     self.store.pull_timed_out(ticket, &failure.message);
@@ -331,7 +348,10 @@ impl Objects {
     pub(crate) fn push_ended(&mut self, ticket: PushTicket, outcome: Result<u64, String>) {
         match outcome {
             Ok(bytes) => self.store.push_finished(ticket, bytes),
-            Err(reason) => self.store.push_failed(ticket, &reason),
+            Err(reason) => {
+                self.metrics.push_failed();
+                self.store.push_failed(ticket, &reason);
+            }
         }
     }
 
@@ -375,6 +395,12 @@ impl Objects {
     /// What the store holds and did.
     pub(crate) fn stats(&self) -> StoreStats {
         self.store.stats()
+    }
+
+    /// Lists what the store has and did, and what was counted between nodes.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        self.store.list_metrics(into);
+        self.metrics.list(into);
     }
 
     /// Ten times a second.

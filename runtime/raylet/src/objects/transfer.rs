@@ -114,6 +114,7 @@ pub(crate) async fn pull(
     inputs: mpsc::Sender<Input>,
     cancel: CancellationToken,
 ) {
+    let begun = Instant::now();
     let mut fetch = Fetch {
         peers,
         ticket,
@@ -121,7 +122,7 @@ pub(crate) async fn pull(
         inputs,
         cancel,
         room: None,
-        heard: Instant::now(),
+        heard: begun,
     };
     let outcome = fetch.fetch_from_any(&locations).await;
     // Also of a failure the store hears only when nobody writes to the memory any more: it may use it for something else.
@@ -141,6 +142,7 @@ pub(crate) async fn pull(
         .send(Input::PullEnded {
             ticket,
             object,
+            took: begun.elapsed(),
             outcome,
         })
         .await;

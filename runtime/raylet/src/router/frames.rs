@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sparkray_common::WorkerId;
-use sparkray_proto::{ClientKind, FrameKind, WorkerBlocked};
+use sparkray_proto::{ClientKind, FrameKind, MetricsText, WorkerBlocked};
 use sparkray_rpc::Frame;
 use tracing::warn;
 
@@ -55,6 +55,13 @@ impl Router {
                     correlation,
                 });
             }
+            FrameKind::GetMetrics => {
+                let _: sparkray_proto::GetMetrics = frame.decode()?;
+                let text = self.render_metrics();
+                let reply = MetricsText { text };
+                self.out
+                    .send(connection, FrameKind::MetricsText, correlation, &reply);
+            }
             FrameKind::FreeObjects | FrameKind::AdoptFeed | FrameKind::FeedQuery | FrameKind::PullObject => {
                 self.store_frame(connection, frame)?;
             }
@@ -62,12 +69,12 @@ impl Router {
             other if self.clients.is_local(connection) != Some(true) => {
                 return Err(FrameError::NotHere(other));
             }
-            _ => self.dispatch_local(connection, frame)?,
+            _ => self.dispatch_local(connection, frame, now)?,
         }
         Ok(())
     }
 
-    fn dispatch_local(&mut self, connection: u64, frame: &Frame) -> Result<(), FrameError> {
+    fn dispatch_local(&mut self, connection: u64, frame: &Frame, now: Instant) -> Result<(), FrameError> {
         match frame.kind {
             FrameKind::HeadRequest => {
                 let request = frame.decode()?;
@@ -85,7 +92,7 @@ impl Router {
                 let worker = self
                     .worker_behind(connection)
                     .ok_or(FrameError::NotHere(frame.kind))?;
-                self.worker_frame(worker, frame)?;
+                self.worker_frame(worker, frame, now)?;
             }
             _ => self.store_frame(connection, frame)?,
         }
@@ -93,7 +100,7 @@ impl Router {
     }
 
     /// What only a worker says of itself.
-    fn worker_frame(&mut self, worker: WorkerId, frame: &Frame) -> Result<(), FrameError> {
+    fn worker_frame(&mut self, worker: WorkerId, frame: &Frame, now: Instant) -> Result<(), FrameError> {
         match frame.kind {
             FrameKind::WorkerBlocked => {
                 let message: WorkerBlocked = frame.decode()?;
@@ -108,6 +115,7 @@ impl Router {
                     frame.correlation,
                     frame.decode()?,
                     &mut self.leases,
+                    now,
                     &mut self.out,
                 );
             }

@@ -12,6 +12,7 @@ mod ends;
 mod events;
 mod frames;
 mod from_head;
+mod metrics;
 mod scheduling;
 
 use std::sync::Arc;
@@ -141,10 +142,11 @@ impl Router {
             Input::PullEnded {
                 ticket,
                 object,
+                took,
                 outcome,
             } => {
                 self.out.effect(ObjectEffect::ForgetPull { ticket });
-                self.objects.pull_ended(ticket, object, outcome);
+                self.objects.pull_ended(ticket, object, took, outcome);
             }
             Input::FeedSettled(message) => self.objects.feed_settled(&message),
             Input::FreesTold { node, left } => {

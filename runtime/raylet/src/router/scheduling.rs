@@ -43,7 +43,7 @@ impl Router {
                 continue;
             }
             match self.workers.take_idle(lease.job, lease.lease_id, now) {
-                Some(worker) => self.give_worker(lease.lease_id, worker),
+                Some(worker) => self.give_worker(lease.lease_id, worker, now),
                 None => missing += 1,
             }
         }
@@ -75,8 +75,8 @@ impl Router {
         ))
     }
 
-    fn give_worker(&mut self, lease_id: LeaseId, worker: WorkerId) {
-        self.leases.assign_worker(lease_id, worker);
+    fn give_worker(&mut self, lease_id: LeaseId, worker: WorkerId, now: Instant) {
+        self.leases.assign_worker(lease_id, worker, now);
         match self.actors.by_lease(lease_id) {
             Some(actor) => self.actors.create(actor, worker, &mut self.out),
             None => {

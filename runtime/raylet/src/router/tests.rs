@@ -1,5 +1,7 @@
 //! The parts together, without a socket, a process or a task.
 
+mod metrics;
+
 use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION};
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;

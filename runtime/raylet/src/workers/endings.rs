@@ -101,6 +101,7 @@ impl Workers {
         } else {
             info!(worker_id = %worker, pid, how, "worker ended");
         }
+        self.metrics.ended();
         self.labels.worker_ended(worker);
         self.gone.insert(worker);
         out.event(Event::WorkerEnded {

@@ -8,6 +8,7 @@ mod descendants;
 mod endings;
 mod labels;
 mod logs;
+mod metrics;
 mod orphans;
 mod part;
 mod pool;

@@ -4,12 +4,13 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, LeaseId, WorkerId};
+use sparkray_common::{JobId, LeaseId, Metrics, WorkerId};
 use sparkray_proto::{ExitWorker, FrameKind, WorkerLabel};
 use tracing::{debug, info, warn};
 
 use super::labels::Labels;
-use super::pool::{START_DEADLINE, WorkerPool};
+use super::metrics::WorkerMetrics;
+use super::pool::{START_DEADLINE, WorkerPool, WorkerState};
 use crate::input::{ChildEnd, ZygoteEvent};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Birth, Effect, Event, Outbox};
@@ -45,6 +46,7 @@ pub(crate) struct Workers {
     /// Ended since the last tick.
     pub(super) gone: HashSet<WorkerId>,
     pub(super) labels: Labels,
+    pub(super) metrics: WorkerMetrics,
 }
 
 impl Workers {
@@ -65,6 +67,7 @@ impl Workers {
             unclaimed: HashMap::new(),
             gone: HashSet::new(),
             labels: Labels::default(),
+            metrics: WorkerMetrics::default(),
         }
     }
 
@@ -103,6 +106,7 @@ impl Workers {
     }
 
     pub(super) fn start_failed(&mut self, cause: String, now: Instant) {
+        self.metrics.start_failed();
         self.start_failures += 1;
         self.last_start_failure = cause;
         self.paused_until = Some(now + START_PAUSE);
@@ -122,6 +126,7 @@ impl Workers {
 
     /// The zygote is about to be asked for a worker with this connection.
     pub(crate) fn add(&mut self, birth: Birth, now: Instant) {
+        self.metrics.started();
         self.pool.add(birth.worker, birth.connection, now);
         self.labels.add(birth.worker);
     }
@@ -209,6 +214,10 @@ impl Workers {
     pub(crate) fn registered(&mut self, worker: WorkerId, pid: u32, now: Instant, out: &mut Outbox) {
         debug!(worker_id = %worker, pid, "worker registered");
         self.start_failures = 0;
+        if let Some(entry) = self.pool.get(worker) {
+            self.metrics
+                .registered(now.saturating_duration_since(entry.since));
+        }
         self.pool.registered(worker, now);
         // Its zygote may have died before it told.
         self.know_pid(worker, pid, now, out);
@@ -241,6 +250,7 @@ impl Workers {
         if let Some(pid) = pid
             && !self.ends.contains_key(&worker)
         {
+            self.metrics.killed();
             out.effect(Effect::Kill { pid });
         }
     }
@@ -283,6 +293,26 @@ impl Workers {
     /// One of a worker's pipes ended.
     pub(crate) fn output_ended(&mut self, worker: WorkerId) {
         self.labels.pipe_ended(worker);
+    }
+
+    /// Lists the workers that there are, and what was counted.
+    pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        let count = |wanted: fn(&WorkerState) -> bool| {
+            let found = self.pool.iter().filter(|(_, worker)| wanted(&worker.state));
+            found.count() as u64
+        };
+        into.gauges(
+            "ray_workers",
+            "Workers by what they do",
+            "State",
+            &[
+                ("Starting", count(|state| *state == WorkerState::Coming)),
+                ("Idle", count(|state| *state == WorkerState::Idle)),
+                ("Busy", count(|state| matches!(state, WorkerState::Busy(_)))),
+                ("Ending", count(|state| *state == WorkerState::Ending)),
+            ],
+        );
+        self.metrics.list(into);
     }
 
     /// Ten times a second: idle workers above the prestarted number are asked to end, late ones are killed.

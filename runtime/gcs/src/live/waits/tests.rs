@@ -22,7 +22,7 @@ fn a_wait_is_reported_once_and_begins_anew_with_the_next_incarnation() {
     assert_eq!(waits.unreported(later, actor), None);
     waits.begin_again(later, actor);
     assert_eq!(waits.unreported(later, actor), Some(Duration::ZERO));
-    waits.end(actor);
+    waits.end(now, actor);
     assert_eq!(waits.unreported(later, actor), None);
 }
 
