@@ -230,14 +230,15 @@ TABLES: dict[str, dict[str, str]] = {
         "joining": "convert event futures notices runtime",
         "feed": "convert objects runtime",
         "head": "convert feed runtime",
+        "metrics": "convert runtime",
         "actor": "convert doors",
         "strategy": "convert",
         "arguments": "convert doors object_ref runtime strategy values",
         "results": "convert object_ref process runtime values",
         "execution": "convert object_ref objects process results runtime values",
         "incoming": "execution object_ref objects results runtime",
-        "core_worker": "actor arguments convert doors execution feed head incoming joining object_ref objects runtime"
-        " strategy values",
+        "core_worker": "actor arguments convert doors execution feed head incoming joining metrics object_ref objects"
+        " runtime strategy values",
         # What Python sees: lib.rs.
         "_native": "actor arguments core_worker doors incoming object_ref object_ref_methods process values",
     },

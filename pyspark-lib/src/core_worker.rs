@@ -20,7 +20,7 @@ use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
 use crate::strategy::PyStrategy;
 use crate::values::serialize;
-use crate::{execution, feed, head, objects};
+use crate::{execution, feed, head, metrics, objects};
 
 /// This process in its cluster: driver or worker.
 #[pyclass(frozen, name = "CoreWorker", module = "sparkray._native")]
@@ -209,6 +209,11 @@ impl PyCoreWorker {
 
     fn actors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         head::actors(py, &self.runtime)
+    }
+
+    /// What a process has counted: this "worker", or its "raylet", or the "head".
+    fn metrics(&self, py: Python<'_>, process: &str) -> PyResult<String> {
+        metrics::metrics(py, &self.runtime, process)
     }
 
     /// The task that the native loop runs on this thread.

@@ -15,6 +15,7 @@ mod futures;
 mod head;
 mod incoming;
 mod joining;
+mod metrics;
 mod notices;
 mod object_ref;
 mod object_ref_methods;

@@ -194,6 +194,9 @@ class CoreWorker:
         store (dict of StoreStats), report_count (of the node's reports, of which store and available are the last)."""
     def actors(self) -> list[dict[str, Any]]:
         """Keys: actor_id (hex), name, namespace, state, class_name, pid."""
+    def metrics(self, process: str) -> str:
+        """What a process has counted, in the OpenMetrics text format. `process`: "worker" (this one), "raylet" (of this
+        node) or "head"."""
     def current_task(self) -> dict[str, Any] | None:
         """The task that the native loop runs on this thread. Keys: task_id, name, actor_id, attempt."""
     def kv_put(self, key: bytes, value: bytes, overwrite: bool = True, namespace: str = "") -> bool: ...

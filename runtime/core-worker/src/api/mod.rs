@@ -2,6 +2,7 @@
 
 mod calls;
 mod head;
+mod metrics;
 mod objects;
 mod work;
 

@@ -87,7 +87,10 @@ impl State {
             Pending::Push(_) => {}
             Pending::Fetch(object) => objects.fetch_lost(links, object),
             Pending::Read(ids) => objects.reads_failed(links, ids, &lost_connection(cause)),
-            Pending::Create { slot, .. } | Pending::Head(slot) | Pending::Done(slot) => {
+            Pending::Create { slot, .. }
+            | Pending::Head(slot)
+            | Pending::Metrics(slot)
+            | Pending::Done(slot) => {
                 links.fill_slot(slot, SlotResult::Failed(lost_connection(cause)));
             }
             Pending::Creation(actor) => {

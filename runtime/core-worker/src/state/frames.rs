@@ -121,6 +121,12 @@ impl State {
             }
             FrameKind::LeaseBroken => return self.on_lease_broken(&frame.decode()?),
             FrameKind::HeadReply => self.on_head_reply(conn, &frame),
+            FrameKind::MetricsText => {
+                let message: proto::MetricsText = frame.decode()?;
+                if let Some(Pending::Metrics(slot)) = links.take_pending(conn, frame.correlation) {
+                    links.fill_slot(slot, SlotResult::Metrics(message.text));
+                }
+            }
             FrameKind::ActorUpdate => {
                 return self.actors.on_update(&mut self.base, &frame.decode()?);
             }

@@ -29,6 +29,7 @@ mod ids;
 mod leases;
 mod limits;
 mod links;
+mod metrics;
 mod objects;
 mod outbox;
 mod process;

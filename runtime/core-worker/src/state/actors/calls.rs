@@ -237,6 +237,7 @@ impl Actors {
             client.calls.queue.pop_front();
             let sequence = client.calls.add(task_id);
             let to = (actor_id, conn, task_id);
+            self.metrics.pushed();
             let bytes = client.send(&base.objects, &mut base.links, to, task, sequence);
             client.calls.in_flight_bytes += bytes as usize;
             task.set_place(Place::Sent { sequence, bytes });
@@ -336,9 +337,11 @@ impl Actors {
         }
         let unanswered = client.calls.unanswered();
         if let Some(conn) = client.connect(&mut base.links) {
+            self.metrics.reconnected();
             for (sequence, task_id) in unanswered {
                 if let Some(task) = base.tasks.get(task_id) {
                     let to = (actor_id, conn, task_id);
+                    self.metrics.pushed_again();
                     client.send(&base.objects, &mut base.links, to, task, sequence);
                 }
             }

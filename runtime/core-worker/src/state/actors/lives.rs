@@ -68,6 +68,9 @@ impl Actors {
         let Some(client) = self.clients.get_mut(&actor_id) else {
             return;
         };
+        if client.state != ActorState::Dead {
+            self.metrics.died();
+        }
         client.state = ActorState::Dead;
         base.links.out.news();
         client.death = Some(death.clone());

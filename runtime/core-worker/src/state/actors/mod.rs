@@ -11,8 +11,9 @@ mod calls;
 mod creation;
 mod handles;
 mod lives;
+mod metrics;
 
-use sparkray_common::{ActorId, ErrorCode, ObjectId, WorkerAddress};
+use sparkray_common::{ActorId, ErrorCode, Metrics, ObjectId, WorkerAddress};
 use sparkray_proto::ActorState;
 
 use super::links::ConnId;
@@ -22,6 +23,7 @@ use crate::hash::IdMap;
 
 use calls::Calls;
 pub(crate) use creation::Creation;
+use metrics::ActorMetrics;
 
 /// Where calls of an actor go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,9 +96,20 @@ impl ActorClient {
 #[derive(Debug, Default)]
 pub(super) struct Actors {
     clients: IdMap<ActorId, ActorClient>,
+    metrics: ActorMetrics,
 }
 
 impl Actors {
+    /// Lists the actors that this process knows, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_core_worker_known_actors",
+            "Actors that this process has handles or calls of",
+            self.clients.len() as u64,
+        );
+        self.metrics.list(into);
+    }
+
     /// Panics where an invariant does not hold.
     #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self, tasks: &super::tasks::Tasks) {

@@ -21,10 +21,13 @@ impl Execution {
         pins: Vec<ObjectId>,
         more: bool,
     ) {
+        let run_micros = base.now().saturating_sub(task.started);
+        let raised = returns.iter().any(|value| value.is_error);
+        self.metrics.finished(raised, run_micros);
         let reply = proto::PushTaskReply {
             status: TaskStatus::Done.into(),
             returns,
-            run_micros: base.now().saturating_sub(task.started),
+            run_micros,
             ..Default::default()
         };
         self.answer(base, task, &reply, payload, pins, more);
@@ -32,6 +35,7 @@ impl Execution {
 
     /// Answers a call that has no result, not even an error value.
     pub(in crate::state) fn fail_work(&mut self, base: &mut Base, task: &IncomingTask, error: &CoreError) {
+        self.metrics.refused();
         self.answer(base, task, &refusal(error), &[], Vec::new(), false);
     }
 

@@ -127,7 +127,7 @@ impl Execution {
         }
         if self.blocked > 0 && self.running_since.is_some() {
             // The task that runs may wait for this one.
-            Self::give_back(links, &task);
+            self.give_back(links, &task);
         } else {
             self.add(links, Work::Task(task));
         }

@@ -211,6 +211,7 @@ impl Execution {
                     self.fail_work(base, task, &error);
                     continue;
                 }
+                self.metrics.started();
                 task.started = base.now();
                 if task.sequence.is_none() {
                     self.running_since = Some(base.now());

@@ -9,7 +9,8 @@ use crate::state::links::Links;
 const SLOW_TASK: u64 = 5_000;
 
 impl Execution {
-    pub(super) fn give_back(links: &mut Links, task: &IncomingTask) {
+    pub(super) fn give_back(&mut self, links: &mut Links, task: &IncomingTask) {
+        self.metrics.given_back();
         let reply = proto::PushTaskReply {
             status: TaskStatus::Returned.into(),
             ..Default::default()
@@ -23,7 +24,7 @@ impl Execution {
         // From the last to the first: each goes to the front of its owner's queue.
         for work in std::mem::take(&mut self.ready).into_iter().rev() {
             match work {
-                Work::Task(task) if task.sequence.is_none() => Self::give_back(links, &task),
+                Work::Task(task) if task.sequence.is_none() => self.give_back(links, &task),
                 other => self.ready.push_front(other),
             }
         }

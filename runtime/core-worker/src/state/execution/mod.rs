@@ -11,11 +11,12 @@ mod answering;
 mod answers;
 mod arrivals;
 mod giving_back;
+mod metrics;
 
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, FunctionId, JobId, ObjectId, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, FunctionId, JobId, Metrics, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto as proto;
 
 use super::links::{ConnId, Links};
@@ -25,6 +26,7 @@ use crate::hash::IdMap;
 
 use actor_scheduling_queue::ActorSchedulingQueues;
 use answers::FunctionAnswers;
+use metrics::ExecutionMetrics;
 
 /// An argument that was given as a reference.
 #[derive(Debug, Clone)]
@@ -124,6 +126,7 @@ pub(crate) struct Execution {
     exit: bool,
     /// Somebody wants to hear of each arrival.
     announce: bool,
+    metrics: ExecutionMetrics,
 }
 
 impl Execution {
@@ -164,6 +167,16 @@ impl Execution {
     /// A function is loaded: its code is not needed any more.
     pub(in crate::state) fn function_loaded(&mut self, function: FunctionId) {
         self.functions.remove(&function);
+    }
+
+    /// Lists the calls that wait, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_core_worker_executions_queued",
+            "Calls of others that wait in this process",
+            self.ready.len() as u64,
+        );
+        self.metrics.list(into);
     }
 
     // ---- ends ----------------------------------------------------------------------------------------------

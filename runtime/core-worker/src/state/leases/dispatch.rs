@@ -83,6 +83,7 @@ impl Leases {
             return;
         };
         let Some(worker) = &lease.worker else { return };
+        self.metrics.pushed();
         lease.pushed.push_back(task_id);
         let num_returns = template.num_returns;
         let prefix = match lease.prefix.take() {

@@ -171,6 +171,7 @@ impl Leases {
             })
         } else if task.try_again(max_retries) {
             warn!(%task_id, name, attempt = task.attempt(), "runs a task again whose worker died");
+            base.tasks.note_retry();
             None
         } else {
             let tries = match task.attempt() {

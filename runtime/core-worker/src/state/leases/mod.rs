@@ -11,6 +11,7 @@
 
 mod dispatch;
 mod losses;
+mod metrics;
 mod raylets;
 mod requests;
 mod scheduling;
@@ -18,7 +19,8 @@ mod scheduling;
 use std::collections::{HashMap, VecDeque};
 
 use sparkray_common::{
-    FunctionId, JobId, LeaseId, NodeId, ResourceSet, SchedulingStrategy, TaskId, WorkerAddress, WorkerId,
+    FunctionId, JobId, LeaseId, Metrics, NodeId, ResourceSet, SchedulingStrategy, TaskId, WorkerAddress,
+    WorkerId,
 };
 
 use super::ids::SchedulingClassId;
@@ -28,6 +30,7 @@ use super::tasks::{PushPrefix, TaskTemplate};
 use crate::hash::IdMap;
 
 pub(super) use losses::Loss;
+use metrics::LeaseMetrics;
 use raylets::OtherRaylet;
 
 /// Tasks are pushed ahead of a worker only when they run shorter than this, in microseconds.
@@ -115,6 +118,7 @@ struct Lease {
     unsure: bool,
     /// There is no connection: nothing is pushed.
     suspended: bool,
+    asked_at: u64,
     granted_at: u64,
     idle_since: u64,
     /// A timer will look whether it is idle.
@@ -125,7 +129,7 @@ struct Lease {
 }
 
 impl Lease {
-    fn requested(class: SchedulingClassId, raylet: ConnId) -> Self {
+    fn requested(class: SchedulingClassId, raylet: ConnId, asked_at: u64) -> Self {
         Self {
             class,
             worker: None,
@@ -134,6 +138,7 @@ impl Lease {
             pushed_bytes: 0,
             unsure: false,
             suspended: false,
+            asked_at,
             granted_at: 0,
             idle_since: 0,
             timed: false,
@@ -166,6 +171,7 @@ pub(super) struct Leases {
     last_class: u64,
     /// Idle classes are forgotten when there are so many classes.
     sweep_at: usize,
+    metrics: LeaseMetrics,
 }
 
 impl Leases {
@@ -191,6 +197,31 @@ impl Leases {
         let workers = self.leases.values().filter_map(|lease| lease.worker.as_ref());
         let there = workers.filter(move |worker| worker.address.node_id == node);
         there.map(|worker| worker.address.worker_id)
+    }
+
+    /// Lists the leases and queued functions that there are, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        let queued: usize = self.classes.values().map(|class| class.queue.len()).sum();
+        into.gauge(
+            "ray_core_worker_tasks_queued",
+            "Functions whose arguments are there, and that wait for a worker",
+            queued as u64,
+        );
+        let granted = self
+            .leases
+            .values()
+            .filter(|lease| lease.worker.is_some())
+            .count();
+        into.gauges(
+            "ray_core_worker_leases",
+            "Leases that this process asks for, and that it has",
+            "State",
+            &[
+                ("Requested", (self.leases.len() - granted) as u64),
+                ("Granted", granted as u64),
+            ],
+        );
+        self.metrics.list(into);
     }
 
     /// Panics where an invariant does not hold.

@@ -34,7 +34,9 @@ impl Leases {
         let lease_id = base.links.process.ids.next_lease();
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.requested.push(lease_id);
-            self.leases.insert(lease_id, Lease::requested(class_id, conn));
+            self.metrics.requested();
+            let lease = Lease::requested(class_id, conn, base.now());
+            self.leases.insert(lease_id, lease);
             self.send_lease_request(base, lease_id, false);
         }
     }
@@ -87,6 +89,7 @@ impl Leases {
         };
         for lease_id in std::mem::take(&mut class.requested) {
             if let Some(lease) = self.leases.remove(&lease_id) {
+                self.metrics.cancelled();
                 let message = proto::CancelWorkerLease {
                     lease_id: lease_id.to_vec().into(),
                 };
@@ -131,10 +134,12 @@ impl Leases {
             return Ok(());
         };
         if let Some(failure) = &reply.failure {
+            self.metrics.refused();
             self.refused(base, conn, lease_id, failure.into());
             return Ok(());
         }
         if let Some(location) = &reply.spillback {
+            self.metrics.spilled();
             let node = NodeId::from_slice(&location.node_id)?;
             let conn = self.conn_to_raylet(base, node, &location.node_address);
             if let Some(lease) = self.leases.get_mut(&lease_id) {
@@ -169,6 +174,7 @@ impl Leases {
         }
         if let Some(lease) = self.leases.get_mut(&lease_id) {
             lease.worker = Some(LeasedWorker { address, conn, pid });
+            self.metrics.granted(base.now().saturating_sub(lease.asked_at));
             lease.granted_at = base.now();
             lease.idle_since = base.now();
         }

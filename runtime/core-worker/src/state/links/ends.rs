@@ -34,6 +34,7 @@ impl Links {
     /// Forgets a connection; `None`: it was forgotten before.
     pub(in crate::state) fn close(&mut self, conn: ConnId, cause: &CloseCause) -> Option<ClosedLink> {
         let link = self.links.remove(&conn)?;
+        self.metrics.closed();
         self.touched.retain(|touched| *touched != conn);
         if let Some(peer) = link.peer {
             if self.peers.get(&peer) == Some(&conn) {

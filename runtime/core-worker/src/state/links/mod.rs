@@ -11,6 +11,7 @@
 
 mod ends;
 mod frames;
+mod metrics;
 mod opening;
 mod pending;
 mod timers;
@@ -19,7 +20,7 @@ mod unreachable;
 use std::collections::HashMap;
 
 use prost::Message;
-use sparkray_common::{FunctionId, LeaseId, NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{FunctionId, LeaseId, Metrics, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto::FrameKind;
 use tracing::debug;
 
@@ -32,6 +33,7 @@ use crate::hash::{IdMap, IdSet};
 
 pub(super) use ends::ClosedLink;
 pub(super) use frames::{PayloadReader, encode_frame, id_bytes, with_correlation};
+use metrics::LinkMetrics;
 use pending::Slots;
 pub(crate) use pending::{Pending, SlotResult};
 pub(super) use timers::{Timer, Timers};
@@ -136,6 +138,7 @@ pub(super) struct Links {
     slots: Slots,
     next_conn: ConnId,
     next_correlation: u64,
+    metrics: LinkMetrics,
 }
 
 impl Links {
@@ -156,6 +159,7 @@ impl Links {
             slots: Slots::default(),
             next_conn: RAYLET_CONN + 1,
             next_correlation: 1,
+            metrics: LinkMetrics::default(),
         }
     }
 
@@ -253,6 +257,7 @@ impl Links {
             let Some(link) = self.links.get_mut(&conn) else {
                 continue;
             };
+            self.metrics.sent(link.out.len());
             take(conn, &mut link.out, link.urgent);
             link.out.clear();
             link.out.shrink_to(KEPT_BUFFER);
@@ -431,6 +436,16 @@ impl Links {
                 link.answered = correlation;
             }
         }
+    }
+
+    /// Lists the connections that there are, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_core_worker_open_connections",
+            "Connections, that to the raylet included",
+            self.links.len() as u64,
+        );
+        self.metrics.list(into);
     }
 
     // ---- checking ------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ impl Links {
 
     /// Calls a process.
     pub(in crate::state) fn open(&mut self, key: PeerKey, endpoint: Endpoint, target: Target) -> ConnId {
+        self.metrics.opened();
         let conn = self.add(Some(key));
         self.out.effect(Effect::Open {
             conn,
@@ -87,6 +88,7 @@ impl Links {
         })?;
         let message: proto::IncomingConnection = frame.decode()?;
         let agreement = Agreement::decode(&message.agreement)?;
+        self.metrics.accepted();
         let conn = self.add(None);
         self.out.effect(Effect::Adopt {
             conn,

@@ -23,6 +23,8 @@ pub(crate) enum Pending {
         object: ObjectId,
     },
     Head(u64),
+    /// GetMetrics to the local raylet.
+    Metrics(u64),
     /// RegisterActor, for which no thread waits.
     Creation(ActorId),
     /// A slot that only waits for Empty.
@@ -40,6 +42,7 @@ pub(crate) enum Pending {
 pub(crate) enum SlotResult {
     Head(proto::HeadReply),
     Created(proto::CreateObjectReply, Option<OwnedFd>),
+    Metrics(String),
     Done,
     Failed(CoreError),
 }

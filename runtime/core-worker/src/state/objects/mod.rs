@@ -13,6 +13,7 @@
 mod borrowers;
 mod borrowing;
 mod held_bytes;
+mod metrics;
 mod owners;
 mod reading;
 mod references;
@@ -25,7 +26,7 @@ mod waits;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use sparkray_common::{NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{Metrics, NodeId, ObjectId, TaskId, WorkerAddress, WorkerId};
 use sparkray_proto as proto;
 
 use super::events::Dependent;
@@ -38,6 +39,7 @@ use crate::store::StoredValue;
 use borrowers::Borrower;
 use borrowing::Borrowing;
 use held_bytes::HeldBytes;
+use metrics::ObjectMetrics;
 pub(crate) use reading::StoreAnswer;
 use return_pins::ReturnPins;
 use unhandled::Unhandled;
@@ -160,6 +162,7 @@ pub(crate) struct Objects {
     borrowers: IdMap<WorkerId, Borrower>,
     return_pins: IdMap<TaskId, ReturnPins>,
     unhandled: Unhandled,
+    metrics: ObjectMetrics,
 }
 
 impl Objects {
@@ -287,6 +290,21 @@ impl Objects {
     /// This process tells its user of errors that nobody asked for.
     pub(super) fn report_unhandled(&mut self) {
         self.unhandled.is_told = true;
+    }
+
+    /// Lists the objects that there are, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_core_worker_objects",
+            "Objects that this process has references to, or keeps for others",
+            self.table.len() as u64,
+        );
+        into.gauge(
+            "ray_core_worker_borrowers",
+            "Processes that hold references to objects of this one",
+            self.borrowers.len() as u64,
+        );
+        self.metrics.list(into);
     }
 
     // ---- checking ------------------------------------------------------------------------------------------

@@ -49,6 +49,7 @@ impl Objects {
     pub(super) fn ask_owner(&mut self, links: &mut Links, id: ObjectId) {
         let Some(owner) = self.owner(&id) else { return };
         let conn = links.conn_to_worker(owner);
+        self.metrics.owner_asked();
         let message = proto::GetObject {
             object_id: id_bytes(id.as_bytes()),
         };

@@ -84,6 +84,7 @@ impl Objects {
         if entries.is_empty() {
             return;
         }
+        self.metrics.store_asked(entries.len());
         let objects: Vec<ObjectId> = asked.iter().copied().collect();
         let message = proto::GetObjects { objects: entries };
         let sent = links.request(RAYLET_CONN, Pending::Read(asked), FrameKind::GetObjects, &message);
@@ -180,6 +181,7 @@ impl Objects {
         let Some(object) = self.table.get_mut(&id) else {
             return;
         };
+        self.metrics.store_failed();
         object.reading = false;
         object.failed_reads = object.failed_reads.saturating_add(1);
         if let Value::Failed(cause) = &object.value {

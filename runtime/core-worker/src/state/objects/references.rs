@@ -28,6 +28,7 @@ impl Objects {
             _ => 0,
         };
         let is_error = matches!(value, Value::Raised(_));
+        self.metrics.put();
         self.add_owned(id, value, contained);
         if let Some(object) = self.table.get_mut(&id) {
             object.put_bytes = inline_bytes as u32;

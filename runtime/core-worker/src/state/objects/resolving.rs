@@ -127,6 +127,7 @@ impl Objects {
             locations.push((here.0, here.1.to_owned()));
             return;
         }
+        self.metrics.lost();
         object.value = lost(
             ErrorCode::ObjectLost,
             format!("object {id} was lost with node {node}: {cause}"),

@@ -7,18 +7,20 @@
 
 mod calls;
 mod dependency_errors;
+mod metrics;
 mod pushing;
 mod results;
 mod submission;
 
 use bytes::Bytes;
-use sparkray_common::{JobId, LeaseId, ObjectId, TaskId};
+use sparkray_common::{JobId, LeaseId, Metrics, ObjectId, TaskId};
 
 use super::ids::SchedulingClassId;
 use super::links::Links;
 use super::objects::{Objects, Value};
 use crate::error::CoreError;
 use crate::slab_map::SlabMap;
+use metrics::{Ending, TaskMetrics};
 
 pub use calls::{ActorMethod, TaskTemplate};
 pub(crate) use calls::{CallKind, NewTask};
@@ -73,6 +75,8 @@ pub(super) struct Task {
     /// Workers that could not be reached.
     misses: u8,
     place: Place,
+    /// Microseconds at which it was submitted.
+    submitted: u64,
 }
 
 impl Task {
@@ -137,6 +141,7 @@ impl Task {
 #[derive(Debug, Default)]
 pub(super) struct Tasks {
     table: SlabMap<TaskId, Task>,
+    metrics: TaskMetrics,
 }
 
 impl Tasks {
@@ -156,7 +161,7 @@ impl Tasks {
         self.table.len()
     }
 
-    /// All results of a task become `value`.
+    /// A task has failed: all its results become `value`.
     pub(super) fn finish(
         &mut self,
         objects: &mut Objects,
@@ -167,7 +172,7 @@ impl Tasks {
         let Some(num_returns) = self.table.get(&task_id).map(Task::num_returns) else {
             return;
         };
-        self.forget(objects, links, task_id);
+        self.forget(objects, links, task_id, Ending::Failed);
         for index in 0..num_returns {
             let id = ObjectId::for_result(task_id, index);
             objects.resolve_result(links, id, value.clone());
@@ -175,10 +180,12 @@ impl Tasks {
     }
 
     /// A task is finished: its arguments are not needed any more.
-    fn forget(&mut self, objects: &mut Objects, links: &mut Links, task_id: TaskId) {
+    fn forget(&mut self, objects: &mut Objects, links: &mut Links, task_id: TaskId, ending: Ending) {
         let Some(task) = self.table.remove(&task_id) else {
             return;
         };
+        let took = links.process.now.saturating_sub(task.submitted);
+        self.metrics.ended(ending, took);
         objects.release_arguments(task.arguments.len());
         let Some(extras) = task.extras else { return };
         for (_, id) in extras.slots {
@@ -196,6 +203,21 @@ impl Tasks {
         for task in tasks {
             self.finish(objects, links, task, &failed);
         }
+    }
+
+    /// A task is to run again, because its worker was lost.
+    pub(super) fn note_retry(&mut self) {
+        self.metrics.retried();
+    }
+
+    /// Lists the tasks that there are, and what was counted.
+    pub(super) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_tasks_unfinished",
+            "Calls of this process that are not over",
+            self.table.len() as u64,
+        );
+        self.metrics.list(into);
     }
 
     #[cfg(any(test, debug_assertions))]

@@ -6,7 +6,7 @@ use sparkray_proto::{self as proto, Failure, TaskStatus};
 use sparkray_rpc::Frame;
 use tracing::warn;
 
-use super::{CallKind, Place, Task, Tasks};
+use super::{CallKind, Ending, Place, Task, Tasks};
 use crate::error::CoreError;
 use crate::state::ids::SchedulingClassId;
 use crate::state::links::{ConnId, Links, PayloadReader};
@@ -165,7 +165,8 @@ impl Tasks {
             objects.take_contained(links, task_id, conn, &inner);
         }
         // First, so that who hears of a result finds the task finished.
-        self.forget(objects, links, task_id);
+        let ending = if raised { Ending::Raised } else { Ending::Finished };
+        self.forget(objects, links, task_id, ending);
         for (id, value) in values {
             objects.resolve_result(links, id, value);
         }
@@ -180,7 +181,11 @@ impl Tasks {
             return false;
         };
         let max_retries = template.max_retries;
-        template.retry_exceptions && task.try_again(max_retries)
+        let tries_again = template.retry_exceptions && task.try_again(max_retries);
+        if tries_again {
+            self.metrics.retried();
+        }
+        tries_again
     }
 }
 

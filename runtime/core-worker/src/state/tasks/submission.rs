@@ -34,8 +34,14 @@ impl Tasks {
         }
         objects.hold_arguments(call.arguments.len());
         let place = match &call.kind {
-            CallKind::Function(_) => Place::Waiting,
-            CallKind::Actor { .. } => Place::ActorQueue,
+            CallKind::Function(_) => {
+                self.metrics.function_submitted();
+                Place::Waiting
+            }
+            CallKind::Actor { .. } => {
+                self.metrics.actor_call_submitted();
+                Place::ActorQueue
+            }
         };
         let has_extras =
             !(call.keyword_names.is_empty() && call.slots.is_empty() && call.contained.is_empty());
@@ -58,6 +64,7 @@ impl Tasks {
                 missing,
                 misses: 0,
                 place,
+                submitted: links.process.now,
             },
         );
         (task_id, results, missing > 0)

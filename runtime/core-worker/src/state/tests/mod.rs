@@ -3,6 +3,7 @@
 
 mod actors;
 mod deaths;
+mod metrics;
 mod pauses;
 mod process;
 mod properties;
