@@ -11,6 +11,7 @@ use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ActorId, FunctionId, JobId, TaskId};
 use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, WorkItem};
+use tracing::{Span, debug_span};
 
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
 use crate::object_ref::reading;
@@ -109,6 +110,17 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
     }
 }
 
+/// The span of a call that this worker runs. `actor_id`: looked up only when spans are wanted.
+pub(crate) fn span_of(task: &IncomingTask, actor_id: impl Fn() -> Option<ActorId>) -> Span {
+    debug_span!(
+        "execute_task",
+        task_id = %task.task_id,
+        actor_id = actor_id().map(tracing::field::display),
+        name = task.name,
+        attempt = task.attempt
+    )
+}
+
 impl<'py> Loop<'py> {
     fn take_job(&mut self, job_id: JobId) {
         if job_id != self.job_id {
@@ -138,6 +150,7 @@ impl<'py> Loop<'py> {
     }
 
     fn run_task(&mut self, task: &IncomingTask) {
+        let _span = span_of(task, || self.actor_id).entered();
         self.take_job(task.job_id);
         if self.instance.is_none() {
             // An actor keeps the label, and the threads, that it was created with.
@@ -207,6 +220,8 @@ impl<'py> Loop<'py> {
         let py = self.py;
         let job_id = JobId::from_slice(&work.spec.job_id).map_err(bad_id)?;
         let actor_id = ActorId::from_slice(&work.spec.actor_id).map_err(bad_id)?;
+        let span =
+            debug_span!("create_actor", actor_id = %actor_id, incarnation = work.incarnation).entered();
         self.take_job(job_id);
         self.take_label(&work.spec.class_name);
         let name = format!("{}.__init__", work.spec.class_name);
@@ -231,6 +246,8 @@ impl<'py> Loop<'py> {
             Ok((spec, instance, label))
         });
         CURRENT.set(None);
+        // An actor that Python drives runs below.
+        drop(span);
         let core = Arc::clone(&self.runtime.core);
         end_forked_child(py, &core, made.as_ref().err());
         match made {

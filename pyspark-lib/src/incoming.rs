@@ -9,8 +9,9 @@ use pyo3::types::{PyBytes, PyDict, PyTuple};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, ObjectId};
 use sparkray_core_worker::{CoreError, IncomingTask, WorkItem};
+use tracing::Span;
 
-use crate::execution::{LoadedArgument, arguments_of, decode_arguments, fetch_references, hooks};
+use crate::execution::{LoadedArgument, arguments_of, decode_arguments, fetch_references, hooks, span_of};
 use crate::object_ref::reading;
 use crate::objects::wait_for_borrows;
 use crate::results::{answer_of, send_error};
@@ -26,6 +27,8 @@ pub(crate) struct PyIncomingTask {
     fetched: Mutex<Option<Vec<LoadedArgument>>>,
     /// References in the arguments whose owners do not know this process yet.
     unknown_to_owners: Mutex<Vec<ObjectId>>,
+    /// Ends with this.
+    _span: Span,
 }
 
 #[pymethods]
@@ -138,6 +141,7 @@ pub(crate) fn poll_tasks(py: Python<'_>, runtime: &Arc<Runtime>) -> PyResult<Opt
     while let Some(work) = py.detach(|| core.try_next_work()) {
         match work {
             WorkItem::Task(task) => tasks.push(PyIncomingTask {
+                _span: span_of(&task, || core.current_actor().map(|(actor_id, _)| actor_id)),
                 task,
                 runtime: Arc::clone(runtime),
                 answered: AtomicBool::new(false),

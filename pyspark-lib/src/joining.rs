@@ -56,6 +56,7 @@ pub(crate) fn connect(
     inherited: Option<OwnedFd>,
     worker_id: WorkerId,
 ) -> PyResult<Arc<Runtime>> {
+    sparkray_common::init_tracing_if_asked();
     let identity = identity_of(config)?;
     let cluster_id = identity.cluster_id;
     let is_driver = kind == ClientKind::Driver;

@@ -34,7 +34,7 @@ pub use scheduling_strategy::{
     LabelConstraint, LabelOperator, LabelSelector, Labels, NODE_ID_LABEL, SchedulingStrategy,
 };
 pub use shared_moment::{MOMENT_LEN, MomentClock, SharedMoment};
-pub use telemetry::init_tracing;
+pub use telemetry::{init_tracing, init_tracing_if_asked};
 pub use token::ClusterToken;
 pub use value::{VALUE_ALIGNMENT, VALUE_HEADER_LEN, ValueError, ValueFormat, ValueHeader};
 

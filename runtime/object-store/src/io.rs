@@ -4,8 +4,10 @@ use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use sparkray_common::ObjectId;
 use tokio::sync::{Semaphore, mpsc};
 use tokio::task::JoinSet;
+use tracing::debug_span;
 
 use crate::allocator::Range;
 use crate::shm::{Access, Segment, SegmentId};
@@ -32,6 +34,8 @@ pub(crate) enum Job {
     /// Write an object to disk.
     Spill {
         slot: u64,
+        /// For spans.
+        object: ObjectId,
         segment: Arc<Segment>,
         offset: u64,
         size: u64,
@@ -39,6 +43,8 @@ pub(crate) enum Job {
     /// Read it back.
     Restore {
         slot: u64,
+        /// For spans.
+        object: ObjectId,
         segment: Arc<Segment>,
         offset: u64,
         file: SpillFile,
@@ -46,6 +52,8 @@ pub(crate) enum Job {
     /// Check it, and make it readable where it lies.
     Open {
         slot: u64,
+        /// For spans.
+        object: ObjectId,
         segment: SegmentId,
         file: SpillFile,
     },
@@ -95,27 +103,43 @@ impl Job {
         match self {
             Self::Spill {
                 slot,
+                object,
                 segment,
                 offset,
                 size,
-            } => Some(Outcome::Spilled {
-                slot,
-                result: directories.spill(&segment, offset, size),
-            }),
+            } => {
+                let _span = debug_span!("spill", object_id = %object, size).entered();
+                Some(Outcome::Spilled {
+                    slot,
+                    result: directories.spill(&segment, offset, size),
+                })
+            }
             Self::Restore {
                 slot,
+                object,
                 segment,
                 offset,
                 file,
-            } => Some(Outcome::Restored {
+            } => {
+                let _span = debug_span!("restore", object_id = %object, size = file.size()).entered();
+                Some(Outcome::Restored {
+                    slot,
+                    result: file.restore(&segment, offset),
+                })
+            }
+            Self::Open {
                 slot,
-                result: file.restore(&segment, offset),
-            }),
-            Self::Open { slot, segment, file } => Some(Outcome::Opened {
-                slot,
+                object,
                 segment,
-                result: file.open(segment),
-            }),
+                file,
+            } => {
+                let _span = debug_span!("open_spilled", object_id = %object, size = file.size()).entered();
+                Some(Outcome::Opened {
+                    slot,
+                    segment,
+                    result: file.open(segment),
+                })
+            }
             Self::Delete { file } => {
                 drop(file);
                 None

@@ -231,7 +231,7 @@ impl ObjectStore {
             return;
         };
         let Some(uses) = record.uses.get_mut(&object) else {
-            tracing::debug!(?client, %object, "release of an object that the client does not use");
+            tracing::debug!(?client, object_id = %object, "release of an object that the client does not use");
             return;
         };
         let released = uses.release();

@@ -57,7 +57,7 @@ impl ObjectStore {
                 self.pressure.disk_failure = None;
             }
             Err(error) => {
-                tracing::warn!(%object, %error, "cannot spill an object");
+                tracing::warn!(object_id = %object, %error, "cannot spill an object");
                 self.pressure.disk_failure = Some((error.to_string(), self.now + SPILL_RETRY));
             }
         }
@@ -91,12 +91,14 @@ impl ObjectStore {
         let segment = SegmentId::disk(self.number());
         let entry = self.slot(slot);
         entry.demand = None;
+        let object = entry.object;
         let file = entry
             .file
             .clone()
             .expect("a slot that is restored has a spill file");
         self.events.push(StoreEvent::Io(IoJob(Job::Open {
             slot: slot.0,
+            object,
             segment,
             file,
         })));
@@ -171,7 +173,7 @@ impl ObjectStore {
             let slot = *slot;
             let entry = self.slot(slot);
             entry.disk_work = Some(DiskWork::Spilling);
-            let size = entry.size;
+            let (object, size) = (entry.object, entry.size);
             let range = entry.memory.expect("an evictable slot is in memory");
             self.refresh_evictable(slot);
             self.pressure.spills += 1;
@@ -179,6 +181,7 @@ impl ObjectStore {
             let segment = Arc::clone(&self.segments[&range.segment]);
             let job = Job::Spill {
                 slot: slot.0,
+                object,
                 segment,
                 offset: range.offset,
                 size,

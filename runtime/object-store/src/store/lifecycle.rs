@@ -298,7 +298,7 @@ impl ObjectStore {
                 });
             }
             self.metrics.lost();
-            tracing::warn!(%object, reason, "lost an object");
+            tracing::warn!(object_id = %object, reason, "lost an object");
         }
         self.detach(
             slot,

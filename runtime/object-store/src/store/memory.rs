@@ -282,6 +282,7 @@ impl ObjectStore {
             }
             (Purpose::Pull, Stage::Pulling) => self.grant_pull(demand, range),
             (Purpose::Restore, _) => {
+                let object = entry.object;
                 let file = entry
                     .file
                     .clone()
@@ -289,6 +290,7 @@ impl ObjectStore {
                 let segment = Arc::clone(&self.segments[&range.segment]);
                 let job = Job::Restore {
                     slot: slot.0,
+                    object,
                     segment,
                     offset: range.offset,
                     file,

@@ -99,7 +99,7 @@ impl ObjectStore {
         entry.tried.clear();
         entry.untried.clear();
         if entry.memory.is_none() {
-            tracing::error!(object = %entry.object, "a pull was finished before it had room");
+            tracing::error!(object_id = %entry.object, "a pull was finished before it had room");
             self.pull_over(slot, ErrorCode::ObjectLost, "it was not received");
         } else {
             let size = entry.size;

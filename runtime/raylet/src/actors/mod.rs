@@ -254,7 +254,7 @@ impl Actors {
         };
         if speaker != worker {
             // The worker that was asked still has to say it.
-            warn!(actor_id = %id, worker_id = %worker, %speaker, "another process answers for a worker that creates an actor");
+            warn!(actor_id = %id, worker_id = %worker, speaker_id = %speaker, "another process answers for a worker that creates an actor");
             return;
         }
         self.creating.remove(&correlation);

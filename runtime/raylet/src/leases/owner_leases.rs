@@ -139,7 +139,7 @@ impl Leases {
             let lease_id = lease.request.lease_id;
             self.replies.remove(&lease_id);
             if let LeaseState::Granted(worker) = lease.state {
-                debug!(%lease_id, %worker, "ending a worker that no owner has any more");
+                debug!(%lease_id, worker_id = %worker, "ending a worker that no owner has any more");
                 out.event(Event::KillWorker { worker });
             }
         }

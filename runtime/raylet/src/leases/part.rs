@@ -7,7 +7,7 @@ use std::time::Instant;
 use sparkray_common::{ErrorCode, JobId, LeaseId, Metrics, ResourceSet, WorkerId};
 use sparkray_proto::{Failure, FrameKind, LeaseBroken, LeaseWanted, RequestWorkerLeaseReply, location_of};
 use sparkray_rpc::Frame;
-use tracing::{debug, warn};
+use tracing::{Span, debug, warn};
 
 use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, LeaseState};
 use super::metrics::LeaseMetrics;
@@ -24,6 +24,8 @@ pub(super) struct LeaseReply {
     pub(super) connection: u64,
     /// Of the request and of its repetitions.
     pub(super) correlations: Vec<u64>,
+    /// Until the answer.
+    pub(super) _span: Span,
 }
 
 /// A lease that has its resources and waits for a worker.

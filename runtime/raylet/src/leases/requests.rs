@@ -7,6 +7,7 @@ use sparkray_proto::{
     CancelWorkerLease, Failure, FrameKind, MessageError, RequestWorkerLease, RequestWorkerLeaseReply,
     ReturnWorkerLease, SchedulingStrategy,
 };
+use tracing::debug_span;
 
 use super::manager::{LeaseOwner, LeaseRequest, LeaseState};
 use super::part::{LeaseReply, Leases};
@@ -79,6 +80,7 @@ impl Leases {
                 let reply = LeaseReply {
                     connection,
                     correlations: vec![correlation],
+                    _span: debug_span!("grant_lease", %lease_id),
                 };
                 self.replies.insert(lease_id, reply);
                 out.schedule();

@@ -60,7 +60,7 @@ pub(super) async fn tell_lost(
             .map(|object| location_lost(object, node.node_id)),
     );
     if let Err(error) = send_to_owner(&identity, owner, frames).await {
-        debug!(%worker, count, %error, "cannot tell an owner that copies are gone");
+        debug!(worker_id = %worker, count, %error, "cannot tell an owner that copies are gone");
     }
 }
 

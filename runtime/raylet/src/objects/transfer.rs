@@ -71,7 +71,7 @@ pub(crate) async fn push(
         };
         let frame = Frame::new(FrameKind::ObjectChunk, correlation, &meta).with_payload(chunk);
         if let Err(error) = sender.send_wait(frame).await {
-            debug!(%object, %error, "a node stopped taking an object");
+            debug!(object_id = %object, %error, "a node stopped taking an object");
             break Ok(sent);
         }
         sent += len;
@@ -193,11 +193,11 @@ impl Fetch {
                 Ok(()) => return Ok(()),
                 Err(PullError::Over(failure)) => return Err(failure),
                 Err(PullError::Location(reason)) => {
-                    debug!(%object, node_address = address, reason, "cannot fetch an object from a node");
+                    debug!(object_id = %object, node_address = address, reason, "cannot fetch an object from a node");
                     reasons.push(format!("{address}: {reason}"));
                 }
                 Err(PullError::Unreachable(reason)) => {
-                    debug!(%object, node_address = address, reason, "cannot reach a node that has an object");
+                    debug!(object_id = %object, node_address = address, reason, "cannot reach a node that has an object");
                     reasons.push(format!("{address}: {reason}"));
                     code = ErrorCode::FetchTimedOut;
                 }

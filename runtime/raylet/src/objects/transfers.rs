@@ -9,7 +9,7 @@ use sparkray_proto::{AdoptFeed, Failure, FreeEntry, ObjectLocation};
 use sparkray_rpc::{FrameSender, Identity};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
-use tracing::debug;
+use tracing::{Instrument, debug, debug_span};
 
 use super::feeds::{ask_feed, forward_feed};
 use super::lost::{tell_freed, tell_lost};
@@ -58,8 +58,9 @@ impl Transfers {
 
     /// Sends an object to the raylet that asked for it.
     pub(crate) fn push(&self, sender: FrameSender, correlation: u64, object: ObjectId, source: PushSource) {
-        self.tasks
-            .spawn(push(sender, correlation, object, source, self.inputs.clone()));
+        let span = debug_span!("push", object_id = %object, size = source.size);
+        let work = push(sender, correlation, object, source, self.inputs.clone());
+        self.tasks.spawn(work.instrument(span));
     }
 
     /// Fetches an object.
@@ -70,14 +71,10 @@ impl Transfers {
             room: None,
         };
         self.pulls.insert(ticket, under_way);
-        self.tasks.spawn(pull(
-            self.peers.clone(),
-            ticket,
-            object,
-            locations,
-            self.inputs.clone(),
-            cancel,
-        ));
+        let span = debug_span!("pull", object_id = %object);
+        let (peers, inputs) = (self.peers.clone(), self.inputs.clone());
+        let work = pull(peers, ticket, object, locations, inputs, cancel);
+        self.tasks.spawn(work.instrument(span));
     }
 
     /// A fetch waits for room.

@@ -29,7 +29,7 @@ impl Router {
                     self.out.effect(Effect::Send { connection, frame });
                 } else {
                     // It ended since the caller was let in: the caller sees its connection close.
-                    debug!(%worker, "a caller came for a worker that is gone");
+                    debug!(worker_id = %worker, "a caller came for a worker that is gone");
                 }
             }
             Target::Head => {

@@ -23,6 +23,8 @@ use sparkray_common::{
     WorkerId,
 };
 
+use tracing::Span;
+
 use super::ids::SchedulingClassId;
 use super::limits::MAX_PUSHED_AHEAD;
 use super::links::ConnId;
@@ -119,6 +121,8 @@ struct Lease {
     /// There is no connection: nothing is pushed.
     suspended: bool,
     asked_at: u64,
+    /// From the request to the grant, by whichever node.
+    asking: Span,
     granted_at: u64,
     idle_since: u64,
     /// A timer will look whether it is idle.
@@ -129,7 +133,7 @@ struct Lease {
 }
 
 impl Lease {
-    fn requested(class: SchedulingClassId, raylet: ConnId, asked_at: u64) -> Self {
+    fn requested(class: SchedulingClassId, raylet: ConnId, asked_at: u64, asking: Span) -> Self {
         Self {
             class,
             worker: None,
@@ -139,6 +143,7 @@ impl Lease {
             unsure: false,
             suspended: false,
             asked_at,
+            asking,
             granted_at: 0,
             idle_since: 0,
             timed: false,

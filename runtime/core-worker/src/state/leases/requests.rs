@@ -3,6 +3,7 @@
 use sparkray_common::{ErrorCode, LeaseId, NodeId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
+use tracing::{Span, debug_span};
 
 use super::{Lease, LeasedWorker, Leases};
 use crate::error::CoreError;
@@ -35,7 +36,8 @@ impl Leases {
         if let Some(class) = self.classes.get_mut(&class_id) {
             class.requested.push(lease_id);
             self.metrics.requested();
-            let lease = Lease::requested(class_id, conn, base.now());
+            let asking = debug_span!("request_lease", %lease_id);
+            let lease = Lease::requested(class_id, conn, base.now(), asking);
             self.leases.insert(lease_id, lease);
             self.send_lease_request(base, lease_id, false);
         }
@@ -176,6 +178,7 @@ impl Leases {
             lease.worker = Some(LeasedWorker { address, conn, pid });
             self.metrics.granted(base.now().saturating_sub(lease.asked_at));
             lease.granted_at = base.now();
+            lease.asking = Span::none();
             lease.idle_since = base.now();
         }
         self.dispatch(base, lease_id);

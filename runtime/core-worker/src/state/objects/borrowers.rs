@@ -67,7 +67,7 @@ impl Objects {
             objects: IdSet::default(),
         });
         if registration < entry.registration {
-            debug!(%worker, "a registration came too late");
+            debug!(worker_id = %worker, "a registration came too late");
             return;
         }
         let mut earlier = IdSet::default();
