@@ -31,6 +31,11 @@ impl Outgoing {
         }
     }
 
+    /// How many messages found no place in the queue yet.
+    pub(super) fn waiting(&self) -> usize {
+        self.overflow.len()
+    }
+
     /// How many messages wait, when they are more than may wait.
     pub(super) fn overrun(&self) -> Option<usize> {
         let waiting = self.overflow.len();

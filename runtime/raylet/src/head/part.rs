@@ -224,8 +224,13 @@ impl Head {
         }
     }
 
-    /// Lists what was counted.
+    /// Lists what waits for the head, and what was counted.
     pub(crate) fn list_metrics(&self, into: &mut Metrics) {
+        into.gauge(
+            "ray_raylet_head_messages_waiting",
+            "Messages that the head does not take as fast as they come; there is a limit at which the node ends",
+            self.outgoing.waiting() as u64,
+        );
         self.metrics.list(into);
     }
 

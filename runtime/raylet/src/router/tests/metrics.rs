@@ -2,7 +2,8 @@
 
 use sparkray_common::{ErrorCode, ObjectId};
 use sparkray_proto::{
-    CancelWorkerLease, Failure, GetMetrics, GetObjectEntry, GetObjects, MetricsText, location_of,
+    CancelWorkerLease, Failure, GetMetrics, GetObjectEntry, GetObjects, KillActorOnNode, MetricsText,
+    location_of,
 };
 
 use super::*;
@@ -156,4 +157,16 @@ fn what_the_head_is_told_is_counted() {
     assert_eq!(bench.counted(driver, acknowledged), 1);
     let silences = "ray_raylet_head_silences_total";
     assert_eq!(bench.counted(driver, silences), 0);
+    let waiting = "ray_raylet_head_messages_waiting";
+    assert_eq!(bench.counted(driver, waiting), 0);
+    let room = bench.to_head.capacity();
+    for _ in 0..room + 5 {
+        // Answered also when the actor is not here.
+        let kill = head_message::Message::KillActor(KillActorOnNode {
+            actor_id: ActorId::random().to_vec().into(),
+            ..KillActorOnNode::default()
+        });
+        bench.put(Input::Head(HeadEvent::Message(Box::new(kill))));
+    }
+    assert_eq!(bench.counted(driver, waiting), 5);
 }
