@@ -9,6 +9,7 @@ use jni::sys::{jboolean, jint, jlong};
 use serde::{Deserialize, Serialize};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, FeedId, ObjectId, TaskId, WorkerAddress};
+use tracing::debug_span;
 
 use crate::columns::{BlockBuilder, SparkSchema, StagedColumns, StagedRows};
 use crate::error::NativeError;
@@ -88,6 +89,8 @@ impl PartitionFeed {
     fn write_block(&mut self) -> Result<(), NativeError> {
         let block = self.builder.finish()?;
         let object = ObjectId::for_result(self.task, self.blocks.len() as u32);
+        let size = block.value_len();
+        let _span = debug_span!("feed_write", feed_id = %self.feed, object_id = %object, size).entered();
         self.store
             .write(object, block.value_len(), &self.owner, self.feed, |value| {
                 block.write_value(value);
@@ -103,6 +106,7 @@ impl PartitionFeed {
     }
 
     fn finish(&mut self, even_if_empty: bool) -> Result<String, NativeError> {
+        let _span = debug_span!("feed_finish", feed_id = %self.feed, partition = self.partition).entered();
         if self.builder.rows() > 0 || (even_if_empty && self.blocks.is_empty()) {
             self.write_block()?;
         }
@@ -128,6 +132,7 @@ fn open(
     attempt: i64,
 ) -> Result<PartitionFeed, NativeError> {
     let request: FeedRequest = serde_json::from_str(request)?;
+    let _span = debug_span!("feed_open", feed_id = request.feed_id, partition, attempt).entered();
     let schema = SparkSchema::from_json(schema_json)?;
     Ok(PartitionFeed {
         store: NodeStore::connect(&request.cluster_id)?,

@@ -10,9 +10,10 @@ use jni::EnvUnowned;
 use jni::objects::{JClass, JIntArray, JLongArray, JString};
 use jni::sys::jlong;
 use serde::{Deserialize, Serialize};
-use sparkray_common::ErrorCode;
 use sparkray_common::sync::Mutex;
+use sparkray_common::{ErrorCode, ObjectId};
 use sparkray_object_store::{GetEntry, ReadableObject};
+use tracing::debug_span;
 
 use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};
 use crate::error::NativeError;
@@ -53,6 +54,7 @@ impl BlockDescription {
 
 struct OpenBlock {
     name: String,
+    object: ObjectId,
     stream: StreamBatches,
     columns: SparkColumns,
     promised: SparkSchema,
@@ -68,8 +70,10 @@ impl OpenBlock {
     fn open(description: &str, hold_directory: Option<&Path>) -> Result<Self, NativeError> {
         let description: BlockDescription = serde_json::from_str(description)?;
         let name = description.name();
+        let _span = debug_span!("table_open", object_id = description.object_id).entered();
         let store = NodeStore::connect(&description.cluster_id)?;
         let entry = description.entry()?;
+        let id = entry.object;
         let object = store.read(entry.object, &entry.locations)?;
         let in_block = |error: ColumnError| {
             let code = error.code();
@@ -86,6 +90,7 @@ impl OpenBlock {
         let (pending, handed_out) = (Vec::new(), Vec::new());
         Ok(Self {
             name,
+            object: id,
             stream,
             columns,
             promised,
@@ -114,6 +119,7 @@ impl OpenBlock {
 
     /// The words of the next batch; `None` at the end.
     fn next(&mut self) -> Result<Option<&[i64]>, NativeError> {
+        let _span = debug_span!("table_read", object_id = %self.object).entered();
         let name = &self.name;
         let in_block = |error: ColumnError| NativeError::refused(error.code(), format!("{name}: {error}"));
         while self.pending.is_empty() {
