@@ -44,6 +44,7 @@ TABLES: dict[str, dict[str, str]] = {
         "frame_kind": "",
         "convert": "generated",
         "strategy": "convert generated",
+        "bridge": "convert generated",
     },
     "runtime/rpc": {
         "refusal": "",
@@ -210,12 +211,15 @@ TABLES: dict[str, dict[str, str]] = {
         "handles": "error",
         "requests": "error",
         "held_blocks": "error",
-        "store_access": "error guard requests",
+        "store_access": "error guard",
+        "table_block": "columns error",
         "manager": "error guard handles",
         "feed": "columns error guard handles requests store_access",
-        "table": "columns error guard handles held_blocks requests store_access",
+        "table": "columns error guard handles held_blocks requests store_access table_block",
+        "table_schemas": "columns error guard held_blocks requests store_access table_block",
     },
     "pyspark-lib": {
+        "bridge": "",
         "convert": "",
         "event": "",
         "process": "",
@@ -240,7 +244,7 @@ TABLES: dict[str, dict[str, str]] = {
         "core_worker": "actor arguments convert doors execution feed head incoming joining metrics object_ref objects"
         " runtime strategy values",
         # What Python sees: lib.rs.
-        "_native": "actor arguments core_worker doors incoming object_ref object_ref_methods process values",
+        "_native": "actor arguments bridge core_worker doors incoming object_ref object_ref_methods process values",
     },
     "runtime/sparkrayd": {
         "process": "",

@@ -5,6 +5,7 @@
 
 mod actor;
 mod arguments;
+mod bridge;
 mod convert;
 mod core_worker;
 mod doors;
@@ -36,6 +37,10 @@ mod _native {
     use crate::actor::ActorRef;
     #[pymodule_export]
     use crate::arguments::PyTaskTemplate;
+    #[pymodule_export]
+    use crate::bridge::{
+        decode_feed_report, decode_table_schemas, encode_feed_partitions, encode_feed_request, encode_table,
+    };
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]

@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         "store.proto",
         "head.proto",
         "manager.proto",
+        "bridge.proto",
     ]
     .map(|name| format!("protos/{name}"));
     for file in &files {

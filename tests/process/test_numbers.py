@@ -1,4 +1,4 @@
-"""Java and Python give error codes and formats of values the numbers that Rust gives them.
+"""Java and Python give error codes, formats of values and fields of messages the numbers that Rust gives them.
 
 They are written in each language by hand, because they are few and never change once released; this compares them.
 """
@@ -54,6 +54,28 @@ def test_formats_of_values_have_the_same_numbers_in_python() -> None:
     # Nothing writes it, and Python refuses what it has no name for.
     del formats["MSGPACK"]
     assert differences(formats, known) == set()
+
+
+def fields_of_messages(file: Path, message: str, field: str) -> set[tuple[str, str, int]]:
+    """Message, field and number of each line of the form `field`, below one of the form `message`."""
+    found, name = set(), ""
+    for line in file.read_text().splitlines():
+        if start := re.match(message, line):
+            name = start[1]
+        elif one := re.match(field, line):
+            found.add((name, one[1].upper(), int(one[2])))
+    return found
+
+
+def test_fields_of_messages_have_the_same_numbers_in_java() -> None:
+    proto = fields_of_messages(
+        ROOT / "runtime/proto/protos/bridge.proto", r"message (\w+) {", r" +(?:\w+ )?[\w.<>, ]+ (\w+) = (\d+);"
+    )
+    java = fields_of_messages(
+        JAVA / "wire/Fields.java", r"  public static final class (\w+) {", r" +public static final int (\w+) = (\d+);"
+    )
+    assert java
+    assert java - proto == set()
 
 
 def test_error_codes_are_written_by_name() -> None:

@@ -21,6 +21,11 @@ __all__ = [
     "__version__",
     "_rebuild_object_ref",
     "after_fork_in_child",
+    "decode_feed_report",
+    "decode_table_schemas",
+    "encode_feed_partitions",
+    "encode_feed_request",
+    "encode_table",
     "note_fork",
     "set_parent_death_signal",
 ]
@@ -266,6 +271,28 @@ class ValueBuffer:
 
 def _rebuild_object_ref(id: bytes, owner: bytes) -> ObjectRef[Any]:
     """A reference that came out of a pickle."""
+
+# Messages of bridge.proto, which Java carries. Bytes that are no such message: ValueError with its name.
+
+def encode_feed_request(
+    cluster_id: bytes, feed_id: bytes, owner: tuple[bytes, bytes, str], max_block_bytes: int
+) -> bytes:
+    """`owner`: as `CoreWorker.worker_address` gives it."""
+
+def encode_feed_partitions(partitions: Sequence[int]) -> bytes: ...
+def decode_feed_report(data: bytes) -> list[tuple[int, list[tuple[bytes, bytes, str, int, int]]]]:
+    """For each partition its index and its blocks: (object_id, node_id, node_address, rows, size)."""
+
+def encode_table(
+    cluster_id: bytes,
+    blocks: Sequence[tuple[bytes, int, Sequence[tuple[bytes, str]], Sequence[str]]],
+    hold_bytes: int,
+) -> bytes:
+    """`blocks`: (object_id, size, [(node_id, node_address)], where Spark should read it) each."""
+
+def decode_table_schemas(data: bytes) -> list[tuple[int, str | None, tuple[int, str] | None]]:
+    """For each block its index, its schema (StructType.json()) and (code, message) of what is wrong with it. Neither:
+    an earlier block has the same schema."""
 
 def set_parent_death_signal(signal: int) -> None: ...
 def note_fork() -> None: ...  # needed by python: in a child that user code forked

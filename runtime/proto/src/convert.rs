@@ -21,6 +21,14 @@ pub enum MessageError {
     /// Bytes that protobuf does not read.
     #[error("message cannot be decoded: {0}")]
     Decode(String),
+    /// Bytes from another language that are not the message that was agreed on.
+    #[error("cannot read {name}: {cause}")]
+    Unreadable {
+        /// Of the message.
+        name: &'static str,
+        /// What protobuf says.
+        cause: String,
+    },
 }
 
 impl From<&Address> for WorkerAddress {

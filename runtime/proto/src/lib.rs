@@ -3,6 +3,7 @@
 //!
 //! A frame's meta is one of these messages, chosen by its [`FrameKind`]; its payload is raw bytes.
 
+pub mod bridge;
 mod convert;
 mod frame_kind;
 mod strategy;
@@ -10,6 +11,10 @@ mod strategy;
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
 mod generated {
     tonic::include_proto!("sparkray");
+
+    pub mod bridge {
+        tonic::include_proto!("sparkray.bridge");
+    }
 }
 
 pub use convert::{MessageError, location_of};

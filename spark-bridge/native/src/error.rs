@@ -2,6 +2,7 @@
 
 use sparkray_common::ErrorCode;
 use sparkray_object_store::StoreError;
+use sparkray_proto::MessageError;
 use sparkray_supervisor::SupervisorError;
 
 use crate::columns::ColumnError;
@@ -18,6 +19,9 @@ pub enum NativeError {
     /// A failure of the object store.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// Bytes from Java that are not the message that was agreed on, or a message with something impossible in it.
+    #[error(transparent)]
+    Message(#[from] MessageError),
     /// Text from Java that is not the JSON that was agreed on.
     #[error("cannot read JSON from Java: {0}")]
     Json(#[from] serde_json::Error),
@@ -46,7 +50,7 @@ impl NativeError {
             Self::Jni(_) => ErrorCode::Internal,
             Self::Supervisor(error) => error.code(),
             Self::Store(error) => error.code(),
-            Self::Json(_) => ErrorCode::InvalidArgument,
+            Self::Message(_) | Self::Json(_) => ErrorCode::InvalidArgument,
             Self::Refused { code, .. } => *code,
         }
     }

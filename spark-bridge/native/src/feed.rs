@@ -4,49 +4,22 @@
 //! the store and sealed as provisional: the owner of the feed adopts the blocks of the attempts that Spark reports.
 
 use jni::EnvUnowned;
-use jni::objects::{JClass, JString};
+use jni::objects::{JByteArray, JClass, JString};
 use jni::sys::{jboolean, jint, jlong};
-use serde::{Deserialize, Serialize};
 use sparkray_common::sync::Mutex;
-use sparkray_common::{ErrorCode, FeedId, ObjectId, TaskId, WorkerAddress};
+use sparkray_common::{ClusterId, ErrorCode, FeedId, ObjectId, TaskId, WorkerAddress};
+use sparkray_proto::bridge::{FedBlock, FedPartition, FeedReport, FeedRequest};
+use sparkray_proto::{MessageError, location_of};
 use tracing::debug_span;
 
 use crate::columns::{BlockBuilder, SparkSchema, StagedColumns, StagedRows};
 use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
-use crate::requests::{OwnerAddress, parse_address, parse_feed};
+use crate::requests::{answer, message};
 use crate::store_access::NodeStore;
 
 static FEEDS: Handles<Mutex<PartitionFeed>> = Handles::new("feed");
-
-/// What `from_spark` sends to every task.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct FeedRequest {
-    /// Hexadecimal id of the cluster to which the owner belongs.
-    cluster_id: String,
-    feed_id: String,
-    owner: OwnerAddress,
-    max_block_bytes: usize,
-}
-
-/// What a task returns.
-#[derive(Debug, Serialize)]
-struct FeedReport<'a> {
-    partition: i32,
-    attempt: i64,
-    blocks: &'a [BlockReport],
-}
-
-#[derive(Debug, Serialize)]
-struct BlockReport {
-    object_id: String,
-    node_id: String,
-    node_address: String,
-    rows: usize,
-    bytes: usize,
-}
 
 /// The blocks of one attempt of one partition.
 struct PartitionFeed {
@@ -58,7 +31,7 @@ struct PartitionFeed {
     builder: BlockBuilder,
     partition: i32,
     attempt: i64,
-    blocks: Vec<BlockReport>,
+    blocks: Vec<FedBlock>,
 }
 
 impl PartitionFeed {
@@ -95,17 +68,16 @@ impl PartitionFeed {
             .write(object, block.value_len(), &self.owner, self.feed, |value| {
                 block.write_value(value);
             })?;
-        self.blocks.push(BlockReport {
-            object_id: object.to_string(),
-            node_id: self.store.node_id().to_string(),
-            node_address: self.store.node_address().to_owned(),
-            rows: block.rows(),
-            bytes: block.value_len(),
+        self.blocks.push(FedBlock {
+            object_id: object.to_vec().into(),
+            location: Some(location_of(self.store.node_id(), self.store.node_address())),
+            rows: block.rows() as u64,
+            size: size as u64,
         });
         Ok(())
     }
 
-    fn finish(&mut self, even_if_empty: bool) -> Result<String, NativeError> {
+    fn finish(&mut self, even_if_empty: bool) -> Result<FeedReport, NativeError> {
         let _span = debug_span!("feed_finish", feed_id = %self.feed, partition = self.partition).entered();
         if self.builder.rows() > 0 || (even_if_empty && self.blocks.is_empty()) {
             self.write_block()?;
@@ -115,31 +87,34 @@ impl PartitionFeed {
             self.store
                 .confirm(ObjectId::for_result(self.task, index as u32))?;
         }
-        let report = FeedReport {
-            partition: self.partition,
-            attempt: self.attempt,
-            blocks: &self.blocks,
-        };
-        Ok(serde_json::to_string(&report)?)
+        Ok(FeedReport {
+            partitions: vec![FedPartition {
+                partition: self.partition,
+                attempt: self.attempt,
+                blocks: self.blocks.clone(),
+            }],
+        })
     }
 }
 
 fn open(
-    request: &str,
+    request: &FeedRequest,
     schema_json: &str,
     time_zone: &str,
     partition: i32,
     attempt: i64,
 ) -> Result<PartitionFeed, NativeError> {
-    let request: FeedRequest = serde_json::from_str(request)?;
-    let _span = debug_span!("feed_open", feed_id = request.feed_id, partition, attempt).entered();
+    let feed = FeedId::from_slice(&request.feed_id).map_err(MessageError::from)?;
+    let _span = debug_span!("feed_open", feed_id = %feed, partition, attempt).entered();
     let schema = SparkSchema::from_json(schema_json)?;
+    let cluster_id = ClusterId::from_slice(&request.cluster_id).map_err(MessageError::from)?;
+    let owner = request.owner.as_ref().ok_or(MessageError::Missing("owner"))?;
     Ok(PartitionFeed {
-        store: NodeStore::connect(&request.cluster_id)?,
-        feed: parse_feed(&request.feed_id)?,
-        owner: parse_address(&request.owner)?,
+        store: NodeStore::connect(cluster_id)?,
+        feed,
+        owner: WorkerAddress::try_from(owner)?,
         task: TaskId::next(),
-        builder: BlockBuilder::new(&schema, time_zone, request.max_block_bytes)?,
+        builder: BlockBuilder::new(&schema, time_zone, request.max_block_bytes as usize)?,
         partition,
         attempt,
         blocks: Vec::new(),
@@ -170,17 +145,16 @@ fn with_staged(
 pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedOpen<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
-    request: JString<'local>,
+    request: JByteArray<'local>,
     schema_json: JString<'local>,
     time_zone: JString<'local>,
     partition: jint,
     attempt: jlong,
 ) -> jlong {
     guard(env, |env| {
-        let (request, schema_json) = (text(env, &request)?, text(env, &schema_json)?);
         let feed = open(
-            &request,
-            &schema_json,
+            &message(env, &request)?,
+            &text(env, &schema_json)?,
             &text(env, &time_zone)?,
             partition,
             attempt,
@@ -219,17 +193,17 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedAppendColumn
     });
 }
 
-/// Writes the last block and lists all blocks in JSON.
+/// Writes the last block and lists all blocks: a `FeedReport`.
 #[unsafe(no_mangle)]
 pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_feedFinish<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     handle: jlong,
     even_if_empty: jboolean,
-) -> JString<'local> {
+) -> JByteArray<'local> {
     guard(env, |env| {
         let report = FEEDS.get(handle)?.lock().finish(even_if_empty)?;
-        Ok(env.new_string(report)?)
+        answer(env, &report)
     })
 }
 

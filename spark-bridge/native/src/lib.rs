@@ -14,6 +14,8 @@ mod manager;
 mod requests;
 mod store_access;
 mod table;
+mod table_block;
+mod table_schemas;
 
 use std::ffi::c_void;
 

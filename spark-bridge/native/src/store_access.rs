@@ -11,7 +11,6 @@ use sparkray_supervisor::{RayletHandle, current_raylet, on_raylet_gone, wait_for
 
 use crate::error::NativeError;
 use crate::guard::is_task_interrupted;
-use crate::requests::parse_cluster;
 
 /// A raylet that died is back in a second or two; Spark's attempts at a task would all be over by then.
 const RESTART_PATIENCE: Duration = Duration::from_secs(10);
@@ -72,8 +71,7 @@ pub(crate) struct NodeStore {
 impl NodeStore {
     /// Connects, or uses the connection that there is; waits for a raylet that is being started again. Refuses when
     /// this executor's node belongs to no or another cluster.
-    pub(crate) fn connect(cluster_id: &str) -> Result<Self, NativeError> {
-        let cluster_id = parse_cluster(cluster_id)?;
+    pub(crate) fn connect(cluster_id: ClusterId) -> Result<Self, NativeError> {
         let raylet = find_raylet(cluster_id, None)?;
         match Self::connect_to(&raylet) {
             // It has just died perhaps, and nobody has seen it yet.

@@ -7,12 +7,11 @@
 use std::path::Path;
 
 use jni::EnvUnowned;
-use jni::objects::{JClass, JIntArray, JLongArray, JString};
+use jni::objects::{JByteArray, JClass, JIntArray, JLongArray, JString};
 use jni::sys::jlong;
-use serde::{Deserialize, Serialize};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ErrorCode, ObjectId};
-use sparkray_object_store::{GetEntry, ReadableObject};
+use sparkray_proto::bridge::TableBlock;
 use tracing::debug_span;
 
 use crate::columns::{ColumnError, ExportedBatch, SparkColumns, SparkSchema, StreamBatches};
@@ -20,37 +19,11 @@ use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
 use crate::held_blocks::{in_place, until_task_ends};
-use crate::requests::{parse_locations, parse_object};
+use crate::requests::message;
 use crate::store_access::NodeStore;
+use crate::table_block::{Block, in_block};
 
 static BLOCKS: Handles<Mutex<OpenBlock>> = Handles::new("block");
-
-/// A block as `to_spark` describes it. Java adds nothing.
-#[derive(Debug, Deserialize)]
-struct BlockDescription {
-    /// Hexadecimal id of the cluster whose object it is.
-    cluster_id: String,
-    object_id: String,
-    /// Node ids and addresses at which copies are.
-    locations: Vec<(String, String)>,
-    /// Position in the list that the user gave.
-    index: usize,
-    /// Bytes of this node's store that blocks may occupy until the tasks that read them end.
-    hold_bytes: u64,
-}
-
-impl BlockDescription {
-    fn name(&self) -> String {
-        format!("block {} (object {})", self.index, self.object_id)
-    }
-
-    fn entry(&self) -> Result<GetEntry, NativeError> {
-        Ok(GetEntry {
-            object: parse_object(&self.object_id)?,
-            locations: parse_locations(&self.locations)?,
-        })
-    }
-}
 
 struct OpenBlock {
     name: String,
@@ -67,24 +40,18 @@ struct OpenBlock {
 
 impl OpenBlock {
     /// `hold_directory`: where copies go of what is held until the task ends; none when it is read and let go.
-    fn open(description: &str, hold_directory: Option<&Path>) -> Result<Self, NativeError> {
-        let description: BlockDescription = serde_json::from_str(description)?;
-        let name = description.name();
-        let _span = debug_span!("table_open", object_id = description.object_id).entered();
-        let store = NodeStore::connect(&description.cluster_id)?;
-        let entry = description.entry()?;
-        let id = entry.object;
-        let object = store.read(entry.object, &entry.locations)?;
-        let in_block = |error: ColumnError| {
-            let code = error.code();
-            NativeError::refused(code, format!("{name}: {error}"))
-        };
+    fn open(block: Block, hold_directory: Option<&Path>) -> Result<Self, NativeError> {
+        let name = block.name();
+        let id = block.entry.object;
+        let _span = debug_span!("table_open", object_id = %id).entered();
+        let store = NodeStore::connect(block.cluster_id)?;
+        let object = store.read(id, &block.entry.locations)?;
         let value = match hold_directory {
-            Some(directory) => until_task_ends(object, description.hold_bytes, directory)?,
+            Some(directory) => until_task_ends(object, block.hold_bytes, directory)?,
             None => in_place(object)?,
         };
-        let stream = StreamBatches::open(value).map_err(in_block)?;
-        let columns = SparkColumns::new(stream.schema()).map_err(in_block)?;
+        let stream = StreamBatches::open(value).map_err(|error| in_block(&name, &error))?;
+        let columns = SparkColumns::new(stream.schema()).map_err(|error| in_block(&name, &error))?;
         let promised = columns.spark_schema();
         let projection = (0..promised.fields.len()).collect();
         let (pending, handed_out) = (Vec::new(), Vec::new());
@@ -121,7 +88,7 @@ impl OpenBlock {
     fn next(&mut self) -> Result<Option<&[i64]>, NativeError> {
         let _span = debug_span!("table_read", object_id = %self.object).entered();
         let name = &self.name;
-        let in_block = |error: ColumnError| NativeError::refused(error.code(), format!("{name}: {error}"));
+        let in_block = |error: ColumnError| in_block(name, &error);
         while self.pending.is_empty() {
             let Some(batch) = self.stream.next_batch().map_err(in_block)? else {
                 return Ok(None);
@@ -147,7 +114,7 @@ impl OpenBlock {
 pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
-    description: JString<'local>,
+    block: JByteArray<'local>,
     hold_directory: JString<'local>,
 ) -> jlong {
     guard(env, |env| {
@@ -156,64 +123,9 @@ pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableOpen<'local
         } else {
             Some(text(env, &hold_directory)?)
         };
-        let block = OpenBlock::open(&text(env, &description)?, directory.as_deref().map(Path::new))?;
+        let block: TableBlock = message(env, &block)?;
+        let block = OpenBlock::open(block.try_into()?, directory.as_deref().map(Path::new))?;
         Ok(BLOCKS.insert(Mutex::new(block)))
-    })
-}
-
-/// What is known of a block's columns.
-#[derive(Debug, Serialize)]
-#[serde(rename_all = "snake_case")]
-enum BlockSchema {
-    /// As `StructType.json()`.
-    Schema(String),
-    /// Why there are none.
-    Error { code: i32, message: String },
-}
-
-/// The columns of several blocks, which are asked for at once.
-fn schemas(descriptions: &str) -> Result<Vec<BlockSchema>, NativeError> {
-    let descriptions: Vec<BlockDescription> = serde_json::from_str(descriptions)?;
-    let Some(first) = descriptions.first() else {
-        return Ok(Vec::new());
-    };
-    let store = NodeStore::connect(&first.cluster_id)?;
-    let entries: Vec<GetEntry> = descriptions
-        .iter()
-        .map(BlockDescription::entry)
-        .collect::<Result<_, _>>()?;
-    let schemas = descriptions
-        .iter()
-        .zip(store.read_all(&entries))
-        .map(|(description, object)| {
-            match object.and_then(|object| schema_of(object, &description.name())) {
-                Ok(schema) => BlockSchema::Schema(schema),
-                Err(error) => BlockSchema::Error {
-                    code: error.code().number() as i32,
-                    message: error.to_string(),
-                },
-            }
-        });
-    Ok(schemas.collect())
-}
-
-fn schema_of(object: ReadableObject, name: &str) -> Result<String, NativeError> {
-    let in_block = |error: ColumnError| NativeError::refused(error.code(), format!("{name}: {error}"));
-    let stream = StreamBatches::open(in_place(object)?).map_err(in_block)?;
-    let columns = SparkColumns::new(stream.schema()).map_err(in_block)?;
-    Ok(columns.spark_schema().to_json())
-}
-
-/// The columns of several blocks as a list in JSON: `{"schema": …}` or `{"error": {"code": …, "message": …}}` for each.
-#[unsafe(no_mangle)]
-pub(crate) extern "system" fn Java_org_sparkray_data_DataNative_tableSchemas<'local>(
-    env: EnvUnowned<'local>,
-    _class: JClass<'local>,
-    descriptions: JString<'local>,
-) -> JString<'local> {
-    guard(env, |env| {
-        let schemas = schemas(&text(env, &descriptions)?)?;
-        Ok(env.new_string(serde_json::to_string(&schemas)?)?)
     })
 }
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sparkray import _native
 from sparkray._private import failures
 from sparkray._private.error_codes import ErrorCode
 from sparkray.spark import unify
@@ -20,8 +21,7 @@ class Block:
     """One object that a task wrote."""
 
     object_id: bytes
-    # Hexadecimal.
-    node_id: str
+    node_id: bytes
     node_address: str
     rows: int
     size: int
@@ -35,27 +35,33 @@ class Partition:
     blocks: tuple[Block, ...]
 
 
-def read_report(text: str) -> list[Partition]:
+@dataclass(frozen=True)
+class Source:
+    """One object that tasks are to read."""
+
+    object_id: bytes
+    size: int
+    # Id and address of each node that has it.
+    locations: list[tuple[bytes, str]]
+    # Hosts and executors, in Spark's words.
+    preferred: list[str]
+
+
+def encode_request(core: CoreWorker, feed_id: bytes, max_block_bytes: int) -> bytes:
+    """What org.sparkray.data.Feed needs. This process will own the blocks."""
+    return _native.encode_feed_request(bytes.fromhex(core.cluster_id), feed_id, core.worker_address(), max_block_bytes)
+
+
+def read_report(report: bytes) -> list[Partition]:
     """What org.sparkray.data.Feed returned."""
-    partitions = []
-    for report in json.loads(text):
-        found = tuple(
-            Block(
-                object_id=bytes.fromhex(block["object_id"]),
-                node_id=block["node_id"],
-                node_address=block["node_address"],
-                rows=block["rows"],
-                size=block["bytes"],
-            )
-            for block in report["blocks"]
-        )
-        partitions.append(Partition(report["partition"], found))
-    return partitions
+    return [
+        Partition(index, tuple(Block(*block) for block in found)) for index, found in _native.decode_feed_report(report)
+    ]
 
 
 def on_dead_nodes(core: CoreWorker, partitions: Sequence[Partition]) -> list[int]:
     """Indexes of the partitions of which a block lies on a node that is not alive."""
-    alive = {node["node_id"] for node in core.nodes() if node["alive"]}
+    alive = {node_id for node_id, _ in _nodes(core)}
     return [
         partition.index for partition in partitions if any(block.node_id not in alive for block in partition.blocks)
     ]
@@ -68,7 +74,7 @@ def _nodes(core: CoreWorker) -> list[tuple[bytes, str]]:
 def adopt(core: CoreWorker, feed_id: bytes, partitions: Sequence[Partition]) -> list[ObjectRef[Any]]:
     """Makes this process the owner of these blocks; every other block of the feed is dropped."""
     found = [block for partition in sorted(partitions, key=lambda one: one.index) for block in partition.blocks]
-    winners = [(block.object_id, block.size, bytes.fromhex(block.node_id), block.node_address) for block in found]
+    winners = [(block.object_id, block.size, block.node_id, block.node_address) for block in found]
     return core.adopt_blocks(feed_id, winners, _nodes(core))
 
 
@@ -77,10 +83,8 @@ def abort(core: CoreWorker, feed_id: bytes) -> None:
     core.adopt_blocks(feed_id, [], _nodes(core))
 
 
-def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]], hold_bytes: int) -> list[dict[str, Any]]:
-    """What tasks need to get the objects, and where Spark should run them. Waits until all exist.
-
-    ``hold_bytes``: what blocks may occupy of a node's store until the tasks that read them end.
+def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]]) -> list[Source]:
+    """Where the objects are, and where Spark should read them. Waits until all exist.
 
     Raises the exception of a task that should have made one; TypeError for a value that is no table.
     """
@@ -89,8 +93,8 @@ def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]], hold_bytes: int) 
         executor_id = node["labels"].get("executor_id")
         if node["alive"] and executor_id and executor_id != "driver":
             host = node["address"].rpartition(":")[0]
-            executors[node["node_id"]] = (f"executor_{host}_{executor_id}", host)
-    described: list[dict[str, Any]] = []
+            executors[bytes.fromhex(node["node_id"])] = (f"executor_{host}_{executor_id}", host)
+    described = []
     for index, (object_id, size, locations, is_error) in enumerate(core.object_locations(refs, None)):
         if is_error:
             # Raises what the task raised.
@@ -99,38 +103,38 @@ def describe(core: CoreWorker, refs: Sequence[ObjectRef[Any]], hold_bytes: int) 
             raise TypeError(
                 f"reference {index} is not a pyarrow.Table but a small value of another type: to_spark takes tables"
             )
-        places = [(node_id.hex(), address) for node_id, address in locations]
-        preferred = [name for node_id, _ in places for name in executors.get(node_id, ())]
-        described.append(
-            {
-                "cluster_id": core.cluster_id,
-                "object_id": object_id.hex(),
-                "size": size,
-                "locations": places,
-                "index": index,
-                "hold_bytes": hold_bytes,
-                "preferred": list(dict.fromkeys(preferred)),
-            }
-        )
+        preferred = [name for node_id, _ in locations for name in executors.get(node_id, ())]
+        described.append(Source(object_id, size, locations, list(dict.fromkeys(preferred))))
     return described
 
 
-def common_schema(rows: Sequence[Any], described: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def encode_table(core: CoreWorker, described: Sequence[Source], hold_bytes: int) -> bytes:
+    """What org.sparkray.data.RayTables needs.
+
+    ``hold_bytes``: what blocks may occupy of a node's store until the tasks that read them end.
+    """
+    blocks = [(one.object_id, one.size, one.locations, one.preferred) for one in described]
+    return _native.encode_table(bytes.fromhex(core.cluster_id), blocks, hold_bytes)
+
+
+def common_schema(schemas: bytes, described: Sequence[Source]) -> dict[str, Any]:
     """The columns of the DataFrame over all blocks, as a StructType in JSON.
+
+    ``schemas``: what the tasks found, joined.
 
     Raises ValueError that names the first block and column that do not go together, or what is wrong with a block.
     """
-    ordered = sorted(rows, key=lambda row: row["block"])
-    for row in ordered:
-        if row["error"] is not None:
-            raise _block_error(row["error_code"], row["error"])
+    ordered = sorted(_native.decode_table_schemas(schemas), key=lambda block: block[0])
+    for _, _, failure in ordered:
+        if failure is not None:
+            raise _block_error(*failure)
     # Most blocks have a schema that another one has too.
-    different = {row["schema"]: row["block"] for row in reversed(ordered) if row["schema"] is not None}
+    different = {schema: index for index, schema, _ in reversed(ordered) if schema is not None}
     parsed = [(index, json.loads(schema)) for schema, index in different.items()]
     parsed.sort(key=lambda one: one[0])
     columns = unify.Columns(parsed[0][1]["fields"])
     for index, schema in parsed[1:]:
-        columns.add(schema["fields"], f"block {index} (object {described[index]['object_id']})")
+        columns.add(schema["fields"], f"block {index} (object {described[index].object_id.hex()})")
     return {"type": "struct", "fields": columns.fields}
 
 

@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sparkray import exceptions
+from sparkray import _native, exceptions
 from sparkray._private import worker
 from sparkray._private.memory import MEBIBYTE
 from sparkray._private.units import parse_bytes
@@ -74,15 +74,10 @@ def from_spark(df: DataFrame, max_block_bytes: str | int | None = None) -> list[
     limit = _default_limit(context) if max_block_bytes is None else _block_limit(max_block_bytes)
     _check_dataframe(df, context)
     feed_id = os.urandom(16)
-    request = {
-        "cluster_id": core.cluster_id,
-        "feed_id": feed_id.hex(),
-        "owner": {"node_id": core.node_id, "worker_id": core.worker_id, "node_address": core.node_address},
-        "max_block_bytes": limit,
-    }
+    request = blocks.encode_request(core, feed_id, limit)
     jvm: Any = context.sc._jvm
     with java_errors.translated("from_spark failed"):
-        feed = jvm.org.sparkray.data.Feed(df._jdf, feed_id.hex(), json.dumps(request))
+        feed = jvm.org.sparkray.data.Feed(df._jdf, feed_id.hex(), request)
     _drop_collected(context)
     try:
         found = _interruptible(lambda: _run_feed(core, feed), feed.cancel, df.sparkSession)
@@ -108,7 +103,7 @@ def _run_feed(core: CoreWorker, feed: Any) -> list[blocks.Partition]:
             if not lost:
                 break
             if feed.isDeterminate():
-                again = blocks.read_report(feed.runPartitions(json.dumps(lost)))
+                again = blocks.read_report(feed.runPartitions(_native.encode_feed_partitions(lost)))
                 partitions = [partition for partition in partitions if partition.index not in lost] + again
             else:
                 # Rows may be in other partitions when Spark computes some of them again: all or none.
@@ -161,7 +156,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     core, context = _running()
     _check_session(spark, context)
     references = _check_references(refs)
-    described = blocks.describe(core, references, _hold_bytes(context))
+    described = blocks.describe(core, references)
     table_id = uuid.uuid4().hex
     tables: Any = context.sc._jvm.org.sparkray.data.RayTables
     _drop_collected(context)
@@ -170,7 +165,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
     def make() -> DataFrame:
         context.sc.setJobGroup(group, "sparkray.to_spark: the columns of the tables", True)
         rows = spark.read.format(_PROVIDER).option("table", table_id).option("content", "schemas").load().collect()
-        schema = blocks.common_schema(rows, described)
+        schema = blocks.common_schema(b"".join(row["schemas"] for row in rows), described)
         names = [field["name"] for field in schema["fields"]]
         # Spark cannot tell columns of one name apart when it leaves out some of them.
         unique = unify.with_unique_names(schema)
@@ -178,7 +173,7 @@ def to_spark(refs: Sequence[ObjectRef[Any]], spark: SparkSession) -> DataFrame:
         df = spark.read.format(_PROVIDER).option("table", table_id).load()
         return df if unique is schema else df.toDF(*names)
 
-    tables.register(table_id, json.dumps(described))
+    tables.register(table_id, blocks.encode_table(core, described, _hold_bytes(context)))
     try:
         with java_errors.translated("to_spark failed"):
             df = _interruptible(make, lambda: context.sc.cancelJobGroup(group), spark)

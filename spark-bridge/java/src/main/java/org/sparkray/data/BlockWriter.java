@@ -4,7 +4,7 @@ package org.sparkray.data;
 final class BlockWriter implements AutoCloseable {
   private long handle;
 
-  BlockWriter(String request, String schemaJson, String timeZone, int partition, long attempt) {
+  BlockWriter(byte[] request, String schemaJson, String timeZone, int partition, long attempt) {
     handle = DataNative.feedOpen(request, schemaJson, timeZone, partition, attempt);
   }
 
@@ -21,8 +21,8 @@ final class BlockWriter implements AutoCloseable {
     DataNative.feedAppendColumns(handle, stage.address(), stage.length(), stage.rows());
   }
 
-  /** Seals the last block; returns the description of all blocks in JSON. */
-  String finish(boolean evenIfEmpty) {
+  /** Seals the last block; returns a {@code FeedReport} of all blocks. */
+  byte[] finish(boolean evenIfEmpty) {
     return DataNative.feedFinish(handle, evenIfEmpty);
   }
 

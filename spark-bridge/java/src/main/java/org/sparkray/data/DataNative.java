@@ -14,11 +14,12 @@ final class DataNative {
   private DataNative() {}
 
   /**
-   * Begins the blocks of one partition; {@code request} comes from the caller of {@code
-   * from_spark}.
+   * Begins the blocks of one partition.
+   *
+   * @param request a {@code FeedRequest}
    */
   static native long feedOpen(
-      String request, String schemaJson, String timeZone, int partition, long attempt);
+      byte[] request, String schemaJson, String timeZone, int partition, long attempt);
 
   /**
    * Adds {@code rows} staged rows in {@code length} bytes at {@code address}; writes blocks that
@@ -33,11 +34,12 @@ final class DataNative {
   static native void feedAppendColumns(long handle, long address, long length, int rows);
 
   /**
-   * Writes the last block and lists all of them in JSON.
+   * Writes the last block.
    *
    * @param evenIfEmpty writes a block without rows when there is none
+   * @return a {@code FeedReport} of all blocks
    */
-  static native String feedFinish(long handle, boolean evenIfEmpty);
+  static native byte[] feedFinish(long handle, boolean evenIfEmpty);
 
   /** Frees what the feed holds; blocks that it wrote stay provisional. */
   static native void feedClose(long handle);
@@ -45,20 +47,19 @@ final class DataNative {
   /**
    * Gets a block into this node's store and maps it.
    *
-   * @param block its description in JSON
+   * @param block a {@code TableBlock}
    * @param holdDirectory where a copy goes when it is held until the task ends and the store has no
    *     room for that; null when it is not held for so long
    */
-  static native long tableOpen(String block, String holdDirectory);
+  static native long tableOpen(byte[] block, String holdDirectory);
 
   /**
-   * The columns of several blocks, which are all in use meanwhile.
+   * The columns of several blocks, some of which are in use at a time.
    *
-   * @param blocks their descriptions, a list in JSON
-   * @return a list in JSON: {@code {"schema": StructType.json()}} or {@code {"error": {"code",
-   *     "message"}}} for each
+   * @param blocks a {@code Table}
+   * @return {@code TableSchemas}, which say too what is wrong with a block
    */
-  static native String tableSchemas(String blocks);
+  static native byte[] tableSchemas(byte[] blocks);
 
   /**
    * Fixes which columns are read; fails when the block's columns are not those of {@code

@@ -1,8 +1,6 @@
 package org.sparkray.data;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import java.nio.charset.StandardCharsets;
+import java.io.ByteArrayOutputStream;
 import java.util.ArrayList;
 import java.util.Collections;
 import java.util.List;
@@ -13,6 +11,8 @@ import org.apache.spark.sql.catalyst.InternalRow;
 import org.apache.spark.sql.execution.QueryExecution;
 import org.apache.spark.sql.execution.SparkPlan;
 import org.apache.spark.sql.types.StructType;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageReader;
 
 /**
  * One transfer of a DataFrame into the object stores: a Spark job whose tasks write blocks and
@@ -24,7 +24,7 @@ public final class Feed {
   private static final String JOB_INTERRUPT = "spark.job.interruptOnCancel";
 
   private final String jobGroup;
-  private final String request;
+  private final byte[] request;
   private final String schemaJson;
   private final String timeZone;
   private final JavaSparkContext context;
@@ -41,10 +41,10 @@ public final class Feed {
    *
    * @param dataset a {@code Dataset}
    * @param feedId names the job group
-   * @param request what the tasks need, in JSON: {@code feed_id, owner, max_block_bytes}
+   * @param request what the tasks need: a {@code FeedRequest}
    * @throws IllegalArgumentException naming the column whose type cannot be carried
    */
-  public Feed(Object dataset, String feedId, String request) {
+  public Feed(Object dataset, String feedId, byte[] request) {
     StructType schema = SparkAdapter.schema(dataset);
     FlatTypes.check(schema);
     this.execution = SparkAdapter.queryExecution(dataset);
@@ -87,8 +87,8 @@ public final class Feed {
     return schemaJson;
   }
 
-  /** Writes all partitions; returns a JSON list with one entry for each. */
-  public String run() {
+  /** Writes all partitions; returns a {@code FeedReport} with all of them. */
+  public byte[] run() {
     return inJobGroup(
         FeedExecution.NAME,
         () ->
@@ -96,37 +96,37 @@ public final class Feed {
                 () -> {
                   JavaRDD<byte[]> planned = blocks();
                   shown.showMetrics();
-                  return toJson(planned.collect());
+                  return joined(planned.collect());
                 }));
   }
 
-  /** Writes these partitions again: a JSON list of their indexes. */
-  public String runPartitions(String partitionsJson) {
-    int[] partitions;
-    try {
-      partitions = new ObjectMapper().readValue(partitionsJson, int[].class);
-    } catch (JsonProcessingException failure) {
-      throw new IllegalArgumentException("the partitions are not a list of numbers", failure);
-    }
+  /**
+   * Writes some partitions again.
+   *
+   * @param partitions which: {@code FeedPartitions}
+   * @return a {@code FeedReport} with these
+   */
+  public byte[] runPartitions(byte[] partitions) {
+    int[] indexes = indexes(partitions);
     return inJobGroup(
         "sparkray.from_spark: partitions that were lost",
         () -> {
           List<byte[]> all = new ArrayList<>();
-          for (List<byte[]> partition : blocks().collectPartitions(partitions)) {
+          for (List<byte[]> partition : blocks().collectPartitions(indexes)) {
             all.addAll(partition);
           }
-          return toJson(all);
+          return joined(all);
         });
   }
 
   /** Writes one block without rows: it carries the schema of a DataFrame that has none. */
-  public String runEmpty() {
+  public byte[] runEmpty() {
     return inJobGroup(
         "sparkray.from_spark: an empty block",
         () -> {
           JavaRDD<InternalRow> nothing =
               context.parallelize(Collections.<InternalRow>emptyList(), 1);
-          return toJson(
+          return joined(
               nothing
                   .mapPartitionsWithIndex(task(new RowSource(schemaJson), true), true)
                   .collect());
@@ -143,10 +143,10 @@ public final class Feed {
   }
 
   private interface Job {
-    String run();
+    byte[] run();
   }
 
-  private String inJobGroup(String description, Job job) {
+  private byte[] inJobGroup(String description, Job job) {
     String group = context.getLocalProperty(JOB_GROUP);
     String text = context.getLocalProperty(JOB_DESCRIPTION);
     String interrupt = context.getLocalProperty(JOB_INTERRUPT);
@@ -163,14 +163,22 @@ public final class Feed {
     }
   }
 
-  private static String toJson(List<byte[]> partitions) {
-    StringBuilder json = new StringBuilder("[");
-    for (byte[] partition : partitions) {
-      if (json.length() > 1) {
-        json.append(',');
+  private static int[] indexes(byte[] partitions) {
+    MessageReader reader = new MessageReader("FeedPartitions", partitions);
+    while (reader.next()) {
+      if (reader.field() == Fields.FeedPartitions.PARTITIONS) {
+        return reader.integers();
       }
-      json.append(new String(partition, StandardCharsets.UTF_8));
     }
-    return json.append(']').toString();
+    return new int[0];
+  }
+
+  /** One report of all: what follows each other in an encoding is repeated. */
+  private static byte[] joined(List<byte[]> reports) {
+    ByteArrayOutputStream all = new ByteArrayOutputStream();
+    for (byte[] report : reports) {
+      all.write(report, 0, report.length);
+    }
+    return all.toByteArray();
   }
 }

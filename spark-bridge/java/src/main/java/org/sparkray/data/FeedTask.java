@@ -1,25 +1,22 @@
 package org.sparkray.data;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import java.io.Serializable;
-import java.nio.charset.StandardCharsets;
 import java.util.Collections;
 import java.util.Iterator;
 import org.apache.spark.TaskContext;
 import org.apache.spark.api.java.function.Function2;
 import org.apache.spark.sql.execution.metric.SQLMetric;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageReader;
 
 /**
- * Writes one partition into blocks; the only result is their description (bytes, so that no
+ * Writes one partition into blocks; the only result is a {@code FeedReport} (bytes, so that no
  * serializer matters).
  *
  * @param <T> what the partition consists of
  */
 final class FeedTask<T> implements Function2<Integer, Iterator<T>, Iterator<byte[]>> {
-  private static final long serialVersionUID = 2L;
-  private static final ObjectMapper MAPPER = new ObjectMapper();
+  private static final long serialVersionUID = 3L;
 
   /** Writes what a partition consists of. */
   interface Source<T> extends Serializable {
@@ -28,7 +25,7 @@ final class FeedTask<T> implements Function2<Integer, Iterator<T>, Iterator<byte
   }
 
   private final Source<T> source;
-  private final String request;
+  private final byte[] request;
   private final String schemaJson;
   private final String timeZone;
   private final boolean evenIfEmpty;
@@ -38,7 +35,7 @@ final class FeedTask<T> implements Function2<Integer, Iterator<T>, Iterator<byte
 
   FeedTask(
       Source<T> source,
-      String request,
+      byte[] request,
       String schemaJson,
       String timeZone,
       boolean evenIfEmpty,
@@ -61,23 +58,37 @@ final class FeedTask<T> implements Function2<Integer, Iterator<T>, Iterator<byte
     try (BlockWriter writer =
         new BlockWriter(request, schemaJson, timeZone, partition, context.taskAttemptId())) {
       source.write(content, writer, context);
-      String blocks = writer.finish(evenIfEmpty);
-      count(blocks);
-      return Collections.singletonList(blocks.getBytes(StandardCharsets.UTF_8)).iterator();
+      byte[] report = writer.finish(evenIfEmpty);
+      count(report);
+      return Collections.singletonList(report).iterator();
     }
   }
 
-  private void count(String report) {
-    JsonNode blocks;
-    try {
-      blocks = MAPPER.readTree(report).path("blocks");
-    } catch (JsonProcessingException failure) {
-      throw new IllegalStateException("the report of a feed is not JSON", failure);
+  private void count(byte[] report) {
+    MessageReader partitions = new MessageReader("FeedReport", report);
+    while (partitions.next()) {
+      if (partitions.field() == Fields.FeedReport.PARTITIONS) {
+        countPartition(new MessageReader("FedPartition", partitions.bytes()));
+      }
     }
-    for (JsonNode block : blocks) {
-      rowsMetric.add(block.path("rows").asLong());
-      bytesMetric.add(block.path("bytes").asLong());
+  }
+
+  private void countPartition(MessageReader partition) {
+    while (partition.next()) {
+      if (partition.field() == Fields.FedPartition.BLOCKS) {
+        countBlock(new MessageReader("FedBlock", partition.bytes()));
+      }
     }
-    blocksMetric.add((long) blocks.size());
+  }
+
+  private void countBlock(MessageReader block) {
+    while (block.next()) {
+      if (block.field() == Fields.FedBlock.ROWS) {
+        rowsMetric.add(block.integer());
+      } else if (block.field() == Fields.FedBlock.SIZE) {
+        bytesMetric.add(block.integer());
+      }
+    }
+    blocksMetric.add(1L);
   }
 }

@@ -4,13 +4,13 @@ import org.apache.spark.sql.connector.read.InputPartition;
 
 /** One block of a table. */
 final class RayPartition implements InputPartition {
-  private static final long serialVersionUID = 1L;
+  private static final long serialVersionUID = 2L;
 
   /** Position in the list of references. */
   final int index;
 
-  /** What native code needs to get it, in JSON. */
-  final String block;
+  /** What native code needs to get it: {@code TableBlock}. */
+  final byte[] block;
 
   /** Bytes of the object. */
   final long size;
@@ -21,7 +21,7 @@ final class RayPartition implements InputPartition {
   @SuppressWarnings("unused")
   private final transient RayTables.Spec table;
 
-  RayPartition(RayTables.Spec table, int index, String block, long size, String[] preferred) {
+  RayPartition(RayTables.Spec table, int index, byte[] block, long size, String[] preferred) {
     this.table = table;
     this.index = index;
     this.block = block;

@@ -1,8 +1,5 @@
 package org.sparkray.data;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
 import java.lang.ref.ReferenceQueue;
 import java.lang.ref.WeakReference;
 import java.util.ArrayList;
@@ -10,6 +7,8 @@ import java.util.List;
 import java.util.concurrent.ConcurrentHashMap;
 import org.apache.spark.sql.types.DataType;
 import org.apache.spark.sql.types.StructType;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageReader;
 
 /**
  * The tables that {@code sparkray.to_spark} made in this driver, by their ids. {@code to_spark}
@@ -31,6 +30,22 @@ public final class RayTables {
 
     /** The same columns under names that are different from each other. */
     volatile StructType schema;
+
+    private void add(byte[] block) {
+      long size = 0;
+      List<String> preferred = new ArrayList<>();
+      MessageReader reader = new MessageReader("TableBlock", block);
+      while (reader.next()) {
+        if (reader.field() == Fields.TableBlock.SIZE) {
+          size = reader.integer();
+        } else if (reader.field() == Fields.TableBlock.PREFERRED) {
+          preferred.add(reader.text());
+        }
+      }
+      bytes += size;
+      blocks.add(
+          new RayPartition(this, blocks.size(), block, size, preferred.toArray(new String[0])));
+    }
   }
 
   private static final class Entry extends WeakReference<Spec> {
@@ -51,25 +66,16 @@ public final class RayTables {
   /**
    * Adds a table.
    *
-   * @param blocksJson a list of {@code {"object_id", "size", "locations", "preferred"}}; all but
-   *     the list of preferred locations is for native code
+   * @param table a {@code Table}
+   * @throws IllegalArgumentException when it is none
    */
-  public static void register(String tableId, String blocksJson) {
+  public static void register(String tableId, byte[] table) {
     Spec spec = new Spec();
-    try {
-      for (JsonNode block : new ObjectMapper().readTree(blocksJson)) {
-        List<String> preferred = new ArrayList<>();
-        for (JsonNode location : block.path("preferred")) {
-          preferred.add(location.asText());
-        }
-        long size = block.path("size").asLong();
-        spec.bytes += size;
-        String[] locations = preferred.toArray(new String[0]);
-        spec.blocks.add(
-            new RayPartition(spec, spec.blocks.size(), block.toString(), size, locations));
+    MessageReader reader = new MessageReader("Table", table);
+    while (reader.next()) {
+      if (reader.field() == Fields.Table.BLOCKS) {
+        spec.add(reader.bytes());
       }
-    } catch (JsonProcessingException failure) {
-      throw new IllegalArgumentException("the list of blocks is not JSON", failure);
     }
     NEW_TABLES.put(tableId, spec);
     TABLES.put(tableId, new Entry(tableId, spec));

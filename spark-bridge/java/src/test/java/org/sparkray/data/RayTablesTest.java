@@ -8,11 +8,23 @@ import static org.junit.jupiter.api.Assertions.assertTimeoutPreemptively;
 
 import java.time.Duration;
 import org.junit.jupiter.api.Test;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageWriter;
 
 class RayTablesTest {
-  private static final String BLOCKS =
-      "[{\"object_id\":\"aa\",\"size\":10,\"preferred\":[\"host1\",\"host2\"]},"
-          + "{\"object_id\":\"bb\",\"size\":32}]";
+  private static final byte[] FIRST =
+      new MessageWriter()
+          .integer(Fields.TableBlock.SIZE, 10)
+          .text(Fields.TableBlock.PREFERRED, "host1")
+          .text(Fields.TableBlock.PREFERRED, "host2")
+          .toBytes();
+  private static final byte[] SECOND =
+      new MessageWriter().integer(Fields.TableBlock.SIZE, 32).toBytes();
+  private static final byte[] BLOCKS =
+      new MessageWriter()
+          .bytes(Fields.Table.BLOCKS, FIRST)
+          .bytes(Fields.Table.BLOCKS, SECOND)
+          .toBytes();
 
   /** The next id of a table that was collected; runs the collector until there is one. */
   private static String awaitCollected() {
@@ -37,15 +49,19 @@ class RayTablesTest {
     assertEquals(42, spec.bytes);
     assertEquals(1, spec.blocks.get(1).index);
     assertEquals(32, spec.blocks.get(1).size);
-    assertEquals("{\"object_id\":\"bb\",\"size\":32}", spec.blocks.get(1).block);
+    assertArrayEquals(SECOND, spec.blocks.get(1).block);
     assertArrayEquals(new String[] {"host1", "host2"}, spec.blocks.get(0).preferredLocations());
     assertArrayEquals(new String[0], spec.blocks.get(1).preferredLocations());
     RayTables.unregister("order");
   }
 
   @Test
-  void whatIsNoListOfBlocksIsRefused() {
-    assertThrows(IllegalArgumentException.class, () -> RayTables.register("broken", "[{"));
+  void whatIsNoTableIsRefusedWithTheNameOfTheMessage() {
+    IllegalArgumentException refusal =
+        assertThrows(
+            IllegalArgumentException.class,
+            () -> RayTables.register("broken", new byte[] {0x0a, 0x01, 0x28}));
+    assertEquals("cannot read TableBlock: it is cut off", refusal.getMessage());
     assertThrows(IllegalStateException.class, () -> RayTables.get("broken"));
   }
 

@@ -14,7 +14,7 @@ class SchemaPartitionTest {
   private static final long MIB = 1L << 20;
 
   private static RayPartition block(int index, long size, String... preferred) {
-    return new RayPartition(null, index, "{}", size, preferred);
+    return new RayPartition(null, index, new byte[0], size, preferred);
   }
 
   /** The indexes of the blocks of each group. */
