@@ -213,7 +213,7 @@ TABLES: dict[str, dict[str, str]] = {
         "held_blocks": "error",
         "store_access": "error guard",
         "table_block": "columns error",
-        "manager": "error guard handles",
+        "manager": "error guard handles requests",
         "feed": "columns error guard handles requests store_access",
         "table": "columns error guard handles held_blocks requests store_access table_block",
         "table_schemas": "columns error guard held_blocks requests store_access table_block",

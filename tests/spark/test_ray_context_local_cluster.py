@@ -418,8 +418,8 @@ def test_a_store_that_leaves_nothing_to_workers_is_refused(spark: Any) -> None:
 
 def test_a_failure_of_native_code_is_a_java_exception(spark: Any) -> None:
     found = Manager.find(spark)
-    with pytest.raises(RayContextError, match="cannot read JSON from Java: unknown field `colour`"):
-        found.init({"colour": "red"})
+    with pytest.raises(RayContextError, match="cannot read InitRequest: "):
+        found._call(found._java.init, b"\x0a\x7f", True)
     assert found.status()["state"] == "idle"
 
 

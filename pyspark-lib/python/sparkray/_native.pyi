@@ -22,9 +22,13 @@ __all__ = [
     "_rebuild_object_ref",
     "after_fork_in_child",
     "decode_feed_report",
+    "decode_init_result",
+    "decode_status",
+    "decode_stop_result",
     "decode_table_schemas",
     "encode_feed_partitions",
     "encode_feed_request",
+    "encode_init_request",
     "encode_table",
     "note_fork",
     "set_parent_death_signal",
@@ -293,6 +297,35 @@ def encode_table(
 def decode_table_schemas(data: bytes) -> list[tuple[int, str | None, tuple[int, str] | None]]:
     """For each block its index, its schema (StructType.json()) and (code, message) of what is wrong with it. Neither:
     an earlier block has the same schema."""
+
+def encode_init_request(
+    *,
+    cluster_id: str,
+    expected_nodes: int,
+    node_cpus: float,
+    node_resources: dict[str, float],
+    object_store_bytes: int,
+    driver_cpus: float,
+    worker_env: dict[str, str],
+    python: str,
+    driver_python: str,
+    python_version: str,
+    sparkray_version: str,
+    deadline_seconds: float | None = None,
+    encryption: bool | None = None,
+) -> bytes:
+    """`cluster_id` is hexadecimal. What is None comes from Spark's settings."""
+
+def decode_init_result(data: bytes) -> dict[str, Any]:
+    """Keys: cluster_id, token (hex), head_epoch, socket_name, head_address, head_executor_id, head_pid, nodes (list)
+    and driver_node; for each node executor_id, node_id (hex), address, socket_name, hostname, container_id, pid,
+    executor_pid, cpus, memory_budget_bytes, object_store_bytes, start_count, state, message."""
+
+def decode_status(data: bytes) -> dict[str, Any]:
+    """Keys: state, failure (str or None), cluster_id (hex), nodes (list), driver_node (or None)."""
+
+def decode_stop_result(data: bytes) -> list[str]:
+    """Who did not answer in time."""
 
 def set_parent_death_signal(signal: int) -> None: ...
 def note_fork() -> None: ...  # needed by python: in a child that user code forked

@@ -1,9 +1,11 @@
 //! The messages of `bridge.proto`, between Python's values and the bytes that Java carries to and from the native library
 //! in Spark's JVMs. Python itself has no protobuf library.
 
+mod cluster;
 mod feed;
 mod table;
 
+pub(crate) use cluster::{decode_init_result, decode_status, decode_stop_result, encode_init_request};
 pub(crate) use feed::{decode_feed_report, encode_feed_partitions, encode_feed_request};
 pub(crate) use table::{decode_table_schemas, encode_table};
 

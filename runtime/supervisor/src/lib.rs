@@ -28,6 +28,6 @@ pub use executor::{
 };
 pub use invitation::Invitation;
 pub use native_engine::start_local;
-pub use request::{InitRequest, InitResult, NodeInfo, Status};
+pub use request::InitRequest;
 pub use restart::{Decision, RestartPolicy};
 pub use signals::spawn_quiet_thread;

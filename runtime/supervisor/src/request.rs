@@ -1,18 +1,17 @@
-//! What the driver program asks for and what it gets: JSON between Python, Java and this crate.
+//! What the driver program asks for. It comes from Python, by Java, as a message of `bridge.proto`; the answers are such
+//! messages themselves.
 
 use std::collections::BTreeMap;
 
-use serde::{Deserialize, Serialize};
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
+use sparkray_proto::bridge;
 
 use crate::SupervisorError;
 
 /// A cluster to be started.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InitRequest {
     /// Hexadecimal id that the new cluster is to have, so that whoever asks can cancel the start; none: a random one.
-    #[serde(default)]
     pub cluster_id: Option<String>,
     /// Executors whose raylets must have registered before `init` returns.
     pub expected_nodes: u32,
@@ -21,25 +20,18 @@ pub struct InitRequest {
     /// `CPU` of each executor's node.
     pub node_cpus: f64,
     /// Other resources of each executor's node.
-    #[serde(default)]
     pub node_resources: BTreeMap<String, f64>,
     /// Bytes of shared memory for objects on each node; 0: chosen from the budget.
-    #[serde(default)]
     pub object_store_bytes: u64,
     /// `CPU` of the driver's node; 0: no task runs there.
-    #[serde(default)]
     pub driver_cpus: f64,
     /// The driver is an executor too (`local[*]`): its node is the only one.
-    #[serde(default)]
     pub local: bool,
     /// Additional environment of workers.
-    #[serde(default)]
     pub worker_env: BTreeMap<String, String>,
     /// Whether connections between nodes are encrypted.
-    #[serde(default = "on")]
     pub encryption: bool,
     /// Workers forked ahead of demand on each executor.
-    #[serde(default)]
     pub prestart_workers: u32,
     /// Python of the executors' workers, absolute or relative to the container's directory.
     pub python: String,
@@ -51,8 +43,26 @@ pub struct InitRequest {
     pub sparkray_version: String,
 }
 
-fn on() -> bool {
-    true
+impl From<bridge::InitRequest> for InitRequest {
+    fn from(message: bridge::InitRequest) -> Self {
+        Self {
+            cluster_id: Some(message.cluster_id).filter(|id| !id.is_empty()),
+            expected_nodes: message.expected_nodes,
+            deadline_seconds: message.deadline_seconds.unwrap_or_default(),
+            node_cpus: message.node_cpus,
+            node_resources: message.node_resources.into_iter().collect(),
+            object_store_bytes: message.object_store_bytes,
+            driver_cpus: message.driver_cpus,
+            local: message.local,
+            worker_env: message.worker_env.into_iter().collect(),
+            encryption: message.encryption.unwrap_or(true),
+            prestart_workers: message.prestart_workers,
+            python: message.python,
+            driver_python: message.driver_python,
+            python_version: message.python_version,
+            sparkray_version: message.sparkray_version,
+        }
+    }
 }
 
 impl InitRequest {
@@ -80,77 +90,6 @@ impl InitRequest {
     }
 }
 
-/// One node of a running cluster.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct NodeInfo {
-    /// Spark's executor id; "driver" for the driver's own node.
-    pub executor_id: String,
-    /// Hexadecimal node id; empty while its raylet does not run.
-    pub node_id: String,
-    /// `host:port` of its raylet.
-    pub address: String,
-    /// Abstract Unix socket of its raylet.
-    pub socket_name: String,
-    /// Name of the machine.
-    pub hostname: String,
-    /// YARN's container, empty elsewhere.
-    pub container_id: String,
-    /// Pid of its raylet.
-    pub pid: u32,
-    /// Pid of its executor's JVM.
-    pub executor_pid: u32,
-    /// `CPU` of the node.
-    pub cpus: f64,
-    /// Bytes that Spark set aside for Ray in its container; 0: no container limits it.
-    pub memory_budget_bytes: u64,
-    /// Bytes of its object store.
-    pub object_store_bytes: u64,
-    /// Starts of the raylet on this executor.
-    pub start_count: u32,
-    /// `starting`, `up`, `restarting` or `down`.
-    pub state: String,
-    /// What it said last when it is not up.
-    pub message: String,
-}
-
-/// A cluster that serves, and what a driver needs to join it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct InitResult {
-    /// Hexadecimal [`ClusterId`].
-    pub cluster_id: String,
-    /// Hexadecimal [`ClusterToken`].
-    pub token: String,
-    /// The head's epoch.
-    pub head_epoch: u64,
-    /// Abstract Unix socket of the driver's raylet.
-    pub socket_name: String,
-    /// `host:port` of the raylet that is the head's gateway.
-    pub head_address: String,
-    /// The executor on which the head runs.
-    pub head_executor_id: String,
-    /// Pid of the head.
-    pub head_pid: u32,
-    /// The executors' nodes.
-    pub nodes: Vec<NodeInfo>,
-    /// The driver's own node; in local mode the only node.
-    pub driver_node: NodeInfo,
-}
-
-/// How the manager stands.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Status {
-    /// `idle`, `starting`, `running`, `failed`.
-    pub state: String,
-    /// Why it failed.
-    pub failure: Option<String>,
-    /// Hexadecimal [`ClusterId`], empty when idle.
-    pub cluster_id: String,
-    /// The executors' nodes, or all executors that have joined when idle.
-    pub nodes: Vec<NodeInfo>,
-    /// The driver's own node.
-    pub driver_node: Option<NodeInfo>,
-}
-
 /// Names of one cluster, new for every `init`.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ClusterNames {
@@ -166,5 +105,48 @@ impl ClusterNames {
             token: ClusterToken::random(),
             head_epoch: 1,
         }
+    }
+}
+
+#[cfg(test)]
+impl InitRequest {
+    /// A cluster of so many nodes with a CPU each, of this version.
+    pub(crate) fn of_nodes(expected_nodes: u32) -> Self {
+        Self::from(bridge::InitRequest {
+            expected_nodes,
+            deadline_seconds: Some(10.0),
+            node_cpus: 1.0,
+            python_version: "3.11.7".to_owned(),
+            sparkray_version: sparkray_common::VERSION.to_owned(),
+            ..bridge::InitRequest::default()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_java_knows_better_stands_behind_what_python_asks_for() {
+        let part = |change: fn(&mut bridge::InitRequest)| {
+            let mut part = bridge::InitRequest::default();
+            change(&mut part);
+            bridge::encode(&part)
+        };
+        let settings = part(|part| {
+            part.encryption = Some(true);
+            part.deadline_seconds = Some(60.0);
+        });
+        let asked = part(|part| {
+            part.encryption = Some(false);
+            part.expected_nodes = 3;
+        });
+        let known = part(|part| part.local = true);
+        let request: bridge::InitRequest = bridge::decode(&[settings, asked, known].concat()).unwrap();
+        let request = InitRequest::from(request);
+        assert!(!request.encryption && request.local);
+        assert_eq!((request.expected_nodes, request.deadline_seconds), (3, 60.0));
+        assert_eq!(request.cluster_id, None);
     }
 }

@@ -1,14 +1,16 @@
 //! Native methods of `org.sparkray.Native` for the RayManagers of driver and executors. Requests and answers are JSON.
 
 use jni::EnvUnowned;
-use jni::objects::{JClass, JString};
+use jni::objects::{JByteArray, JClass, JString};
 use jni::sys::jlong;
 use sparkray_common::{ClusterId, ErrorCode};
-use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager, InitRequest};
+use sparkray_proto::bridge::{InitRequest, StopResult};
+use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager};
 
 use crate::error::NativeError;
 use crate::guard::{guard, text};
 use crate::handles::Handles;
+use crate::requests::{answer, message};
 
 static DRIVERS: Handles<DriverManager> = Handles::new("driver manager");
 static EXECUTORS: Handles<ExecutorManager> = Handles::new("executor manager");
@@ -60,34 +62,34 @@ pub extern "system" fn Java_org_sparkray_Native_driverInvitation<'local>(
     })
 }
 
-/// Starts a cluster; blocks until it is complete or has failed.
+/// Starts a cluster; blocks until it is complete or has failed. `InitRequest` and `InitResult`.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverInit<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     driver: jlong,
-    request: JString<'local>,
-) -> JString<'local> {
+    request: JByteArray<'local>,
+) -> JByteArray<'local> {
     guard(env, |env| {
-        let request: InitRequest = serde_json::from_str(&text(env, &request)?)?;
-        let result = DRIVERS.get(driver)?.init(request)?;
-        Ok(env.new_string(serde_json::to_string(&result)?)?)
+        let request: InitRequest = message(env, &request)?;
+        let result = DRIVERS.get(driver)?.init(request.into())?;
+        answer(env, &result)
     })
 }
 
-/// Stops the cluster of this id if it is the current one; a list, in JSON, of those that did not answer in time.
+/// Stops the cluster of this id if it is the current one: `StopResult`.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverStopCluster<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     driver: jlong,
     cluster_id: JString<'local>,
-) -> JString<'local> {
+) -> JByteArray<'local> {
     guard(env, |env| {
         let id = ClusterId::from_hex(&text(env, &cluster_id)?)
             .map_err(|error| NativeError::refused(ErrorCode::InvalidArgument, error.to_string()))?;
         let unanswered = DRIVERS.get(driver)?.stop_cluster(id);
-        Ok(env.new_string(serde_json::to_string(&unanswered)?)?)
+        answer(env, &StopResult { unanswered })
     })
 }
 
@@ -137,16 +139,14 @@ pub extern "system" fn Java_org_sparkray_Native_driverExecutorFailed<'local>(
     });
 }
 
-/// What the manager knows.
+/// What the manager knows: `Status`.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverStatus<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     driver: jlong,
-) -> JString<'local> {
-    guard(env, |env| {
-        Ok(env.new_string(serde_json::to_string(&DRIVERS.get(driver)?.status())?)?)
-    })
+) -> JByteArray<'local> {
+    guard(env, |env| answer(env, &DRIVERS.get(driver)?.status()))
 }
 
 /// Ends the driver's manager and its cluster; a second call does nothing.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import pathlib
 import queue
@@ -12,6 +11,8 @@ import threading
 import warnings
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+from sparkray import _native
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -87,14 +88,20 @@ class Manager:
         return cls(context, found)
 
     def init(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Starts a cluster: InitRequest and InitResult of runtime/supervisor. The result holds the token. When it
-        fails, nothing of the cluster is left; another one that runs already is not touched.
+        """Starts a cluster. The result holds the token. When it fails, nothing of the cluster is left; another one that
+        runs already is not touched.
+
+        Arguments:
+            request: what `_native.encode_init_request` needs but for the cluster's id, and allow_unauthenticated_spark.
+
+        Returns:
+            What `_native.decode_init_result` returns.
 
         Java is called from another thread, so that Ctrl-C works: pyspark's handler for it talks to Java itself, which
         it cannot while this thread waits for an answer from there.
         """
         cluster_id = os.urandom(_ID_BYTES).hex()
-        answers: queue.SimpleQueue[str | BaseException] = queue.SimpleQueue()
+        answers: queue.SimpleQueue[dict[str, Any] | BaseException] = queue.SimpleQueue()
         cancelled = threading.Event()
 
         def call() -> None:
@@ -118,30 +125,36 @@ class Manager:
             raise
         if isinstance(answer, BaseException):
             raise answer
-        result: dict[str, Any] = json.loads(answer)
-        return result
+        return answer
 
     def status(self) -> dict[str, Any]:
-        """Status of runtime/supervisor."""
-        result: dict[str, Any] = json.loads(self._call(self._java.status))
-        return result
+        """What `_native.decode_status` returns."""
+        return _native.decode_status(self._call(self._java.status))
 
-    def _init(self, request: dict[str, Any]) -> str:
+    def _init(self, request: dict[str, Any]) -> dict[str, Any]:
         """Request and result go through files that only this user can read: they hold secrets, and py4j logs what it
         carries."""
         directory = self._call(self._java.workDirectory)
+        options = dict(request)
+        allow_unauthenticated = options.pop("allow_unauthenticated_spark")
         with tempfile.TemporaryDirectory(dir=directory, prefix="init-") as name:
-            question, answer = pathlib.Path(name, "request.json"), pathlib.Path(name, "result.json")
+            question, answer = pathlib.Path(name, "request"), pathlib.Path(name, "result")
             question.touch(0o600)
-            question.write_text(json.dumps(request))
-            self._call(self._java.initWithFiles, str(question), str(answer))
-            return answer.read_text()
+            question.write_bytes(_native.encode_init_request(**options))
+            self._call(
+                self._java.initWithFiles,
+                str(question),
+                str(answer),
+                options["cluster_id"],
+                allow_unauthenticated,
+            )
+            return _native.decode_init_result(answer.read_bytes())
 
     def stop(self, cluster_id: str) -> None:
         """Ends a cluster, also one that is starting. Does nothing when it is not the current one, and when Spark's
         driver is gone: it took the cluster with it. Warns when it cannot be sure that all processes have ended."""
         with contextlib.suppress(RayContextError):
-            unanswered = json.loads(self._call(self._java.stop, cluster_id))
+            unanswered = _native.decode_stop_result(self._call(self._java.stop, cluster_id))
             if unanswered:
                 warnings.warn(
                     f"cluster {cluster_id} was stopped, but these have not said that their processes ended: "
@@ -178,11 +191,11 @@ class Manager:
         context.addPyFile = add_and_publish
 
     @staticmethod
-    def _call(method: Callable[..., Any], *arguments: Any) -> str:
+    def _call(method: Callable[..., Any], *arguments: Any) -> Any:
         from py4j.protocol import Py4JError, Py4JJavaError
 
         try:
-            return str(method(*arguments))
+            return method(*arguments)
         except Py4JJavaError as error:
             message = error.java_exception.getMessage() or str(error.java_exception)
             raise RayContextError(message) from None

@@ -30,7 +30,7 @@ class NodeOptions:
     encryption: bool | None = None
 
     def request(self) -> dict[str, Any]:
-        """The part of the managers' InitRequest that these options are."""
+        """The part of a request for a cluster that these options are."""
         encryption = {} if self.encryption is None else {"encryption": self.encryption}
         return {
             **encryption,

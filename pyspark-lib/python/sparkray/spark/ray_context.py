@@ -43,7 +43,7 @@ class _RunningCluster:
         namespace: str | None,
     ) -> None:
         self.manager = found
-        # InitResult of runtime/supervisor, without the token.
+        # What the manager returned, without the token.
         self.result = result
         self.arguments = (options, driver_cores, namespace)
         # References that DataFrames borrow, by the ids of their tables.

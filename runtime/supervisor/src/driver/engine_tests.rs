@@ -6,12 +6,12 @@ use std::path::Path;
 
 use rustix::process::{Pid, Signal, kill_process};
 use sparkray_common::NodeId;
+use sparkray_proto::bridge::ClusterNode;
 
 use super::*;
 use crate::child_host::Launch;
 use crate::engine::{HeadPlace, HeadPlan, NodeExit, NodePlan, Role, ServingHead, ServingNode};
 use crate::executor::{ExecutorConfig, ExecutorManager};
-use crate::request::NodeInfo;
 
 const SOON: Duration = Duration::from_secs(10);
 /// Less than the managers wait for each other, and than the native runtime gets.
@@ -179,13 +179,8 @@ impl Spark {
     }
 
     fn init(&self) -> InitResult {
-        let text = format!(
-            r#"{{"expected_nodes": {}, "deadline_seconds": 10, "node_cpus": 1, "python": "", "driver_python": "",
-                "python_version": "3.11.7", "sparkray_version": "{}"}}"#,
-            self.executors.len(),
-            sparkray_common::VERSION
-        );
-        self.driver.init(serde_json::from_str(&text).unwrap()).unwrap()
+        let request = InitRequest::of_nodes(self.executors.len() as u32);
+        self.driver.init(request).unwrap()
     }
 
     fn read(&self, what: &str, pid: u32) -> String {
@@ -203,7 +198,7 @@ impl Spark {
     }
 
     /// The only executor's node, once it is as it should be.
-    fn node_until(&self, what: &str, done: impl Fn(&NodeInfo) -> bool) -> NodeInfo {
+    fn node_until(&self, what: &str, done: impl Fn(&ClusterNode) -> bool) -> ClusterNode {
         let mut found = None;
         until(what, || {
             let node = self.driver.status().nodes[0].clone();
@@ -246,7 +241,7 @@ fn what_a_runtime_is_told_and_says_is_its_engines() {
         .unwrap();
     assert_eq!(beside.address, format!("here:{}", beside.pid));
     assert_eq!(beside.socket_name, format!("socket-of-{}", beside.pid));
-    let others = cluster.nodes.iter().chain([&cluster.driver_node]);
+    let others = cluster.nodes.iter().chain(&cluster.driver_node);
     for node in others {
         let head = if node.pid == beside.pid {
             format!("here=head-{}", cluster.head_pid)
@@ -258,7 +253,7 @@ fn what_a_runtime_is_told_and_says_is_its_engines() {
     }
     assert_eq!(spark.leftovers(), 3);
     send(cluster.head_pid, Signal::KILL);
-    for pid in [beside.pid, cluster.driver_node.pid] {
+    for pid in [beside.pid, cluster.driver_node.as_ref().unwrap().pid] {
         until("a node hears that the head is lost", || {
             spark.read("heard", pid).starts_with("lost: ")
         });
@@ -297,7 +292,11 @@ fn how_long_a_process_may_take_to_end_is_its_engines() {
         "the managers wait for longer: {unanswered:?}"
     );
     assert!(began.elapsed() >= GRACE);
-    for pid in [cluster.head_pid, cluster.nodes[0].pid, cluster.driver_node.pid] {
+    for pid in [
+        cluster.head_pid,
+        cluster.nodes[0].pid,
+        cluster.driver_node.unwrap().pid,
+    ] {
         assert!(!is_alive(pid));
     }
 }

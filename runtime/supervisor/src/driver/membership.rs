@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use sparkray_common::{ClusterId, ErrorCode};
+use sparkray_proto::bridge::InitResult;
 use sparkray_proto::{
     ChildEnded, ClusterLost, Failure, HeadStarted, ManagerCommand, ManagerHello, RayletStarted, StopCluster,
     manager_command::Command,
@@ -14,7 +15,7 @@ use sparkray_proto::{
 use super::checks;
 use super::cluster::{Cluster, Head};
 use crate::SupervisorError;
-use crate::request::{ClusterNames, InitRequest, InitResult};
+use crate::request::{ClusterNames, InitRequest};
 
 /// One connection of an executor's RayManager, in the order in which they joined.
 pub(crate) type MemberKey = u64;

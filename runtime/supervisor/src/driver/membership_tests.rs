@@ -12,11 +12,11 @@ fn hello(executor: &str) -> ManagerHello {
 }
 
 fn request(expected: u32) -> InitRequest {
-    let text = format!(
-        r#"{{"expected_nodes": {expected}, "deadline_seconds": 5, "node_cpus": 2, "python": "", "driver_python": "",
-            "python_version": "3.11.7", "sparkray_version": "{VERSION}"}}"#
-    );
-    serde_json::from_str(&text).unwrap()
+    InitRequest {
+        deadline_seconds: 5.0,
+        node_cpus: 2.0,
+        ..InitRequest::of_nodes(expected)
+    }
 }
 
 fn names() -> ClusterNames {
@@ -108,7 +108,7 @@ fn the_first_that_joined_gets_the_head_then_its_raylet_then_all_others() {
     assert_eq!(result.head_executor_id, "7");
     assert_eq!(result.head_address, "host:1");
     assert_eq!(result.nodes.len(), 2);
-    assert_eq!(result.driver_node.executor_id, "driver");
+    assert_eq!(result.driver_node.unwrap().executor_id, "driver");
 }
 
 #[test]
@@ -136,7 +136,7 @@ fn in_local_mode_the_executor_is_the_driver() {
     let Progress::Ready(result) = membership.progress(names.id) else {
         panic!("the only node is up");
     };
-    assert_eq!(result.driver_node, result.nodes[0]);
+    assert_eq!(result.driver_node.as_ref(), result.nodes.first());
 }
 
 #[test]

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
+use sparkray_proto::bridge::{InitResult, Status};
 use sparkray_rpc::{Identity, Listener, Protection};
 use tokio_util::sync::CancellationToken;
 
@@ -26,7 +27,7 @@ use crate::engine::Engine;
 use crate::invitation::Invitation;
 use crate::manager_thread::spawn_manager_thread;
 use crate::native_engine::NativeEngine;
-use crate::request::{ClusterNames, InitRequest, InitResult, Status};
+use crate::request::{ClusterNames, InitRequest};
 use membership::Progress;
 use state::{Ending, Shared};
 

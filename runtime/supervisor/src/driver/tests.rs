@@ -66,12 +66,7 @@ impl Spark {
     }
 
     fn request(expected: u32) -> InitRequest {
-        let text = format!(
-            r#"{{"expected_nodes": {expected}, "deadline_seconds": 10, "node_cpus": 1, "python": "",
-                "driver_python": "", "python_version": "3.11.7", "sparkray_version": "{}"}}"#,
-            sparkray_common::VERSION
-        );
-        serde_json::from_str(&text).unwrap()
+        InitRequest::of_nodes(expected)
     }
 
     fn stop(&self) -> Vec<String> {
@@ -115,7 +110,7 @@ fn a_cluster_starts_stops_and_starts_again_with_other_names() {
     let first = spark.driver.init(Spark::request(2)).unwrap();
     assert_eq!(first.nodes.len(), 2);
     let mut pids: Vec<u32> = first.nodes.iter().map(|node| node.pid).collect();
-    pids.extend([first.head_pid, first.driver_node.pid]);
+    pids.extend([first.head_pid, first.driver_node.as_ref().unwrap().pid]);
     assert!(pids.iter().all(|pid| is_alive(*pid)));
     assert!(spark.stop().is_empty());
     until_gone(&pids);

@@ -1,12 +1,12 @@
 //! What the membership reports to the program: the result of a start, what is missing, how it stands.
 
 use sparkray_common::NodeId;
+use sparkray_proto::bridge::{ClusterNode, InitResult, Status};
 use sparkray_proto::{ManagerHello, RayletStarted};
 
 use super::checks;
 use super::cluster::Cluster;
 use super::membership::{Member, Membership};
-use crate::request::{InitResult, NodeInfo, Status};
 
 impl Membership {
     /// Everything that is known.
@@ -69,11 +69,11 @@ impl Membership {
                 .values()
                 .map(|member| self.node_info(member))
                 .collect(),
-            driver_node,
+            driver_node: Some(driver_node),
         })
     }
 
-    fn driver_node(&self, cluster: &Cluster) -> Option<NodeInfo> {
+    fn driver_node(&self, cluster: &Cluster) -> Option<ClusterNode> {
         if cluster.request.local {
             let member = self.members.values().find(|member| member.node.up.is_some())?;
             return Some(self.node_info(member));
@@ -96,7 +96,7 @@ impl Membership {
         ))
     }
 
-    fn node_info(&self, member: &Member) -> NodeInfo {
+    fn node_info(&self, member: &Member) -> ClusterNode {
         let (cpus, store) = self.cluster.as_ref().map_or((0.0, 0), |cluster| {
             let budget = member.hello.memory_budget_bytes;
             (
@@ -198,9 +198,9 @@ fn hex(id: &[u8]) -> String {
         .unwrap_or_default()
 }
 
-fn describe(hello: &ManagerHello, raylet: Option<&RayletStarted>, cpus: f64, store: u64) -> NodeInfo {
+fn describe(hello: &ManagerHello, raylet: Option<&RayletStarted>, cpus: f64, store: u64) -> ClusterNode {
     let up = raylet.cloned().unwrap_or_default();
-    NodeInfo {
+    ClusterNode {
         executor_id: hello.executor_id.clone(),
         node_id: hex(&up.node_id),
         address: up.address,

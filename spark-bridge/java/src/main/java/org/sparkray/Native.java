@@ -24,16 +24,15 @@ final class Native {
   static native String driverInvitation(long driver);
 
   /**
-   * Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult} in
-   * JSON.
+   * Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult}.
    */
-  static native String driverInit(long driver, String request);
+  static native byte[] driverInit(long driver, byte[] request);
 
   /**
-   * Stops the cluster of this id; does nothing when another one or none is current. A list, in
-   * JSON, of those that did not answer in time.
+   * Stops the cluster of this id; does nothing when another one or none is current. {@code
+   * StopResult}.
    */
-  static native String driverStopCluster(long driver, String clusterId);
+  static native byte[] driverStopCluster(long driver, String clusterId);
 
   /** Notes that Spark has a new executor. */
   static native void driverExecutorAdded(long driver, String executorId, String host);
@@ -44,8 +43,8 @@ final class Native {
   /** Notes that an executor cannot run a manager, and why. */
   static native void driverExecutorFailed(long driver, String executorId, String reason);
 
-  /** {@code Status} in JSON. */
-  static native String driverStatus(long driver);
+  /** {@code Status}. */
+  static native byte[] driverStatus(long driver);
 
   /** Ends the manager and its cluster. */
   static native void driverClose(long driver);

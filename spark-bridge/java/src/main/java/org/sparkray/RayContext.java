@@ -1,20 +1,18 @@
 package org.sparkray;
 
-import com.fasterxml.jackson.core.JsonProcessingException;
-import com.fasterxml.jackson.databind.JsonNode;
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.io.IOException;
-import java.nio.charset.StandardCharsets;
 import java.nio.file.Files;
 import java.nio.file.Path;
 import java.nio.file.Paths;
 import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.Set;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageWriter;
 
 /**
- * The driver's API: what {@code sparkray.spark.RayContext} calls. Requests and answers are JSON.
+ * The driver's API: what {@code sparkray.spark.RayContext} calls. Requests and answers are messages
+ * of {@code bridge.proto}.
  */
 public final class RayContext {
   private static final Set<PosixFilePermission> OWNER_ONLY =
@@ -42,21 +40,24 @@ public final class RayContext {
    * Starts a cluster on all executors and blocks until it is complete. Request and result are in
    * files, because a gateway between languages may log what it carries.
    *
-   * @param request the file of the request, which is deleted: see {@link #init(String)}
+   * @param request the file of the request, which is deleted: see {@link #init}
    * @param result the file for the result, which does not exist yet
+   * @param clusterId that the request gives the cluster
+   * @param allowUnauthenticated see {@link #init}
    * @throws SparkRayException when it cannot be; nothing is left running then
    */
-  public void initWithFiles(String request, String result) {
+  public void initWithFiles(
+      String request, String result, String clusterId, boolean allowUnauthenticated) {
     Path file = Paths.get(request);
     try {
-      String text = new String(Files.readAllBytes(file), StandardCharsets.UTF_8);
+      byte[] message = Files.readAllBytes(file);
       Files.delete(file);
-      String cluster = init(text);
+      byte[] cluster = init(message, allowUnauthenticated);
       try {
         Files.createFile(Paths.get(result), PosixFilePermissions.asFileAttribute(OWNER_ONLY));
-        Files.write(Paths.get(result), cluster.getBytes(StandardCharsets.UTF_8));
+        Files.write(Paths.get(result), cluster);
       } catch (IOException e) {
-        stop(parse(cluster).path("cluster_id").asText());
+        stop(clusterId);
         throw e;
       }
     } catch (IOException e) {
@@ -68,59 +69,44 @@ public final class RayContext {
   /**
    * Starts a cluster on all executors and blocks until it is complete.
    *
-   * @param request {@code InitRequest} of runtime/supervisor; what the Spark settings know may be
-   *     left out. Beside it {@code allow_unauthenticated_spark}: executors may join although
-   *     Spark's RPC is open to everybody
+   * @param request {@code InitRequest}; what the Spark settings know may be left out
+   * @param allowUnauthenticated executors may join although Spark's RPC is open to everybody
    * @return {@code InitResult}; holds the cluster's token
    * @throws SparkRayException when it cannot be; nothing is left running then
    */
-  public String init(String request) {
-    ObjectNode whole = parse(request);
-    plugin.allowExecutors(whole.path("allow_unauthenticated_spark").asBoolean(false));
-    whole.remove("allow_unauthenticated_spark");
-    whole.put("local", plugin.isLocal());
-    if (!whole.has("encryption")) {
-      whole.put("encryption", RayConf.ENCRYPTION.isOn(plugin.conf()));
-    }
-    if (!whole.has("deadline_seconds")) {
-      whole.put("deadline_seconds", RayConf.INIT_TIMEOUT.seconds(plugin.conf()));
-    }
-    if (!whole.has("prestart_workers")) {
-      whole.put("prestart_workers", RayConf.WORKER_PRESTART.number(plugin.conf()));
-    }
-    return Native.driverInit(plugin.manager(), whole.toString());
+  public byte[] init(byte[] request, boolean allowUnauthenticated) {
+    plugin.allowExecutors(allowUnauthenticated);
+    byte[] whole =
+        new MessageWriter()
+            .truth(Fields.InitRequest.ENCRYPTION, RayConf.ENCRYPTION.isOn(plugin.conf()))
+            .number(
+                Fields.InitRequest.DEADLINE_SECONDS, RayConf.INIT_TIMEOUT.seconds(plugin.conf()))
+            .integer(
+                Fields.InitRequest.PRESTART_WORKERS, RayConf.WORKER_PRESTART.number(plugin.conf()))
+            // What the program says counts more than the settings, and what is a fact even more.
+            .fields(request)
+            .truth(Fields.InitRequest.LOCAL, plugin.isLocal())
+            .toBytes();
+    return Native.driverInit(plugin.manager(), whole);
   }
 
   /**
    * Ends a cluster, also one that is starting; does nothing when it is not the current one.
    *
    * @param clusterId its id: the request may have chosen it, the result holds it
-   * @return a list, in JSON, of the executors that did not answer in time
+   * @return {@code StopResult}: the executors that did not answer in time
    */
-  public String stop(String clusterId) {
+  public byte[] stop(String clusterId) {
     return Native.driverStopCluster(plugin.manager(), clusterId);
   }
 
-  /** {@code Status} of runtime/supervisor: nodes, and why the cluster is lost if it is. */
-  public String status() {
+  /** {@code Status}: nodes, and why the cluster is lost if it is. */
+  public byte[] status() {
     return Native.driverStatus(plugin.manager());
   }
 
   /** Version of jar and native library. */
   public String version() {
     return Native.version();
-  }
-
-  private static ObjectNode parse(String request) {
-    try {
-      JsonNode parsed = new ObjectMapper().readTree(request);
-      if (parsed instanceof ObjectNode) {
-        return (ObjectNode) parsed;
-      }
-    } catch (JsonProcessingException e) {
-      throw new SparkRayException(
-          ErrorCode.INVALID_ARGUMENT, "the request is not JSON: " + e.getOriginalMessage(), e);
-    }
-    throw new SparkRayException(ErrorCode.INVALID_ARGUMENT, "the request is not a JSON object");
   }
 }

@@ -32,6 +32,15 @@ public final class Fields {
     private FeedPartitions() {}
   }
 
+  public static final class InitRequest {
+    public static final int DEADLINE_SECONDS = 3;
+    public static final int LOCAL = 8;
+    public static final int ENCRYPTION = 10;
+    public static final int PRESTART_WORKERS = 11;
+
+    private InitRequest() {}
+  }
+
   public static final class Table {
     public static final int BLOCKS = 1;
 

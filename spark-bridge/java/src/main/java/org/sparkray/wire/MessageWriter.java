@@ -22,6 +22,23 @@ public final class MessageWriter {
     return integer(field, value ? 1 : 0);
   }
 
+  /** A field of type double. */
+  public MessageWriter number(int field, double value) {
+    tag(field, WireType.FIXED64);
+    long rest = Double.doubleToLongBits(value);
+    for (int index = 0; index < Double.BYTES; index++) {
+      bytes.write((int) rest);
+      rest >>>= Byte.SIZE;
+    }
+    return this;
+  }
+
+  /** The fields of an encoding. */
+  public MessageWriter fields(byte[] encoding) {
+    bytes.write(encoding, 0, encoding.length);
+    return this;
+  }
+
   /** A field of type bytes, or a message, by its encoding. */
   public MessageWriter bytes(int field, byte[] value) {
     tag(field, WireType.LENGTH_DELIMITED);

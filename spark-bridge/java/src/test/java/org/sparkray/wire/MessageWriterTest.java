@@ -54,6 +54,24 @@ class MessageWriterTest {
   }
 
   @Test
+  void numbersAreEightBytesFromTheLowest() {
+    assertBytes(new MessageWriter().number(3, 60), 0x19, 0, 0, 0, 0, 0, 0, 0x4e, 0x40);
+  }
+
+  @Test
+  void fieldsOfAnEncodingStandBetweenOthers() {
+    byte[] encoding = new MessageWriter().integer(2, 7).toBytes();
+    assertBytes(
+        new MessageWriter().integer(1, 1).fields(encoding).integer(3, 3),
+        0x08,
+        0x01,
+        0x10,
+        0x07,
+        0x18,
+        0x03);
+  }
+
+  @Test
   void aMessageInsideIsItsBytes() {
     byte[] inner = new MessageWriter().integer(1, 150).toBytes();
     assertBytes(new MessageWriter().bytes(3, inner), 0x1a, 0x03, 0x08, 0x96, 0x01);
