@@ -2,22 +2,32 @@
 
 use std::fmt;
 
-use serde::{Deserialize, Serialize};
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
+use sparkray_proto::bridge;
 use sparkray_rpc::Identity;
 
 use crate::SupervisorError;
 
 /// Where the driver's manager listens, and how to prove oneself to it. Holds a token: `Debug` hides it.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Invitation {
     /// `host:port`.
     pub address: String,
     /// Hexadecimal [`ClusterId`] of the Spark application's managers, not of any Ray cluster.
     pub application_id: String,
-    /// Hexadecimal [`ClusterToken`] for that.
-    pub token: String,
+    /// Hexadecimal [`ClusterToken`] for that; none: who is invited knows it.
+    pub token: Option<String>,
+}
+
+impl From<&Invitation> for bridge::Invitation {
+    fn from(invitation: &Invitation) -> Self {
+        Self {
+            address: invitation.address.clone(),
+            application_id: invitation.application_id.clone(),
+            token: invitation.token.clone(),
+            nonce: String::new(),
+        }
+    }
 }
 
 impl Invitation {
@@ -27,7 +37,8 @@ impl Invitation {
         };
         let cluster_id =
             ClusterId::from_hex(&self.application_id).map_err(|_| refuse("the application id"))?;
-        let token = ClusterToken::from_hex(&self.token).ok_or_else(|| refuse("the application token"))?;
+        let token = self.token.as_deref().and_then(ClusterToken::from_hex);
+        let token = token.ok_or_else(|| refuse("the application token"))?;
         Ok(Identity {
             cluster_id,
             token,

@@ -22,9 +22,6 @@ pub enum NativeError {
     /// Bytes from Java that are not the message that was agreed on, or a message with something impossible in it.
     #[error(transparent)]
     Message(#[from] MessageError),
-    /// Text from Java that is not the JSON that was agreed on.
-    #[error("cannot read JSON from Java: {0}")]
-    Json(#[from] serde_json::Error),
     /// A failure that a caller may decide on by its code.
     #[error("{message}")]
     Refused {
@@ -50,7 +47,7 @@ impl NativeError {
             Self::Jni(_) => ErrorCode::Internal,
             Self::Supervisor(error) => error.code(),
             Self::Store(error) => error.code(),
-            Self::Message(_) | Self::Json(_) => ErrorCode::InvalidArgument,
+            Self::Message(_) => ErrorCode::InvalidArgument,
             Self::Refused { code, .. } => *code,
         }
     }

@@ -1,11 +1,12 @@
-//! Native methods of `org.sparkray.Native` for the RayManagers of driver and executors. Requests and answers are JSON.
+//! Native methods of `org.sparkray.Native` for the RayManagers of driver and executors. Requests and answers
+//! are messages of `bridge.proto`.
 
 use jni::EnvUnowned;
 use jni::objects::{JByteArray, JClass, JString};
 use jni::sys::jlong;
 use sparkray_common::{ClusterId, ErrorCode};
-use sparkray_proto::bridge::{InitRequest, StopResult};
-use sparkray_supervisor::{DriverConfig, DriverManager, ExecutorConfig, ExecutorManager};
+use sparkray_proto::bridge::{DriverConfig, ExecutorConfig, InitRequest, Invitation, StopResult};
+use sparkray_supervisor::{DriverManager, ExecutorManager};
 
 use crate::error::NativeError;
 use crate::guard::{guard, text};
@@ -37,28 +38,29 @@ pub extern "system" fn Java_org_sparkray_Native_initLogging<'local>(
     });
 }
 
-/// Starts the driver's manager; returns its key.
+/// Starts the driver's manager, by its `DriverConfig`; returns its key.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverStart<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
-    config: JString<'local>,
+    config: JByteArray<'local>,
 ) -> jlong {
     guard(env, |env| {
-        let config: DriverConfig = serde_json::from_str(&text(env, &config)?)?;
-        Ok(DRIVERS.insert(DriverManager::start(config)?))
+        let config: DriverConfig = message(env, &config)?;
+        Ok(DRIVERS.insert(DriverManager::start(config.try_into()?)?))
     })
 }
 
-/// What executors need in order to join. Holds a token: for Spark's RPC only.
+/// What executors need in order to join: `Invitation`. May hold a token: for Spark's RPC only.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_driverInvitation<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
     driver: jlong,
-) -> JString<'local> {
+) -> JByteArray<'local> {
     guard(env, |env| {
-        Ok(env.new_string(serde_json::to_string(DRIVERS.get(driver)?.invitation())?)?)
+        let invitation = Invitation::from(DRIVERS.get(driver)?.invitation());
+        answer(env, &invitation)
     })
 }
 
@@ -164,16 +166,16 @@ pub extern "system" fn Java_org_sparkray_Native_driverClose<'local>(
     });
 }
 
-/// Starts an executor's manager; returns its key.
+/// Starts an executor's manager, by its `ExecutorConfig`; returns its key.
 #[unsafe(no_mangle)]
 pub extern "system" fn Java_org_sparkray_Native_executorStart<'local>(
     env: EnvUnowned<'local>,
     _class: JClass<'local>,
-    config: JString<'local>,
+    config: JByteArray<'local>,
 ) -> jlong {
     guard(env, |env| {
-        let config: ExecutorConfig = serde_json::from_str(&text(env, &config)?)?;
-        Ok(EXECUTORS.insert(ExecutorManager::start(config)?))
+        let config: ExecutorConfig = message(env, &config)?;
+        Ok(EXECUTORS.insert(ExecutorManager::start(config.try_into()?)?))
     })
 }
 

@@ -14,9 +14,8 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use sparkray_common::{ClusterId, ClusterToken, ErrorCode};
-use sparkray_proto::bridge::{InitResult, Status};
+use sparkray_proto::bridge::{self, InitResult, Status};
 use sparkray_rpc::{Identity, Listener, Protection};
 use tokio_util::sync::CancellationToken;
 
@@ -36,8 +35,7 @@ const STOP_DEADLINE: Duration = Duration::from_secs(2);
 const START_DEADLINE: Duration = Duration::from_secs(10);
 
 /// What the driver's JVM knows about itself. May hold a token: `Debug` hides it.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Clone)]
 pub struct DriverConfig {
     /// `spark.driver.host`: executors connect to it, and the driver's raylet advertises it.
     pub host: String,
@@ -50,8 +48,26 @@ pub struct DriverConfig {
     /// A private directory that is deleted with the process.
     pub work_dir: PathBuf,
     /// Hexadecimal token with which executors join, where both sides know it without being told; none: a random one.
-    #[serde(default)]
     pub token: Option<String>,
+}
+
+impl TryFrom<bridge::DriverConfig> for DriverConfig {
+    type Error = SupervisorError;
+
+    fn try_from(message: bridge::DriverConfig) -> Result<Self, SupervisorError> {
+        let port = u16::try_from(message.port).map_err(|_| {
+            let message = format!("the manager's port cannot be {}", message.port);
+            SupervisorError::refused(ErrorCode::InvalidArgument, message)
+        })?;
+        Ok(Self {
+            host: message.host,
+            bind_address: message.bind_address,
+            port,
+            binary: message.binary.into(),
+            work_dir: message.work_dir.into(),
+            token: message.token,
+        })
+    }
 }
 
 impl std::fmt::Debug for DriverConfig {
@@ -103,7 +119,8 @@ impl DriverManager {
         let mut invitation = Invitation {
             address: String::new(),
             application_id: identity.cluster_id.to_string(),
-            token: identity.token.expose_hex(),
+            // What both sides know does not travel.
+            token: config.token.is_none().then(|| identity.token.expose_hex()),
         };
         let advertised = config.host.clone();
         let cancel = CancellationToken::new();

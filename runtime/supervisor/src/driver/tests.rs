@@ -319,7 +319,7 @@ fn who_records_the_managers_connections_learns_neither_tokens_nor_settings() {
             .insert("PASSWORD".to_owned(), "hunter2hunter2".to_owned());
         let result = spark.driver.init(request).unwrap();
         let token = ClusterToken::from_hex(&result.token).unwrap();
-        let application = ClusterToken::from_hex(&spark.driver.invitation().token).unwrap();
+        let application = ClusterToken::from_hex(spark.driver.invitation().token.as_ref().unwrap()).unwrap();
         let heard = heard.lock().clone();
         let contains = |needle: &[u8]| heard.windows(needle.len()).any(|window| window == needle);
         for secret in [
@@ -347,7 +347,7 @@ fn who_records_the_managers_connections_learns_neither_tokens_nor_settings() {
 fn a_caller_without_the_token_is_not_let_in() {
     let spark = Spark::start();
     let mut invitation = spark.driver.invitation().clone();
-    invitation.token = ClusterToken::random().expose_hex();
+    invitation.token = Some(ClusterToken::random().expose_hex());
     let identity = invitation.identity().unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -358,4 +358,42 @@ fn a_caller_without_the_token_is_not_let_in() {
     let error = runtime.block_on(dial).unwrap_err();
     assert_eq!(error.code(), ErrorCode::Unauthenticated);
     assert!(spark.driver.status().nodes.is_empty());
+}
+
+#[test]
+fn a_token_that_executors_know_is_not_in_the_invitation() {
+    let directory = tempfile::tempdir().unwrap();
+    let token = ClusterToken::random();
+    let driver = DriverManager::start(DriverConfig {
+        host: "127.0.0.1".to_owned(),
+        bind_address: "127.0.0.1".to_owned(),
+        port: 0,
+        binary: directory.path().join("sparkrayd"),
+        work_dir: directory.path().join("driver"),
+        token: Some(token.expose_hex()),
+    })
+    .unwrap();
+    let told = bridge::encode(&bridge::Invitation::from(driver.invitation()));
+    let message = bridge::ExecutorConfig {
+        invitation: Some(bridge::decode(&told).unwrap()),
+        token: Some(token.expose_hex()),
+        ..bridge::ExecutorConfig::default()
+    };
+    let contains = |needle: &[u8]| told.windows(needle.len()).any(|window| window == needle);
+    assert!(!contains(token.expose_hex().as_bytes()));
+    assert_eq!(driver.invitation().token, None);
+    let config = ExecutorConfig::try_from(message).unwrap();
+    assert_eq!(config.invitation.identity().unwrap().token, token);
+}
+
+#[test]
+fn configurations_that_cannot_be_are_refused() {
+    let message = bridge::DriverConfig {
+        port: 65_536,
+        ..bridge::DriverConfig::default()
+    };
+    let error = DriverConfig::try_from(message).unwrap_err();
+    assert_eq!(error.to_string(), "the manager's port cannot be 65536");
+    let error = ExecutorConfig::try_from(bridge::ExecutorConfig::default()).unwrap_err();
+    assert_eq!(error.to_string(), "message lacks invitation");
 }

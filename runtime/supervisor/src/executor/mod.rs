@@ -11,10 +11,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use serde::{Deserialize, Serialize};
 use sparkray_common::VERSION;
 use sparkray_proto::manager_client::ManagerClient;
-use sparkray_proto::{ManagerCommand, ManagerEvent, ManagerHello, manager_event::Event};
+use sparkray_proto::{
+    ManagerCommand, ManagerEvent, ManagerHello, MessageError, bridge, manager_event::Event,
+};
 use sparkray_rpc::{Endpoint, Identity, Target, tonic_channel};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
@@ -46,8 +47,7 @@ const REPORT_QUEUE: usize = 256;
 const CLOSE_DEADLINE: Duration = Duration::from_secs(3);
 
 /// What an executor's JVM knows about itself.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ExecutorConfig {
     /// How to reach the driver; came over Spark's RPC.
     pub invitation: Invitation,
@@ -60,7 +60,6 @@ pub struct ExecutorConfig {
     /// Bytes set aside for Ray in this container.
     pub memory_budget_bytes: u64,
     /// Whether this executor runs in a container of limited memory: then a budget of 0 means that there is none.
-    #[serde(default)]
     pub in_container: bool,
     /// `java.version`.
     pub java_version: String,
@@ -70,6 +69,30 @@ pub struct ExecutorConfig {
     pub binary: PathBuf,
     /// A private directory that is deleted with the process.
     pub work_dir: PathBuf,
+}
+
+impl TryFrom<bridge::ExecutorConfig> for ExecutorConfig {
+    type Error = MessageError;
+
+    fn try_from(message: bridge::ExecutorConfig) -> Result<Self, MessageError> {
+        let invitation = message.invitation.ok_or(MessageError::Missing("invitation"))?;
+        Ok(Self {
+            invitation: Invitation {
+                address: invitation.address,
+                application_id: invitation.application_id,
+                token: message.token.or(invitation.token),
+            },
+            executor_id: message.executor_id,
+            host: message.host,
+            cores: message.cores,
+            memory_budget_bytes: message.memory_budget_bytes,
+            in_container: message.in_container,
+            java_version: message.java_version,
+            python: message.python,
+            binary: message.binary.into(),
+            work_dir: message.work_dir.into(),
+        })
+    }
 }
 
 /// Sends reports to the driver. Reports for a driver that does not read are lost with the connection.

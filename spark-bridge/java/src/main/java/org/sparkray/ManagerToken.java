@@ -1,8 +1,5 @@
 package org.sparkray;
 
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
-import java.io.IOException;
 import java.nio.charset.StandardCharsets;
 import java.security.GeneralSecurityException;
 import java.security.SecureRandom;
@@ -10,6 +7,9 @@ import javax.crypto.Mac;
 import javax.crypto.spec.SecretKeySpec;
 import org.apache.spark.SecurityManager;
 import org.apache.spark.SparkEnv;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageReader;
+import org.sparkray.wire.MessageWriter;
 
 /**
  * The secret with which executors join the driver's manager. Where Spark authenticates its
@@ -17,7 +17,6 @@ import org.apache.spark.SparkEnv;
  * travels, however Spark's RPC is protected.
  */
 final class ManagerToken {
-  private static final String NONCE = "nonce";
   private static final int TOKEN_BYTES = 32;
 
   private ManagerToken() {}
@@ -42,27 +41,30 @@ final class ManagerToken {
     return hex(mac.doFinal(("sparkray manager " + nonce).getBytes(StandardCharsets.UTF_8)));
   }
 
-  /** What executors are told in place of an invitation whose token they can derive. */
-  static String hide(String invitation, String nonce) throws IOException {
-    ObjectNode told = (ObjectNode) new ObjectMapper().readTree(invitation);
-    told.remove("token");
-    told.put(NONCE, nonce);
-    return told.toString();
+  /** An {@code Invitation} for executors that derive the token. */
+  static byte[] withNonce(byte[] invitation, String nonce) {
+    return new MessageWriter().fields(invitation).text(Fields.Invitation.NONCE, nonce).toBytes();
   }
 
-  /** The invitation itself, from what an executor was told. */
-  static ObjectNode reveal(String told) throws IOException, GeneralSecurityException {
-    ObjectNode invitation = (ObjectNode) new ObjectMapper().readTree(told);
-    if (invitation.has(NONCE)) {
-      String token = derive(invitation.remove(NONCE).asText());
-      if (token == null) {
-        throw new SparkRayException(
-            ErrorCode.UNAUTHENTICATED,
-            "Spark authenticates its processes in the driver, but not in this executor");
+  /** The token for an {@code Invitation}, in hexadecimal; null where that has one in it. */
+  static String derived(byte[] invitation) throws GeneralSecurityException {
+    MessageReader reader = new MessageReader("Invitation", invitation);
+    String nonce = null;
+    while (reader.next()) {
+      if (reader.field() == Fields.Invitation.NONCE) {
+        nonce = reader.text();
       }
-      invitation.put("token", token);
     }
-    return invitation;
+    if (nonce == null) {
+      return null;
+    }
+    String token = derive(nonce);
+    if (token == null) {
+      throw new SparkRayException(
+          ErrorCode.UNAUTHENTICATED,
+          "Spark authenticates its processes in the driver, but not in this executor");
+    }
+    return token;
   }
 
   private static String hex(byte[] bytes) {

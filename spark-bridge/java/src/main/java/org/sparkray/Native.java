@@ -17,11 +17,14 @@ final class Native {
   /** Sends warnings, or what {@code filter} asks for, to standard error. */
   static native void initLogging(String filter);
 
-  /** Starts the driver's manager: {@code DriverConfig} in JSON. */
-  static native long driverStart(String config);
+  /** Starts the driver's manager: {@code DriverConfig}. */
+  static native long driverStart(byte[] config);
 
-  /** What executors need to join, in JSON. Holds a token: it goes nowhere but into Spark's RPC. */
-  static native String driverInvitation(long driver);
+  /**
+   * What executors need to join: {@code Invitation}. It may hold a token: it goes nowhere but into
+   * Spark's RPC.
+   */
+  static native byte[] driverInvitation(long driver);
 
   /**
    * Starts a cluster and blocks until it is complete: {@code InitRequest} and {@code InitResult}.
@@ -49,8 +52,8 @@ final class Native {
   /** Ends the manager and its cluster. */
   static native void driverClose(long driver);
 
-  /** Starts an executor's manager: {@code ExecutorConfig} in JSON. */
-  static native long executorStart(String config);
+  /** Starts an executor's manager: {@code ExecutorConfig}. */
+  static native long executorStart(byte[] config);
 
   /** Ends the manager and its children. */
   static native void executorClose(long executor);

@@ -1,7 +1,5 @@
 package org.sparkray;
 
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.Collections;
 import java.util.HashMap;
 import java.util.Map;
@@ -18,6 +16,8 @@ import org.apache.spark.scheduler.SparkListenerExecutorAdded;
 import org.apache.spark.scheduler.SparkListenerExecutorRemoved;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageWriter;
 
 /**
  * The driver's side of the plugin: starts the manager in the background and tells executors where
@@ -45,7 +45,13 @@ final class RayDriverPlugin implements DriverPlugin {
   private static volatile RayDriverPlugin current;
 
   private final CompletableFuture<Long> manager = new CompletableFuture<>();
-  private volatile String invitation = "";
+
+  /** What executors are told; null until the manager runs. */
+  private volatile byte[] invitation;
+
+  /** What they are told instead: nothing yet, or why there is no manager. */
+  private volatile String excuse = "";
+
   private volatile SparkConf conf;
   private volatile boolean local;
 
@@ -95,18 +101,19 @@ final class RayDriverPlugin implements DriverPlugin {
       NativeLibrary.load();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
       String host = conf.get("spark.driver.host");
-      ObjectNode config = new ObjectMapper().createObjectNode();
-      config.put("host", host);
-      config.put("bind_address", conf.get("spark.driver.bindAddress", host));
-      config.put("port", RayConf.MANAGER_PORT.number(conf));
-      config.put("binary", NativeLibrary.program().toString());
-      config.put("work_dir", NativeLibrary.workDirectory().toString());
+      MessageWriter config =
+          new MessageWriter()
+              .text(Fields.DriverConfig.HOST, host)
+              .text(Fields.DriverConfig.BIND_ADDRESS, conf.get("spark.driver.bindAddress", host))
+              .integer(Fields.DriverConfig.PORT, RayConf.MANAGER_PORT.number(conf))
+              .text(Fields.DriverConfig.BINARY, NativeLibrary.program().toString())
+              .text(Fields.DriverConfig.WORK_DIR, NativeLibrary.workDirectory().toString());
       String nonce = ManagerToken.nonce();
       String token = ManagerToken.derive(nonce);
       if (token != null) {
-        config.put("token", token);
+        config.text(Fields.DriverConfig.TOKEN, token);
       }
-      long started = Native.driverStart(config.toString());
+      long started = Native.driverStart(config.toBytes());
       synchronized (this) {
         if (closed) {
           Native.driverClose(started);
@@ -116,8 +123,8 @@ final class RayDriverPlugin implements DriverPlugin {
           executors.forEach((id, at) -> Native.driverExecutorAdded(started, id, at));
           manager.complete(started);
         }
-        String whole = Native.driverInvitation(started);
-        invitation = token == null ? whole : ManagerToken.hide(whole, nonce);
+        byte[] told = Native.driverInvitation(started);
+        invitation = token == null ? told : ManagerToken.withNonce(told, nonce);
       }
     } catch (Throwable e) {
       fail(e);
@@ -163,7 +170,7 @@ final class RayDriverPlugin implements DriverPlugin {
   private void fail(Throwable cause) {
     LOG.debug("Ray's manager did not start in the driver", cause);
     String reason = cause.getMessage() == null ? cause.toString() : cause.getMessage();
-    invitation = REFUSED + reason;
+    excuse = REFUSED + reason;
     manager.completeExceptionally(cause);
   }
 
@@ -171,8 +178,11 @@ final class RayDriverPlugin implements DriverPlugin {
   @Override
   public Object receive(Object message) {
     if (ASK_INVITATION.equals(message)) {
-      boolean isSecret = !invitation.isEmpty() && !invitation.startsWith(REFUSED);
-      return isSecret && !open ? WITHHELD : invitation;
+      byte[] told = invitation;
+      if (told == null) {
+        return excuse;
+      }
+      return open ? told : WITHHELD;
     }
     if (message instanceof String && ((String) message).startsWith(FAILED)) {
       String[] parts = ((String) message).substring(FAILED.length()).split(":", 2);

@@ -1,7 +1,5 @@
 package org.sparkray;
 
-import com.fasterxml.jackson.databind.ObjectMapper;
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
@@ -11,6 +9,8 @@ import org.apache.spark.api.plugin.ExecutorPlugin;
 import org.apache.spark.api.plugin.PluginContext;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
+import org.sparkray.wire.Fields;
+import org.sparkray.wire.MessageWriter;
 
 /**
  * The executor's side of the plugin: asks the driver where its manager is and starts this
@@ -44,7 +44,7 @@ final class RayExecutorPlugin implements ExecutorPlugin {
 
   private void start(PluginContext context) {
     try {
-      String invitation = askForInvitation(context);
+      byte[] invitation = askForInvitation(context);
       if (invitation != null) {
         start(context, invitation);
       }
@@ -53,25 +53,32 @@ final class RayExecutorPlugin implements ExecutorPlugin {
     }
   }
 
-  private void start(PluginContext context, String invitation) throws Exception {
+  private void start(PluginContext context, byte[] invitation) throws Exception {
     try {
       SparkConf conf = context.conf();
       // Its own message, not the ExceptionInInitializerError of a class that needs it.
       NativeLibrary.load();
       Native.initLogging(RayConf.LOG_FILTER.text(conf));
-      ObjectMapper mapper = new ObjectMapper();
-      ObjectNode config = mapper.createObjectNode();
-      config.set("invitation", ManagerToken.reveal(invitation));
-      config.put("executor_id", context.executorID());
-      config.put("host", host(context));
-      config.put("cores", conf.getInt("spark.executor.cores", 1));
-      config.put("memory_budget_bytes", RayConf.memoryBudget(conf, inContainer(conf)));
-      config.put("in_container", inContainer(conf));
-      config.put("java_version", System.getProperty("java.version", "unknown"));
-      config.put("python", python(conf));
-      config.put("binary", NativeLibrary.program().toString());
-      config.put("work_dir", NativeLibrary.workDirectory().toString());
-      long started = Native.executorStart(config.toString());
+      MessageWriter config =
+          new MessageWriter()
+              .bytes(Fields.ExecutorConfig.INVITATION, invitation)
+              .text(Fields.ExecutorConfig.EXECUTOR_ID, context.executorID())
+              .text(Fields.ExecutorConfig.HOST, host(context))
+              .integer(Fields.ExecutorConfig.CORES, conf.getInt("spark.executor.cores", 1))
+              .integer(
+                  Fields.ExecutorConfig.MEMORY_BUDGET_BYTES,
+                  RayConf.memoryBudget(conf, inContainer(conf)))
+              .truth(Fields.ExecutorConfig.IN_CONTAINER, inContainer(conf))
+              .text(
+                  Fields.ExecutorConfig.JAVA_VERSION, System.getProperty("java.version", "unknown"))
+              .text(Fields.ExecutorConfig.PYTHON, python(conf))
+              .text(Fields.ExecutorConfig.BINARY, NativeLibrary.program().toString())
+              .text(Fields.ExecutorConfig.WORK_DIR, NativeLibrary.workDirectory().toString());
+      String token = ManagerToken.derived(invitation);
+      if (token != null) {
+        config.text(Fields.ExecutorConfig.TOKEN, token);
+      }
+      long started = Native.executorStart(config.toBytes());
       synchronized (this) {
         if (closing.getCount() > 0) {
           manager = started;
@@ -90,11 +97,11 @@ final class RayExecutorPlugin implements ExecutorPlugin {
    * The driver's answer; asks again while Spark cannot carry the question. Null when this executor
    * ends.
    */
-  private String ask(PluginContext context, String question) throws Exception {
+  private Object ask(PluginContext context, String question) throws Exception {
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(RETRY_SECONDS);
     while (true) {
       try {
-        return String.valueOf(context.ask(question));
+        return context.ask(question);
       } catch (Exception e) {
         if (System.nanoTime() >= deadline) {
           throw e;
@@ -108,13 +115,17 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   }
 
   /** Null when the driver has no manager or this executor ends. */
-  private String askForInvitation(PluginContext context) throws Exception {
+  private byte[] askForInvitation(PluginContext context) throws Exception {
     long deadline = System.nanoTime() + TimeUnit.SECONDS.toNanos(ASK_SECONDS);
     while (System.nanoTime() < deadline) {
-      String answer = ask(context, RayDriverPlugin.ASK_INVITATION);
-      if (answer == null) {
+      Object told = ask(context, RayDriverPlugin.ASK_INVITATION);
+      if (told == null) {
         return null;
       }
+      if (told instanceof byte[]) {
+        return (byte[]) told;
+      }
+      String answer = String.valueOf(told);
       if (answer.equals(RayDriverPlugin.WITHHELD)) {
         // Until the program that starts a cluster allows it, if it ever does.
         if (closing.await(WITHHELD_PAUSE_MILLIS, TimeUnit.MILLISECONDS)) {
@@ -128,9 +139,6 @@ final class RayExecutorPlugin implements ExecutorPlugin {
             "The driver has no Ray manager: {}",
             answer.substring(RayDriverPlugin.REFUSED.length()));
         return null;
-      }
-      if (!answer.isEmpty()) {
-        return answer;
       }
       // The driver's manager is starting.
       if (closing.await(ASK_PAUSE_MILLIS, TimeUnit.MILLISECONDS)) {

@@ -3,14 +3,16 @@ package org.sparkray;
 import static org.junit.jupiter.api.Assertions.assertEquals;
 import static org.junit.jupiter.api.Assertions.assertFalse;
 import static org.junit.jupiter.api.Assertions.assertNotEquals;
+import static org.junit.jupiter.api.Assertions.assertNull;
 import static org.junit.jupiter.api.Assertions.assertThrows;
 import static org.junit.jupiter.api.Assertions.assertTrue;
 
-import com.fasterxml.jackson.databind.node.ObjectNode;
 import org.junit.jupiter.api.Test;
+import org.sparkray.wire.MessageReader;
+import org.sparkray.wire.MessageWriter;
 
 class ManagerTokenTest {
-  private static final String INVITATION = "{\"address\":\"10.0.0.1:7000\",\"token\":\"deadbeef\"}";
+  private static final byte[] INVITATION = new MessageWriter().text(1, "10.0.0.1:7000").toBytes();
 
   @Test
   void noncesAreOf32BytesAndDiffer() {
@@ -20,23 +22,26 @@ class ManagerTokenTest {
   }
 
   @Test
-  void aHiddenInvitationHasTheNonceInPlaceOfTheToken() throws Exception {
-    String hidden = ManagerToken.hide(INVITATION, "0a0b");
-    assertFalse(hidden.contains("deadbeef"), hidden);
-    assertEquals("{\"address\":\"10.0.0.1:7000\",\"nonce\":\"0a0b\"}", hidden);
+  void anInvitationIsToldWithTheNonceBehindIt() {
+    MessageReader told =
+        new MessageReader("Invitation", ManagerToken.withNonce(INVITATION, "0a0b"));
+    assertTrue(told.next());
+    assertEquals("10.0.0.1:7000", told.text());
+    assertTrue(told.next());
+    assertEquals("0a0b", told.text());
+    assertFalse(told.next());
   }
 
   @Test
-  void anInvitationThatWasNotHiddenIsTakenAsItIs() throws Exception {
-    ObjectNode revealed = ManagerToken.reveal(INVITATION);
-    assertEquals(INVITATION, revealed.toString());
+  void anInvitationWithoutANonceNeedsNoOtherToken() throws Exception {
+    assertNull(ManagerToken.derived(INVITATION));
   }
 
   @Test
-  void anExecutorWithoutSparksSecretCannotRevealTheToken() throws Exception {
-    String hidden = ManagerToken.hide(INVITATION, "0a0b");
+  void anExecutorWithoutSparksSecretCannotDeriveTheToken() {
+    byte[] told = ManagerToken.withNonce(INVITATION, "0a0b");
     SparkRayException refusal =
-        assertThrows(SparkRayException.class, () -> ManagerToken.reveal(hidden));
+        assertThrows(SparkRayException.class, () -> ManagerToken.derived(told));
     assertEquals(ErrorCode.UNAUTHENTICATED, refusal.getCode());
   }
 }

@@ -110,7 +110,7 @@ class RayExecutorPluginTest {
   @Test
   void aManagerThatCannotStartIsReportedWithItsReason() throws InterruptedException {
     // The classes that are tested have no native library beside them.
-    start(question -> question.equals(RayDriverPlugin.ASK_INVITATION) ? "{\"token\":\"00\"}" : "");
+    start(question -> question.equals(RayDriverPlugin.ASK_INVITATION) ? new byte[0] : "");
     assertEquals(RayDriverPlugin.ASK_INVITATION, nextQuestion());
     String report = nextQuestion();
     assertTrue(report.startsWith(RayDriverPlugin.FAILED + "7:"), report);
