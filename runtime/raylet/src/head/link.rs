@@ -1,7 +1,8 @@
 //! The link to the head, for as long as both live: one stream after the other.
 //!
 //! Invariants:
-//! 1. Messages are numbered and kept until they are acknowledged, both ways: a stream that breaks loses nothing.
+//! 1. Messages are numbered and kept until they are acknowledged, both ways (`conversation`): a stream that breaks loses
+//!    nothing.
 //! 2. A stream is the node's once the node has confirmed it by a heartbeat. The connection of a confirmed stream stays open
 //!    until the head has answered over a later one, or this process ends, after its workers: the head takes its end
 //!    for the node's death.
@@ -19,7 +20,7 @@ use sparkray_proto::{
     ClusterView, Failure, HeadMessage, HeadReply, HeadRequest, Heartbeat, NodeMessage, RegisterNode,
     head_message, node_message,
 };
-use sparkray_rpc::{Endpoint, Identity, Inbox, Outbox, Refusal, RpcError, Target, clock_now, connect_tonic};
+use sparkray_rpc::{Endpoint, Identity, Refusal, RpcError, Target, clock_now, connect_tonic};
 use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_stream::wrappers::ReceiverStream;
@@ -27,6 +28,7 @@ use tonic::transport::Channel;
 use tonic::{Status, Streaming};
 use tracing::{debug, info, warn};
 
+use super::conversation::Conversation;
 use crate::error::RayletError;
 use crate::input::{HeadEvent, Input};
 
@@ -195,14 +197,11 @@ type Attempt = Pin<Box<dyn Future<Output = Result<Attached, AttachError>> + Send
 /// The link's state.
 struct Link {
     attachment: Attachment,
-    outbox: Outbox<NodeMessage>,
-    inbox: Inbox,
+    conversation: Conversation,
     /// The stream that was confirmed last.
     current: Option<Attached>,
     /// Earlier ones, until the head has answered over the current one.
     held: Vec<Attached>,
-    /// What was given to the current stream.
-    given: u64,
     /// When the newest acknowledged message was sent.
     acknowledged: Duration,
     attempt: Option<Attempt>,
@@ -214,8 +213,7 @@ impl Link {
     /// Makes a stream the current one and confirms it.
     fn confirm(&mut self, attached: Attached) {
         self.retire();
-        self.outbox.acknowledge(attached.received);
-        self.given = attached.received;
+        self.conversation.begin_stream(attached.received);
         self.acknowledged = self.acknowledged.max(attached.sent);
         self.channels.send_replace(attached.channel.clone());
         self.current = Some(attached);
@@ -237,21 +235,9 @@ impl Link {
             let _ = stream.to_head.try_send(NodeMessage {
                 message: Some(node_message::Message::Heartbeat(heartbeat)),
                 sequence: 0,
-                received: self.inbox.received(),
+                received: self.conversation.received(),
             });
         }
-    }
-
-    fn keep(&mut self, mut message: NodeMessage) {
-        message.sequence = self.outbox.next();
-        self.outbox.keep(vec![message]);
-    }
-
-    /// The next message that the current stream has not been given.
-    fn next_to_give(&self) -> Option<NodeMessage> {
-        let mut message = self.outbox.get(self.given + 1)?.clone();
-        message.received = self.inbox.received();
-        Some(message)
     }
 
     /// Begins an attempt when the head cannot be heard and none is under way.
@@ -264,7 +250,7 @@ impl Link {
 
     /// Takes what the head said over the current stream; an event for the loop.
     fn take(&mut self, message: HeadMessage) -> Option<HeadEvent> {
-        self.outbox.acknowledge(message.received);
+        self.conversation.acknowledge(message.received);
         let content = message.message?;
         match content {
             head_message::Message::Registered(_) => None,
@@ -274,7 +260,7 @@ impl Link {
                 self.acknowledged = self.acknowledged.max(sent);
                 Some(HeadEvent::Acknowledged { sent })
             }
-            content => match self.inbox.takes(message.sequence) {
+            content => match self.conversation.takes(message.sequence) {
                 Ok(true) => Some(HeadEvent::Message(Box::new(content))),
                 Ok(false) => None,
                 Err(gap) => {
@@ -298,11 +284,9 @@ pub(crate) async fn run_head_link(
 ) {
     let mut link = Link {
         attachment,
-        outbox: Outbox::default(),
-        inbox: Inbox::default(),
+        conversation: Conversation::default(),
         current: None,
         held: Vec::new(),
-        given: 0,
         acknowledged: Duration::ZERO,
         attempt: None,
         channels,
@@ -311,19 +295,19 @@ pub(crate) async fn run_head_link(
     let mut heartbeats = tokio::time::interval(HEARTBEAT_INTERVAL);
     heartbeats.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let next = link.next_to_give();
+        let next = link.conversation.next_to_give();
         let to_head = link.current.as_ref().map(|stream| stream.to_head.clone());
         let event = tokio::select! {
-            message = outgoing.recv(), if link.outbox.len() < OUTGOING => {
+            message = outgoing.recv(), if link.conversation.kept() < OUTGOING => {
                 let Some(message) = message else {
                     // The loop has ended.
                     return std::future::pending().await;
                 };
-                link.keep(message);
+                link.conversation.keep(message);
                 None
             }
             () = give(to_head, next) => {
-                link.given += 1;
+                link.conversation.gave();
                 None
             }
             message = hear(&mut link.current) => match message {
