@@ -28,6 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "sparkrayd": CLIENTS | {"gcs", "raylet", "supervisor"},
     "jni": CLIENTS | {"core-worker", "supervisor"},
     "python": CLIENTS | {"core-worker", "supervisor"},
+    # A test: what it uses are development dependencies.
+    "simulation": set(),
 }
 
 # Foreign crates that belong to one place.

@@ -100,6 +100,7 @@ TABLES: dict[str, dict[str, str]] = {
         "state": "change commands effects live record tables",
         "service": "effects journal record state",
         "server": "error journal service state tables",
+        "simulation": "effects state tables",
     },
     "runtime/core-worker": {
         "error": "",
@@ -138,12 +139,15 @@ TABLES: dict[str, dict[str, str]] = {
         " state::objects state::outbox store",
         "api": "dropped error io state state::actors state::execution state::links state::objects state::outbox"
         " state::tasks values",
+        "simulation": "api dropped error kick state state::actors state::execution state::ids state::links state::objects"
+        " state::outbox state::tasks store",
     },
     # Parts that decide use nothing of those that do: sockets, processes and tasks are io's.
     "runtime/raylet": {
         "error": "",
         "tasks": "",
         "shape": "",
+        "ids": "",
         "cluster_view": "shape",
         "node_info": "",
         "outbox": "",
@@ -156,7 +160,7 @@ TABLES: dict[str, dict[str, str]] = {
         "leases::metrics": "",
         "leases": "cluster_view leases::metrics node_info outbox shape",
         "actors::metrics": "",
-        "actors": "actors::metrics cluster_view leases node_info outbox shape",
+        "actors": "actors::metrics cluster_view ids leases node_info outbox shape",
         "workers::pool": "",
         "workers::labels": "",
         "workers::metrics": "",
@@ -170,18 +174,22 @@ TABLES: dict[str, dict[str, str]] = {
         "objects::part": "cluster_view error node_info objects::fetched_by objects::frees objects::messages"
         " objects::metrics outbox",
         "objects": "gateway input node_info objects::messages objects::part tasks",
+        "head::conversation": "",
         "head::lease": "",
         "head::outgoing": "",
         "head::watches": "outbox",
         "head::metrics": "",
         "head::part": "cluster_view error head::lease head::metrics head::outgoing head::watches node_info outbox",
-        "head": "error gateway head::lease head::outgoing head::part input tasks",
-        "router": "actors cluster_view error gateway::clients head::part input leases node_info objects::part outbox"
-        " workers::part",
+        "head": "error gateway head::conversation head::lease head::outgoing head::part input tasks",
+        "router": "actors cluster_view error gateway::clients head::part ids input leases node_info objects::part"
+        " outbox workers::part",
+        "simulation": "actors cluster_view error gateway::clients head head::conversation head::lease head::outgoing"
+        " head::part ids input leases node_info objects::part outbox router workers::part",
         "io": "gateway head input node_info objects outbox workers",
         "raylet": "error input io router",
         "settings": "error head::lease node_info workers",
-        "run": "actors cluster_view error gateway gateway::clients head head::lease head::outgoing head::part io leases"
+        "run": "actors cluster_view error gateway gateway::clients head head::lease head::outgoing head::part ids io"
+        " leases"
         " node_info"
         " objects objects::part raylet router settings tasks workers workers::part",
     },
@@ -246,6 +254,8 @@ TABLES: dict[str, dict[str, str]] = {
         # What Python sees: lib.rs.
         "_native": "actor arguments bridge core_worker doors incoming object_ref object_ref_methods process values",
     },
+    # A test as a whole, whose modules are free.
+    "tests/simulation": {},
     "runtime/sparkrayd": {
         "process": "",
         "guardian": "process",

@@ -13,6 +13,8 @@ mod fork;
 mod hash;
 mod io;
 mod kick;
+#[doc(hidden)]
+pub mod simulation;
 mod slab_map;
 mod state;
 mod store;

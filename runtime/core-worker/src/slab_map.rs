@@ -48,7 +48,6 @@ impl<K: Copy + Eq + Hash, V, H> SlabMap<K, V, H> {
     }
 
     /// What lies beside the place of an entry.
-    #[cfg(any(test, debug_assertions))]
     pub(crate) fn hot(&self, key: &K) -> Option<&H> {
         Some(&self.index.get(key)?.1)
     }
@@ -82,7 +81,6 @@ impl<K: Copy + Eq + Hash, V, H> SlabMap<K, V, H> {
             .filter_map(move |(key, (place, _))| Some((key, entries.get(*place as usize)?)))
     }
 
-    #[cfg(test)]
     pub(crate) fn is_empty(&self) -> bool {
         self.index.is_empty() && self.entries.is_empty()
     }

@@ -9,7 +9,7 @@ use sparkray_proto::head_message::Message;
     clippy::large_enum_variant,
     reason = "effects live for one event, and nearly all are messages"
 )]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Send a message on the node's stream.
     Send { node: NodeId, message: Message },
     /// End the node's stream: the node is dead to this head.

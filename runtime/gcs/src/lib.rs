@@ -18,6 +18,8 @@ mod placement;
 mod record;
 mod server;
 mod service;
+#[doc(hidden)]
+pub mod simulation;
 mod spec;
 mod state;
 mod tables;

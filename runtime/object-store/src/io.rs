@@ -227,6 +227,12 @@ impl IoExecutor {
         });
     }
 
+    /// Does a job here and now, for the simulation, which has no threads. `None`: it has no outcome.
+    #[doc(hidden)]
+    pub fn run_here(&self, job: IoJob) -> Option<IoOutcome> {
+        job.0.run(&self.directories).map(IoOutcome)
+    }
+
     /// Drops the jobs that have not begun. Those that run end by themselves; nobody hears of their outcome.
     pub async fn shutdown(mut self) {
         self.disk_permits.close();

@@ -12,7 +12,7 @@ use crate::outbox::Birth;
 
 /// Something happened; the loop handles one after the other.
 #[derive(Debug)]
-pub(crate) enum Input {
+pub enum Input {
     /// A caller went through the handshake. `local`: over the Unix socket.
     Accepted { accepted: Accepted, local: bool },
     /// A client said something.
@@ -82,7 +82,7 @@ pub(crate) enum Input {
 
 /// What is known about the head.
 #[derive(Debug)]
-pub(crate) enum HeadEvent {
+pub enum HeadEvent {
     /// The head said something.
     Message(Box<head_message::Message>),
     /// The head's answer to a driver that began its job.
@@ -101,7 +101,7 @@ pub(crate) enum HeadEvent {
 
 /// What the zygote task tells the raylet.
 #[derive(Debug)]
-pub(crate) enum ZygoteEvent {
+pub enum ZygoteEvent {
     /// It was started; it is not ready yet.
     Started { pid: u32 },
     /// It can fork now.
@@ -120,7 +120,7 @@ pub(crate) enum ZygoteEvent {
 
 /// How a child ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ChildEnd {
+pub enum ChildEnd {
     /// By itself, with this code.
     Exited(i32),
     /// By this signal.

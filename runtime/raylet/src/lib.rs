@@ -15,7 +15,7 @@
 //! | `objects` | who gets which object, who hears of what is gone | transfers |
 //! | `head` | what the head is told, whether this node's time is over | the streams to it, its calls |
 //!
-//! Direction: leaves (`error`, `tasks`, `cluster_view`, `node_info`, `outbox`, `input`) <- `gateway` <- `leases`, `workers`,
+//! Direction: leaves (`error`, `tasks`, `cluster_view`, `ids`, `node_info`, `outbox`, `input`) <- `gateway` <- `leases`, `workers`,
 //! `objects`, `head` <- `actors` <- `router`, `io` <- `raylet` <- `run`. Parts between two arrows know nothing of each
 //! other. Only the transfers of `objects` and the streams of `head` use `gateway`, for connections to other raylets, and
 //! `actors` uses `leases` alone. The router uses what decides, and nothing of what does. `tests/check_modules.py` holds this.
@@ -25,6 +25,7 @@ mod cluster_view;
 mod error;
 mod gateway;
 mod head;
+mod ids;
 mod input;
 mod io;
 mod leases;
@@ -36,6 +37,8 @@ mod router;
 mod run;
 mod settings;
 mod shape;
+#[doc(hidden)]
+pub mod simulation;
 mod tasks;
 #[cfg(test)]
 mod test_support;

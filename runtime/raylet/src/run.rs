@@ -19,6 +19,7 @@ use crate::cluster_view::ClusterView;
 use crate::error::RayletError;
 use crate::gateway::{Clients, Connections, Doors, Peers, Routes};
 use crate::head::{self, Attachment, Head, HeadSide, Lease, Outgoing};
+use crate::ids::Ids;
 use crate::io::Io;
 use crate::leases::Leases;
 use crate::node_info::NodeInfo;
@@ -184,7 +185,7 @@ async fn serve(
             settings.cores,
             zygote.is_some(),
         ),
-        actors: Actors::new(Arc::clone(&node)),
+        actors: Actors::new(Arc::clone(&node), Ids::random()),
         objects: Objects::new(Arc::clone(&node), store_config, now),
         head: Head::new(
             Arc::clone(&node),
@@ -233,5 +234,7 @@ async fn serve(
         ticks,
         notices,
     };
-    Raylet::new(Router::new(node, parts, view), io).run(sources).await
+    Raylet::new(Router::new(node, parts, view, Ids::random()), io)
+        .run(sources)
+        .await
 }

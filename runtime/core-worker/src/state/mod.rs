@@ -58,8 +58,9 @@ pub use execution::{CreateActorWork, IncomingTask};
 pub(crate) use ids::IdSource;
 pub(crate) use ids::{ConnId, RAYLET_CONN};
 use leases::Leases;
-pub(crate) use links::{CloseCause, Pending, SlotResult};
+pub use links::CloseCause;
 use links::{Links, Timer};
+pub(crate) use links::{Pending, SlotResult};
 pub(crate) use objects::{
     Begun, FetchedResult, Locations, Objects, StoreAnswer, Value, WaitId, unknown_object,
 };
@@ -290,7 +291,6 @@ impl State {
     // ---- checking ------------------------------------------------------------------------------------------
 
     /// Panics where an invariant of a part does not hold, between inputs.
-    #[cfg(any(test, debug_assertions))]
     pub(crate) fn check(&self) {
         self.base.links.check();
         self.base.objects.check();
@@ -299,8 +299,7 @@ impl State {
     }
 
     /// Nothing is left of anything; panics with what is.
-    #[cfg(test)]
-    fn check_empty(&self, who: &str) {
+    pub(crate) fn check_empty(&self, who: &str) {
         self.base.tasks.check_empty(who);
         self.base.objects.check_empty(who);
         self.leases.check_empty(who);

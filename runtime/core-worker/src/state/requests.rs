@@ -268,6 +268,11 @@ impl State {
         self.execution.function_loaded(function);
     }
 
+    /// Whether there is a call to run.
+    pub(crate) fn has_work(&self) -> bool {
+        self.execution.has_work()
+    }
+
     pub(crate) fn take_work(&mut self) -> Option<Work> {
         self.execution.take_work(&mut self.base)
     }

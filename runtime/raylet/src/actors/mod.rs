@@ -24,6 +24,7 @@ use sparkray_rpc::Frame;
 use tracing::{debug, info, warn};
 
 use crate::cluster_view::ClusterView;
+use crate::ids::Ids;
 use crate::leases::{LeaseOwner, LeaseRequest, Leases};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Event, Outbox};
@@ -73,6 +74,8 @@ impl Actor {
 #[derive(Debug)]
 pub(crate) struct Actors {
     node: Arc<NodeInfo>,
+    /// Of their leases.
+    ids: Ids,
     entries: HashMap<ActorId, Actor>,
     by_lease: HashMap<LeaseId, ActorId>,
     by_worker: HashMap<WorkerId, ActorId>,
@@ -97,9 +100,10 @@ fn larger(left: &ResourceSet, right: &ResourceSet) -> ResourceSet {
 }
 
 impl Actors {
-    pub(crate) fn new(node: Arc<NodeInfo>) -> Self {
+    pub(crate) fn new(node: Arc<NodeInfo>, ids: Ids) -> Self {
         Self {
             node,
+            ids,
             entries: HashMap::new(),
             by_lease: HashMap::new(),
             by_worker: HashMap::new(),
@@ -169,7 +173,7 @@ impl Actors {
             report(id, incarnation, Outcome::Rejected(reason), 0, out);
             return Ok(());
         }
-        let lease_id = LeaseId::random();
+        let lease_id = self.ids.next_lease();
         let request = LeaseRequest {
             lease_id,
             job_id: job,

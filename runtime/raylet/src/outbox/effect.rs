@@ -11,14 +11,14 @@ use tokio::sync::oneshot;
 
 /// A worker that the zygote is to be asked for, and the connection that it will have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Birth {
-    pub(crate) worker: WorkerId,
-    pub(crate) connection: u64,
+pub struct Birth {
+    pub worker: WorkerId,
+    pub connection: u64,
 }
 
 /// Something that only sockets, processes, files or tasks can do.
 #[derive(Debug)]
-pub(crate) enum Effect {
+pub enum Effect {
     /// Reads from this socket, whose connection has this number.
     Serve {
         connection: u64,
@@ -101,7 +101,7 @@ pub(crate) enum Effect {
 
 /// Work for objects.
 #[derive(Debug)]
-pub(crate) enum ObjectEffect {
+pub enum ObjectEffect {
     /// Sends an object to the raylet that asked for it.
     Push {
         connection: u64,
@@ -161,7 +161,7 @@ pub(crate) enum ObjectEffect {
 
 /// What is for the head, or about it.
 #[derive(Debug)]
-pub(crate) enum HeadEffect {
+pub enum HeadEffect {
     /// Asks the head for a client.
     Call {
         connection: u64,

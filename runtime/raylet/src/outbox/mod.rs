@@ -15,7 +15,7 @@ use prost::Message;
 use sparkray_proto::{FrameKind, node_message};
 use sparkray_rpc::Frame;
 
-pub(crate) use effect::{Birth, Effect, HeadEffect, ObjectEffect};
+pub use effect::{Birth, Effect, HeadEffect, ObjectEffect};
 pub(crate) use event::Event;
 
 /// Both queues.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use prost::bytes::Bytes;
-use sparkray_common::{JobId, WorkerId};
+use sparkray_common::JobId;
 use sparkray_proto::LogBatch;
 use sparkray_rpc::Frame;
 
@@ -70,7 +70,7 @@ impl Router {
     fn fork(&mut self, count: usize, now: Instant) {
         let mut births = Vec::with_capacity(count);
         for _ in 0..count {
-            let worker = WorkerId::random();
+            let worker = self.ids.next_worker();
             let birth = Birth {
                 worker,
                 connection: self.clients.connected(true, Some(worker), now),

@@ -18,8 +18,8 @@ mod scheduling;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::WorkerId;
-use sparkray_proto::{LogBatch, ResourceReport};
+use sparkray_common::{ResourceSet, WorkerId};
+use sparkray_proto::{LogBatch, ResourceReport, StoreStats};
 use tracing::warn;
 
 use crate::actors::Actors;
@@ -27,6 +27,7 @@ use crate::cluster_view::ClusterView;
 use crate::error::RayletError;
 use crate::gateway::Clients;
 use crate::head::Head;
+use crate::ids::Ids;
 use crate::input::{HeadEvent, Input};
 use crate::leases::Leases;
 use crate::node_info::NodeInfo;
@@ -64,6 +65,8 @@ pub(crate) struct Router {
     objects: Objects,
     head: Head,
     view: ClusterView,
+    /// Of workers.
+    ids: Ids,
     out: Outbox,
     changed: Changed,
     /// Set when the raylet cannot go on.
@@ -72,9 +75,10 @@ pub(crate) struct Router {
 
 impl Router {
     /// `view`: the nodes, as the head told them when this one joined.
-    pub(crate) fn new(node: Arc<NodeInfo>, parts: Parts, view: ClusterView) -> Self {
+    pub(crate) fn new(node: Arc<NodeInfo>, parts: Parts, view: ClusterView, ids: Ids) -> Self {
         Self {
             view,
+            ids,
             node,
             clients: parts.clients,
             leases: parts.leases,
@@ -231,8 +235,18 @@ impl Router {
         self.head.report(report, now);
     }
 
+    /// What no lease holds, and how many requests wait.
+    pub(crate) fn free(&self) -> (&ResourceSet, usize) {
+        (self.leases.available(), self.leases.queued_count())
+    }
+
+    /// What the store holds and did.
+    pub(crate) fn store(&self) -> StoreStats {
+        self.objects.stats()
+    }
+
     /// The connection of a process of this node.
-    fn connection_of(&self, worker: WorkerId) -> Option<u64> {
+    pub(crate) fn connection_of(&self, worker: WorkerId) -> Option<u64> {
         self.clients.of_worker(worker)
     }
 }

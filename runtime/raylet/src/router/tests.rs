@@ -53,7 +53,7 @@ impl Bench {
             clients: Clients::default(),
             leases: Leases::new(Arc::clone(&node), total, true),
             workers: Workers::new(Arc::clone(&node), 0, cpus as usize, true),
-            actors: Actors::new(Arc::clone(&node)),
+            actors: Actors::new(Arc::clone(&node), Ids::random()),
             objects: Objects::new(Arc::clone(&node), store, now),
             head: Head::new(
                 Arc::clone(&node),
@@ -70,7 +70,7 @@ impl Bench {
         })
         .unwrap();
         let mut bench = Self {
-            router: Router::new(node, parts, view),
+            router: Router::new(node, parts, view, Ids::random()),
             to_head,
             now,
             effects: Vec::new(),

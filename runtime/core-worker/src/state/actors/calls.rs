@@ -141,7 +141,6 @@ impl Calls {
         self.prefixes.len() - 1
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn knows(&self, task: TaskId, place: Place) -> bool {
         let queued = self.queue.contains(&task) || self.waiting.contains(&task);
         let index = match place {
@@ -152,7 +151,6 @@ impl Calls {
         !queued && self.sent.get(index) == Some(&Some(task))
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self, tasks: &crate::state::tasks::Tasks) {
         assert!(
             self.sent.front() != Some(&None),

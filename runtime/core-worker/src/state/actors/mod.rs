@@ -111,7 +111,6 @@ impl Actors {
     }
 
     /// Panics where an invariant does not hold.
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self, tasks: &super::tasks::Tasks) {
         use super::tasks::{CallKind, Place};
         for client in self.clients.values() {

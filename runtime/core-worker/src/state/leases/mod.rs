@@ -230,7 +230,6 @@ impl Leases {
     }
 
     /// Panics where an invariant does not hold.
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self, tasks: &super::tasks::Tasks) {
         use super::tasks::Place;
         let mut queued = IdMap::<TaskId, SchedulingClassId>::default();
@@ -288,7 +287,6 @@ impl Leases {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn check_empty(&self, who: &str) {
         assert_eq!(self.leases.len(), 0, "{who}: leases");
         let queued: usize = self.classes.values().map(|class| class.queue.len()).sum();

@@ -45,18 +45,18 @@ const KEPT_BUFFER: usize = 64 * 1024;
 
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct CloseCause {
+pub struct CloseCause {
     /// For people.
-    pub(crate) message: String,
+    pub message: String,
     /// The process that was called does not exist any more.
-    pub(crate) gone: bool,
+    pub gone: bool,
     /// The handshake was not over: no frame has left.
-    pub(crate) unused: bool,
+    pub unused: bool,
 }
 
 impl CloseCause {
     /// A connection that was in use ended.
-    pub(crate) fn new(message: impl Into<String>) -> Self {
+    pub fn new(message: impl Into<String>) -> Self {
         Self {
             message: message.into(),
             gone: false,
@@ -114,7 +114,6 @@ impl Link {
         }
     }
 
-    #[cfg(test)]
     fn is_quiet(&self) -> bool {
         self.pending.is_empty() && self.lease.is_none() && self.out.is_empty()
     }
@@ -451,7 +450,6 @@ impl Links {
     // ---- checking ------------------------------------------------------------------------------------------
 
     /// Panics where an invariant does not hold.
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let mut correlations = IdSet::default();
         for (conn, link) in &self.links {
@@ -479,7 +477,6 @@ impl Links {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn check_empty(&self, who: &str) {
         assert!(self.slots.is_empty(), "{who}: slots {:?}", self.slots);
         assert!(

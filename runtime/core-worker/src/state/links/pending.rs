@@ -89,7 +89,6 @@ impl Slots {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.open.is_empty()
     }

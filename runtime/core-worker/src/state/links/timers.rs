@@ -52,7 +52,6 @@ impl Timers {
         (entry.key().0 <= now).then(|| entry.remove())
     }
 
-    #[cfg(test)]
     pub(in crate::state) fn len(&self) -> usize {
         self.queue.len()
     }

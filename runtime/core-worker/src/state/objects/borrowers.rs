@@ -25,7 +25,6 @@ pub(super) struct Borrower {
 }
 
 impl Borrower {
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn holds(&self, id: &ObjectId) -> bool {
         self.objects.contains(id)
     }

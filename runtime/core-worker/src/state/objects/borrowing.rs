@@ -12,7 +12,6 @@ use sparkray_proto::{self as proto, FrameKind};
 use super::{Object, Objects, References, Value, lost};
 use crate::error::CoreError;
 use crate::hash::{IdMap, IdSet};
-#[cfg(any(test, debug_assertions))]
 use crate::slab_map::SlabMap;
 use crate::state::links::{ConnId, Links, PeerKey, Pending, id_bytes};
 
@@ -126,7 +125,6 @@ impl Borrowing {
         }
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self, table: &SlabMap<ObjectId, Object, References>) {
         for (worker, owner) in &self.owners {
             assert!(!owner.is_unused(), "nothing is borrowed from {worker}: {owner:?}");
@@ -149,7 +147,6 @@ impl Borrowing {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.owners.is_empty()
             && self.unacknowledged.is_empty()

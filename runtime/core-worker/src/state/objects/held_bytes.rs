@@ -30,7 +30,6 @@ impl HeldBytes {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn is_zero(&self) -> bool {
         self.put == 0 && self.arguments == 0 && self.stored.is_empty() && self.stored_sum == 0
     }

@@ -310,7 +310,6 @@ impl Objects {
     // ---- checking ------------------------------------------------------------------------------------------
 
     /// Panics where an invariant does not hold.
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         let mut put = 0;
         for (id, object) in self.table.iter() {
@@ -349,7 +348,6 @@ impl Objects {
         self.waits.check();
     }
 
-    #[cfg(test)]
     pub(super) fn check_empty(&self, who: &str) {
         assert!(self.table.is_empty(), "{who}: objects {:?}", self.table);
         assert!(self.bytes.is_zero(), "{who}: {:?}", self.bytes);

@@ -98,7 +98,6 @@ impl Waits {
         }
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn check(&self) {
         for (wait, entry) in &self.table {
             let empty = entry.values.iter().filter(|value| value.is_none()).count();
@@ -110,7 +109,6 @@ impl Waits {
         }
     }
 
-    #[cfg(test)]
     pub(super) fn is_empty(&self) -> bool {
         self.table.is_empty()
     }

@@ -220,12 +220,10 @@ impl Tasks {
         self.metrics.list(into);
     }
 
-    #[cfg(any(test, debug_assertions))]
     pub(super) fn places(&self) -> impl Iterator<Item = (TaskId, &Task)> {
         self.table.iter().map(|(id, task)| (*id, task))
     }
 
-    #[cfg(test)]
     pub(super) fn check_empty(&self, who: &str) {
         assert!(self.table.is_empty(), "{who}: tasks {:?}", self.table);
     }
