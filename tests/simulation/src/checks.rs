@@ -1,0 +1,138 @@
+//! What must hold: at any time, and at the end.
+
+use sparkray_common::{ActorId, WorkerId};
+
+use crate::cluster::{Cluster, DRIVER};
+use crate::program::Expected;
+use crate::value::sum;
+
+impl Cluster {
+    /// No two processes live that are one actor.
+    pub(crate) fn check_one_life(&self, process: usize, actor: ActorId) {
+        for (other, found) in self.processes.iter().enumerate() {
+            let is_same = found.alive && found.actor.is_some_and(|(id, _)| id == actor);
+            assert!(
+                other == process || !is_same,
+                "processes {other} and {process} are both actor {actor}"
+            );
+        }
+    }
+
+    /// Calls of a caller to one life of an actor run in order, once at most.
+    pub(crate) fn check_order(&mut self, actor: ActorId, incarnation: u64, caller: WorkerId, number: u64) {
+        let before = self.program.ran.insert((actor, incarnation, caller), number);
+        assert!(
+            before.is_none_or(|before| before < number),
+            "call {number} of {caller} ran after {before:?} in actor {actor}"
+        );
+    }
+
+    /// A reference of a living process whose owner lives leads to an object that exists.
+    pub(crate) fn check_references(&self) {
+        for (process, found) in self.processes.iter().enumerate().filter(|(_, found)| found.alive) {
+            for (id, owner) in found.held() {
+                let owner = self
+                    .workers
+                    .get(&owner.worker_id)
+                    .map(|owner| &self.processes[*owner]);
+                assert!(
+                    owner.is_none_or(|owner| !owner.alive || owner.core.has(*id))
+                        || self.losses.processes > 0,
+                    "process {process} refers to object {id}, which its owner has freed"
+                );
+            }
+        }
+    }
+
+    /// Values that came are what they must be.
+    pub(crate) fn check_values(&mut self) {
+        let driver = &mut self.processes[DRIVER];
+        let came: Vec<u64> = self
+            .program
+            .awaited
+            .keys()
+            .filter(|key| driver.fetches.get(key).is_some_and(|fetch| fetch.value.is_some()))
+            .copied()
+            .collect();
+        for key in came {
+            let fetch = driver.fetches.remove(&key);
+            let expected = self.program.awaited.remove(&key);
+            let (Some(fetch), Some(expected)) = (fetch, expected) else {
+                continue;
+            };
+            let Expected {
+                sum: known,
+                fails,
+                on_nodes,
+                by_processes,
+            } = expected;
+            let lost_nodes = self.losses.nodes > 0;
+            let lost_processes = lost_nodes || self.losses.processes > 0;
+            match fetch.value {
+                Some(Ok(items)) => {
+                    assert!(!fails, "{} should be an error", fetch.id);
+                    let found = sum(&items);
+                    assert!(
+                        known.is_none_or(|known| known == found),
+                        "{} is {found}, not {known:?}",
+                        fetch.id
+                    );
+                }
+                Some(Err(error)) => assert!(
+                    fails || (on_nodes && lost_nodes) || (by_processes && lost_processes),
+                    "{} is lost without a reason: {error} ({expected:?}, {:?})",
+                    fetch.id,
+                    self.losses
+                ),
+                None => {}
+            }
+        }
+    }
+
+    /// Without deaths no function runs twice.
+    pub(crate) fn check_runs(&self) {
+        let twice = self.program.runs.iter().find(|(_, runs)| **runs > 1);
+        assert!(
+            twice.is_none() || self.losses.killed > 0 || self.losses.nodes > 0,
+            "a function ran twice: {twice:?}"
+        );
+    }
+
+    /// What is awaited, in words; empty when nothing is.
+    pub(crate) fn missing(&self) -> String {
+        let driver = &self.processes[DRIVER];
+        let missing: Vec<String> = self
+            .program
+            .awaited
+            .keys()
+            .filter_map(|key| Some(driver.fetches.get(key)?.id.to_string()))
+            .collect();
+        missing.join(", ")
+    }
+
+    /// When nobody refers to anything any more, nothing is left; in words what is.
+    pub(crate) fn leftovers(&self) -> String {
+        let mut left = Vec::new();
+        for (number, node) in self.nodes.iter().enumerate() {
+            let Some(raylet) = &node.raylet else { continue };
+            let leases = raylet.leases_left();
+            if !leases.is_empty() {
+                left.push(format!("node {number}: {leases}"));
+            }
+            let objects = raylet.store().object_count;
+            // A copy of an object whose first node died stays, to be evicted, until its owner ends.
+            if objects > 0 && self.losses.nodes == 0 {
+                left.push(format!("node {number}: {objects} objects in its store"));
+            }
+        }
+        left.join("; ")
+    }
+
+    pub(crate) fn check_nothing_left(&self) {
+        let left = self.leftovers();
+        assert!(left.is_empty(), "{left}");
+        for (number, process) in self.processes.iter().enumerate().filter(|(_, found)| found.alive) {
+            process.core.check_empty(&format!("process {number}"));
+        }
+    }
+}
