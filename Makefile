@@ -35,7 +35,7 @@ PACKAGE_SOURCES := $(shell find pyspark-lib/python -path '*/_lib' -prune -o -nam
 COMPAT_SOURCES := $(shell find pyspark-lib/ray-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
 	2>/dev/null)
 
-.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts check advisories format bench floor readme clean FORCE
+.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts soak check advisories format bench floor readme clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -185,6 +185,10 @@ test: $(STAMP)/venv-sparkray $(OTHER_VERSIONS) $(MINICLUSTER) ## all tests: Rust
 
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)
 	@tests/run-pytest build/venv/bin/python tests/hosts
+
+soak: ## new seeds of the simulation until it is stopped; those that fail are kept in build/simulation-seeds.txt
+	@mkdir -p build
+	@cargo test --release --locked -p sparkray-simulation soak -- --ignored --nocapture
 
 check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of dependencies between crates and modules
 	@$(STEP) check-fmt "cargo fmt" cargo fmt --all --check

@@ -32,6 +32,8 @@ pub(crate) struct Losses {
     pub(crate) nodes: u32,
     /// Workers that ended, for whatever reason, and actors.
     pub(crate) processes: u32,
+    /// Cuts that lasted longer than a fetch is tried.
+    pub(crate) cuts: u32,
     /// Workers that were killed.
     pub(crate) killed: u32,
 }

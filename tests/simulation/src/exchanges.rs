@@ -1,12 +1,14 @@
 //! What raylets have to do with each other: fetches of objects, and news of what was freed or is lost, as
 //! `raylet::objects::{transfer, lost}` and `raylet::gateway::peers` have it.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use sparkray_common::{ErrorCode, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
 use sparkray_object_store::{MappedRange, PullTicket, PushTicket};
 use sparkray_proto::{
-    ClientKind, Failure, FrameKind, FreeEntry, FreeObjects, LocationLost, ObjectChunk, ObjectLocation,
-    PullObject, RegisterClient, RegisterClientReply, WorkerHello,
+    ClientKind, Failure, FrameKind, FreeEntry, FreeObjects, HeadStall, HeadStallReply, LocationLost,
+    ObjectChunk, ObjectLocation, PullObject, RegisterClient, RegisterClientReply, WorkerHello,
 };
 use sparkray_raylet::simulation::{Input, ObjectEffect};
 use sparkray_rpc::{Frame, Target};
@@ -23,6 +25,7 @@ const UNREACHABLE_PATIENCE: u64 = 9 * SECOND;
 const ATTEMPT_PAUSE: u64 = SECOND / 2;
 const CHUNK_DEADLINE: u64 = 30 * SECOND;
 const TELL_DEADLINE: u64 = 10 * SECOND;
+const ASK_DEADLINE: u64 = 2 * SECOND;
 
 /// One connection to another raylet, for one thing.
 #[derive(Debug)]
@@ -36,6 +39,8 @@ pub(crate) struct Exchange {
 enum Purpose {
     Fetch(PullTicket),
     Free(Vec<FreeEntry>),
+    /// Whether the head runs; asked then.
+    Stall(Duration),
 }
 
 /// A fetch of an object.
@@ -185,6 +190,14 @@ impl Cluster {
         exchange
     }
 
+    /// Asks the raylet of the head's node whether the head runs.
+    pub(crate) fn ask_for_stall(&mut self, node: usize, target: NodeId, asked: Duration) {
+        let frame = Frame::new(FrameKind::HeadStall, 1, &HeadStall {});
+        let exchange = self.call_raylet(node, target, Purpose::Stall(asked), frame);
+        self.agenda
+            .after(ASK_DEADLINE, Event::ExchangeTooLate { node, exchange });
+    }
+
     /// An owner on another node hears which copies are gone here, over a connection that is closed behind that.
     fn tell_lost(&mut self, node: usize, owner: &WorkerAddress, objects: Vec<ObjectId>) {
         let found = &self.nodes[node];
@@ -236,11 +249,23 @@ impl Cluster {
                     self.tell_frees(node, target, Vec::new());
                 }
             }
-            Message::Frame(frame) => {
-                if let Purpose::Fetch(ticket) = found.purpose {
-                    self.chunk_came(node, ticket, &frame);
+            Message::Frame(frame) => match found.purpose {
+                Purpose::Fetch(ticket) => self.chunk_came(node, ticket, &frame),
+                Purpose::Stall(asked) => {
+                    self.end_exchange(node, exchange);
+                    let reply: HeadStallReply = frame.decode().expect("a raylet's answer");
+                    let stall = Duration::from_nanos(reply.stalled_nanos);
+                    self.agenda.after(
+                        0,
+                        Event::StallAnswered {
+                            node,
+                            asked,
+                            stall: Some(stall),
+                        },
+                    );
                 }
-            }
+                Purpose::Free(_) => {}
+            },
             Message::Closed { cause, .. } => {
                 let found = self.nodes[node].exchanges.remove(&exchange);
                 match found.map(|found| found.purpose) {
@@ -248,6 +273,10 @@ impl Cluster {
                     Some(Purpose::Fetch(ticket)) => {
                         let is_dead = cause.unused || self.nodes[node].dead.contains(&target);
                         self.location_failed(node, ticket, &cause.message, !is_dead);
+                    }
+                    Some(Purpose::Stall(asked)) => {
+                        let stall = None;
+                        self.agenda.after(0, Event::StallAnswered { node, asked, stall });
                     }
                     None => {}
                 }

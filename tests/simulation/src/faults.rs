@@ -125,6 +125,7 @@ impl Cluster {
             (4 * SECOND, 40 * SECOND)
         };
         let time = self.random.between(shortest, longest);
+        self.losses.cuts += u32::from(time > 8 * SECOND);
         self.say(|| format!("hosts {one} and {other} are cut off for {} s", time as f64 / 1e6));
         self.network.cut(&mut self.agenda, one, other);
         self.agenda.after(time, Event::Heal);

@@ -7,7 +7,7 @@ use std::time::Duration;
 use sparkray_common::{MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId};
 use sparkray_core_worker::simulation::CloseCause;
 use sparkray_object_store::{IoJob, PullTicket};
-use sparkray_proto::{ClusterView, HeadRequest, head_request};
+use sparkray_proto::{ClusterView, FrameKind, HeadRequest, HeadStallReply, head_request};
 use sparkray_raylet::simulation::{
     Birth, ChildEnd, Effect, HeadEffect, Input, NodeSetup, Raylet, ZygoteEvent,
 };
@@ -391,20 +391,23 @@ impl Cluster {
             }
             HeadEffect::AskStall {
                 node: other, asked, ..
+            } => self.ask_for_stall(node, other, asked),
+            HeadEffect::TellStall {
+                connection,
+                correlation,
             } => {
-                let [here, there] = [self.nodes[node].host, self.head.host];
-                let answers = self.node_of(other).filter(|node| self.nodes[*node].is_up());
-                let can_answer = answers.is_some() && !self.network.is_cut(here, there);
-                let stall = self.head.stall(self.agenda.now).filter(|_| can_answer);
-                let wait = if can_answer { 2_000 } else { 5 * SECOND };
-                self.agenda
-                    .after(wait, Event::StallAnswered { node, asked, stall });
+                let stall = self.head.stall(self.agenda.now).unwrap_or_default();
+                let reply = HeadStallReply {
+                    stalled_nanos: u64::try_from(stall.as_nanos()).unwrap_or(u64::MAX),
+                };
+                let frame = Frame::new(FrameKind::HeadStallReply, correlation, &reply);
+                self.raylet_sends(node, connection, frame);
             }
             HeadEffect::PublishLease(SharedMoment { clock, at }) => {
                 assert_eq!(clock, MomentClock::Monotonic);
                 self.nodes[node].workers_end_at = at;
             }
-            HeadEffect::Pass { .. } | HeadEffect::TellStall { .. } => {
+            HeadEffect::Pass { .. } => {
                 panic!("streams of the simulation go straight to the head");
             }
         }

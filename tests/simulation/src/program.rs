@@ -25,6 +25,14 @@ pub(crate) struct Expected {
     pub(crate) by_processes: bool,
 }
 
+/// What came out of a value of another process has gone through others' hands.
+const FOREIGN: Expected = Expected {
+    sum: None,
+    fails: false,
+    on_nodes: true,
+    by_processes: true,
+};
+
 /// A value that the driver writes to the store.
 #[derive(Debug)]
 struct Writing {
@@ -90,7 +98,7 @@ impl Program {
             ..Expected::default()
         };
         for slot in slots {
-            let argument = self.expected.get(slot).copied().unwrap_or_default();
+            let argument = self.expected.get(slot).copied().unwrap_or(FOREIGN);
             outcome.sum = match (outcome.sum, argument.sum) {
                 (Some(sum), Some(more)) => Some(sum.wrapping_add(more)),
                 _ => None,
@@ -293,12 +301,7 @@ impl Cluster {
     pub(crate) fn fetch_for_check(&mut self, id: ObjectId) {
         let key = self.processes[DRIVER].fetch(id);
         let expected = self.program.expected.get(&id).copied();
-        // What came out of a value of another process has gone through others' hands.
-        let expected = expected.unwrap_or(Expected {
-            by_processes: true,
-            on_nodes: true,
-            ..Expected::default()
-        });
+        let expected = expected.unwrap_or(FOREIGN);
         self.program.awaited.insert(key, expected);
     }
 

@@ -1,9 +1,13 @@
 //! Seeds: what a run does, and many of them.
 
+use std::fs::OpenOptions;
+use std::io::Write;
 use std::num::NonZero;
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::cluster::{Cluster, DRIVER, Plan, SECOND};
 use crate::faults;
@@ -11,6 +15,8 @@ use crate::random::{Random, seed_hash_tables};
 
 /// Seeds of the usual run.
 const SEEDS: u64 = 300;
+/// Seeds between two lines of a soak.
+const SOAK_BATCH: u64 = 2000;
 /// After the last fault all results are there in this time, and everything is given back.
 const REST: u64 = 120;
 
@@ -150,4 +156,28 @@ fn seeds_hold() {
         failed.len(),
         list.join("\n")
     );
+}
+
+/// New seeds until somebody stops it, from `SEED` on or from the time. Those that fail are kept.
+#[test]
+#[ignore = "it does not end: make soak"]
+fn soak() {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let mut first = wanted_seed().unwrap_or(clock.as_secs() << 16);
+    let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/simulation-seeds.txt");
+    let (mut done, mut failures) = (0, 0);
+    loop {
+        let failed = failing(first..first + SOAK_BATCH);
+        let mut file = OpenOptions::new().create(true).append(true).open(&kept).unwrap();
+        for (seed, reason) in &failed {
+            writeln!(file, "SEED={seed}: {reason}").unwrap();
+        }
+        first += SOAK_BATCH;
+        done += SOAK_BATCH;
+        failures += failed.len();
+        println!(
+            "{done} seeds up to {first}: {failures} failed, kept in {}",
+            kept.display()
+        );
+    }
 }

@@ -251,10 +251,14 @@ impl Cluster {
         };
         let reply = match message {
             Message::Answer(reply) => reply,
-            Message::Closed { cause, .. } => HeadReply {
-                failure: Some(Failure::new(ErrorCode::Unavailable, cause.message)),
-                reply: None,
-            },
+            Message::Closed { cause, .. } => {
+                // An actor that the head was to make is none.
+                self.losses.processes += 1;
+                HeadReply {
+                    failure: Some(Failure::new(ErrorCode::Unavailable, cause.message)),
+                    reply: None,
+                }
+            }
             other => panic!("no answer to a question: {other:?}"),
         };
         self.network.hang_up(&mut self.agenda, link, 0);
