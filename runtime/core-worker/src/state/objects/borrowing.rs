@@ -470,7 +470,8 @@ impl Objects {
             return;
         };
         owner.objects.remove(&id);
-        if links.is_unreachable(worker) {
+        // The dead are not called again, though what they have sent may still be read.
+        if links.is_unreachable(worker) && !owner.dead {
             // It hears of what is left when it is called again.
             owner.unsettle();
             return;

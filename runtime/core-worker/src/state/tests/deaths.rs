@@ -1,6 +1,6 @@
 //! Deaths of each party: what is waited for ends, with a reason.
 
-use sparkray_common::ErrorCode;
+use sparkray_common::{ErrorCode, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 
@@ -221,4 +221,40 @@ fn a_worker_speaks_for_nobody_else() {
         assert!(state.head_lost().is_none() && !state.is_ending());
         assert!(!state.base.links.deaths.is_dead(state.me()));
     }
+}
+
+/// One connection to an owner broke, and before it was made again the owner died, while another one was still open.
+#[test]
+fn nothing_is_kept_of_a_dead_owner_that_was_to_be_called_again() {
+    let mut simulation = Simulation::new(1, 1, 1);
+    let state = &mut driver(&mut simulation).state;
+    let owner = WorkerAddress {
+        worker_id: WorkerId::from_array([8; 16]),
+        ..WorkerAddress::clone(state.me())
+    };
+    let object = ObjectId::from_array([7; 20]);
+    state.add_foreign_ref(object, &owner);
+    state.settle();
+    let called = state.base.links.conns_of_worker(owner.worker_id)[0];
+    let incoming = proto::IncomingConnection {
+        agreement: sparkray_rpc::Agreement::plain().encode().into(),
+    };
+    let socket = rustix::event::eventfd(0, rustix::event::EventfdFlags::CLOEXEC).unwrap();
+    let incoming = Frame::new(FrameKind::IncomingConnection, 0, &incoming).with_descriptor(socket);
+    state.on_frame(RAYLET_CONN, incoming);
+    let hello = proto::WorkerHello {
+        address: Some((&owner).into()),
+        ..proto::WorkerHello::default()
+    };
+    state.on_frame(called + 1, Frame::new(FrameKind::WorkerHello, 0, &hello));
+    state.on_closed(called, &CloseCause::new("reset"));
+    let died = proto::WorkerDied {
+        worker_id: owner.worker_id.to_vec().into(),
+        node_id: owner.node_id.to_vec().into(),
+        cause: "killed".to_owned(),
+    };
+    state.on_frame(RAYLET_CONN, Frame::new(FrameKind::WorkerDied, 0, &died));
+    state.check();
+    state.drop_ref(object);
+    state.check();
 }
