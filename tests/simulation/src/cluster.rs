@@ -1,6 +1,7 @@
 //! The cluster: everything that lives, and what arrives where.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use sparkray_common::{ClusterId, NodeId, WorkerId};
 
@@ -24,6 +25,7 @@ pub(crate) struct Plan {
     /// Where the head is; the driver is on the first host.
     pub(crate) head_host: usize,
     pub(crate) store_bytes: u64,
+    pub(crate) spill_dirs: Vec<PathBuf>,
 }
 
 /// What went wrong so far: by that it is judged which failures may be.
@@ -100,6 +102,11 @@ impl Cluster {
             faults: Faults::default(),
             trace: crate::trace::Trace::wanted(),
         }
+    }
+
+    /// Whether the driver takes part still: its node was not cut off.
+    pub(crate) fn driver_takes_part(&self) -> bool {
+        self.processes[DRIVER].core.broken().is_none()
     }
 
     pub(crate) fn say(&mut self, text: impl FnOnce() -> String) {

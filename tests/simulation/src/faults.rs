@@ -1,7 +1,10 @@
 //! What goes wrong, at random times.
 
+use sparkray_common::ActorId;
+
 use crate::agenda::Event;
 use crate::cluster::{Cluster, DRIVER, SECOND};
+use crate::network::End;
 use crate::random::Random;
 
 /// Which faults a run has.
@@ -107,6 +110,21 @@ impl Cluster {
                 self.agenda.after(time, Event::HeadContinues);
             }
         }
+    }
+
+    /// Open links between a process and an actor.
+    pub(crate) fn links_between(&self, process: usize, actor: ActorId) -> Vec<usize> {
+        let is_actor = |end: &End| match end {
+            End::Process(other, _) => self.processes[*other].actor.is_some_and(|(id, _)| id == actor),
+            _ => false,
+        };
+        let is_process = |end: &End| matches!(end, End::Process(other, _) if *other == process);
+        let breakable = self.network.breakable().into_iter();
+        let links = breakable.filter(|link| {
+            let ends = &self.network.links[*link].ends;
+            ends.iter().any(is_actor) && ends.iter().any(is_process)
+        });
+        links.collect()
     }
 
     /// Two hosts hear nothing of each other for a while. The driver's host and the head's are parted shortly at most: the

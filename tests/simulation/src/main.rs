@@ -30,6 +30,8 @@ mod random;
 #[cfg(test)]
 mod runs;
 #[cfg(test)]
+mod scenarios;
+#[cfg(test)]
 mod stream;
 #[cfg(test)]
 mod trace;

@@ -14,7 +14,7 @@ use sparkray_raylet::simulation::{
 use sparkray_rpc::{Accepted, Agreement, Frame, Target};
 
 use crate::agenda::Event;
-use crate::cluster::{Cluster, SECOND, TICK, cluster_id, numbered};
+use crate::cluster::{Cluster, DRIVER, SECOND, TICK, cluster_id, numbered};
 use crate::exchanges::{Exchange, Pull};
 use crate::head::EPOCH;
 use crate::network::{End, Message};
@@ -111,7 +111,7 @@ impl Cluster {
             head_address,
             resources: found.resources.clone(),
             store_bytes: self.plan.store_bytes,
-            spill_dirs: Vec::new(),
+            spill_dirs: self.plan.spill_dirs.clone(),
             attached: Duration::from_micros(attached),
             silence: NODE_SILENCE,
             ids: node as u64 + 1,
@@ -136,7 +136,7 @@ impl Cluster {
         Some(self.nodes[node].address.clone())
     }
 
-    /// A raylet's process ends, all of its host's processes with it; its manager starts another one.
+    /// A raylet's process ends, and its workers with it; its manager starts another one.
     pub(crate) fn node_ends(&mut self, node: usize, why: &str) {
         if std::mem::replace(&mut self.nodes[node].ended, true) {
             return;
@@ -145,7 +145,7 @@ impl Cluster {
         self.nodes[node].raylet = None;
         self.losses.nodes += 1;
         for process in 0..self.processes.len() {
-            if self.processes[process].node == node {
+            if self.processes[process].node == node && process != DRIVER {
                 self.process_ends(process, ChildEnd::Killed(9));
             }
         }

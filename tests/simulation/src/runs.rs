@@ -29,6 +29,7 @@ fn run(seed: u64) {
         cpus: random.between(1, 4) as u32,
         head_host: random.below(hosts as u64) as usize,
         store_bytes: 1 << 22,
+        spill_dirs: Vec::new(),
     };
     let mut cluster = Cluster::new(random.next(), plan);
     cluster.until("the driver has its job", 30, |cluster| cluster.program.has_job);
