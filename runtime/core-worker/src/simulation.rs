@@ -319,6 +319,11 @@ impl Process {
         self.state.objects().are_borrowed(ids)
     }
 
+    /// All objects that the process knows.
+    pub fn objects(&self) -> impl Iterator<Item = &ObjectId> {
+        self.state.known_objects()
+    }
+
     /// Whether the process knows an object.
     pub fn has(&self, id: ObjectId) -> bool {
         self.state.owner_of(id).is_some()

@@ -31,13 +31,11 @@ impl Cluster {
     pub(crate) fn check_references(&self) {
         for (process, found) in self.processes.iter().enumerate().filter(|(_, found)| found.alive) {
             for (id, owner) in found.held() {
-                let owner = self
-                    .workers
-                    .get(&owner.worker_id)
-                    .map(|owner| &self.processes[*owner]);
+                let owner = self.workers.get(&owner.worker_id);
+                let owner = owner.map(|owner| &self.processes[*owner]);
+                let is_there = owner.is_none_or(|owner| !owner.alive || owner.core.has(*id));
                 assert!(
-                    owner.is_none_or(|owner| !owner.alive || owner.core.has(*id))
-                        || self.losses.processes > 0,
+                    is_there || self.orphans.contains(id),
                     "process {process} refers to object {id}, which its owner has freed"
                 );
             }
@@ -79,8 +77,7 @@ impl Cluster {
                         fetch.id
                     );
                 }
-                // A dead process may have passed on a reference that it kept alone.
-                Some(Err(error)) if lost_processes && error.message.contains("was freed by its owner") => {}
+                Some(Err(_)) if self.orphans.contains(&fetch.id) => {}
                 Some(Err(_)) if driver.core.broken().is_some() => {}
                 Some(Err(error)) => assert!(
                     fails || (on_nodes && lost_nodes) || (by_processes && lost_processes),
@@ -127,6 +124,11 @@ impl Cluster {
             // A copy of an object whose first node died stays, to be evicted, until its owner ends.
             if objects > 0 && self.losses.nodes == 0 {
                 left.push(format!("node {number}: {objects} objects in its store"));
+            }
+        }
+        for (process, found) in self.processes.iter().enumerate() {
+            if let Some((actor, _)) = found.actor.filter(|_| found.alive) {
+                left.push(format!("process {process} is actor {actor}"));
             }
         }
         left.join("; ")

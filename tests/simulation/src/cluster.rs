@@ -1,9 +1,9 @@
 //! The cluster: everything that lives, and what arrives where.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use sparkray_common::{ClusterId, NodeId, WorkerId};
+use sparkray_common::{ClusterId, NodeId, ObjectId, WorkerId};
 
 use crate::agenda::{Agenda, Event};
 use crate::faults::Faults;
@@ -53,6 +53,9 @@ pub(crate) struct Cluster {
     pub(crate) workers: BTreeMap<WorkerId, usize>,
     pub(crate) program: Program,
     pub(crate) losses: Losses,
+    /// Objects that a process knew that ended: values that it owned may have been copied with references to them, which
+    /// nobody keeps any more.
+    pub(crate) orphans: BTreeSet<ObjectId>,
     pub(crate) faults: Faults,
     pub(crate) trace: Option<crate::trace::Trace>,
 }
@@ -99,6 +102,7 @@ impl Cluster {
             workers: BTreeMap::new(),
             program: Program::new(seed ^ 0xf00d),
             losses: Losses::default(),
+            orphans: BTreeSet::new(),
             faults: Faults::default(),
             trace: crate::trace::Trace::wanted(),
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sparkray_common::{NodeId, PROVEN_STALL};
 use sparkray_gcs::simulation::{Effect, Head};
 use sparkray_proto::{HeadMessage, NodeMessage, RegisterNode, Registered, head_message, node_message};
+use sparkray_raylet::simulation::{HeadEvent, Input};
 use sparkray_rpc::{Inbox, Outbox};
 
 use crate::agenda::Event;
@@ -81,6 +82,23 @@ impl Cluster {
     pub(crate) fn stop_head(&mut self) {
         self.say(|| "the head is stopped".to_owned());
         self.head.stopped = true;
+    }
+
+    /// The head's process ends, and every raylet is told so.
+    pub(crate) fn end_head(&mut self) {
+        self.say(|| "the head ends".to_owned());
+        // Actors that nobody finds any more.
+        self.losses.processes += 1;
+        self.head.stopped = true;
+        for link in 0..self.network.links.len() {
+            if self.network.links[link].ends[1] == End::Head {
+                self.network.hang_up(&mut self.agenda, link, 1);
+            }
+        }
+        for node in 0..self.nodes.len() {
+            let cause = "the head has ended".to_owned();
+            self.input(node, Input::Head(HeadEvent::Lost { cause }));
+        }
     }
 
     pub(crate) fn head_continues(&mut self) {

@@ -302,6 +302,7 @@ impl Cluster {
             }
         }
         let found = &mut self.processes[process];
+        self.orphans.extend(found.core.objects());
         found.running = None;
         found.fetches.clear();
         found.notices.clear();

@@ -190,9 +190,12 @@ impl Cluster {
         if self.program.left == 0 || !self.processes[DRIVER].alive {
             return;
         }
-        self.program.left -= 1;
         self.processes[DRIVER].core.set_now(self.agenda.now);
-        self.next_step();
+        let burst = if self.program.random.chance(10) { 25 } else { 1 };
+        for _ in 0..burst.min(self.program.left) {
+            self.program.left -= 1;
+            self.next_step();
+        }
         self.processes[DRIVER].core.check();
         self.outputs(DRIVER);
         let pause = self.program.random.below(self.program.pause) + 1;

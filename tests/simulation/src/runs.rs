@@ -40,7 +40,7 @@ fn run(seed: u64) {
         let faults = faults::of_seed(&mut random);
         cluster.plan_faults(faults);
     }
-    cluster.begin_program(random.between(10, 90) as u32);
+    cluster.begin_program(random.between(10, 150) as u32);
     cluster.until("the program is over", 300, |cluster| {
         cluster.check_references();
         cluster.is_program_over()
@@ -52,8 +52,8 @@ fn run(seed: u64) {
     come_to_rest(&mut cluster);
 }
 
-/// All results come, and are right; and when the driver lets go, nothing is left.
-pub(crate) fn come_to_rest(cluster: &mut Cluster) {
+/// All results come, and are right.
+pub(crate) fn await_values(cluster: &mut Cluster) {
     let held: Vec<_> = cluster.processes[DRIVER]
         .references
         .iter()
@@ -73,6 +73,11 @@ pub(crate) fn come_to_rest(cluster: &mut Cluster) {
         cluster.pass(SECOND);
         cluster.check_references();
     }
+}
+
+/// All results come, and are right; and when the driver lets go, nothing is left.
+pub(crate) fn come_to_rest(cluster: &mut Cluster) {
+    await_values(cluster);
     cluster.check_runs();
     cluster.end_program();
     let end = cluster.agenda.now + REST * SECOND;

@@ -1,10 +1,13 @@
 //! Faults that were seen once, each with what must be true instead, under a few seeds.
 
+use std::cell::Cell;
+
 use sparkray_common::ActorId;
+use sparkray_raylet::simulation::ChildEnd;
 
 use crate::cluster::{Cluster, DRIVER, Plan, SECOND};
 use crate::process::Fetch;
-use crate::runs::{come_to_rest, on_its_own};
+use crate::runs::{await_values, come_to_rest, on_its_own};
 
 /// A host's verdict, an error, and everything that follows from them are there in this time, in seconds.
 const VERDICT: u64 = 15;
@@ -220,12 +223,61 @@ fn what_was_spilled_is_what_it_was() {
             ..plan()
         };
         let mut cluster = cluster(seed, plan);
-        cluster.program.pause = 200_000;
-        cluster.begin_program(150);
-        cluster.until("the program is over", 300, |cluster| cluster.is_program_over());
-        let raylets = cluster.nodes.iter().filter_map(|node| node.raylet.as_ref());
-        let spilled = raylets.map(|raylet| raylet.store().spilled_bytes).sum::<u64>();
-        assert!(spilled > 0, "nothing was spilled");
+        cluster.begin_program(600);
+        let spilled = Cell::new(0);
+        cluster.until("the program is over", 300, |cluster| {
+            let raylets = cluster.nodes.iter().filter_map(|node| node.raylet.as_ref());
+            spilled.set(
+                spilled
+                    .get()
+                    .max(raylets.map(|raylet| raylet.store().spilled_bytes).sum::<u64>()),
+            );
+            cluster.is_program_over()
+        });
+        assert!(spilled.get() > 0, "nothing was spilled");
         come_to_rest(&mut cluster);
+    });
+}
+
+/// The driver dies in the middle of its program: its job ends, and everything that it had on any node with it.
+#[test]
+fn the_end_of_a_driver_leaves_nothing() {
+    under_seeds(|seed| {
+        let mut cluster = cluster(seed, plan());
+        cluster.program.with_actors = true;
+        cluster.begin_program(200);
+        let time = cluster.random.between(1000, 3 * SECOND);
+        cluster.pass(time);
+        cluster.process_ends(DRIVER, ChildEnd::Killed(9));
+        cluster.until("everything is given back", 60, |cluster| {
+            cluster.leftovers().is_empty()
+        });
+        cluster.pass(15 * SECOND);
+        assert!(
+            cluster.processes.iter().all(|process| !process.alive),
+            "a worker of the job lives"
+        );
+    });
+}
+
+/// The head ends for good: what runs goes on, nothing waits for it, and what needs it is an error.
+#[test]
+fn when_the_head_ends_what_runs_goes_on() {
+    under_seeds(|seed| {
+        let mut cluster = cluster(seed, plan());
+        let actor = actor_on(&mut cluster, 2, 0);
+        cluster.begin_program(40);
+        cluster.pass(SECOND / 2);
+        cluster.end_head();
+        cluster.until("the program is over", 60, |cluster| cluster.is_program_over());
+        let late = cluster.create_actor(0);
+        let keys = [call(&mut cluster, actor), call(&mut cluster, late)];
+        cluster.until("both calls end", VERDICT, |cluster| {
+            keys.iter().all(|key| is_told(cluster, *key))
+        });
+        let [lives, never_was] = keys.map(|key| cluster.processes[DRIVER].fetches[&key].value.clone());
+        assert!(matches!(lives, Some(Ok(_))), "{lives:?}");
+        assert!(matches!(never_was, Some(Err(_))), "{never_was:?}");
+        await_values(&mut cluster);
     });
 }

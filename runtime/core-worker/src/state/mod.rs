@@ -42,7 +42,7 @@ mod tests;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use sparkray_common::{JobId, NodeId, TaskId, WorkerAddress};
+use sparkray_common::{JobId, NodeId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto as proto;
 
 use crate::dropped::Dropped;
@@ -296,6 +296,11 @@ impl State {
         self.base.objects.check();
         self.leases.check(&self.base.tasks);
         self.actors.check(&self.base.tasks);
+    }
+
+    /// All objects that this process knows.
+    pub(crate) fn known_objects(&self) -> impl Iterator<Item = &ObjectId> {
+        self.base.objects.ids()
     }
 
     /// Nothing is left of anything; panics with what is.

@@ -361,7 +361,7 @@ impl Objects {
         assert!(self.borrowers.is_empty(), "{who}: borrowers {:?}", self.borrowers);
     }
 
-    #[cfg(test)]
+    /// All objects that this process knows.
     pub(super) fn ids(&self) -> impl Iterator<Item = &ObjectId> {
         self.table.keys()
     }
