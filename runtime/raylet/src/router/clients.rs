@@ -70,7 +70,10 @@ impl Router {
                     self.leases.owner_registered(connection, &owner, &mut self.out);
                 }
                 self.answer_registration(connection, frame.correlation, None);
-                self.head.greet(connection, &mut self.out);
+                // Those of other nodes hear of the head from their own raylet, and expect no such word here.
+                if self.clients.client(connection).is_some_and(Client::is_local) {
+                    self.head.greet(connection, &mut self.out);
+                }
             }
             Err(failure) => {
                 info!(

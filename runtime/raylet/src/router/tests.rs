@@ -6,10 +6,10 @@ use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, R
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
-    ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, HeadReply, HeadRequest, JobFinished,
-    LeaseBroken, LogBatch, NodeMessage, NodeView, PlaceActor, RegisterClient, RegisterJob, RegisterJobReply,
-    RequestWorkerLease, RequestWorkerLeaseReply, ReturnWorkerLease, head_message, head_reply, head_request,
-    node_message,
+    ActorSpec, ClientKind, CreateActor, CreateActorReply, FrameKind, HeadLost, HeadReply, HeadRequest,
+    JobFinished, LeaseBroken, LogBatch, NodeMessage, NodeView, PlaceActor, RegisterClient,
+    RegisterClientReply, RegisterJob, RegisterJobReply, RequestWorkerLease, RequestWorkerLeaseReply,
+    ReturnWorkerLease, head_message, head_reply, head_request, node_message,
 };
 use sparkray_rpc::Frame;
 use tokio::sync::mpsc;
@@ -422,10 +422,30 @@ fn a_node_that_the_head_does_not_acknowledge_tells_its_clients_and_ends() {
     let driver = bench.driver();
     let (clock, head_stall) = (Duration::from_mins(1), None);
     bench.put(Input::Tick { clock, head_stall });
-    let told = bench.sent::<sparkray_proto::HeadLost>(driver, FrameKind::HeadLost);
+    let told = bench.sent::<HeadLost>(driver, FrameKind::HeadLost);
     assert_eq!(told.len(), 1);
     let failure = bench.router.take_failure();
     assert!(matches!(failure, Some(RayletError::CutOff { .. })), "{failure:?}");
+}
+
+#[test]
+fn who_comes_when_the_head_is_gone_hears_that_unless_it_is_of_another_node() {
+    let mut bench = Bench::new(1.0);
+    let cause = "it was killed".to_owned();
+    bench.put(Input::Head(HeadEvent::Lost { cause }));
+    let driver = bench.driver_without_job();
+    let told = |bench: &mut Bench, connection| bench.sent::<HeadLost>(connection, FrameKind::HeadLost).len();
+    assert_eq!(told(&mut bench, driver), 1);
+    let raylet = bench.router.clients.connected(false, None, bench.now);
+    let register = RegisterClient {
+        kind: ClientKind::Remote.into(),
+        sparkray_version: VERSION.to_owned(),
+        node_id: NodeId::random().to_vec().into(),
+        ..RegisterClient::default()
+    };
+    bench.say(raylet, FrameKind::RegisterClient, &register);
+    let replies = bench.sent::<RegisterClientReply>(raylet, FrameKind::RegisterClientReply);
+    assert_eq!((replies.len(), told(&mut bench, raylet)), (1, 0));
 }
 
 #[test]
