@@ -139,8 +139,8 @@ TABLES: dict[str, dict[str, str]] = {
         " state::objects state::outbox store",
         "api": "dropped error io state state::actors state::execution state::links state::objects state::outbox"
         " state::tasks values",
-        "simulation": "api dropped error kick state state::actors state::execution state::ids state::links state::objects"
-        " state::outbox state::tasks store",
+        "simulation": "api dropped error kick state state::actors state::execution state::ids state::links"
+        " state::objects state::outbox state::tasks store",
     },
     # Parts that decide use nothing of those that do: sockets, processes and tasks are io's.
     "runtime/raylet": {

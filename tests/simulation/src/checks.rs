@@ -27,9 +27,16 @@ impl Cluster {
         );
     }
 
-    /// A reference of a living process whose owner lives leads to an object that exists.
+    /// A reference of a living process whose owner lives leads to an object that exists. What an actor holds that was killed
+    /// counts no more, though its process may not have heard of that yet.
     pub(crate) fn check_references(&self) {
-        for (process, found) in self.processes.iter().enumerate().filter(|(_, found)| found.alive) {
+        for (process, found) in self.processes.iter().enumerate() {
+            let was_killed = found
+                .actor
+                .is_some_and(|(actor, _)| self.program.killed.contains(&actor));
+            if !found.alive || was_killed {
+                continue;
+            }
             for (id, owner) in found.held() {
                 let owner = self.workers.get(&owner.worker_id);
                 let owner = owner.map(|owner| &self.processes[*owner]);

@@ -76,10 +76,10 @@ pub(crate) fn numbered(kind: u8, number: u64) -> [u8; 16] {
 /// A message, for the trace.
 fn describe(message: &Message) -> String {
     let text = match message {
-        Message::Frame(frame) => format!("{:?} {}", frame.kind, frame.correlation),
+        Message::Frame(frame) => format!("{:?} {} {:?}", frame.kind, frame.correlation, frame.meta),
         other => format!("{other:?}"),
     };
-    text.chars().take(160).collect()
+    text.chars().take(300).collect()
 }
 
 impl Cluster {

@@ -59,7 +59,7 @@ pub(crate) struct Program {
     /// Of the fetches, by key.
     pub(crate) awaited: BTreeMap<u64, Expected>,
     pub(crate) actors: Vec<ActorId>,
-    killed: Vec<ActorId>,
+    pub(crate) killed: Vec<ActorId>,
     /// How often functions ran, by their number.
     pub(crate) runs: BTreeMap<u64, u32>,
     /// The last call that an incarnation of an actor ran for a caller.
@@ -235,6 +235,7 @@ impl Cluster {
             items.extend(self.some_reference());
         }
         let id = self.processes[DRIVER].put(&items);
+        self.say(|| format!("driver: puts {items:?} -> {id}"));
         let expected = Expected {
             sum: Some(number),
             ..Expected::default()
@@ -312,7 +313,8 @@ impl Cluster {
         let count = self.processes[DRIVER].references.len() as u64;
         if count > 0 {
             let place = self.program.random.below(count) as usize;
-            self.processes[DRIVER].drop_reference(place);
+            let id = self.processes[DRIVER].drop_reference(place);
+            self.say(|| format!("driver: drops {id}"));
         }
     }
 
@@ -368,6 +370,7 @@ impl Cluster {
             items.extend(self.some_reference());
         }
         let id = self.processes[DRIVER].call(actor, method, &items);
+        self.say(|| format!("driver: {actor}.{method} {items:?} -> {id}"));
         let expected = Expected {
             sum: (method == "echo").then_some(number),
             by_processes: true,
