@@ -128,8 +128,10 @@ impl Cluster {
                 left.push(format!("node {number}: {leases}"));
             }
             let objects = raylet.store().object_count;
-            // A copy of an object whose first node died stays, to be evicted, until its owner ends.
-            if objects > 0 && self.losses.nodes == 0 {
+            // Until its owner ends a store keeps copies of an object whose first node died, to be evicted, and results of a
+            // worker that died before its answer arrived, when the function ran again on another node.
+            let had_deaths = self.losses.nodes > 0 || self.losses.killed > 0;
+            if objects > 0 && !had_deaths {
                 left.push(format!("node {number}: {objects} objects in its store"));
             }
         }
