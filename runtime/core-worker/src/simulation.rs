@@ -121,7 +121,7 @@ impl Process {
         }
         let mut sent = Vec::new();
         self.state
-            .take_outgoing(|conn, bytes, _| sent.push((conn, bytes.to_vec())));
+            .take_outgoing(|conn, bytes, _| sent.push((conn, std::mem::take(bytes))));
         for (conn, bytes) in sent {
             let mut decoder = FrameDecoder::default();
             decoder.push(&bytes);

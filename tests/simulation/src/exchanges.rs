@@ -486,10 +486,13 @@ impl Cluster {
         object: ObjectId,
         outcome: Result<MappedRange, Failure>,
     ) {
+        // For a histogram.
+        let took = Duration::ZERO;
         let input = Input::PullEnded {
             ticket,
             object,
             outcome,
+            took,
         };
         self.input(node, input);
     }
