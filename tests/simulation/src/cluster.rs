@@ -36,6 +36,8 @@ pub(crate) struct Losses {
     pub(crate) processes: u32,
     /// Cuts that lasted longer than a fetch is tried.
     pub(crate) cuts: u32,
+    /// Questions to the head that nobody has answered.
+    pub(crate) questions: u32,
     /// Workers that were killed.
     pub(crate) killed: u32,
 }

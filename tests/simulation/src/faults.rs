@@ -153,7 +153,7 @@ impl Cluster {
 /// The faults of a seed.
 pub(crate) fn of_seed(random: &mut Random) -> Faults {
     Faults {
-        count: random.between(1, 8) as u32,
+        count: random.between(1, 13) as u32,
         within: random.between(2, 30) * SECOND,
         links: random.chance(60),
         cuts: random.chance(50),

@@ -23,7 +23,7 @@ const REST: u64 = 120;
 /// A whole run; panics where something does not hold.
 fn run(seed: u64) {
     let mut random = Random::new(seed);
-    let hosts = random.between(1, 4) as usize;
+    let hosts = random.between(1, 5) as usize;
     let plan = Plan {
         hosts,
         cpus: random.between(1, 4) as u32,

@@ -254,6 +254,7 @@ impl Cluster {
             Message::Closed { cause, .. } => {
                 // An actor that the head was to make is none.
                 self.losses.processes += 1;
+                self.losses.questions += 1;
                 HeadReply {
                     failure: Some(Failure::new(ErrorCode::Unavailable, cause.message)),
                     reply: None,
