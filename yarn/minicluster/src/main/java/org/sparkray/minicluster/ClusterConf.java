@@ -14,8 +14,8 @@ final class ClusterConf {
   private static final int HEARTBEAT_MILLIS = 200;
   private static final int MEMORY_CHECK_MILLIS = 500;
   private static final int KILL_WAIT_MILLIS = 250;
-  private static final int LOCALIZER_CACHE_MB = 1024;
-  private static final int CACHE_CLEANUP_MILLIS = 10_000;
+  private static final int LOCALIZER_CACHE_MB = 4096;
+  private static final int CACHE_CLEANUP_MILLIS = 60_000;
 
   private ClusterConf() {}
 
