@@ -52,8 +52,8 @@ fn run(seed: u64) {
     come_to_rest(&mut cluster);
 }
 
-/// All results come, and are right.
-pub(crate) fn await_values(cluster: &mut Cluster) {
+/// The driver asks for every value that it has a reference to.
+pub(crate) fn ask_for_all(cluster: &mut Cluster) {
     let held: Vec<_> = cluster.processes[DRIVER]
         .references
         .iter()
@@ -63,6 +63,11 @@ pub(crate) fn await_values(cluster: &mut Cluster) {
         cluster.fetch_for_check(id);
     }
     cluster.outputs(DRIVER);
+}
+
+/// All results come, and are right.
+pub(crate) fn await_values(cluster: &mut Cluster) {
+    ask_for_all(cluster);
     let end = cluster.agenda.now + REST * SECOND;
     while !cluster.missing().is_empty() {
         assert!(

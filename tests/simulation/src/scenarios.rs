@@ -7,7 +7,7 @@ use sparkray_raylet::simulation::ChildEnd;
 
 use crate::cluster::{Cluster, DRIVER, Plan, SECOND};
 use crate::process::Fetch;
-use crate::runs::{await_values, come_to_rest, on_its_own};
+use crate::runs::{ask_for_all, await_values, come_to_rest, on_its_own};
 
 /// A host's verdict, an error, and everything that follows from them are there in this time, in seconds.
 const VERDICT: u64 = 15;
@@ -127,15 +127,7 @@ fn when_the_heads_host_vanishes_nobody_waits_for_ever() {
         }
         let keys = [call(&mut cluster, there), call(&mut cluster, elsewhere)];
         cluster.until("the program is over", 60, |cluster| cluster.is_program_over());
-        let held: Vec<_> = cluster.processes[DRIVER]
-            .references
-            .iter()
-            .map(|(id, _)| *id)
-            .collect();
-        for id in held {
-            cluster.fetch_for_check(id);
-        }
-        cluster.outputs(DRIVER);
+        ask_for_all(&mut cluster);
         cluster.until("every wait ends", VERDICT, |cluster| {
             keys.iter().all(|key| is_told(cluster, *key)) && cluster.missing().is_empty()
         });

@@ -28,7 +28,10 @@ _LATER: dict[str, tuple[Any, ...]] = {
 # Accepted without effect.
 _WITHOUT_EFFECT = frozenset({"enable_task_events", "_labels", "_metadata"})
 
-_COMMON = frozenset({"num_cpus", "num_gpus", "memory", "resources", "name", "scheduling_strategy", "label_selector"})
+# Checked together.
+_PLACE = frozenset({"scheduling_strategy", "label_selector"})
+
+_COMMON = _PLACE | {"num_cpus", "num_gpus", "memory", "resources", "name"}
 TASK_OPTIONS = _COMMON | {"num_returns", "max_retries", "retry_exceptions"}
 ACTOR_OPTIONS = _COMMON | {
     "namespace",
@@ -47,14 +50,15 @@ def check(options: Mapping[str, Any], *, is_actor: bool) -> dict[str, Any]:
     checked: dict[str, Any] = {}
     for name, value in options.items():
         if name in known:
-            _check_value(name, value)
+            if name not in _PLACE:
+                _check_value(name, value)
             checked[name] = value
         elif name in _LATER:
             if not any(value is allowed or value == allowed for allowed in _LATER[name]):
                 raise NotImplementedError(f"option {name}={value!r} is not there yet: leave it out")
         elif name not in _WITHOUT_EFFECT:
             raise ValueError(unknown(f"option {name!r} for {what}", name, known))
-    scheduling.strategy_of(checked)  # both options together
+    scheduling.strategy_of(checked)
     return checked
 
 
@@ -98,11 +102,6 @@ def _check_value(name: str, value: Any) -> None:
             check_quantity(name, value)
     elif name == "resources":
         check_resources(value)
-    elif name == "scheduling_strategy":
-        scheduling.check_strategy(value)
-    elif name == "label_selector":
-        if value is not None:
-            scheduling.check_selector(value)
     elif name in ("max_retries", "max_restarts"):
         _check_integer(name, value, -1, "-1 for no limit, or at least 0")
     elif name == "max_concurrency":

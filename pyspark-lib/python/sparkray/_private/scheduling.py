@@ -26,21 +26,16 @@ def strategy_of(options: Mapping[str, Any]) -> tuple[Any, ...] | None:
         TypeError, ValueError: one of them cannot be read.
         NotImplementedError: both are given.
     """
-    strategy = options.get("scheduling_strategy")
-    selector = options.get("label_selector")
-    if selector:
-        if strategy not in (None, "DEFAULT"):
-            raise NotImplementedError(
-                "label_selector together with scheduling_strategy is not there yet: use "
-                "NodeLabelSchedulingStrategy(hard=..., soft=...)"
-            )
-        return ("NODE_LABELS", [_selection(key, text) for key, text in selector.items()], [])
-    return _native(strategy)
-
-
-def check_strategy(strategy: Any) -> None:
-    """Raises TypeError or ValueError for what is no strategy."""
-    _native(strategy)
+    strategy = _native(options.get("scheduling_strategy"))
+    selections = _selections(options.get("label_selector"))
+    if not selections:
+        return strategy
+    if strategy is not None:
+        raise NotImplementedError(
+            "label_selector together with scheduling_strategy is not there yet: use "
+            "NodeLabelSchedulingStrategy(hard=..., soft=...)"
+        )
+    return ("NODE_LABELS", selections, [])
 
 
 def _native(strategy: Any) -> tuple[Any, ...] | None:
@@ -67,12 +62,12 @@ def _native(strategy: Any) -> tuple[Any, ...] | None:
     )
 
 
-def check_selector(selector: Any) -> None:
-    """Raises TypeError or ValueError for what is no label selector."""
+def _selections(selector: Any) -> list[_Constraint]:
+    if selector is None:
+        return []
     if not isinstance(selector, Mapping):
         raise TypeError(f"label_selector is a dict of labels and values, not a {type(selector).__name__}")
-    for key, text in selector.items():
-        _selection(key, text)
+    return [_selection(key, text) for key, text in selector.items()]
 
 
 def _selection(key: Any, text: Any) -> _Constraint:

@@ -9,7 +9,6 @@ use sparkray_common::{DurationHistogram, Metrics};
 #[derive(Debug, Default)]
 pub(super) struct ActorMetrics {
     placed: u64,
-    alive: u64,
     raised: u64,
     failed: u64,
     rejected: u64,
@@ -25,7 +24,6 @@ impl ActorMetrics {
 
     /// A constructor ran; so long after the actor was placed here.
     pub(super) fn alive(&mut self, took: Duration) {
-        self.alive += 1;
         self.creation_time.observe(took);
     }
 
@@ -60,7 +58,7 @@ impl ActorMetrics {
             "What became of actors that were placed on this node",
             "Outcome",
             &[
-                ("Alive", self.alive),
+                ("Alive", self.creation_time.count()),
                 ("Raised", self.raised),
                 ("Failed", self.failed),
                 ("Rejected", self.rejected),

@@ -152,6 +152,7 @@ impl Actors {
         let id = ActorId::from_slice(&spec.actor_id)?;
         let job = JobId::from_slice(&spec.job_id)?;
         let resources = read_resources(spec.resources.as_ref())?;
+        let strategy = proto::SchedulingStrategy::read(spec.strategy.as_ref())?;
         let needs = larger(&read_resources(spec.placement_resources.as_ref())?, &resources);
         if let Some(known) = self.entries.get(&id) {
             if known.incarnation >= incarnation {
@@ -186,7 +187,6 @@ impl Actors {
             python_version: spec.python_version.clone(),
         };
         leases.request_for_actor(request, now);
-        let strategy = proto::SchedulingStrategy::read(spec.strategy.as_ref())?;
         let actor = Actor {
             spec,
             shape: Shape { resources, strategy },

@@ -216,6 +216,9 @@ impl LeaseManager {
         now: Instant,
         decisions: &mut Vec<LeaseDecision>,
     ) {
+        if self.queues.keys().all(|(_, shape)| shape.is_default()) {
+            return;
+        }
         let mut leaving = Vec::new();
         let mut available = self.available.clone();
         for ((_, shape), queue) in self.queues.iter().filter(|((_, shape), _)| !shape.is_default()) {

@@ -8,7 +8,6 @@ use sparkray_common::{DurationHistogram, Metrics};
 #[derive(Debug, Default)]
 pub(super) struct LeaseMetrics {
     requested: u64,
-    granted: u64,
     spilled: u64,
     refused: u64,
     cancelled: u64,
@@ -24,7 +23,6 @@ impl LeaseMetrics {
 
     /// A worker was found, so long after the request.
     pub(super) fn granted(&mut self, waited: Duration) {
-        self.granted += 1;
         self.wait.observe(waited);
     }
 
@@ -59,7 +57,7 @@ impl LeaseMetrics {
             "What became of requests for leases",
             "Outcome",
             &[
-                ("Granted", self.granted),
+                ("Granted", self.wait.count()),
                 ("Spilled", self.spilled),
                 ("Refused", self.refused),
                 ("Cancelled", self.cancelled),
