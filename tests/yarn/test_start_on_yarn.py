@@ -118,14 +118,41 @@ def test_full_queue_ends_the_start_at_its_deadline(
     assert_only_the_occupant_is_left(mini_cluster, occupant, left_before)
 
 
-@pytest.mark.parametrize("where", ["upload", "queue"])
+@pytest.fixture
+def large_archive(tmp_path: pathlib.Path) -> str:
+    """An environment whose upload takes longer than the test, were it not interrupted."""
+    path = tmp_path / "large.tar.gz"
+    with path.open("wb") as file:
+        file.truncate(4 << 30)
+    return str(path)
+
+
+# The call of Spark's client that makes its staging directory comes to HDFS after the one that removes it.
+MADE_AFTER_ITS_REMOVAL = """
+    from sparkray.spark import yarn_start
+    is_starting = yarn_start.StartWatch._is_starting
+    def make_again_at_the_end(watch):
+        starting = is_starting(watch)
+        if not starting:
+            files = watch._jvm.org.apache.hadoop.fs.FileSystem.get(watch._hadoop_conf)
+            assert not files.exists(watch._staging_directory)
+            print("made again", files.mkdirs(watch._staging_directory), flush=True)
+        return starting
+    yarn_start.StartWatch._is_starting = make_again_at_the_end
+"""
+
+
+@pytest.mark.parametrize("where", ["upload", "upload, its directory made again", "queue"])
 def test_interrupt_while_the_application_starts(
-    mini_cluster: MiniCluster, archive: str, occupant: Any, left_before: set[str], where: str
+    mini_cluster: MiniCluster, archive: str, large_archive: str, occupant: Any, left_before: set[str], where: str
 ) -> None:
-    with start_driver(DRIVER.format(request=request(mini_cluster, archive))) as process:
+    program = DRIVER.format(request=request(mini_cluster, archive if where == "queue" else large_archive))
+    if "again" in where:
+        program = MADE_AFTER_ITS_REMOVAL + program
+    with start_driver(program) as process:
         assert process.stderr is not None
-        if where == "upload":
-            # Its staging directory is made; it is submitted soon after.
+        if "upload" in where:
+            # Its staging directory is made.
             wait_until(lambda: len(set(staging(occupant)) - left_before) == 2, 60, "files are uploaded")
         else:
             for line in process.stderr:
@@ -136,4 +163,5 @@ def test_interrupt_while_the_application_starts(
         process.send_signal(signal.SIGINT)
         out, err = process.communicate(timeout=60)
     assert "KeyboardInterrupt" in err and "left None None" in out
+    assert ("made again True" in out) == ("again" in where)
     assert_only_the_occupant_is_left(mini_cluster, occupant, left_before)

@@ -83,6 +83,8 @@ class StartWatch:
         self._client: Any = None
         self._hadoop_conf: Any = None
         self._application: Any = None
+        # Where Spark's client puts the application's files, when the start was abandoned.
+        self._staging_directory: Any = None
         self._stop = threading.Event()
         self._watching: interruptible.Call[None] | None = None
         self._shown_at = time.monotonic()
@@ -207,33 +209,63 @@ class StartWatch:
             interruptible.Call(self._abort, "sparkray-abort-yarn").join(_ABORT_SECONDS)
 
     def _abort(self) -> None:
-        # Spark's client stops to upload, or to wait, and removes what it has uploaded.
-        with contextlib.suppress(Exception):
-            self._starter.interrupt()
         deadline = time.monotonic() + _SUBMISSION_SECONDS
         while self._report() is None:
+            self._stop_submission()
             if not self._is_starting() or time.monotonic() > deadline:
-                # Once more: it may have been submitted between the two looks.
+                # Once more: it may have been submitted, or have made its directory, between the two looks.
+                self._stop_submission()
                 if self._report() is None:
                     return
                 break
             threading.Event().wait(_EXECUTORS_POLL_SECONDS)
         self._kill()
 
+    def _stop_submission(self) -> None:
+        """Spark's client stops to wait, or to upload.
+
+        An upload to HDFS goes on when its thread is interrupted, but ends in an error when its file is gone. Spark's
+        client then removes the directory itself; not when the call that makes it arrives after that.
+        """
+        with contextlib.suppress(Exception):
+            self._starter.interrupt()
+        self._find_staging_directory()
+        with contextlib.suppress(Exception):
+            self._remove_staging_directory()
+
     def _is_starting(self) -> bool:
-        frames = self._jvm.java.util.Arrays.toString(self._starter.getStackTrace())
-        return "org.apache.spark.SparkContext.<init>" in str(frames)
+        frames = self._starter.getStackTrace()
+        return any("org.apache.spark.SparkContext.<init>" in str(frame.toString()) for frame in frames)
 
     def _kill(self) -> None:
         report = self._report()
         if str(report.getYarnApplicationState().toString()) not in _FINAL:
             # Returns when it is in a final state.
             self._yarn().killApplication(report.getApplicationId())
-        if self._conf.get("spark.yarn.preserve.staging.files", "false").lower() != "true":
-            self._remove_staging_directory(str(report.getApplicationId().toString()))
+        self._remove_staging_directory()
 
-    def _remove_staging_directory(self, application_id: str) -> None:
-        """What Spark's client does, in the same place."""
+    def _find_staging_directory(self) -> None:
+        """Asks Spark's client, which exists before YARN knows the application; its accessors are public for Java."""
+        with contextlib.suppress(Exception):
+            if self._staging_directory is None:
+                companion = self._jvm.java.lang.Class.forName("org.apache.spark.SparkContext$")
+                field = companion.getDeclaredField("contextBeingConstructed")
+                field.setAccessible(True)
+                backend = field.get(companion.getField("MODULE$").get(None)).get().schedulerBackend()
+                client = getattr(backend, f"{_accessor(backend)}client")()
+                self._staging_directory = getattr(client, f"{_accessor(client)}stagingDirPath")()
+
+    def _remove_staging_directory(self) -> None:
+        if self._conf.get("spark.yarn.preserve.staging.files", "false").lower() == "true":
+            return
+        directory = self._staging_directory
+        if directory is None and self._application is not None:
+            directory = self._staging_directory_of(str(self._application.toString()))
+        if directory is not None:
+            directory.getFileSystem(self._hadoop_conf).delete(directory, True)
+
+    def _staging_directory_of(self, application_id: str) -> Any:
+        """Where Spark's client puts the files of an application."""
         path_of = self._jvm.org.apache.hadoop.fs.Path
         given = self._conf.get("spark.yarn.stagingDir")
         if given:
@@ -241,8 +273,7 @@ class StartWatch:
             base = path_of(path_of(given), user)
         else:
             base = self._jvm.org.apache.hadoop.fs.FileSystem.get(self._hadoop_conf).getHomeDirectory()
-        directory = path_of(base, f".sparkStaging/{application_id}")
-        directory.getFileSystem(self._hadoop_conf).delete(directory, True)
+        return path_of(base, f".sparkStaging/{application_id}")
 
     def close(self) -> None:
         """The application has started: YARN is not asked any more."""
@@ -278,6 +309,11 @@ class StartWatch:
                 return None
             self._application = found.get(0).getApplicationId()
         return client.getApplicationReport(self._application)
+
+
+def _accessor(instance: Any) -> str:
+    """What Scala's compiler puts before the names of private members that others see."""
+    return f"{instance.getClass().getName().replace('.', '$')}$$"
 
 
 def _where(report: Any, state: str, waited: float) -> str:
