@@ -33,6 +33,7 @@ from sparkray import actor, exceptions, runtime_context, util
 from sparkray._native import ObjectRef
 from sparkray._private import actor as _actor
 from sparkray._private import init as _init
+from sparkray._private import joinable as _joinable
 from sparkray._private import options as _options
 from sparkray._private import worker as _worker
 from sparkray._private.actor import ActorClass, ActorHandle, method
@@ -159,7 +160,9 @@ def init(
 ) -> ClusterInfo:
     """Starts a cluster on this machine, or joins one of this process (Ray: ray.init).
 
-    On Spark use `RayContext(sc).init()` instead; it does this too.
+    On Spark `RayContext(sc).init()` starts the cluster, and connects this process. This returns it then, joins it again
+    after `shutdown`, and never starts another one beside it. `namespace` and `log_to_driver` hold from then on; what it
+    cannot meet any more (other resources, another address) is named in a warning.
 
     Args:
         address: "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process, or "auto" when
@@ -170,9 +173,9 @@ def init(
         labels: labels of the node.
         object_store_memory: bytes of shared memory for objects, or a string such as "2g" (binary units). Default: 30 %
             of the memory that is free.
-        namespace: in which named actors are found. Default: a new one for each driver.
-        log_to_driver: print what tasks and actors print. None: True.
-        ignore_reinit_error: keep a running cluster instead of raising.
+        namespace: in which named actors are found. Default: a new one for each driver, or RayContext's.
+        log_to_driver: print what tasks and actors print. None: True, or as RayContext was told.
+        ignore_reinit_error: keep a cluster that `init` started instead of raising.
         runtime_env: not there yet; must be None or empty.
         include_dashboard: without effect: there is no dashboard yet. A warning when it is True.
         _memory: bytes that tasks may ask for, or a string such as "2g". Default: what is free, without the store.
@@ -185,8 +188,8 @@ def init(
         as a context manager it calls `shutdown`.
 
     Raises:
-        RuntimeError: a cluster runs in this process already, or a process of the new one ended (the end of its log is
-            in the message).
+        RuntimeError: a cluster that `init` started or joined runs in this process already, or a process of the new one
+            ended (the end of its log is in the message). RayContext's cluster is lost.
         ConnectionError: the address is not known.
         ValueError, TypeError: an argument cannot be used, or is unknown.
         NotImplementedError: an argument of Ray's that is not there yet.
@@ -194,10 +197,28 @@ def init(
     _init.check_other_arguments({"runtime_env": runtime_env, "include_dashboard": include_dashboard, **other})
     print_output = log_to_driver is None or bool(log_to_driver)
     with _worker.joining:
+        cluster = _joinable.cluster_for(address)
+        if cluster is not None:
+            _init.check_namespace(namespace)
+            return _joinable.join(
+                cluster,
+                address=address,
+                of_new_clusters={
+                    "num_cpus": num_cpus,
+                    "num_gpus": num_gpus,
+                    "resources": resources,
+                    "labels": labels,
+                    "object_store_memory": object_store_memory,
+                    "_memory": _memory,
+                    "_temp_dir": _temp_dir,
+                    "_node_ip_address": _node_ip_address,
+                },
+                namespace=namespace,
+                log_to_driver=None if log_to_driver is None else print_output,
+            )
         if _worker.state.core is not None:
             return _init.already_connected(ignore_reinit_error)
-        if namespace is not None and (not isinstance(namespace, str) or not namespace):
-            raise ValueError("namespace is a string that is not empty, or None for a new one")
+        _init.check_namespace(namespace)
         address = _init.address_to_join(address)
         if address is not None:
             for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus), ("resources", resources)):
@@ -225,6 +246,9 @@ def shutdown() -> None:
 
     Its processes, shared memory and files are gone when this returns. References and handles of it are of no use any
     more. Does nothing when sparkray is not running. Also called when Python ends.
+
+    A cluster that `RayContext.init` started runs on, without this program's objects and actors (detached ones stay):
+    `init` joins it again, `RayContext.stop` or the end of the SparkContext ends it.
 
     Raises:
         RuntimeError: called in a task or actor, which cannot leave the cluster.

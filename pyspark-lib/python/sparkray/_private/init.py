@@ -127,6 +127,12 @@ def check_other_arguments(arguments: Mapping[str, Any]) -> None:
         raise TypeError(option_checks.unknown(f"argument {name!r} of init()", name, _KNOWN))
 
 
+def check_namespace(namespace: Any) -> None:
+    """Refuses what is no namespace."""
+    if namespace is not None and (not isinstance(namespace, str) or not namespace):
+        raise ValueError("namespace is a string that is not empty, or None for a new one")
+
+
 def check_gpus(num_gpus: float) -> None:
     """Refuses nodes with GPUs: they would be counted, and no task would be told which one is its own."""
     if option_checks.check_quantity("num_gpus", num_gpus) > 0:
@@ -136,13 +142,19 @@ def check_gpus(num_gpus: float) -> None:
         )
 
 
-def address_to_join(address: str | None) -> str | None:
-    """What `init` joins: the address that it was given, or that RAY_ADDRESS names, as in Ray; None: a new cluster."""
+def named_address(address: str | None) -> str | None:
+    """The address that `init` was given, or that RAY_ADDRESS names, as in Ray."""
     if address is not None and not isinstance(address, str):
         raise TypeError(f"address is a string or None, not a {type(address).__name__}")
     if address is None or address == "auto":
         address = os.environ.get("RAY_ADDRESS") or address
-    return None if address == "local" else address
+    return address
+
+
+def address_to_join(address: str | None) -> str | None:
+    """What `init` joins; None: a new cluster."""
+    named = named_address(address)
+    return None if named == "local" else named
 
 
 def start_local(

@@ -21,6 +21,7 @@ _QUIET_SECONDS = 0.04
 _DRAIN_SECONDS = 2.0
 
 _local_ip = ""
+_shown = True
 _arrival = threading.Condition()
 _arrivals = 0
 
@@ -29,6 +30,12 @@ def set_local_ip(ip: str) -> None:
     """Lines from this address are printed without it."""
     global _local_ip
     _local_ip = ip
+
+
+def set_shown(shown: bool) -> None:
+    """Whether lines are printed from now on."""
+    global _shown
+    _shown = shown
 
 
 def prefix(name: str, pid: int, ip: str, local_ip: str) -> str:
@@ -43,7 +50,7 @@ def print_lines(lines: Sequence[tuple[str, int, str, str, bool]]) -> None:
     try:
         for is_stderr in (False, True):
             chosen = [line for line in lines if line[4] is is_stderr]
-            if chosen:
+            if chosen and _shown:
                 _print(chosen, is_stderr)
     finally:
         with _arrival:

@@ -16,9 +16,14 @@ from sparkray._private.serialization import SerializationError
 
 if TYPE_CHECKING:
     from sparkray._native import CoreWorker
+    from sparkray._private.joinable import JoinableCluster
 
 _NEVER_STARTED = (
     "sparkray is not running in this process: call sparkray.init(), or RayContext(sc).init() on Spark, before this"
+)
+_LEFT = (
+    "sparkray.shutdown() has left the cluster that RayContext started, and which runs on: call sparkray.init() to join "
+    "it again"
 )
 _STOPPED = "sparkray was stopped in this process: call sparkray.init(), or RayContext(sc).init() on Spark, again"
 _FORKED = (
@@ -54,6 +59,8 @@ class _State:
         self.expects_output = False
         # Called once at shutdown, after the core worker is closed: ends what `init` started.
         self.on_shutdown: Callable[[], None] | None = None
+        # The cluster of RayContext while it runs, connected or not: `init` joins it.
+        self.joinable: JoinableCluster | None = None
 
 
 state = _State()
@@ -65,10 +72,11 @@ def _after_fork_in_child() -> None:
     global joining
     joining = threading.RLock()
     _native.note_fork()
-    if state.core is not None:
+    if state.core is not None or state.joinable is not None:
         process.never_free(state.core)
         state.core = None
         state.on_shutdown = None
+        state.joinable = None
         state.why_not = _FORKED
 
 
@@ -79,7 +87,7 @@ def core_worker() -> CoreWorker:
     """The connection to the cluster. Raises RaySystemError when there is none."""
     core = state.core
     if core is None:
-        raise exceptions.RaySystemError(state.why_not)
+        raise exceptions.RaySystemError(state.why_not if state.joinable is None else _LEFT)
     return core
 
 
@@ -95,6 +103,7 @@ def connect_driver(
     log_to_driver: bool = True,
     on_shutdown: Callable[[], None] | None = None,
     origin: job_modules.Origin | None = None,
+    settings_may_change: bool = False,
 ) -> CoreWorker:
     """Makes this process a driver of the cluster whose raylet runs on this machine.
 
@@ -104,6 +113,7 @@ def connect_driver(
         log_to_driver: whether output of workers is printed here.
         on_shutdown: called after the connection was closed, by `shutdown` or at exit.
         origin: what this process's modules come from beside its `sys.path`.
+        settings_may_change: whether `change_settings` may be called.
     """
     from sparkray._private import log_output, unhandled
 
@@ -118,7 +128,8 @@ def connect_driver(
             "token": connection.token,
             "head_epoch": connection.head_epoch,
             "namespace": chosen,
-            "log_to_driver": log_to_driver,
+            # The raylet is told once.
+            "log_to_driver": log_to_driver or settings_may_change,
             "python_version": python_version(),
             "log_callback": log_output.print_lines,
             "report_unhandled_errors": unhandled.is_told(),
@@ -138,28 +149,34 @@ def connect_driver(
     state.expects_output = False
     state.on_shutdown = on_shutdown
     log_output.set_local_ip(core.node_ip)
+    log_output.set_shown(log_to_driver)
     state.core = core
     return core
+
+
+def change_settings(namespace: str | None, log_to_driver: bool | None) -> None:
+    """Changes what `connect_driver` was told, for what is submitted and printed from now on. None: as it is."""
+    from sparkray._private import log_output
+
+    if namespace is not None:
+        core = core_worker()
+        core.kv_put(_namespace_key(core), namespace.encode())
+        state.namespace = namespace
+    if log_to_driver is not None:
+        state.log_to_driver = log_to_driver
+        log_output.set_shown(log_to_driver)
 
 
 def _namespace_key(core: CoreWorker) -> bytes:
     return b"sparkray/namespace/" + core.job_id.encode()
 
 
-_namespaces: dict[str, str] = {}
-
-
 def job_namespace() -> str:
-    """The namespace of the job that this process works for: the driver's."""
+    """The namespace of the job that this process works for: the driver's. Workers ask each time, for it may change."""
     core = core_worker()
     if state.is_driver:
         return state.namespace
-    job = core.job_id
-    known = _namespaces.get(job)
-    if known is None:
-        known = (core.kv_get(_namespace_key(core)) or b"").decode()
-        _namespaces[job] = known
-    return known
+    return (core.kv_get(_namespace_key(core)) or b"").decode()
 
 
 def _anonymous_namespace() -> str:

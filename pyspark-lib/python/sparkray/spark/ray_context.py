@@ -17,7 +17,8 @@ from sparkray._version import __version__
 from sparkray.spark import manager
 from sparkray.spark.cluster_shape import read_shape
 from sparkray.spark.manager import RayContextError
-from sparkray.spark.ray_arguments import NodeOptions, read_arguments
+from sparkray.spark.ray_arguments import read_arguments
+from sparkray.spark.running_cluster import RunningCluster
 from sparkray.spark.spark_conf import accept_arguments
 
 if TYPE_CHECKING:
@@ -28,67 +29,6 @@ __all__ = ["RayContext", "RayContextError"]
 _FORKED = "this process was forked from the driver program: use the cluster there, or in tasks and actors"
 _NEVER_STARTED = "this RayContext has no cluster: call init() first"
 _STOPPED = "this RayContext was stopped: call init() for a new cluster"
-
-
-class _RunningCluster:
-    """A cluster that this program has started. Contexts with the same arguments share it; whoever ends it ends it for
-    all of them."""
-
-    def __init__(
-        self,
-        found: manager.Manager,
-        result: dict[str, Any],
-        options: NodeOptions,
-        driver_cores: float,
-        namespace: str | None,
-    ) -> None:
-        self.manager = found
-        # What the manager returned, without the token.
-        self.result = result
-        self.arguments = (options, driver_cores, namespace)
-        # References that DataFrames borrow, by the ids of their tables.
-        self.kept: dict[str, Sequence[Any]] = {}
-        self._pid = os.getpid()
-        self._ended = False
-
-    @property
-    def id(self) -> str:
-        return str(self.result["cluster_id"])
-
-    def is_connected(self) -> bool:
-        core = worker.state.core
-        return not self._ended and core is not None and core.cluster_id == self.id
-
-    def failure(self) -> str | None:
-        """Why it is lost, if it is."""
-        status = self.manager.status()
-        if status["cluster_id"] != self.id:
-            return f"cluster {self.id} was stopped by another program on this SparkContext"
-        failure: str | None = status["failure"]
-        return failure
-
-    def check(self) -> None:
-        """Raises RayContextError when it is lost."""
-        failure = self.failure()
-        if failure is not None:
-            hint = "" if "call stop()" in failure else "; call stop() and then init() for a new cluster"
-            raise RayContextError(failure + hint)
-
-    def disconnect(self) -> None:
-        """Ends it."""
-        if self.is_connected():
-            # Calls `end`.
-            worker.disconnect()
-        else:
-            self.end()
-
-    def end(self) -> None:
-        """Ends it once; a second call does nothing, and neither does one in a fork, whose sockets are its parent's."""
-        if self._ended or self._pid != os.getpid():
-            return
-        self._ended = True
-        self.kept.clear()
-        self.manager.stop(self.id)
 
 
 class RayContext:
@@ -171,8 +111,8 @@ class RayContext:
             shape=self._shape,
         )
         self._pid = os.getpid()
-        self._cluster: _RunningCluster | None = None
-        if RayContext._active is None or not RayContext._active.initialized:
+        self._cluster: RunningCluster | None = None
+        if RayContext._active is None or not RayContext._active._has_cluster():
             RayContext._active = self
 
     # ------------------------------------------------------------------------------------------ start and stop
@@ -181,7 +121,8 @@ class RayContext:
         """Starts the cluster and connects this program to it; returns when the nodes of all executors are there.
 
         Calling it again with the same arguments does nothing, also on another RayContext of the same SparkContext:
-        both have the same cluster then, and ``stop()`` on one of them ends it for both.
+        both have the same cluster then, and ``stop()`` on one of them ends it for both. ``sparkray.init()`` after it
+        returns this cluster, and ``sparkray.shutdown()`` leaves it; this and ``sparkray.init()`` join it again.
 
         Arguments:
             driver_cores: CPUs of the driver's own node; 0: no task runs beside the driver.
@@ -201,7 +142,7 @@ class RayContext:
 
     def _init(self, driver_cores: float) -> dict[str, Any]:
         active = RayContext._active
-        if active is not None and active.initialized:
+        if active is not None and active._has_cluster():
             return self._already_initialized(active, driver_cores)
         self._check_startable()
         started = time.monotonic()
@@ -211,25 +152,18 @@ class RayContext:
             print(f"RayContext: {json.dumps({**request, 'worker_env': sorted(request['worker_env'])})}", flush=True)
         # What fails in there leaves nothing.
         result = found.init(request)
-        token = result.pop("token")
-        cluster = _RunningCluster(found, result, self._options, driver_cores, self._namespace)
+        cluster = RunningCluster(
+            found,
+            result,
+            arguments=(self._options, driver_cores, self._namespace),
+            log_to_driver=self._log_to_driver,
+            origin=self._origin(),
+        )
         try:
-            worker.connect_driver(
-                worker.Connection(
-                    cluster_id=cluster.id,
-                    token=token,
-                    head_epoch=result["head_epoch"],
-                    node_id=result["driver_node"]["node_id"],
-                    socket_name=result["socket_name"],
-                ),
-                namespace=self._namespace,
-                log_to_driver=self._log_to_driver,
-                on_shutdown=cluster.end,
-                origin=self._origin(),
-            )
+            cluster.connect()
         except BaseException:
             # Also Ctrl-C: nothing is left half-started.
-            cluster.end()
+            cluster.stop()
             raise
         self._cluster = cluster
         RayContext._active = self
@@ -239,13 +173,14 @@ class RayContext:
         return self.address_info
 
     def stop(self) -> None:
-        """Ends the cluster: its processes are gone when this returns. Does nothing when it was ended before, and in a
+        """Ends the cluster: its processes are gone when this returns. Also when this program has left it, or joined it
+        again, by ``sparkray.shutdown()`` and ``sparkray.init()``. Does nothing when it was ended before, and in a
         process that was forked from the one that started it.
 
         Warns (RuntimeWarning) with the names of executors that did not say in time that theirs have ended.
         """
         if self._cluster is not None:
-            self._cluster.disconnect()
+            self._cluster.stop()
 
     def purge(self) -> None:
         """Same as ``stop``: nothing of a cluster outlives it here. (Upstream name: ``purge``.)"""
@@ -289,7 +224,8 @@ class RayContext:
 
     @property
     def initialized(self) -> bool:
-        """Whether there is a cluster that this program is connected to."""
+        """Whether there is a cluster that this program is connected to: not after ``sparkray.shutdown()``, until
+        ``init()`` or ``sparkray.init()`` joins it again."""
         return self._cluster is not None and self._cluster.is_connected()
 
     @property
@@ -301,7 +237,7 @@ class RayContext:
         driver = cluster["driver_node"]
         return {
             "node_id": driver["node_id"],
-            "node_ip_address": worker.core_worker().node_ip,
+            "node_ip_address": driver["address"].rpartition(":")[0],
             "address": cluster["head_address"],
             "redis_address": cluster["head_address"],
             "raylet_socket_name": cluster["socket_name"],
@@ -352,12 +288,12 @@ class RayContext:
         Raises:
             RayContextError: there is no cluster.
         """
-        nodes: list[dict[str, Any]] = self._connected().manager.status()["nodes"]
+        nodes: list[dict[str, Any]] = self._current().manager.status()["nodes"]
         return nodes
 
     def check(self) -> None:
         """Raises RayContextError with the reason when there is no cluster or it was lost."""
-        self._connected().check()
+        self._current().check()
 
     def keep(self, table_id: str, references: Sequence[Any]) -> None:
         """Keeps the objects of a DataFrame's table alive until `keep_no_longer` or the end; `to_spark` does so.
@@ -369,7 +305,7 @@ class RayContext:
         Raises:
             RayContextError: there is no cluster.
         """
-        self._connected().kept[table_id] = references
+        self._current().kept[table_id] = references
 
     def keep_no_longer(self, table_id: str) -> None:
         """The DataFrame is gone.
@@ -381,19 +317,19 @@ class RayContext:
             self._cluster.kept.pop(table_id, None)
 
     def __repr__(self) -> str:
-        if not self.initialized:
+        if not self._has_cluster():
             return f"<RayContext of {self.sc.applicationId}: no cluster>"
         return f"<RayContext of {self.sc.applicationId}: cluster {self.cluster_id}, {self.total_cores:g} cores>"
 
     def _repr_html_(self) -> str:
-        if not self.initialized:
+        if not self._has_cluster():
             return f"<p>{html.escape(repr(self))}</p>"
         columns = ("executor_id", "state", "address", "hostname", "container_id", "cpus", "object_store_bytes")
         head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
         title = f"Ray on {self.sc.applicationId}, cluster {self.cluster_id}"
         try:
             nodes = self.nodes()
-            failure = self._connected().failure()
+            failure = self._current().failure()
         except RayContextError as error:
             # Spark's driver is gone.
             nodes, failure = [], str(error)
@@ -408,12 +344,15 @@ class RayContext:
     def _already_initialized(self, active: RayContext, driver_cores: float) -> dict[str, Any]:
         if active is not self and active.sc is not self.sc:
             raise RayContextError("another RayContext runs in this program: call stop() on it first")
-        cluster = active._connected()
+        cluster = active._current()
         cluster.check()
         if cluster.arguments != (self._options, driver_cores, self._namespace):
             raise RayContextError(
                 "a cluster with other arguments runs on this SparkContext: call stop() first, or init() with the same"
             )
+        if not cluster.is_connected():
+            _check_unconnected()
+            cluster.connect()
         self._cluster = cluster
         RayContext._active = self
         print(f"Ray runs already: cluster {self.cluster_id}", flush=True)
@@ -422,8 +361,7 @@ class RayContext:
     def _check_startable(self) -> None:
         if self._pid != os.getpid():
             raise RayContextError(_FORKED)
-        if worker.state.core is not None:
-            raise RayContextError("this program is connected to another cluster: call sparkray.shutdown() first")
+        _check_unconnected()
         manager.check_alive(self.sc)
         if (self._setting("spark.dynamicAllocation.enabled") or "false").lower() == "true":
             raise RayContextError(
@@ -464,14 +402,17 @@ class RayContext:
         return value
 
     def _running(self) -> dict[str, Any]:
-        return self._connected().result
+        return self._current().result
 
-    def _connected(self) -> _RunningCluster:
+    def _has_cluster(self) -> bool:
+        return self._cluster is not None and not self._cluster.has_ended
+
+    def _current(self) -> RunningCluster:
         if self._pid != os.getpid():
             raise RayContextError(_FORKED)
         if self._cluster is None:
             raise RayContextError(_NEVER_STARTED)
-        if not self._cluster.is_connected():
+        if self._cluster.has_ended:
             raise RayContextError(_STOPPED)
         return self._cluster
 
@@ -492,3 +433,8 @@ class RayContext:
             )
         lines.append(f"  the head runs on executor {cluster['head_executor_id']}")
         return "\n".join(lines)
+
+
+def _check_unconnected() -> None:
+    if worker.state.core is not None:
+        raise RayContextError("this program is connected to another cluster: call sparkray.shutdown() first")
