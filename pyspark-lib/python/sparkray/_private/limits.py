@@ -13,6 +13,8 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from sparkray._private import mounts
+
 _MEBIBYTE = 1 << 20
 
 
@@ -74,6 +76,19 @@ def available_memory(root: str = "/") -> int:
     return available
 
 
+def processes_left(root: str = "/") -> int | None:
+    """Processes and threads that the groups of this process still allow; None: they set no limit.
+
+    Args:
+        root: of the file system, for tests.
+    """
+    left: list[int] = []
+    for directory in _groups("pids", root):
+        with contextlib.suppress(OSError, ValueError):
+            left.append(max(0, int(_read(directory, "pids.max")) - int(_read(directory, "pids.current"))))
+    return min(left, default=None)
+
+
 def _counted(directory: str, name: str) -> int:
     """Of the memory in use, what the kernel gives up by itself: pages of files that nobody has read for a while."""
     with contextlib.suppress(OSError, ValueError):
@@ -87,12 +102,12 @@ def _groups(controller: str, root: str) -> Iterator[str]:
     """Directories of the groups of this process that may limit a kind of resource, with those that they are in."""
     try:
         lines = _read(root, "proc/self/cgroup").splitlines()
-        mounts = list(_mounts(root))
+        hierarchies = list(_mounts(root))
     except OSError:
         return
     for line in lines:
         _, names, path = line.split(":", 2)
-        for mount in mounts:
+        for mount in hierarchies:
             of_version_2 = not names and not mount.controllers
             if not of_version_2 and not (controller in names.split(",") and controller in mount.controllers):
                 continue
@@ -116,17 +131,11 @@ def _inside(path: str, root: str) -> str:
 
 
 def _mounts(root: str) -> Iterator[_Mount]:
-    for line in _read(root, "proc/self/mountinfo").splitlines():
-        before, _, after = line.partition(" - ")
-        fields, kind = before.split(), after.split()
-        if len(fields) < 5 or not kind or kind[0] not in ("cgroup", "cgroup2"):
-            continue
-        controllers = frozenset(kind[-1].split(",")) if kind[0] == "cgroup" else frozenset()
-        yield _Mount(_unescaped(fields[4]), _unescaped(fields[3]), controllers)
-
-
-def _unescaped(text: str) -> str:
-    return text.replace("\\040", " ").replace("\\011", "\t").replace("\\134", "\\")
+    for mount in mounts.read(root):
+        if mount.kind in ("cgroup", "cgroup2"):
+            of_version_1 = mount.kind == "cgroup"
+            controllers = frozenset(mount.options_of_file_system.split(",")) if of_version_1 else frozenset()
+            yield _Mount(mount.place, mount.root, controllers)
 
 
 def _read(directory: str, name: str) -> str:
