@@ -280,7 +280,8 @@ def test_stop_ends_all_of_it_from_each_state(spark: Any, reach: Callable[[], Non
         assert sparkray.get(identity.remote(1), timeout=60) == 1
 
 
-def test_a_program_that_does_not_stop_leaves_nothing() -> None:
+@pytest.mark.parametrize("end", ["", "context.sc.stop()"])
+def test_a_program_that_does_not_stop_its_ray_context_leaves_nothing(end: str) -> None:
     done = run_driver(
         f"""
         import sparkray
@@ -292,6 +293,7 @@ def test_a_program_that_does_not_stop_leaves_nothing() -> None:
         sparkray.init()
         print("TRACES", Recorded(context).text())
         sparkray.shutdown()
+        {end}
         """
     )
     assert done.returncode == 0, done.stderr
