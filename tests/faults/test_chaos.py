@@ -72,7 +72,7 @@ class Killer:
     def _zygotes(self) -> list[int]:
         found = []
         for node in self.cluster.list_all_nodes():
-            with contextlib.suppress(AssertionError):  # it is being started again
+            with contextlib.suppress(AssertionError, OSError):  # it has just been killed, or is being started again
                 found.append(zygote_of(node.pid))
         return found
 

@@ -5,14 +5,17 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 import sparkray
+from process.helpers import wait_until
 from sparkray.spark import RayContext, RayContextError
 from support.network import Host, Network
 from support.standalone import Standalone
@@ -115,6 +118,22 @@ def total(array: Any) -> float:
 def hold(seconds: float) -> str:
     time.sleep(seconds)
     return sparkray.util.get_node_ip_address()
+
+
+@sparkray.remote
+def _say_and_hold(path: str, seconds: float) -> str:
+    pathlib.Path(path).touch()
+    time.sleep(seconds)
+    return sparkray.util.get_node_ip_address()
+
+
+def run_holding(host: Host, seconds: float, **options: Any) -> Any:
+    """A task on a host that takes so long; it runs there when this returns, and does not only wait for a worker."""
+    begun = pathlib.Path(tempfile.gettempdir(), f"holding-{uuid.uuid4().hex}")
+    running = _say_and_hold.options(**options, **on(host)).remote(str(begun), seconds)
+    wait_until(begun.exists, 60, f"a task runs on {host}")
+    begun.unlink()
+    return running
 
 
 @sparkray.remote

@@ -19,6 +19,7 @@ from hosts.cluster import (
     hold,
     make,
     on,
+    run_holding,
     total,
 )
 from process.helpers import wait_until
@@ -42,8 +43,8 @@ def test_everything_ends_with_an_error_when_the_heads_host_vanishes(ray: RayOnHo
     made = make.options(**on(ray.head)).remote(2.0)
     sparkray.get([keeper.add.remote() for keeper in (on_head, on_one, on_other, busy)], timeout=60)
     sparkray.wait([made], timeout=60, fetch_local=False)
-    running = hold.options(**on(ray.head)).remote(300.0)
-    elsewhere = hold.options(**on(ray.one)).remote(300.0)
+    running = run_holding(ray.head, 300.0)
+    elsewhere = run_holding(ray.one, 300.0)
     waiting = Waiting()
     with ray.network.black_hole(ray.head):
         waiting.begin("a task that runs there", lambda: sparkray.get(running))
@@ -79,7 +80,7 @@ def test_a_workers_host_that_vanishes_is_dead_and_comes_back(ray: RayOnHosts) ->
     made = make.options(**on(victim)).remote(2.0)
     sparkray.get([keeper.add.remote() for keeper in (there, busy, asking, fetching)], timeout=60)
     sparkray.wait([made], timeout=60, fetch_local=False)
-    running = hold.options(max_retries=0, **on(victim)).remote(300.0)
+    running = run_holding(victim, 300.0, max_retries=0)
     (owned,) = sparkray.get(there.own.remote(3.0), timeout=60)
     waiting = Waiting()
     with ray.network.black_hole(victim):
@@ -112,7 +113,7 @@ def test_a_driver_whose_host_is_cut_off_gets_errors_and_can_start_anew(ray: RayO
     made = make.options(**on(ray.one)).remote(2.0)
     sparkray.get(there.add.remote(), timeout=60)
     sparkray.wait([made], timeout=60, fetch_local=False)
-    running = hold.options(max_retries=0, **on(ray.one)).remote(300.0)
+    running = run_holding(ray.one, 300.0, max_retries=0)
     waiting = Waiting()
     with ray.network.black_hole(ray.driver):
         waiting.begin("a task that runs", lambda: sparkray.get(running))

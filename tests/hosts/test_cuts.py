@@ -21,9 +21,9 @@ from hosts.cluster import (
     RayOnHosts,
     Waiting,
     address,
-    hold,
     make,
     on,
+    run_holding,
     total,
 )
 from process.helpers import wait_until
@@ -91,7 +91,7 @@ def test_a_cut_host_is_dead_for_all_and_comes_back_as_a_new_node(
     made = make.options(**on(victim)).remote(2.0)
     sparkray.get([there.add.remote(), asking.add.remote()], timeout=60)
     sparkray.wait([made], timeout=60, fetch_local=False)
-    running = hold.options(max_retries=0, **on(victim)).remote(300.0)
+    running = run_holding(victim, 300.0, max_retries=0)
     waiting = Waiting()
     with ray.network.cut_between(victim, ray.head):
         waiting.begin("a task that runs there", lambda: sparkray.get(running))
