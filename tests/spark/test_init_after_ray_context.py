@@ -14,7 +14,7 @@ import pytest
 import sparkray
 from process.helpers import alive, run_driver, wait_until
 from sparkray import exceptions
-from sparkray._private import log_output
+from sparkray._private import log_output, worker
 from sparkray.spark import RayContext, RayContextError, init_spark_on_local
 from support.ray_processes import Recorded, Traces
 
@@ -338,3 +338,28 @@ def test_without_a_ray_context_a_second_init_is_refused_as_before(spark: Any) ->
             sparkray.init()
         with pytest.raises(RuntimeError, match="is running in this process already"):
             sparkray.init("auto")
+
+
+def test_what_is_stopped_while_init_joins_it_is_not_joined(
+    context: RayContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster, connect = context._cluster, worker.connect_driver
+    assert cluster is not None
+    sparkray.shutdown()
+
+    def connect_and_stop(*args: Any, **arguments: Any) -> Any:
+        core = connect(*args, **arguments)
+        # As stop() does in another thread that found no connection.
+        cluster._end()
+        return core
+
+    monkeypatch.setattr(worker, "connect_driver", connect_and_stop)
+    with pytest.raises(RayContextError, match="was stopped while this program joined it"):
+        sparkray.init()
+    monkeypatch.undo()
+    assert not sparkray.is_initialized()
+    # A cluster of its own: there is none to join.
+    with sparkray.init(num_cpus=1) as own:
+        assert own["cluster_id"] != cluster.id
+    context.init()
+    assert sparkray.get(identity.remote(1), timeout=60) == 1

@@ -237,7 +237,7 @@ class RayContext:
         driver = cluster["driver_node"]
         return {
             "node_id": driver["node_id"],
-            "node_ip_address": driver["address"].rpartition(":")[0],
+            "node_ip_address": self._cluster.node_ip if self._cluster is not None else "",
             "address": cluster["head_address"],
             "redis_address": cluster["head_address"],
             "raylet_socket_name": cluster["socket_name"],

@@ -44,6 +44,8 @@ class RunningCluster:
         self.kept: dict[str, Sequence[Any]] = {}
         self._pid = os.getpid()
         self._ended = False
+        # Of the driver's node; known once this program was connected.
+        self.node_ip = ""
 
     @property
     def id(self) -> str:
@@ -67,7 +69,7 @@ class RunningCluster:
 
     def connect(self, namespace: str | None = None, log_to_driver: bool | None = None) -> None:
         """Makes this program a driver of it, which it is not. None: as the RayContext was told."""
-        worker.connect_driver(
+        core = worker.connect_driver(
             self._connection,
             namespace=self.arguments[2] if namespace is None else namespace,
             log_to_driver=self._log_to_driver if log_to_driver is None else log_to_driver,
@@ -76,6 +78,11 @@ class RunningCluster:
             origin=self._origin,
             settings_may_change=True,
         )
+        self.node_ip = core.node_ip
+        if self._ended:
+            # By another thread, which found no connection to close.
+            worker.disconnect()
+            raise manager.RayContextError(f"cluster {self.id} was stopped while this program joined it")
         if worker.state.joinable is not self:
             worker.state.joinable = self
             # Runs before what leaves clusters at exit, which was registered earlier.
