@@ -115,14 +115,10 @@ def total(array: Any) -> float:
 
 
 @sparkray.remote
-def hold(seconds: float) -> str:
-    time.sleep(seconds)
-    return sparkray.util.get_node_ip_address()
-
-
-@sparkray.remote
-def _say_and_hold(path: str, seconds: float) -> str:
-    pathlib.Path(path).touch()
+def hold(seconds: float, begun: str | None = None) -> str:
+    """Takes so long; makes the file `begun` first."""
+    if begun is not None:
+        pathlib.Path(begun).touch()
     time.sleep(seconds)
     return sparkray.util.get_node_ip_address()
 
@@ -130,7 +126,7 @@ def _say_and_hold(path: str, seconds: float) -> str:
 def run_holding(host: Host, seconds: float, **options: Any) -> Any:
     """A task on a host that takes so long; it runs there when this returns, and does not only wait for a worker."""
     begun = pathlib.Path(tempfile.gettempdir(), f"holding-{uuid.uuid4().hex}")
-    running = _say_and_hold.options(**options, **on(host)).remote(str(begun), seconds)
+    running = hold.options(**options, **on(host)).remote(seconds, str(begun))
     wait_until(begun.exists, 60, f"a task runs on {host}")
     begun.unlink()
     return running

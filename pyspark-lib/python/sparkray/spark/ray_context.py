@@ -233,11 +233,11 @@ class RayContext:
         """Where the cluster is: node_id and node_ip_address of the driver's node, address (of the raylet through which
         the head is reached; also under its old name redis_address), raylet_socket_name, object_store_address,
         cluster_id, webui_url, session_dir. Raises RayContextError before ``init`` and after ``stop``."""
-        cluster = self._running()
-        driver = cluster["driver_node"]
+        current = self._current()
+        cluster = current.result
         return {
-            "node_id": driver["node_id"],
-            "node_ip_address": self._cluster.node_ip if self._cluster is not None else "",
+            "node_id": cluster["driver_node"]["node_id"],
+            "node_ip_address": current.node_ip,
             "address": cluster["head_address"],
             "redis_address": cluster["head_address"],
             "raylet_socket_name": cluster["socket_name"],

@@ -69,6 +69,11 @@ class RunningCluster:
 
     def connect(self, namespace: str | None = None, log_to_driver: bool | None = None) -> None:
         """Makes this program a driver of it, which it is not. None: as the RayContext was told."""
+        # Before the connection: whoever ends it meanwhile finds either what to forget or what to close.
+        if worker.state.joinable is not self:
+            worker.state.joinable = self
+            # Runs before what leaves clusters at exit, which was registered earlier.
+            atexit.register(self.stop)
         core = worker.connect_driver(
             self._connection,
             namespace=self.arguments[2] if namespace is None else namespace,
@@ -82,11 +87,8 @@ class RunningCluster:
         if self._ended:
             # By another thread, which found no connection to close.
             worker.disconnect()
+            self._forget()
             raise manager.RayContextError(f"cluster {self.id} was stopped while this program joined it")
-        if worker.state.joinable is not self:
-            worker.state.joinable = self
-            # Runs before what leaves clusters at exit, which was registered earlier.
-            atexit.register(self.stop)
 
     def failure(self) -> str | None:
         """Why it is lost, if it is."""
@@ -116,8 +118,12 @@ class RunningCluster:
         if self._ended or self._pid != os.getpid():
             return
         self._ended = True
+        self._forget()
+        self.kept.clear()
+        self.manager.stop(self.id)
+
+    def _forget(self) -> None:
+        """Nobody joins it any more."""
         atexit.unregister(self.stop)
         if worker.state.joinable is self:
             worker.state.joinable = None
-        self.kept.clear()
-        self.manager.stop(self.id)

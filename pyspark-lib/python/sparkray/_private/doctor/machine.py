@@ -54,11 +54,8 @@ def check_processes(soft: float) -> Finding:
     """The limit of the user's processes."""
     message = f"{_number(soft)} processes and threads of this user"
     fix = "ulimit -u 65536, or `nproc` in /etc/security/limits.conf"
-    if soft < _FEWEST_PROCESSES:
-        return error("processes", f"{message}: too few for Spark and a node", fix)
-    if soft < _FEW_PROCESSES:
-        return warning("processes", f"{message}: too few for many workers", fix)
-    return ok("processes", message)
+    least, little = (_FEWEST_PROCESSES, "too few for Spark and a node"), (_FEW_PROCESSES, "too few for many workers")
+    return _graded("processes", soft, message, least, little, fix)
 
 
 def check_locked_memory(soft: float) -> Finding:
@@ -84,11 +81,8 @@ def check_memory(available: int) -> Finding:
     """Memory that is free, within the limits of machine and container."""
     message = f"{amount(available)} free within the limits of machine and container"
     fix = "end other programs, or give the container more: docker run --memory, or limits.memory of the pod"
-    if available < _LEAST_MEMORY:
-        return error("memory", f"{message}: too little for a node", fix)
-    if available < _LITTLE_MEMORY:
-        return warning("memory", f"{message}: little for objects and workers", fix)
-    return ok("memory", message)
+    least, little = (_LEAST_MEMORY, "too little for a node"), (_LITTLE_MEMORY, "little for objects and workers")
+    return _graded("memory", available, message, least, little, fix)
 
 
 def check_group(left: int | None) -> Finding:
@@ -97,11 +91,18 @@ def check_group(left: int | None) -> Finding:
         return ok("container", "no limit on processes")
     message = f"{left} more processes and threads are allowed"
     fix = "give the container more: docker run --pids-limit, or podPidsLimit of the kubelet"
-    if left < _FEWEST_IN_GROUP:
-        return error("container", f"{message}: too few for a node", fix)
-    if left < _FEW_IN_GROUP:
-        return warning("container", f"{message}: too few for Spark and many workers", fix)
-    return ok("container", message)
+    least, little = (_FEWEST_IN_GROUP, "too few for a node"), (_FEW_IN_GROUP, "too few for Spark and many workers")
+    return _graded("container", left, message, least, little, fix)
+
+
+def _graded(
+    subject: str, value: float, message: str, least: tuple[float, str], little: tuple[float, str], fix: str
+) -> Finding:
+    """An error below `least`, a warning below `little`, each with what it is too little for."""
+    for (bound, words), finding in ((least, error), (little, warning)):
+        if value < bound:
+            return finding(subject, f"{message}: {words}", fix)
+    return ok(subject, message)
 
 
 def _limits(which: int) -> tuple[float, float]:
