@@ -1,5 +1,6 @@
 //! Arguments of calls, and templates of remote functions.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyo3::prelude::*;
@@ -11,7 +12,7 @@ use crate::convert::bad_id;
 use crate::doors::{self, Visitor};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
-use crate::strategy::PyStrategy;
+use crate::strategy::{PyStrategy, worker_key};
 use crate::values::{Serialized, serialize};
 
 /// What all calls of one remote function with the same options share.
@@ -23,16 +24,17 @@ pub(crate) struct PyTaskTemplate {
 #[pymethods]
 impl PyTaskTemplate {
     #[new]
-    #[pyo3(signature = (function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions, strategy=None))]
+    #[pyo3(signature = (function_id, function_blob, name, num_returns, resources, max_retries, retry_exceptions, strategy=None, env_vars=None))]
     fn new(
         function_id: &[u8],
         function_blob: &[u8],
         name: String,
         num_returns: u32,
-        resources: std::collections::BTreeMap<String, f64>,
+        resources: BTreeMap<String, f64>,
         max_retries: i32,
         retry_exceptions: bool,
         strategy: Option<PyStrategy>,
+        env_vars: Option<BTreeMap<String, String>>,
     ) -> PyResult<Self> {
         let inner = TaskTemplate {
             function_id: FunctionId::from_slice(function_id).map_err(bad_id)?,
@@ -43,6 +45,7 @@ impl PyTaskTemplate {
             max_retries,
             retry_exceptions,
             strategy: strategy.unwrap_or_default().0,
+            worker: worker_key(env_vars)?,
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -50,7 +53,7 @@ impl PyTaskTemplate {
     }
 }
 
-pub(crate) fn resource_set(units: std::collections::BTreeMap<String, f64>) -> PyResult<ResourceSet> {
+pub(crate) fn resource_set(units: BTreeMap<String, f64>) -> PyResult<ResourceSet> {
     ResourceSet::from_units(units).map_err(|error| pyo3::exceptions::PyValueError::new_err(error.to_string()))
 }
 

@@ -18,7 +18,7 @@ use crate::incoming::{self, PyIncomingTask};
 use crate::joining::{connect, optional, required};
 use crate::object_ref::ObjectRef;
 use crate::runtime::Runtime;
-use crate::strategy::PyStrategy;
+use crate::strategy::{PyStrategy, worker_key};
 use crate::values::serialize;
 use crate::{execution, feed, head, metrics, objects};
 
@@ -134,6 +134,7 @@ impl PyCoreWorker {
         let strategy: PyStrategy = optional(options, "strategy")?.unwrap_or_default();
         let spec = proto::ActorSpec {
             strategy: Some((&strategy.0).into()),
+            worker: Some((&worker_key(optional(options, "env_vars")?)?).into()),
             class_name: class_name.clone(),
             function_id: FunctionId::from_slice(class_id).map_err(bad_id)?.to_vec().into(),
             class_blob: class_blob.to_vec().into(),

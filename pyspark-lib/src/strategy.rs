@@ -1,8 +1,13 @@
-//! Scheduling strategies as `sparkray._private.scheduling` gives them.
+//! Where a task or actor may run: strategies as `sparkray._private.scheduling` gives them, and environments of workers.
+
+use std::collections::BTreeMap;
 
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use sparkray_common::{LabelConstraint, LabelOperator, LabelSelector, NodeId, SchedulingStrategy};
+use sparkray_common::{
+    LabelConstraint, LabelOperator, LabelSelector, Language, NodeId, RuntimeEnvironment, SchedulingStrategy,
+    WorkerKey,
+};
 
 use crate::convert::bad_id;
 
@@ -57,4 +62,13 @@ fn selector(constraints: Vec<Constraint>) -> PyResult<LabelSelector> {
     };
     let constraints: PyResult<Vec<_>> = constraints.into_iter().map(constraint).collect();
     Ok(LabelSelector::new(constraints?))
+}
+
+/// Python workers with these variables besides those of their node.
+pub(crate) fn worker_key(env_vars: Option<BTreeMap<String, String>>) -> PyResult<WorkerKey> {
+    let environment = RuntimeEnvironment::new(env_vars.unwrap_or_default());
+    Ok(WorkerKey {
+        language: Language::Python,
+        environment: environment.map_err(|error| PyValueError::new_err(error.to_string()))?,
+    })
 }

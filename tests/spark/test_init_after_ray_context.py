@@ -340,6 +340,21 @@ def test_without_a_ray_context_a_second_init_is_refused_as_before(spark: Any) ->
             sparkray.init("auto")
 
 
+def test_init_changes_the_variables_of_what_is_called_from_now_on(context: RayContext) -> None:
+    @sparkray.remote
+    def variable() -> str | None:
+        return os.environ.get("FRUIT")
+
+    assert sparkray.get(variable.remote(), timeout=60) is None
+    sparkray.init(runtime_env={"env_vars": {"FRUIT": "apple"}})
+    assert sparkray.get(variable.remote(), timeout=60) == "apple"
+    sparkray.init()
+    assert sparkray.get(variable.remote(), timeout=60) == "apple"
+    sparkray.shutdown()
+    sparkray.init()
+    assert sparkray.get(variable.remote(), timeout=60) is None
+
+
 def test_what_is_stopped_while_init_joins_it_is_not_joined(
     context: RayContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -35,6 +35,7 @@ from sparkray._private import actor as _actor
 from sparkray._private import init as _init
 from sparkray._private import joinable as _joinable
 from sparkray._private import options as _options
+from sparkray._private import runtime_env as _runtime_env
 from sparkray._private import worker as _worker
 from sparkray._private.actor import ActorClass, ActorHandle, method
 from sparkray._private.init import ClusterInfo
@@ -176,7 +177,8 @@ def init(
         namespace: in which named actors are found. Default: a new one for each driver, or RayContext's.
         log_to_driver: print what tasks and actors print. None: True, or as RayContext was told.
         ignore_reinit_error: keep a cluster that `init` started instead of raising.
-        runtime_env: not there yet; must be None or empty.
+        runtime_env: {"env_vars": {...}}: environment variables of the workers that run what this program calls. Other
+            parts of Ray's runtime_env are not there yet.
         include_dashboard: without effect: there is no dashboard yet. A warning when it is True.
         _memory: bytes that tasks may ask for, or a string such as "2g". Default: what is free, without the store.
         _temp_dir: directory for the session's logs and spilled objects. Default: that of Python's tempfile.
@@ -194,7 +196,8 @@ def init(
         ValueError, TypeError: an argument cannot be used, or is unknown.
         NotImplementedError: an argument of Ray's that is not there yet.
     """
-    _init.check_other_arguments({"runtime_env": runtime_env, "include_dashboard": include_dashboard, **other})
+    _init.check_other_arguments({"include_dashboard": include_dashboard, **other})
+    env_vars = _runtime_env.check(runtime_env)
     print_output = log_to_driver is None or bool(log_to_driver)
     with _worker.joining:
         cluster = _joinable.cluster_for(address)
@@ -215,6 +218,7 @@ def init(
                 },
                 namespace=namespace,
                 log_to_driver=None if log_to_driver is None else print_output,
+                env_vars=None if runtime_env is None else env_vars,
             )
         if _worker.state.core is not None:
             return _init.already_connected(ignore_reinit_error)
@@ -226,7 +230,7 @@ def init(
                     raise ValueError(f"{name} belongs to a new cluster: leave it out when address is given")
             if object_store_memory is not None:
                 raise ValueError("object_store_memory belongs to a new cluster: leave it out when address is given")
-            return _init.connect_existing(address, namespace, print_output)
+            return _init.connect_existing(address, namespace, print_output, env_vars)
         return _init.start_local(
             num_cpus=num_cpus,
             num_gpus=num_gpus,
@@ -238,6 +242,7 @@ def init(
             labels=labels,
             temp_dir=_temp_dir,
             host=_node_ip_address,
+            env_vars=env_vars,
         )
 
 

@@ -90,6 +90,7 @@ class TaskTemplate:
         max_retries: int,
         retry_exceptions: bool,
         strategy: tuple[Any, ...] | None = None,
+        env_vars: dict[str, str] | None = None,
     ) -> TaskTemplate: ...
 
 class ForeignReferenceError(ValueError):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
-from sparkray._private import worker
+from sparkray._private import runtime_env, worker
 from sparkray._private.ids import HexId
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
@@ -14,8 +15,6 @@ _LATER = {
     "current_placement_group_id": "there are no placement groups yet",
     "get_placement_group_id": "there are no placement groups yet",
     "should_capture_child_tasks_in_placement_group": "there are no placement groups yet",
-    "get_runtime_env_string": "there are no runtime environments yet",
-    "runtime_env": "there are no runtime environments yet",
     "get_resource_ids": "GPUs are not assigned to tasks yet",
     "get_accelerator_ids": "GPUs are not assigned to tasks yet",
     "get_session_name": "sessions have no name",
@@ -114,6 +113,21 @@ class RuntimeContext:
             if node["node_id"] == core.node_id:
                 return dict(node.get("labels", {}))
         return {}
+
+    def get_runtime_env_string(self) -> str:
+        """What this task, actor or driver has as its runtime environment.
+
+        Returns:
+            JSON, for example '{"env_vars": {"A": "1"}}'; "{}" when it has none.
+        """
+        return json.dumps(self.runtime_env)
+
+    @property
+    def runtime_env(self) -> dict[str, Any]:
+        """See get_runtime_env_string; as a dict."""
+        worker.core_worker()
+        variables = runtime_env.current()
+        return {"env_vars": dict(variables)} if variables else {}
 
     @property
     def namespace(self) -> str:

@@ -15,6 +15,7 @@ pub mod sync;
 mod telemetry;
 mod token;
 mod value;
+mod worker_key;
 
 pub use address::WorkerAddress;
 pub use config::{CUT_OFF_STATUS, HeadConfig, HeadReady, ParentNotice, RayletConfig, RayletReady};
@@ -37,6 +38,7 @@ pub use shared_moment::{MOMENT_LEN, MomentClock, SharedMoment};
 pub use telemetry::{init_tracing, init_tracing_if_asked};
 pub use token::ClusterToken;
 pub use value::{VALUE_ALIGNMENT, VALUE_HEADER_LEN, ValueError, ValueFormat, ValueHeader};
+pub use worker_key::{BadVariable, Language, RuntimeEnvironment, WorkerKey};
 
 /// Values up to this many bytes travel inside messages; larger ones live in the object store.
 pub const MAX_INLINE_BYTES: usize = 100 * 1024;

@@ -9,6 +9,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use sparkray_common::{
     ActorId, ErrorCode, FunctionId, JobId, ResourceSet, SchedulingStrategy, TaskId, ValueFormat, ValueHeader,
+    WorkerKey,
 };
 use sparkray_proto::{self as proto, ClientKind, FrameKind, TaskStatus};
 use sparkray_rpc::{Frame, FrameDecoder, receive_with_descriptors};
@@ -245,6 +246,7 @@ fn an_answer_that_cannot_be_read_fails_its_call_alone() {
         max_retries: 0,
         retry_exceptions: false,
         strategy: SchedulingStrategy::Default,
+        worker: WorkerKey::default(),
     });
     let submit = || driver.submit(&template, CallArguments::default()).unwrap()[0];
     let first = submit();

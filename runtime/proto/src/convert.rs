@@ -1,7 +1,8 @@
 //! From messages to domain types, checked, and back.
 
 use sparkray_common::{
-    ErrorCode, IdError, NodeId, ObjectId, ResourceError, ResourceSet, WorkerAddress as Address, WorkerId,
+    BadVariable, ErrorCode, IdError, NodeId, ObjectId, ResourceError, ResourceSet, WorkerAddress as Address,
+    WorkerId,
 };
 
 use crate::generated::{Failure, ObjectLocation, ObjectReference, Resources, WorkerAddress};
@@ -18,6 +19,12 @@ pub enum MessageError {
     /// A field that must be there.
     #[error("message lacks {0}")]
     Missing(&'static str),
+    /// A worker of a language that this version does not have.
+    #[error("there are no workers of language {0}")]
+    Language(i32),
+    /// A variable that no process can have.
+    #[error(transparent)]
+    Variable(#[from] BadVariable),
     /// Bytes that protobuf does not read.
     #[error("message cannot be decoded: {0}")]
     Decode(String),

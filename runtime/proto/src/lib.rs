@@ -7,6 +7,7 @@ pub mod bridge;
 mod convert;
 mod frame_kind;
 mod strategy;
+mod worker_key;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub, missing_docs)]
 mod generated {

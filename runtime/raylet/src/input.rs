@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId, WorkerKey};
 use sparkray_object_store::{IoOutcome, MappedRange, PullTicket, PushTicket};
 use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadReply, head_message};
 use sparkray_rpc::{Accepted, Frame};
@@ -29,7 +29,7 @@ pub enum Input {
         error: Option<String>,
     },
     /// The zygote's news.
-    Zygote(ZygoteEvent),
+    Zygote { key: WorkerKey, event: ZygoteEvent },
     /// Lines that a worker wrote.
     Output {
         worker_id: WorkerId,

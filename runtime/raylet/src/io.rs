@@ -55,6 +55,7 @@ impl Io {
                     .births
                     .fork(births, |connection, socket| connections.serve(connection, socket));
             }
+            Effect::EndZygote { key } => self.births.end_zygote(&key),
             Effect::Kill { pid } => kill(pid),
             Effect::KillLater { worker, grace } => self.births.kill_later(worker, grace),
             Effect::KillOrphans { gone, known } => kill_orphans(self.node.node_id, &gone, &known),
@@ -150,7 +151,9 @@ impl Io {
 
     /// Collects the children that have ended.
     pub(crate) fn reap_children(&self) -> Option<Input> {
-        self.births.has_zygote().then(|| Input::ChildrenEnded(reap_all()))
+        self.births
+            .has_zygotes()
+            .then(|| Input::ChildrenEnded(reap_all()))
     }
 
     /// The time, and how long the head of this node has not run.

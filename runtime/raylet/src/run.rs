@@ -30,7 +30,7 @@ use crate::settings::{
     Settings, ip_of, labels_of, registration, with_own_resources, worker_config, zygote_spec,
 };
 use crate::tasks::Tasks;
-use crate::workers::{Births, Workers, Zygote, kill_all};
+use crate::workers::{Births, Workers, Zygotes, kill_all};
 
 /// Inputs that may wait for the loop; whoever brings more waits.
 const INPUTS: usize = 4096;
@@ -101,7 +101,8 @@ async fn serve(
         .map_err(|error| RayletError::os("watch for the end of children", error))?;
     // First, because importing takes longest.
     let python = config.python.as_ref();
-    let zygote = python.map(|python| Zygote::start(zygote_spec(config, python), &inputs, tasks));
+    let zygotes =
+        python.map(|python| Zygotes::start(zygote_spec(config, python), inputs.clone(), tasks.clone()));
 
     let socket_name = format!("sparkray-{}-{}", &config.cluster_id[..8], &config.node_id[..12]);
     let identity = &settings.identity;
@@ -178,12 +179,12 @@ async fn serve(
     let now = Instant::now();
     let parts = Parts {
         clients: Clients::default(),
-        leases: Leases::new(Arc::clone(&node), resources, zygote.is_some()),
+        leases: Leases::new(Arc::clone(&node), resources, zygotes.is_some()),
         workers: Workers::new(
             Arc::clone(&node),
             config.prestart_workers as usize,
             settings.cores,
-            zygote.is_some(),
+            zygotes.is_some(),
         ),
         actors: Actors::new(Arc::clone(&node), Ids::random()),
         objects: Objects::new(Arc::clone(&node), store_config, now),
@@ -201,7 +202,7 @@ async fn serve(
         routes: Arc::clone(routes),
         peers: peers.clone(),
         births: Births::new(
-            zygote,
+            zygotes,
             worker_config(config, &node, &socket_name),
             inputs.clone(),
             tasks.clone(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sparkray_common::{
     ClusterId, ClusterToken, DRIVER_NODE_SILENCE, Labels, MomentClock, NODE_ID_LABEL, NODE_SILENCE, NodeId,
-    RayletConfig, ResourceSet, VERSION,
+    RayletConfig, ResourceSet, VERSION, WorkerKey,
 };
 use sparkray_proto::RegisterNode;
 use sparkray_rpc::{Endpoint, Identity};
@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::error::RayletError;
 use crate::head::clock_beside;
 use crate::node_info::NodeInfo;
-use crate::workers::{WorkerConfig, ZygoteSpec};
+use crate::workers::{UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};
 
 /// The configuration, checked.
 pub(crate) struct Settings {
@@ -135,7 +135,7 @@ pub(crate) fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
         .iter()
         .map(|name| ((*name).to_owned(), "1".to_owned()))
         .collect();
-    environment.push(("SPARKRAY_THREAD_VARIABLES".to_owned(), unset.join(",")));
+    environment.push((UNSET_THREAD_VARIABLES.to_owned(), unset.join(",")));
     environment.push(("SPARKRAY_CLUSTER_ID".to_owned(), config.cluster_id.clone()));
     environment.push(("SPARKRAY_NODE_ID".to_owned(), config.node_id.clone()));
     environment.extend(config.worker_env.clone());
@@ -148,9 +148,10 @@ pub(crate) fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
         python.to_owned()
     };
     ZygoteSpec {
+        key: WorkerKey::default(),
         python,
         working_dir,
-        log_dir: PathBuf::from(&config.log_dir),
+        log: PathBuf::from(&config.log_dir).join("zygote.log"),
         environment,
     }
 }

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, ObjectId, SchedulingStrategy, WorkerAddress};
+use sparkray_common::{
+    ActorId, ErrorCode, FunctionId, ObjectId, SchedulingStrategy, WorkerAddress, WorkerKey,
+};
 use sparkray_core_worker::simulation::Argument;
 use sparkray_core_worker::{
     ActorMethod, CallArguments, CoreError, CreateActorWork, Fetched, IncomingTask, TaskTemplate, WorkItem,
@@ -121,6 +123,7 @@ impl Process {
                 max_retries: -1,
                 retry_exceptions: false,
                 strategy: SchedulingStrategy::Default,
+                worker: WorkerKey::default(),
             })
         });
         Arc::clone(made)

@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use sparkray_common::{MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId};
+use sparkray_common::{
+    MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId, WorkerKey,
+};
 use sparkray_core_worker::simulation::CloseCause;
 use sparkray_object_store::{IoJob, PullTicket};
 use sparkray_proto::{ClusterView, FrameKind, HeadRequest, HeadStallReply, head_request};
@@ -124,7 +126,7 @@ impl Cluster {
             python_version: "3.11".to_owned(),
             sparkray_version: VERSION.to_owned(),
         };
-        self.input(node, Input::Zygote(ready));
+        self.input(node, zygote(ready));
         self.agenda.after(TICK, Event::RayletTick { node });
         self.agenda.after(SECOND / 2, Event::Heartbeat { node });
         self.node_is_up(node);
@@ -316,7 +318,10 @@ impl Cluster {
                     self.raylet_sends(node, connection, frame);
                 }
             }
-            Effect::SendLog { .. } | Effect::CloseHeadRoute | Effect::KillOrphans { .. } => {}
+            Effect::SendLog { .. }
+            | Effect::CloseHeadRoute
+            | Effect::KillOrphans { .. }
+            | Effect::EndZygote { .. } => {}
             Effect::Close { connection } | Effect::Drain { connection } => {
                 self.raylet_closes(node, connection);
             }
@@ -472,14 +477,15 @@ impl Cluster {
     }
 
     fn fork(&mut self, node: usize, birth: Birth) {
+        let connection = birth.connection;
         let process = self.new_worker(node, birth);
         let ends = [
             End::Process(process, sparkray_core_worker::simulation::RAYLET),
-            End::Raylet(node, birth.connection),
+            End::Raylet(node, connection),
         ];
         let host = self.nodes[node].host;
         let link = self.network.link(ends, [host, host]);
-        self.nodes[node].connections.insert(birth.connection, link);
+        self.nodes[node].connections.insert(connection, link);
         self.processes[process]
             .links
             .insert(sparkray_core_worker::simulation::RAYLET, link);
@@ -494,7 +500,7 @@ impl Cluster {
     pub(crate) fn forked(&mut self, node: usize, process: usize) {
         let found = &self.processes[process];
         let (worker_id, pid) = (found.worker, found.pid);
-        self.input(node, Input::Zygote(ZygoteEvent::Forked { worker_id, pid }));
+        self.input(node, zygote(ZygoteEvent::Forked { worker_id, pid }));
     }
 
     /// A driver connects to the raylet of a node.
@@ -527,4 +533,12 @@ pub(crate) fn link_of(ticket: &OwnedFd) -> usize {
 
 fn side_is_own(end: &End, node: usize) -> bool {
     matches!(end, End::Raylet(other, _) if *other == node)
+}
+
+/// News of the only zygote of a node.
+fn zygote(event: ZygoteEvent) -> Input {
+    Input::Zygote {
+        key: WorkerKey::default(),
+        event,
+    }
 }

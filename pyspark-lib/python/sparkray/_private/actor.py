@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
 
 from sparkray import exceptions
 from sparkray._private import options as option_checks
-from sparkray._private import scheduling
+from sparkray._private import runtime_env, scheduling
 from sparkray._private.ids import HexId
 from sparkray._private.remote_function import argument_error, definition_id, pickle_definition
 from sparkray._private.serialization import SerializationError, pickling
@@ -298,6 +298,7 @@ class ActorClass:
             "max_concurrency": self._concurrency(),
             "is_async": self._info.is_async,
             "strategy": scheduling.strategy_of(options),
+            "env_vars": runtime_env.env_vars_of(options),
         }
 
     def _pickled_for(self, core: CoreWorker) -> tuple[bytes, bytes]:

@@ -31,7 +31,6 @@ _DASHBOARD = frozenset({"include_dashboard", "dashboard_host", "dashboard_port"}
 # Arguments of Ray's init that are not there yet.
 _LATER = frozenset(
     {
-        "runtime_env",
         "job_config",
         "local_mode",
         "logging_config",
@@ -169,6 +168,7 @@ def start_local(
     labels: dict[str, str] | None,
     temp_dir: str | None,
     host: str | None,
+    env_vars: dict[str, str],
 ) -> ClusterInfo:
     """Starts a cluster on this machine and connects to it. Nothing is left when it fails."""
     if num_cpus is not None:
@@ -192,7 +192,11 @@ def start_local(
             host=host or local.LOOPBACK,
         )
         worker.connect_driver(
-            cluster.connection(node), namespace=namespace, log_to_driver=log_to_driver, on_shutdown=cluster.stop
+            cluster.connection(node),
+            namespace=namespace,
+            log_to_driver=log_to_driver,
+            on_shutdown=cluster.stop,
+            env_vars=env_vars,
         )
     except BaseException:
         cluster.stop()
@@ -200,7 +204,9 @@ def start_local(
     return current_info(str(cluster.session.path))
 
 
-def connect_existing(address: str, namespace: str | None, log_to_driver: bool) -> ClusterInfo:
+def connect_existing(
+    address: str, namespace: str | None, log_to_driver: bool, env_vars: dict[str, str] | None = None
+) -> ClusterInfo:
     """Connects to a cluster of `cluster_utils.Cluster` in this process."""
     if address == "auto" and len(clusters) == 1:
         address = next(iter(clusters))
@@ -213,7 +219,9 @@ def connect_existing(address: str, namespace: str | None, log_to_driver: bool) -
             "started is not there yet: write init(address='local') for a cluster on this machine, or use RayContext on "
             f"Spark{known}"
         )
-    worker.connect_driver(cluster.connection(cluster.nodes[0]), namespace=namespace, log_to_driver=log_to_driver)
+    worker.connect_driver(
+        cluster.connection(cluster.nodes[0]), namespace=namespace, log_to_driver=log_to_driver, env_vars=env_vars
+    )
     return current_info(str(cluster.session.path))
 
 

@@ -54,6 +54,7 @@ def join(
     of_new_clusters: Mapping[str, Any],
     namespace: str | None,
     log_to_driver: bool | None,
+    env_vars: dict[str, str] | None,
 ) -> init.ClusterInfo:
     """Connects to the cluster, if this process is not connected, and has it work as `init` was asked.
 
@@ -63,13 +64,15 @@ def join(
         of_new_clusters: arguments of `init` that only a cluster that it starts can meet, by name.
         namespace: in which named actors are found from now on; None: as it is.
         log_to_driver: whether workers' output is printed from now on; None: as it is.
+        env_vars: variables of the workers of what is called from now on; None: as it is.
     """
     cluster.check()
     _warn_of_unmet(_unmet_address(cluster, address) | {name: value for name, value in of_new_clusters.items() if value})
     if cluster.is_connected():
-        worker.change_settings(namespace, log_to_driver)
+        worker.change_settings(namespace, log_to_driver, env_vars)
     else:
         cluster.connect(namespace, log_to_driver)
+        worker.change_settings(None, None, env_vars)
     return init.current_info(None)
 
 

@@ -7,11 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sparkray._private import scheduling
+from sparkray._private import runtime_env, scheduling
 
 # Ray's options that mean something only when they differ from these values; they are not there yet.
 _LATER: dict[str, tuple[Any, ...]] = {
-    "runtime_env": (None, {}),
     "placement_group": (None, "default"),
     "placement_group_bundle_index": (-1,),
     "placement_group_capture_child_tasks": (None, False),
@@ -31,7 +30,7 @@ _WITHOUT_EFFECT = frozenset({"enable_task_events", "_labels", "_metadata"})
 # Checked together.
 _PLACE = frozenset({"scheduling_strategy", "label_selector"})
 
-_COMMON = _PLACE | {"num_cpus", "num_gpus", "memory", "resources", "name"}
+_COMMON = _PLACE | {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env"}
 TASK_OPTIONS = _COMMON | {"num_returns", "max_retries", "retry_exceptions"}
 ACTOR_OPTIONS = _COMMON | {
     "namespace",
@@ -102,6 +101,8 @@ def _check_value(name: str, value: Any) -> None:
             check_quantity(name, value)
     elif name == "resources":
         check_resources(value)
+    elif name == "runtime_env":
+        runtime_env.check(value)
     elif name in ("max_retries", "max_restarts"):
         _check_integer(name, value, -1, "-1 for no limit, or at least 0")
     elif name == "max_concurrency":

@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sparkray._native import ForeignReferenceError
 from sparkray._private import options as option_checks
-from sparkray._private import scheduling
+from sparkray._private import runtime_env, scheduling
 from sparkray._private.serialization import SerializationError, dump_definition, explain, pickle_by_value
 from sparkray._private.signature import CallShape
 from sparkray._private.worker import core_worker, state
@@ -53,6 +54,17 @@ def argument_error(
             which = shape.name_of(index, len(args), keywords)
             return TypeError(explain(value, problem).describe(f"argument {which} of {name}()"))
     return TypeError(error.describe(f"the arguments of {name}()"))
+
+
+# Functions with a template.
+_prepared: weakref.WeakSet[RemoteFunction] = weakref.WeakSet()
+
+
+def forget_templates() -> None:
+    """What templates were made of has changed."""
+    for function in list(_prepared):
+        function._template = None
+    _prepared.clear()
 
 
 class RemoteFunction:
@@ -180,8 +192,10 @@ class RemoteFunction:
             options.get("max_retries", DEFAULT_MAX_RETRIES),
             options.get("retry_exceptions", False),
             scheduling.strategy_of(options),
+            runtime_env.env_vars_of(options),
         )
         self._core, self._template = core, template
+        _prepared.add(self)
         return core, template
 
     def _pickled_for(self, core: CoreWorker) -> bytes:

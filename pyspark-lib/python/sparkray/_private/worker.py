@@ -52,6 +52,8 @@ class _State:
         self.is_driver = True
         self.log_to_driver = True
         self.namespace = ""
+        # Of a driver's job: see `runtime_env`.
+        self.env_vars: dict[str, str] = {}
         # The abstract Unix socket of this node's raylet, in a driver.
         self.socket_name = ""
         self.why_not = _NEVER_STARTED
@@ -103,6 +105,7 @@ def connect_driver(
     log_to_driver: bool = True,
     on_shutdown: Callable[[], None] | None = None,
     origin: job_modules.Origin | None = None,
+    env_vars: dict[str, str] | None = None,
     settings_may_change: bool = False,
 ) -> CoreWorker:
     """Makes this process a driver of the cluster whose raylet runs on this machine.
@@ -113,6 +116,7 @@ def connect_driver(
         log_to_driver: whether output of workers is printed here.
         on_shutdown: called after the connection was closed, by `shutdown` or at exit.
         origin: what this process's modules come from beside its `sys.path`.
+        env_vars: environment variables of the workers that run what this driver calls.
         settings_may_change: whether `change_settings` may be called.
     """
     from sparkray._private import log_output, unhandled
@@ -143,6 +147,7 @@ def connect_driver(
         core.shutdown()
         raise
     state.namespace = chosen
+    state.env_vars = dict(env_vars or {})
     state.socket_name = connection.socket_name
     state.log_to_driver = log_to_driver
     state.is_driver = True
@@ -154,9 +159,9 @@ def connect_driver(
     return core
 
 
-def change_settings(namespace: str | None, log_to_driver: bool | None) -> None:
+def change_settings(namespace: str | None, log_to_driver: bool | None, env_vars: dict[str, str] | None = None) -> None:
     """Changes what `connect_driver` was told, for what is submitted and printed from now on. None: as it is."""
-    from sparkray._private import log_output
+    from sparkray._private import log_output, remote_function
 
     if namespace is not None:
         core = core_worker()
@@ -165,6 +170,9 @@ def change_settings(namespace: str | None, log_to_driver: bool | None) -> None:
     if log_to_driver is not None:
         state.log_to_driver = log_to_driver
         log_output.set_shown(log_to_driver)
+    if env_vars is not None and env_vars != state.env_vars:
+        state.env_vars = dict(env_vars)
+        remote_function.forget_templates()
 
 
 def _namespace_key(core: CoreWorker) -> bytes:

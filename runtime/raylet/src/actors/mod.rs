@@ -185,6 +185,7 @@ impl Actors {
             },
             spilled: false,
             python_version: spec.python_version.clone(),
+            worker: proto::WorkerKey::read(spec.worker.as_ref())?,
         };
         leases.request_for_actor(request, now);
         let actor = Actor {

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId};
+use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId, WorkerKey};
 
 use super::placement::{FirstLook, Own, missing};
 use crate::cluster_view::ClusterView;
@@ -45,6 +45,8 @@ pub(crate) struct LeaseRequest {
     pub(crate) spilled: bool,
     /// Python of the job, empty when it does not matter.
     pub(crate) python_version: String,
+    /// Which workers can serve it.
+    pub(crate) worker: WorkerKey,
 }
 
 /// How far a lease is.

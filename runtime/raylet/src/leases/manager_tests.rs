@@ -1,5 +1,5 @@
 use proptest::prelude::*;
-use sparkray_common::SchedulingStrategy;
+use sparkray_common::{SchedulingStrategy, WorkerKey};
 use sparkray_proto::{ClusterView as ViewMessage, NodeView};
 
 use super::*;
@@ -26,6 +26,7 @@ fn request(number: u8, amount: f64) -> LeaseRequest {
         },
         spilled: false,
         python_version: String::new(),
+        worker: WorkerKey::default(),
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use sparkray_common::{ErrorCode, JobId, LeaseId, Metrics, ResourceSet, WorkerId};
+use sparkray_common::{ErrorCode, JobId, LeaseId, Metrics, ResourceSet, WorkerId, WorkerKey};
 use sparkray_proto::{Failure, FrameKind, LeaseBroken, LeaseWanted, RequestWorkerLeaseReply, location_of};
 use sparkray_rpc::Frame;
 use tracing::{Span, debug, warn};
@@ -35,6 +35,7 @@ pub(crate) struct Waiting {
     pub(crate) job: JobId,
     /// Empty when it does not matter.
     pub(crate) python_version: String,
+    pub(crate) worker: WorkerKey,
 }
 
 /// The leases of this node.
@@ -117,6 +118,7 @@ impl Leases {
                 lease_id: request.lease_id,
                 job: request.job_id,
                 python_version: request.python_version.clone(),
+                worker: request.worker.clone(),
             })
             .collect()
     }

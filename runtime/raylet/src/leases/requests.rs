@@ -4,8 +4,8 @@ use std::time::Instant;
 
 use sparkray_common::{ErrorCode, JobId, LeaseId, ResourceSet, WorkerId};
 use sparkray_proto::{
-    CancelWorkerLease, Failure, FrameKind, MessageError, RequestWorkerLease, RequestWorkerLeaseReply,
-    ReturnWorkerLease, SchedulingStrategy,
+    self as proto, CancelWorkerLease, Failure, FrameKind, MessageError, RequestWorkerLease,
+    RequestWorkerLeaseReply, ReturnWorkerLease, SchedulingStrategy,
 };
 use tracing::debug_span;
 
@@ -54,6 +54,7 @@ impl Leases {
             },
             spilled: message.spilled,
             python_version: message.python_version,
+            worker: proto::WorkerKey::read(message.worker.as_ref())?,
         };
         let mut answer = |reply: &RequestWorkerLeaseReply| {
             out.send(connection, FrameKind::RequestWorkerLeaseReply, correlation, reply);

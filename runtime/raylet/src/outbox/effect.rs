@@ -3,17 +3,18 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use sparkray_common::{FeedId, NodeId, ObjectId, SharedMoment, WorkerAddress, WorkerId};
+use sparkray_common::{FeedId, NodeId, ObjectId, SharedMoment, WorkerAddress, WorkerId, WorkerKey};
 use sparkray_object_store::{IoJob, MappedRange, PullTicket, PushSource};
 use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadRequest, LogBatch, ObjectLocation, RegisterJob};
 use sparkray_rpc::{Frame, SecuredSocket};
 use tokio::sync::oneshot;
 
 /// A worker that the zygote is to be asked for, and the connection that it will have.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Birth {
     pub worker: WorkerId,
     pub connection: u64,
+    pub key: WorkerKey,
 }
 
 /// Something that only sockets, processes, files or tasks can do.
@@ -77,9 +78,13 @@ pub enum Effect {
     ForgetPeer {
         node: NodeId,
     },
-    /// Asks the zygote for workers.
+    /// Asks a zygote for workers; starts it when there is none with their key.
     Fork {
         births: Vec<Birth>,
+    },
+    /// A zygote ends. The workers that it forked go on.
+    EndZygote {
+        key: WorkerKey,
     },
     /// Kills a child that was not collected.
     Kill {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use sparkray_common::WorkerId;
+use sparkray_common::{WorkerId, WorkerKey};
 use sparkray_proto::{FrameKind, LogBatch, node_message};
 use sparkray_rpc::Frame;
 
@@ -33,8 +33,8 @@ pub(crate) enum Event {
         /// `None`: the usual one.
         grace: Option<Duration>,
     },
-    /// The zygote is to be asked for so many workers.
-    ForkWorkers { count: usize },
+    /// The zygote with this key is to be asked for so many workers.
+    ForkWorkers { key: WorkerKey, count: usize },
     /// A worker that was asked for never came to be: its connection is of no use.
     WorkerUnborn { connection: u64 },
     /// A worker is gone for good, with the reason in words.

@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use prost::bytes::Bytes;
-use sparkray_common::JobId;
+use sparkray_common::{JobId, WorkerKey};
 use sparkray_proto::LogBatch;
 use sparkray_rpc::Frame;
 
@@ -50,7 +50,7 @@ impl Router {
                 reason,
                 grace,
             } => self.workers.end(worker, reason, grace, now, &mut self.out),
-            Event::ForkWorkers { count } => self.fork(count, now),
+            Event::ForkWorkers { key, count } => self.fork(&key, count, now),
             Event::WorkerUnborn { connection } => {
                 self.clients.remove(connection);
                 self.out.effect(Effect::Release { connection });
@@ -67,15 +67,16 @@ impl Router {
         self.changed = self.changed.max(Changed::Leases);
     }
 
-    fn fork(&mut self, count: usize, now: Instant) {
+    fn fork(&mut self, key: &WorkerKey, count: usize, now: Instant) {
         let mut births = Vec::with_capacity(count);
         for _ in 0..count {
             let worker = self.ids.next_worker();
             let birth = Birth {
                 worker,
                 connection: self.clients.connected(true, Some(worker), now),
+                key: key.clone(),
             };
-            self.workers.add(birth, now);
+            self.workers.add(&birth, now);
             births.push(birth);
         }
         self.out.effect(Effect::Fork { births });

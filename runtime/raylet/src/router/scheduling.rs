@@ -1,8 +1,9 @@
 //! Leases that need workers: where leases, actors and workers meet.
 
+use std::collections::BTreeMap;
 use std::time::Instant;
 
-use sparkray_common::{ErrorCode, LeaseId, WorkerId};
+use sparkray_common::{ErrorCode, LeaseId, WorkerId, WorkerKey};
 use sparkray_proto::Failure;
 
 use super::{Changed, Router};
@@ -36,27 +37,45 @@ impl Router {
     }
 
     fn find_workers(&mut self, now: Instant) {
-        let mut missing = 0;
+        let mut missing = BTreeMap::<WorkerKey, usize>::new();
         for lease in self.leases.waiting() {
             if let Some(failure) = self.why_not_here(&lease) {
                 self.fail(lease.lease_id, failure);
                 continue;
             }
-            match self.workers.take_idle(lease.job, lease.lease_id, now) {
+            match self
+                .workers
+                .take_idle(&lease.worker, lease.job, lease.lease_id, now)
+            {
                 Some(worker) => self.give_worker(lease.lease_id, worker, now),
-                None => missing += 1,
+                None => *missing.entry(lease.worker).or_default() += 1,
             }
         }
-        self.workers.fork_missing(missing, now, &mut self.out);
-        if let Some(cause) = self.workers.hopeless() {
-            let failure = Failure::new(
-                ErrorCode::Unavailable,
-                format!("node {} cannot start Python workers: {cause}", self.node.address),
-            );
-            for lease in self.leases.waiting() {
-                self.fail(lease.lease_id, failure.clone());
-            }
+        self.workers.fork_missing(&missing, now, &mut self.out);
+        if self.workers.is_any_hopeless() {
+            self.refuse_hopeless();
         }
+    }
+
+    /// Those who wait for workers that will not come are told.
+    fn refuse_hopeless(&mut self) {
+        for lease in self.leases.waiting() {
+            let Some(cause) = self.workers.hopeless(&lease.worker) else {
+                continue;
+            };
+            let variables = lease.worker.environment.variables();
+            let with = if variables.is_empty() {
+                String::new()
+            } else {
+                // Their values may be secrets.
+                let names: Vec<&str> = variables.keys().map(String::as_str).collect();
+                format!(" with the variables {} of its runtime_env", names.join(", "))
+            };
+            let address = &self.node.address;
+            let text = format!("node {address} cannot start Python workers{with}: {cause}");
+            self.fail(lease.lease_id, Failure::new(ErrorCode::Unavailable, text));
+        }
+        self.workers.forget_hopeless(&mut self.out);
     }
 
     fn why_not_here(&self, lease: &Waiting) -> Option<Failure> {

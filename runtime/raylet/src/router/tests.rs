@@ -2,7 +2,9 @@
 
 mod metrics;
 
-use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION};
+use sparkray_common::{
+    ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION, WorkerKey,
+};
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
@@ -77,11 +79,14 @@ impl Bench {
             correlation: 0,
             pid: 100,
         };
-        bench.put(Input::Zygote(ZygoteEvent::Ready {
-            pid: 1,
-            python_version: "3.11".to_owned(),
-            sparkray_version: VERSION.to_owned(),
-        }));
+        bench.put(Input::Zygote {
+            key: WorkerKey::default(),
+            event: ZygoteEvent::Ready {
+                pid: 1,
+                python_version: "3.11".to_owned(),
+                sparkray_version: VERSION.to_owned(),
+            },
+        });
         bench
     }
 

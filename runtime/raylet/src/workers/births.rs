@@ -1,5 +1,6 @@
-//! The births of workers: their connections and pipes, and the zygote that is asked for them.
+//! The births of workers: their connections and pipes, and the zygotes that are asked for them.
 
+use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -7,7 +8,7 @@ use std::time::Duration;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
-use sparkray_common::WorkerId;
+use sparkray_common::{WorkerId, WorkerKey};
 use tokio::sync::mpsc;
 use tracing::debug;
 
@@ -17,39 +18,61 @@ use crate::input::Input;
 use crate::outbox::Birth;
 use crate::tasks::Tasks;
 
-/// Requests that may wait for the zygote.
+/// Requests that may wait for a zygote.
 const FORK_REQUESTS: usize = 1024;
 
-/// The zygote, and what workers get from it.
+/// The zygotes, and what workers get from them.
 pub(crate) struct Births {
     /// `None` on a node that runs no Python tasks.
-    zygote: Option<mpsc::Sender<ForkRequest>>,
+    zygotes: Option<Zygotes>,
     config: WorkerConfig,
     inputs: mpsc::Sender<Input>,
     tasks: Tasks,
 }
 
-/// Requests to a zygote that was started.
-pub(crate) struct Zygote(mpsc::Sender<ForkRequest>);
+/// One zygote for each key that workers were asked for with; that of the node's own environment is always there.
+pub(crate) struct Zygotes {
+    spec: ZygoteSpec,
+    requests: HashMap<WorkerKey, mpsc::Sender<ForkRequest>>,
+    inputs: mpsc::Sender<Input>,
+    tasks: Tasks,
+}
 
-impl Zygote {
-    /// Starts a zygote. Must be called on the main thread, with its runtime.
-    pub(crate) fn start(spec: ZygoteSpec, inputs: &mpsc::Sender<Input>, tasks: &Tasks) -> Self {
+impl Zygotes {
+    /// Starts that of the node's own environment, as `spec` says. Must be called on the main thread, with its runtime, as
+    /// all that starts zygotes.
+    pub(crate) fn start(spec: ZygoteSpec, inputs: mpsc::Sender<Input>, tasks: Tasks) -> Self {
+        let mut zygotes = Self {
+            spec,
+            requests: HashMap::new(),
+            inputs,
+            tasks,
+        };
+        zygotes.with_key(&WorkerKey::default());
+        zygotes
+    }
+
+    fn with_key(&mut self, key: &WorkerKey) -> mpsc::Sender<ForkRequest> {
+        if let Some(requests) = self.requests.get(key) {
+            return requests.clone();
+        }
         let (requests, receiver) = mpsc::channel(FORK_REQUESTS);
-        tasks.spawn(run_zygote(spec, receiver, inputs.clone()));
-        Self(requests)
+        let spec = self.spec.with_key(key);
+        self.tasks.spawn(run_zygote(spec, receiver, self.inputs.clone()));
+        self.requests.insert(key.clone(), requests.clone());
+        requests
     }
 }
 
 impl Births {
     pub(crate) fn new(
-        zygote: Option<Zygote>,
+        zygotes: Option<Zygotes>,
         config: WorkerConfig,
         inputs: mpsc::Sender<Input>,
         tasks: Tasks,
     ) -> Self {
         Self {
-            zygote: zygote.map(|Zygote(requests)| requests),
+            zygotes,
             config,
             inputs,
             tasks,
@@ -57,21 +80,21 @@ impl Births {
     }
 
     /// Whether this process has children of its own to collect.
-    pub(crate) fn has_zygote(&self) -> bool {
-        self.zygote.is_some()
+    pub(crate) fn has_zygotes(&self) -> bool {
+        self.zygotes.is_some()
     }
 
-    /// Asks the zygote for workers. `serve` takes this node's end of each connection. What cannot be asked for is
+    /// Asks zygotes for workers. `serve` takes this node's end of each connection. What cannot be asked for is
     /// returned, with all that would have come after it.
     pub(crate) fn fork(
-        &self,
+        &mut self,
         births: Vec<Birth>,
         mut serve: impl FnMut(u64, OwnedFd) -> std::io::Result<()>,
     ) -> Option<Input> {
-        let zygote = self.zygote.as_ref()?;
         let mut left = births.into_iter();
         while let Some(birth) = left.next() {
-            let error = match self.prepare(birth, &mut serve) {
+            let zygote = self.zygotes.as_mut()?.with_key(&birth.key);
+            let error = match self.prepare(&birth, &mut serve) {
                 Ok(request) => match zygote.try_send(request) {
                     Ok(()) => continue,
                     Err(error) => {
@@ -87,9 +110,16 @@ impl Births {
         None
     }
 
+    /// Lets a zygote end; the workers that it forked go on.
+    pub(crate) fn end_zygote(&mut self, key: &WorkerKey) {
+        if let Some(zygotes) = &mut self.zygotes {
+            zygotes.requests.remove(key);
+        }
+    }
+
     fn prepare(
         &self,
-        birth: Birth,
+        birth: &Birth,
         serve: &mut impl FnMut(u64, OwnedFd) -> std::io::Result<()>,
     ) -> std::io::Result<ForkRequest> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

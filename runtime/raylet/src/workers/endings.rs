@@ -97,7 +97,7 @@ impl Workers {
         let cause = format!("worker {worker} (pid {pid}) on {}: {how}", self.node.host);
         if entry.state == WorkerState::Coming {
             warn!(worker_id = %worker, pid, how, log_dir = self.node.log_dir, "a worker ended before it was ready");
-            self.start_failed(how, now);
+            self.start_failed(&entry.key, how, now);
         } else {
             info!(worker_id = %worker, pid, how, "worker ended");
         }
@@ -118,7 +118,7 @@ impl Workers {
             return;
         }
         let mut known: HashSet<u32> = self.pool.iter().filter_map(|(_, worker)| worker.pid).collect();
-        known.extend(self.zygote_pid);
+        known.extend(self.zygotes.pids());
         out.effect(Effect::KillOrphans {
             gone: std::mem::take(&mut self.gone),
             known,

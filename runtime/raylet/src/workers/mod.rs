@@ -13,10 +13,11 @@ mod orphans;
 mod part;
 mod pool;
 mod zygote;
+mod zygotes;
 
-pub(crate) use births::{Births, Zygote, kill};
+pub(crate) use births::{Births, Zygotes, kill};
 pub use descendants::kill_all;
 pub(crate) use descendants::reap_all;
 pub(crate) use orphans::kill_orphans;
 pub(crate) use part::Workers;
-pub(crate) use zygote::{WorkerConfig, ZygoteSpec};
+pub(crate) use zygote::{UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};

@@ -1,26 +1,23 @@
 //! The part: which workers there are, and what they are told.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, LeaseId, Metrics, WorkerId};
+use sparkray_common::{JobId, LeaseId, Metrics, WorkerId, WorkerKey};
 use sparkray_proto::{ExitWorker, FrameKind, WorkerLabel};
 use tracing::{debug, info, warn};
 
 use super::labels::Labels;
 use super::metrics::WorkerMetrics;
 use super::pool::{START_DEADLINE, WorkerPool, WorkerState};
+use super::zygotes::Zygotes;
 use crate::input::{ChildEnd, ZygoteEvent};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Birth, Effect, Event, Outbox};
 
 /// A worker that was told to end, or closed its connection, is killed after this time.
 pub(super) const END_GRACE: Duration = Duration::from_millis(500);
-/// After a worker could not be started, the next one is not tried sooner.
-const START_PAUSE: Duration = Duration::from_millis(200);
-/// Workers that fail to start, one after the other, before those who wait are told.
-const MAX_START_FAILURES: u32 = 10;
 
 /// The workers of this node.
 #[derive(Debug)]
@@ -29,14 +26,9 @@ pub(crate) struct Workers {
     pub(super) pool: WorkerPool,
     /// False on a node that runs no Python tasks.
     has_zygote: bool,
-    pub(super) zygote_pid: Option<u32>,
+    pub(super) zygotes: Zygotes,
     /// Major.minor of the workers' Python, once the zygote said it.
     python_version: Option<String>,
-    /// Why no worker will ever come.
-    gave_up: Option<String>,
-    start_failures: u32,
-    last_start_failure: String,
-    paused_until: Option<Instant>,
     /// Collected, but the connection is not drained yet.
     pub(super) ends: HashMap<WorkerId, ChildEnd>,
     /// Drained, but not collected yet.
@@ -56,12 +48,8 @@ impl Workers {
             node,
             pool: WorkerPool::new(prestart, cores),
             has_zygote,
-            zygote_pid: None,
+            zygotes: Zygotes::default(),
             python_version: None,
-            gave_up: None,
-            start_failures: 0,
-            last_start_failure: String::new(),
-            paused_until: None,
             ends: HashMap::new(),
             closed: HashSet::new(),
             unclaimed: HashMap::new(),
@@ -92,42 +80,82 @@ impl Workers {
         self.pool.of_job(job)
     }
 
-    /// Why those who wait for a worker wait in vain.
-    pub(crate) fn hopeless(&self) -> Option<String> {
-        if let Some(cause) = &self.gave_up {
-            return Some(cause.clone());
+    /// Why those wait in vain who wait for a worker with this key.
+    pub(crate) fn hopeless(&self, key: &WorkerKey) -> Option<String> {
+        self.zygotes.hopeless(key)
+    }
+
+    /// Whether anybody may wait in vain.
+    pub(crate) fn is_any_hopeless(&self) -> bool {
+        self.zygotes.is_any_hopeless()
+    }
+
+    /// All who waited in vain know it: whoever needs such workers next begins anew.
+    pub(crate) fn forget_hopeless(&mut self, out: &mut Outbox) {
+        for key in self.zygotes.end_hopeless() {
+            out.effect(Effect::EndZygote { key });
         }
-        (self.start_failures >= MAX_START_FAILURES).then(|| {
-            format!(
-                "{} workers in a row did not start ({})",
-                self.start_failures, self.last_start_failure
-            )
-        })
     }
 
-    pub(super) fn start_failed(&mut self, cause: String, now: Instant) {
+    pub(super) fn start_failed(&mut self, key: &WorkerKey, cause: String, now: Instant) {
         self.metrics.start_failed();
-        self.start_failures += 1;
-        self.last_start_failure = cause;
-        self.paused_until = Some(now + START_PAUSE);
+        self.zygotes.start_failed(key, cause, now);
     }
 
-    /// Asks for as many workers as are missing when `waiting` leases need one.
-    pub(crate) fn fork_missing(&self, waiting: usize, now: Instant, out: &mut Outbox) {
-        let is_paused = self.paused_until.is_some_and(|until| now < until);
-        if !self.has_zygote || self.gave_up.is_some() || is_paused {
+    /// Asks for as many workers as are missing when so many leases need one of each key.
+    pub(crate) fn fork_missing(
+        &mut self,
+        waiting: &BTreeMap<WorkerKey, usize>,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        if !self.has_zygote {
             return;
         }
-        let count = self.pool.to_fork(waiting);
-        if count > 0 {
-            out.event(Event::ForkWorkers { count });
+        let own = WorkerKey::default();
+        let mut room = self.pool.room();
+        if !waiting.contains_key(&own) {
+            room -= self.fork_missing_with(&own, 0, room, now, out);
         }
+        for (key, waiting_for_it) in waiting {
+            if self.zygotes.has_no_place_for(key) {
+                let pool = &self.pool;
+                let may_go = |other: &WorkerKey| !waiting.contains_key(other) && !pool.is_any_coming(other);
+                if let Some(key) = self.zygotes.end_oldest(may_go) {
+                    out.effect(Effect::EndZygote { key });
+                }
+            }
+            room -= self.fork_missing_with(key, *waiting_for_it, room, now, out);
+        }
+    }
+
+    /// How many are asked for; `room`: at most so many.
+    fn fork_missing_with(
+        &mut self,
+        key: &WorkerKey,
+        waiting: usize,
+        room: usize,
+        now: Instant,
+        out: &mut Outbox,
+    ) -> usize {
+        if !self.zygotes.need(key, now) {
+            return 0;
+        }
+        let count = self.pool.to_fork(key, waiting).min(room);
+        if count > 0 {
+            out.event(Event::ForkWorkers {
+                key: key.clone(),
+                count,
+            });
+        }
+        count
     }
 
     /// The zygote is about to be asked for a worker with this connection.
-    pub(crate) fn add(&mut self, birth: Birth, now: Instant) {
+    pub(crate) fn add(&mut self, birth: &Birth, now: Instant) {
         self.metrics.started();
-        self.pool.add(birth.worker, birth.connection, now);
+        self.pool
+            .add(birth.worker, birth.connection, birth.key.clone(), now);
         self.labels.add(birth.worker);
     }
 
@@ -139,13 +167,14 @@ impl Workers {
         now: Instant,
         out: &mut Outbox,
     ) {
+        let key = births.first().map(|birth| birth.key.clone());
         for birth in births {
             self.labels.forget(birth.worker);
             self.forget_unborn(birth.worker, out);
         }
-        if let Some(error) = error {
+        if let (Some(error), Some(key)) = (error, key) {
             warn!(error, "cannot prepare a worker");
-            self.start_failed(error, now);
+            self.start_failed(&key, error, now);
             // Those who wait hear of it when it has failed too often.
             out.schedule();
         }
@@ -161,10 +190,16 @@ impl Workers {
         }
     }
 
-    /// The zygote's news.
-    pub(crate) fn zygote_event(&mut self, event: ZygoteEvent, now: Instant, out: &mut Outbox) {
+    /// News of the zygote with this key.
+    pub(crate) fn zygote_event(
+        &mut self,
+        key: &WorkerKey,
+        event: ZygoteEvent,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
         match event {
-            ZygoteEvent::Started { pid } => self.zygote_pid = Some(pid),
+            ZygoteEvent::Started { pid } => self.zygotes.started(key, pid),
             ZygoteEvent::Ready {
                 pid,
                 python_version,
@@ -175,7 +210,7 @@ impl Workers {
                     let cause =
                         format!("their Python package is sparkray {sparkray_version}, this node runs {own}");
                     warn!(cause, "no worker can be started");
-                    self.gave_up = Some(cause);
+                    self.zygotes.gave_up(key, cause);
                 }
                 info!(pid, python_version, "the zygote is ready");
                 self.python_version = Some(python_version);
@@ -190,12 +225,12 @@ impl Workers {
                 }
                 debug!(%worker_id, error, "a worker was not forked");
                 self.forget_unborn(worker_id, out);
-                self.start_failed(error, now);
+                self.start_failed(key, error, now);
                 out.schedule();
             }
             ZygoteEvent::GaveUp { cause } => {
                 warn!(cause, "no worker can be started any more");
-                self.gave_up = Some(cause);
+                self.zygotes.gave_up(key, cause);
                 out.schedule();
             }
         }
@@ -213,8 +248,8 @@ impl Workers {
     /// A worker of ours registered.
     pub(crate) fn registered(&mut self, worker: WorkerId, pid: u32, now: Instant, out: &mut Outbox) {
         debug!(worker_id = %worker, pid, "worker registered");
-        self.start_failures = 0;
         if let Some(entry) = self.pool.get(worker) {
+            self.zygotes.worker_started(&entry.key);
             self.metrics
                 .registered(now.saturating_duration_since(entry.since));
         }
@@ -228,9 +263,15 @@ impl Workers {
         out.schedule();
     }
 
-    /// Gives an idle worker to a lease of `job`.
-    pub(crate) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
-        let worker = self.pool.take_idle(job, lease, now)?;
+    /// Gives an idle worker with this key to a lease of `job`.
+    pub(crate) fn take_idle(
+        &mut self,
+        key: &WorkerKey,
+        job: JobId,
+        lease: LeaseId,
+        now: Instant,
+    ) -> Option<WorkerId> {
+        let worker = self.pool.take_idle(key, job, lease, now)?;
         self.labels.set_job(worker, job);
         Some(worker)
     }
@@ -319,16 +360,21 @@ impl Workers {
     pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
         for worker in self.pool.overdue(now) {
             warn!(worker_id = %worker, "a worker did not register in time");
-            let seconds = START_DEADLINE.as_secs();
-            self.start_failed(format!("it did not register in {seconds} s"), now);
+            if let Some(key) = self.pool.get(worker).map(|entry| entry.key.clone()) {
+                let seconds = START_DEADLINE.as_secs();
+                self.start_failed(&key, format!("it did not register in {seconds} s"), now);
+            }
             self.kill(worker, now, out);
         }
         for worker in self.pool.surplus(now) {
             self.end(worker, "idle".to_owned(), None, now, out);
         }
-        if self.paused_until.is_some_and(|until| now >= until) {
-            self.paused_until = None;
+        if self.zygotes.end_pauses(now) {
             out.schedule();
+        }
+        let pool = &self.pool;
+        for key in self.zygotes.end_unused(now, |key| !pool.is_any_coming(key)) {
+            out.effect(Effect::EndZygote { key });
         }
         self.search_orphans(out);
     }

@@ -2,12 +2,13 @@
 //!
 //! Invariants:
 //! 1. A worker belongs to the job of its first lease and is never given to another job.
-//! 2. At most `max_coming` workers are being forked or have not registered yet.
+//! 2. A worker serves only leases that ask for its key.
+//! 3. At most `max_coming` workers are being forked or have not registered yet.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, LeaseId, WorkerId};
+use sparkray_common::{JobId, LeaseId, WorkerId, WorkerKey};
 
 /// An idle worker above the prestarted number is ended after this time.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(10);
@@ -38,6 +39,8 @@ pub(super) struct Worker {
     pub(super) pid: Option<u32>,
     /// Its raylet connection.
     pub(super) connection: u64,
+    /// What it was born with.
+    pub(super) key: WorkerKey,
     /// Set at its first lease.
     pub(super) job: Option<JobId>,
 }
@@ -89,31 +92,51 @@ impl WorkerPool {
             .map(|(id, _)| *id)
     }
 
-    /// How many workers to ask the zygote for when `waiting` leases need one.
-    pub(super) fn to_fork(&self, waiting: usize) -> usize {
-        let count = |wanted: fn(&WorkerState) -> bool| {
-            self.workers
-                .values()
-                .filter(|worker| wanted(&worker.state))
-                .count()
-        };
-        let coming = count(|state| *state == WorkerState::Coming);
-        let ending = count(|state| *state == WorkerState::Ending);
-        let living = self.workers.len() - ending;
+    /// How many more workers may be asked for now.
+    pub(super) fn room(&self) -> usize {
+        let workers = self.workers.values();
+        let coming = workers.filter(|worker| worker.state == WorkerState::Coming);
+        self.max_coming.saturating_sub(coming.count())
+    }
+
+    /// How many workers with this key to ask its zygote for when `waiting` leases need one.
+    pub(super) fn to_fork(&self, key: &WorkerKey, waiting: usize) -> usize {
+        let mut coming = 0;
+        let mut living = 0;
+        for worker in self.workers.values() {
+            let is_coming = worker.state == WorkerState::Coming;
+            let is_of_key = worker.key == *key;
+            coming += usize::from(is_coming && is_of_key);
+            living += usize::from(is_of_key && worker.state != WorkerState::Ending);
+        }
         let for_leases = waiting.saturating_sub(coming);
-        let for_prestart = self.prestart.saturating_sub(living);
-        for_leases
-            .max(for_prestart)
-            .min(self.max_coming.saturating_sub(coming))
+        let for_prestart = self.prestarted(key).saturating_sub(living);
+        for_leases.max(for_prestart).min(self.room())
+    }
+
+    /// How many workers with this key are kept though nobody needs them.
+    fn prestarted(&self, key: &WorkerKey) -> usize {
+        if *key == WorkerKey::default() {
+            self.prestart
+        } else {
+            0
+        }
+    }
+
+    /// Whether a worker with this key was asked for and has not registered yet.
+    pub(super) fn is_any_coming(&self, key: &WorkerKey) -> bool {
+        let mut workers = self.workers.values();
+        workers.any(|worker| worker.state == WorkerState::Coming && worker.key == *key)
     }
 
     /// A worker was asked for; its connection exists already.
-    pub(super) fn add(&mut self, worker: WorkerId, connection: u64, now: Instant) {
+    pub(super) fn add(&mut self, worker: WorkerId, connection: u64, key: WorkerKey, now: Instant) {
         let entry = Worker {
             state: WorkerState::Coming,
             since: now,
             pid: None,
             connection,
+            key,
             job: None,
         };
         self.workers.insert(worker, entry);
@@ -136,12 +159,18 @@ impl WorkerPool {
         }
     }
 
-    /// Gives an idle worker to a lease of `job`: one of that job, the last used first, else a fresh one.
-    pub(super) fn take_idle(&mut self, job: JobId, lease: LeaseId, now: Instant) -> Option<WorkerId> {
+    /// Gives an idle worker with this key to a lease of `job`: one of that job, the last used first, else a fresh one.
+    pub(super) fn take_idle(
+        &mut self,
+        key: &WorkerKey,
+        job: JobId,
+        lease: LeaseId,
+        now: Instant,
+    ) -> Option<WorkerId> {
         let idle = self
             .workers
             .iter()
-            .filter(|(_, worker)| worker.state == WorkerState::Idle);
+            .filter(|(_, worker)| worker.state == WorkerState::Idle && worker.key == *key);
         let usable = idle.filter(|(_, worker)| worker.job.is_none_or(|own| own == job));
         let (chosen, _) = usable.max_by_key(|(_, worker)| (worker.job.is_some(), worker.since))?;
         let chosen = *chosen;
@@ -186,16 +215,21 @@ impl WorkerPool {
     /// Idle workers to end now: the longest idle ones above the prestarted number. Only those that never had a
     /// lease: others may own objects that somebody still needs.
     pub(super) fn surplus(&self, now: Instant) -> Vec<WorkerId> {
-        let fresh = self
-            .workers
-            .iter()
-            .filter(|(_, worker)| worker.state == WorkerState::Idle && worker.job.is_none());
-        let mut idle: Vec<(Instant, WorkerId)> = fresh.map(|(id, worker)| (worker.since, *id)).collect();
-        let excess = idle.len().saturating_sub(self.prestart);
-        idle.sort_unstable();
-        idle.truncate(excess);
-        idle.retain(|(since, _)| now.duration_since(*since) >= IDLE_AFTER);
-        idle.into_iter().map(|(_, id)| id).collect()
+        let mut fresh: BTreeMap<&WorkerKey, Vec<(Instant, WorkerId)>> = BTreeMap::new();
+        for (id, worker) in &self.workers {
+            if worker.state == WorkerState::Idle && worker.job.is_none() {
+                fresh.entry(&worker.key).or_default().push((worker.since, *id));
+            }
+        }
+        let mut surplus = Vec::new();
+        for (key, mut idle) in fresh {
+            let excess = idle.len().saturating_sub(self.prestarted(key));
+            idle.sort_unstable();
+            idle.truncate(excess);
+            idle.retain(|(since, _)| now.duration_since(*since) >= IDLE_AFTER);
+            surplus.extend(idle.into_iter().map(|(_, id)| id));
+        }
+        surplus
     }
 
     /// Workers that never registered.
@@ -213,10 +247,16 @@ impl WorkerPool {
 
 #[cfg(test)]
 mod tests {
+    use sparkray_common::RuntimeEnvironment;
+
     use super::*;
 
     const JOB: JobId = JobId::from_array([1; 4]);
     const OTHER_JOB: JobId = JobId::from_array([2; 4]);
+
+    fn own() -> WorkerKey {
+        WorkerKey::default()
+    }
 
     fn lease() -> LeaseId {
         LeaseId::random()
@@ -226,7 +266,7 @@ mod tests {
         let mut pool = WorkerPool::new(prestart, 2);
         for index in 0..workers {
             let worker = WorkerId::from_array([index; 16]);
-            pool.add(worker, u64::from(index), now);
+            pool.add(worker, u64::from(index), own(), now);
             pool.registered(worker, now);
         }
         pool
@@ -236,11 +276,11 @@ mod tests {
     fn a_worker_stays_with_the_job_of_its_first_lease() {
         let now = Instant::now();
         let mut pool = pool_with(1, 1, now);
-        let worker = pool.take_idle(JOB, lease(), now).unwrap();
-        assert_eq!(pool.take_idle(JOB, lease(), now), None);
+        let worker = pool.take_idle(&own(), JOB, lease(), now).unwrap();
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), now), None);
         pool.give_back(worker, now);
-        assert_eq!(pool.take_idle(OTHER_JOB, lease(), now), None);
-        assert_eq!(pool.take_idle(JOB, lease(), now), Some(worker));
+        assert_eq!(pool.take_idle(&own(), OTHER_JOB, lease(), now), None);
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), now), Some(worker));
         assert_eq!(pool.of_job(JOB), vec![worker]);
         assert!(pool.of_job(OTHER_JOB).is_empty());
     }
@@ -249,14 +289,14 @@ mod tests {
     fn workers_are_forked_for_waiting_leases_and_for_the_prestarted_number() {
         let now = Instant::now();
         let mut pool = WorkerPool::new(2, 2);
-        assert_eq!(pool.to_fork(0), 2);
-        assert_eq!(pool.to_fork(3), 3);
-        assert_eq!(pool.to_fork(100), 4);
-        pool.add(WorkerId::from_array([1; 16]), 1, now);
-        pool.add(WorkerId::from_array([2; 16]), 2, now);
-        assert_eq!(pool.to_fork(0), 0);
-        assert_eq!(pool.to_fork(2), 0);
-        assert_eq!(pool.to_fork(3), 1);
+        assert_eq!(pool.to_fork(&own(), 0), 2);
+        assert_eq!(pool.to_fork(&own(), 3), 3);
+        assert_eq!(pool.to_fork(&own(), 100), 4);
+        pool.add(WorkerId::from_array([1; 16]), 1, own(), now);
+        pool.add(WorkerId::from_array([2; 16]), 2, own(), now);
+        assert_eq!(pool.to_fork(&own(), 0), 0);
+        assert_eq!(pool.to_fork(&own(), 2), 0);
+        assert_eq!(pool.to_fork(&own(), 3), 1);
         assert_eq!(pool.overdue(now + START_DEADLINE).len(), 2);
         assert!(pool.overdue(now).is_empty());
     }
@@ -267,12 +307,12 @@ mod tests {
         let mut pool = pool_with(1, 1, now);
         let idle = WorkerId::from_array([0; 16]);
         pool.retire(idle, now);
-        assert_eq!(pool.take_idle(JOB, lease(), now), None);
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), now), None);
         let mut pool = pool_with(1, 1, now);
-        let busy = pool.take_idle(JOB, lease(), now).unwrap();
+        let busy = pool.take_idle(&own(), JOB, lease(), now).unwrap();
         pool.retire(busy, now);
         pool.give_back(busy, now);
-        assert_eq!(pool.take_idle(JOB, lease(), now), None);
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), now), None);
     }
 
     #[test]
@@ -281,7 +321,31 @@ mod tests {
         let mut pool = pool_with(2, 4, now);
         assert!(pool.surplus(now).is_empty());
         assert_eq!(pool.surplus(now + IDLE_AFTER).len(), 2);
-        pool.take_idle(JOB, lease(), now).unwrap();
+        pool.take_idle(&own(), JOB, lease(), now).unwrap();
         assert_eq!(pool.surplus(now + IDLE_AFTER).len(), 1);
+    }
+
+    #[test]
+    fn workers_serve_only_leases_with_their_key() {
+        let now = Instant::now();
+        let other = WorkerKey {
+            environment: RuntimeEnvironment::new([("A".to_owned(), "1".to_owned())].into()).unwrap(),
+            ..own()
+        };
+        let mut pool = pool_with(1, 1, now);
+        assert_eq!(pool.take_idle(&other, JOB, lease(), now), None);
+        assert_eq!(pool.to_fork(&other, 0), 0);
+        assert_eq!(pool.to_fork(&other, 1), 1);
+        let worker = WorkerId::from_array([9; 16]);
+        pool.add(worker, 9, other.clone(), now);
+        assert!(pool.is_any_coming(&other));
+        assert_eq!(pool.to_fork(&other, 1), 0);
+        // It does not stand for a worker that the node keeps.
+        assert_eq!(pool.to_fork(&own(), 1), 1);
+        pool.registered(worker, now);
+        assert!(!pool.is_any_coming(&other));
+        assert_eq!(pool.surplus(now + IDLE_AFTER), [worker]);
+        assert_eq!(pool.take_idle(&other, JOB, lease(), now), Some(worker));
+        assert_ne!(pool.take_idle(&own(), JOB, lease(), now), Some(worker));
     }
 }

@@ -1,4 +1,5 @@
-//! The zygote: one single-threaded Python process that has imported sparkray and forks workers on request.
+//! The zygote: a single-threaded Python process that has imported sparkray and forks workers on request. There is one for
+//! each key of workers.
 //!
 //! # Start
 //!
@@ -7,11 +8,13 @@
 //!
 //! - descriptor 0: its end of the control socket (`AF_UNIX`, `SOCK_SEQPACKET`, blocking). It moves it elsewhere
 //!   with close-on-exec (`os.dup`) and opens `/dev/null` as descriptor 0,
-//! - descriptors 1 and 2: the file `zygote.log` in the log directory,
+//! - descriptors 1 and 2: the file `zygote.log` (or `zygote-<number>.log`) in the log directory,
 //! - the raylet's environment with `config.worker_env` and `OMP_NUM_THREADS`, `OPENBLAS_NUM_THREADS`,
 //!   `MKL_NUM_THREADS`, `NUMEXPR_NUM_THREADS` = 1 unless they were set (`SPARKRAY_THREAD_VARIABLES` names those that were
 //!   not), `SPARKRAY_CLUSTER_ID`, `SPARKRAY_NODE_ID` (hexadecimal;
 //!   tests find processes by them) and `SPARKRAY_RAYLET_PID`,
+//! - `SPARKRAY_RUNTIME_ENV`, and the variables that it names, when it is for workers of another environment than the
+//!   node's own (Ray: `runtime_env`),
 //! - `config.working_dir` as its working directory.
 //!
 //! First it calls `prctl(PR_SET_PDEATHSIG, SIGKILL)` and ends unless `getppid()` is `SPARKRAY_RAYLET_PID`.
@@ -69,13 +72,14 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{
     AddressFamily, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
 };
 use serde::{Deserialize, Serialize};
-use sparkray_common::{WorkerId, hide_python_path, python_program};
+use sparkray_common::{WorkerId, WorkerKey, hide_python_path, python_program};
 use sparkray_rpc::register;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -122,10 +126,66 @@ pub(crate) struct WorkerConfig {
 /// How to start a zygote.
 #[derive(Clone, Debug)]
 pub(crate) struct ZygoteSpec {
+    pub(crate) key: WorkerKey,
     pub(crate) python: String,
     pub(crate) working_dir: PathBuf,
-    pub(crate) log_dir: PathBuf,
+    pub(crate) log: PathBuf,
     pub(crate) environment: Vec<(String, String)>,
+}
+
+impl ZygoteSpec {
+    /// The same with the environment of a key. A `${NAME}` in a variable is what NAME is without it, as in Ray.
+    pub(crate) fn with_key(&self, key: &WorkerKey) -> Self {
+        let mut spec = self.clone();
+        spec.key = key.clone();
+        let variables = key.environment.variables();
+        if variables.is_empty() {
+            return spec;
+        }
+        let number = NEXT_LOG.fetch_add(1, Ordering::Relaxed);
+        spec.log.set_file_name(format!("zygote-{number}.log"));
+        let node_has = |name: &str| {
+            let own = self.environment.iter().rfind(|(known, _)| known == name);
+            own.map(|(_, value)| value.clone())
+                .or_else(|| std::env::var(name).ok())
+                .unwrap_or_default()
+        };
+        for (name, value) in variables {
+            spec.environment.push((name.clone(), expand(value, node_has)));
+        }
+        // What the program has set is not changed with the CPUs of a task.
+        for (name, value) in &mut spec.environment {
+            if name == UNSET_THREAD_VARIABLES {
+                let kept = value.split(',').filter(|name| !variables.contains_key(*name));
+                *value = kept.collect::<Vec<_>>().join(",");
+            }
+        }
+        let given = serde_json::json!({ "env_vars": variables });
+        spec.environment.push((RUNTIME_ENV.to_owned(), given.to_string()));
+        spec
+    }
+}
+
+/// Names of the variables for the threads of libraries that nobody has set.
+pub(crate) const UNSET_THREAD_VARIABLES: &str = "SPARKRAY_THREAD_VARIABLES";
+/// By which workers know what to hand on to those that they call.
+const RUNTIME_ENV: &str = "SPARKRAY_RUNTIME_ENV";
+static NEXT_LOG: AtomicU64 = AtomicU64::new(1);
+
+/// A text with each `${NAME}` replaced.
+fn expand(text: &str, value_of: impl Fn(&str) -> String) -> String {
+    let mut expanded = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((before, after)) = rest.split_once("${") {
+        let Some((name, behind)) = after.split_once('}') else {
+            break;
+        };
+        expanded.push_str(before);
+        expanded.push_str(&value_of(name));
+        rest = behind;
+    }
+    expanded.push_str(rest);
+    expanded
 }
 
 /// Asks for one worker.
@@ -181,28 +241,22 @@ pub(crate) async fn run_zygote(
             ZygoteEnd::Ended(cause) => (cause, true),
         };
         for worker_id in pending {
-            report(
-                &inputs,
-                ZygoteEvent::Failed {
-                    worker_id,
-                    error: format!("the zygote ended: {cause}"),
-                },
-            )
-            .await;
+            let error = format!("the zygote ended: {cause}");
+            report(&spec, &inputs, ZygoteEvent::Failed { worker_id, error }).await;
         }
         if started.elapsed() >= WELL_AFTER {
             delay = FIRST_DELAY;
         }
         failures = if was_ready { 0 } else { failures + 1 };
         if failures >= MAX_STARTS || !may_recover {
-            let log = spec.log_dir.join("zygote.log");
-            let last_line = last_line_of(&log);
+            let last_line = last_line_of(&spec.log);
             let cause = format!(
                 "{cause}; tries: {failures}; last line of {}: {last_line}",
-                log.display()
+                spec.log.display()
             );
-            report(&inputs, ZygoteEvent::GaveUp { cause: cause.clone() }).await;
-            refuse_all(requests, &inputs, cause).await;
+            let gave_up = ZygoteEvent::GaveUp { cause: cause.clone() };
+            report(&spec, &inputs, gave_up).await;
+            refuse_all(&spec, requests, &inputs, cause).await;
             return;
         }
         warn!(
@@ -216,21 +270,22 @@ pub(crate) async fn run_zygote(
     }
 }
 
-async fn report(inputs: &mpsc::Sender<Input>, event: ZygoteEvent) {
+async fn report(spec: &ZygoteSpec, inputs: &mpsc::Sender<Input>, event: ZygoteEvent) {
+    let key = spec.key.clone();
     // The receiver is gone only when the raylet ends.
-    let _ = inputs.send(Input::Zygote(event)).await;
+    let _ = inputs.send(Input::Zygote { key, event }).await;
 }
 
-async fn refuse_all(mut requests: mpsc::Receiver<ForkRequest>, inputs: &mpsc::Sender<Input>, cause: String) {
+async fn refuse_all(
+    spec: &ZygoteSpec,
+    mut requests: mpsc::Receiver<ForkRequest>,
+    inputs: &mpsc::Sender<Input>,
+    cause: String,
+) {
     while let Some(request) = requests.recv().await {
-        report(
-            inputs,
-            ZygoteEvent::Failed {
-                worker_id: request.worker_id,
-                error: cause.clone(),
-            },
-        )
-        .await;
+        let worker_id = request.worker_id;
+        let error = cause.clone();
+        report(spec, inputs, ZygoteEvent::Failed { worker_id, error }).await;
     }
 }
 
@@ -267,7 +322,7 @@ async fn serve_one(
     let control = match spawn(spec) {
         Ok((pid, control)) => {
             info!(pid, python = spec.python, "started the zygote");
-            report(inputs, ZygoteEvent::Started { pid }).await;
+            report(spec, inputs, ZygoteEvent::Started { pid }).await;
             control
         }
         Err(error) => return ZygoteEnd::NotStarted(format!("cannot start {}: {error}", spec.python)),
@@ -280,15 +335,12 @@ async fn serve_one(
             sparkray_version,
         }))) => {
             *was_ready = true;
-            report(
-                inputs,
-                ZygoteEvent::Ready {
-                    pid,
-                    python_version,
-                    sparkray_version,
-                },
-            )
-            .await;
+            let ready = ZygoteEvent::Ready {
+                pid,
+                python_version,
+                sparkray_version,
+            };
+            report(spec, inputs, ready).await;
         }
         Ok(Ok(Some(_))) => return ZygoteEnd::Ended("it spoke before it was ready".to_owned()),
         Ok(Ok(None)) => return ZygoteEnd::Ended("it ended while it was starting".to_owned()),
@@ -304,7 +356,7 @@ async fn serve_one(
                     Err(error) => return ZygoteEnd::Ended(error),
                 };
                 match event {
-                    Ok(event) => report(inputs, event).await,
+                    Ok(event) => report(spec, inputs, event).await,
                     Err(error) => return ZygoteEnd::Ended(error),
                 }
             }
@@ -337,10 +389,7 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
     let flags = SocketFlags::CLOEXEC;
     let (ours, theirs) = rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
-    let log: File = OpenOptions::new()
-        .create(true)
-        .append(true)
-        .open(spec.log_dir.join("zygote.log"))?;
+    let log: File = OpenOptions::new().create(true).append(true).open(&spec.log)?;
     let mut command = Command::new(&spec.python);
     let working_dir = if spec.working_dir.is_dir() {
         spec.working_dir.as_path()
@@ -350,6 +399,7 @@ fn spawn(spec: &ZygoteSpec) -> std::io::Result<(u32, AsyncFd<OwnedFd>)> {
     };
     command
         .args(["-c", &python_program(PROGRAM)])
+        .env_remove(RUNTIME_ENV)
         .envs(spec.environment.iter().map(|(name, value)| (name, value)));
     let python_path = spec.environment.iter().rfind(|(name, _)| name == "PYTHONPATH");
     hide_python_path(&mut command, python_path.map(|(_, value)| value.as_str()));

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use sparkray_common::{
     ActorId, ErrorCode, FunctionId, JobId, ObjectId, ResourceSet, SchedulingStrategy, TaskId, ValueFormat,
-    ValueHeader,
+    ValueHeader, WorkerKey,
 };
 use sparkray_proto::{self as proto, ActorState, ClientKind, FrameKind, head_request};
 use sparkray_rpc::Frame;
@@ -34,6 +34,7 @@ fn template(name: &str) -> Arc<TaskTemplate> {
         max_retries: 0,
         retry_exceptions: false,
         strategy: SchedulingStrategy::Default,
+        worker: WorkerKey::default(),
     })
 }
 

@@ -20,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 
 use sparkray_common::{
     FunctionId, JobId, LeaseId, Metrics, NodeId, ResourceSet, SchedulingStrategy, TaskId, WorkerAddress,
-    WorkerId,
+    WorkerId, WorkerKey,
 };
 
 use tracing::Span;
@@ -49,6 +49,7 @@ struct SchedulingKey {
     function_id: FunctionId,
     resources: ResourceSet,
     strategy: SchedulingStrategy,
+    worker: WorkerKey,
     /// Where most bytes of the arguments are, when that counts.
     locality: Option<(NodeId, String)>,
 }

@@ -59,6 +59,7 @@ impl Leases {
             strategy: Some((&class.key.strategy).into()),
             owner: Some(process.me_message.clone()),
             python_version: process.python_version.clone(),
+            worker: Some((&class.key.worker).into()),
         };
         let pending = Pending::Lease(lease_id);
         let kind = FrameKind::RequestWorkerLease;

@@ -38,6 +38,7 @@ impl Leases {
             function_id: template.function_id,
             resources: template.resources.clone(),
             strategy: template.strategy.clone(),
+            worker: template.worker.clone(),
             locality,
         });
         task.set_place(Place::Queued(class_id));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, FunctionId, ObjectId, ResourceSet, SchedulingStrategy};
+use sparkray_common::{ActorId, FunctionId, ObjectId, ResourceSet, SchedulingStrategy, WorkerKey};
 
 /// What all calls of a remote function with the same options share.
 #[derive(Debug)]
@@ -24,6 +24,8 @@ pub struct TaskTemplate {
     pub retry_exceptions: bool,
     /// Where it may run.
     pub strategy: SchedulingStrategy,
+    /// Which workers can run it.
+    pub worker: WorkerKey,
 }
 
 impl TaskTemplate {

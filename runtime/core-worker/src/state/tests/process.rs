@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use sparkray_common::{
     ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, SchedulingStrategy, WorkerAddress,
-    WorkerId,
+    WorkerId, WorkerKey,
 };
 use sparkray_proto::{self as proto, location_of};
 
@@ -213,6 +213,7 @@ impl Process {
                 max_retries,
                 retry_exceptions: false,
                 strategy: SchedulingStrategy::Default,
+                worker: WorkerKey::default(),
             })
         });
         Arc::clone(made)
