@@ -92,22 +92,24 @@ def test_what_cannot_be_an_environment_is_refused(runtime_env, error, words):
 
 @pytest.mark.trouble
 def test_variables_with_which_no_python_starts_are_named_and_hurt_nobody_else(cluster):
+    logs = Path(running_cluster().session.log_dir)
     broken = variable.options(**with_env(PYTHONHOME="/nowhere", OTHER="secret value"))
     # The second time somebody asks, it is tried again.
     for _ in range(2):
-        with pytest.raises(exceptions.RaySystemError, match="cannot start Python workers") as caught:
+        with pytest.raises(exceptions.RuntimeEnvSetupError, match="cannot start Python workers") as caught:
             sparkray.get(broken.remote("A"), timeout=60)
         assert "OTHER, PYTHONHOME" in str(caught.value)
         assert "secret value" not in str(caught.value)
-    holder = Holder.options(**with_env(PYTHONHOME="/nowhere")).remote()
+    assert len(list(logs.glob("zygote-*.log"))) == 2
+    holder = Holder.options(max_restarts=-1, **with_env(PYTHONHOME="/nowhere")).remote()
     with pytest.raises(exceptions.RayActorError, match="PYTHONHOME"):
         sparkray.get(holder.variable.remote("A"), timeout=60)
     assert sparkray.get(variable.options(**with_env(A="x")).remote("A")) == "x"
     assert sparkray.get(variable.remote("A")) is None
 
 
-def zygotes() -> list[int]:
-    """The zygotes of the running cluster's node: children of its raylet that are no workers."""
+def of_environments() -> list[int]:
+    """Children of the running cluster's raylet that have variables of their own: zygotes and workers."""
     raylet = running_cluster().nodes[0].pid
     found = []
     for child in children_of(raylet):
@@ -125,6 +127,10 @@ def zygotes() -> list[int]:
 def test_there_are_more_environments_than_places_for_zygotes(cluster):
     asked = [variable.options(**with_env(NUMBER=str(number))).remote("NUMBER") for number in range(24)]
     assert sparkray.get(asked, timeout=120) == [str(number) for number in range(24)]
+    workers = set(sparkray.get([pid.options(**with_env(NUMBER=str(number))).remote() for number in range(24)]))
+    assert len(workers) == 24
+    # Each worker has a zygote no longer: only sixteen are left.
+    wait_until(lambda: len(set(of_environments()) - workers) <= 16)
 
 
 @pytest.mark.trouble
@@ -132,7 +138,7 @@ def test_a_killed_zygote_of_an_environment_is_replaced(cluster):
     asked = pid.options(**with_env(FRUIT="apple"))
     worker = sparkray.get(asked.remote())
     own = zygote_of(running_cluster().nodes[0].pid)
-    others = [zygote for zygote in zygotes() if zygote not in (own, worker)]
+    others = [zygote for zygote in of_environments() if zygote not in (own, worker)]
     assert others
     for zygote in others:
         os.kill(zygote, signal.SIGKILL)

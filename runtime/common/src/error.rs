@@ -44,11 +44,13 @@ pub enum ErrorCode {
     FetchTimedOut = 19,
     /// No node may ever have the actor.
     ActorUnschedulable = 20,
+    /// No worker can start in the environment that its program asked for.
+    RuntimeEnvSetup = 21,
 }
 
 impl ErrorCode {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 21] = [
         Self::Internal,
         Self::InvalidArgument,
         Self::NotFound,
@@ -69,6 +71,7 @@ impl ErrorCode {
         Self::NotRunning,
         Self::FetchTimedOut,
         Self::ActorUnschedulable,
+        Self::RuntimeEnvSetup,
     ];
 
     /// Reads a code from a message; an unknown one is [`ErrorCode::Internal`].

@@ -21,7 +21,7 @@ pub enum Language {
 }
 
 /// What a process has around it that its program asked for (Ray: `runtime_env`).
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
 pub struct RuntimeEnvironment {
     // Shared: each task and each lease request carries it.
     variables: Arc<BTreeMap<String, String>>,
@@ -61,6 +61,13 @@ impl RuntimeEnvironment {
     }
 }
 
+/// Names only: values may be secrets.
+impl std::fmt::Debug for RuntimeEnvironment {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_set().entries(self.variables.keys()).finish()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -82,5 +89,7 @@ mod tests {
             assert_eq!(one(name, value), Err(BadVariable(name.to_owned())));
         }
         assert!(RuntimeEnvironment::default().is_default());
+        let secret = RuntimeEnvironment::new([("A".to_owned(), "secret".to_owned())].into()).unwrap();
+        assert_eq!(format!("{secret:?}"), r#"{"A"}"#);
     }
 }

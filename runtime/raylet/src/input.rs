@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId, WorkerKey};
+use sparkray_common::{NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_object_store::{IoOutcome, MappedRange, PullTicket, PushTicket};
 use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadReply, head_message};
 use sparkray_rpc::{Accepted, Frame};
@@ -29,7 +29,8 @@ pub enum Input {
         error: Option<String>,
     },
     /// The zygote's news.
-    Zygote { key: WorkerKey, event: ZygoteEvent },
+    /// Of the zygote with this number.
+    Zygote { zygote: u64, event: ZygoteEvent },
     /// Lines that a worker wrote.
     Output {
         worker_id: WorkerId,

@@ -55,7 +55,7 @@ impl Io {
                     .births
                     .fork(births, |connection, socket| connections.serve(connection, socket));
             }
-            Effect::EndZygote { key } => self.births.end_zygote(&key),
+            Effect::EndZygote { zygote } => self.births.end_zygote(zygote),
             Effect::Kill { pid } => kill(pid),
             Effect::KillLater { worker, grace } => self.births.kill_later(worker, grace),
             Effect::KillOrphans { gone, known } => kill_orphans(self.node.node_id, &gone, &known),

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sparkray_common::{
     ClusterId, ClusterToken, DRIVER_NODE_SILENCE, Labels, MomentClock, NODE_ID_LABEL, NODE_SILENCE, NodeId,
-    RayletConfig, ResourceSet, VERSION, WorkerKey,
+    RayletConfig, ResourceSet, VERSION,
 };
 use sparkray_proto::RegisterNode;
 use sparkray_rpc::{Endpoint, Identity};
@@ -14,7 +14,7 @@ use tracing::debug;
 use crate::error::RayletError;
 use crate::head::clock_beside;
 use crate::node_info::NodeInfo;
-use crate::workers::{UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};
+use crate::workers::{OWN_ZYGOTE, UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};
 
 /// The configuration, checked.
 pub(crate) struct Settings {
@@ -148,7 +148,7 @@ pub(crate) fn zygote_spec(config: &RayletConfig, python: &str) -> ZygoteSpec {
         python.to_owned()
     };
     ZygoteSpec {
-        key: WorkerKey::default(),
+        number: OWN_ZYGOTE,
         python,
         working_dir,
         log: PathBuf::from(&config.log_dir).join("zygote.log"),

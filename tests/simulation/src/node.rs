@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use sparkray_common::{
-    MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId, WorkerKey,
-};
+use sparkray_common::{MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId};
 use sparkray_core_worker::simulation::CloseCause;
 use sparkray_object_store::{IoJob, PullTicket};
 use sparkray_proto::{ClusterView, FrameKind, HeadRequest, HeadStallReply, head_request};
@@ -537,8 +535,5 @@ fn side_is_own(end: &End, node: usize) -> bool {
 
 /// News of the only zygote of a node.
 fn zygote(event: ZygoteEvent) -> Input {
-    Input::Zygote {
-        key: WorkerKey::default(),
-        event,
-    }
+    Input::Zygote { zygote: 0, event }
 }

@@ -28,3 +28,4 @@ class ErrorCode(enum.IntEnum):
     NOT_RUNNING = 18
     FETCH_TIMED_OUT = 19
     ACTOR_UNSCHEDULABLE = 20
+    RUNTIME_ENV_SETUP = 21

@@ -17,6 +17,7 @@ from sparkray.exceptions import (
     OwnerDiedError,
     RayActorError,
     RaySystemError,
+    RuntimeEnvSetupError,
     TaskCancelledError,
     TaskUnschedulableError,
     WorkerCrashedError,
@@ -44,6 +45,7 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
     ErrorCode.NOT_RUNNING: RaySystemError,
     ErrorCode.FETCH_TIMED_OUT: ObjectFetchTimedOutError,
     ErrorCode.ACTOR_UNSCHEDULABLE: ActorUnschedulableError,
+    ErrorCode.RUNTIME_ENV_SETUP: RuntimeEnvSetupError,
 }
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import hashlib
 import inspect
+import os
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -56,15 +58,25 @@ def argument_error(
     return TypeError(error.describe(f"the arguments of {name}()"))
 
 
-# Functions with a template.
+# Functions with a template, and what is held while one is made or they are forgotten.
 _prepared: weakref.WeakSet[RemoteFunction] = weakref.WeakSet()
+_preparing = threading.Lock()
 
 
 def forget_templates() -> None:
     """What templates were made of has changed."""
-    for function in list(_prepared):
-        function._template = None
-    _prepared.clear()
+    with _preparing:
+        for function in list(_prepared):
+            function._template = None
+        _prepared.clear()
+
+
+def _after_fork_in_child() -> None:
+    global _preparing
+    _preparing = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 class RemoteFunction:
@@ -183,19 +195,20 @@ class RemoteFunction:
         resources = option_checks.resources_of(options)
         if "num_cpus" not in options:  # None is Ray's way to say none
             resources.setdefault("CPU", 1.0)
-        template = TaskTemplate(
-            definition_id(blob),
-            blob,
-            self._name,
-            count,
-            {name: amount for name, amount in resources.items() if amount > 0},
-            options.get("max_retries", DEFAULT_MAX_RETRIES),
-            options.get("retry_exceptions", False),
-            scheduling.strategy_of(options),
-            runtime_env.env_vars_of(options),
-        )
-        self._core, self._template = core, template
-        _prepared.add(self)
+        with _preparing:
+            template = TaskTemplate(
+                definition_id(blob),
+                blob,
+                self._name,
+                count,
+                {name: amount for name, amount in resources.items() if amount > 0},
+                options.get("max_retries", DEFAULT_MAX_RETRIES),
+                options.get("retry_exceptions", False),
+                scheduling.strategy_of(options),
+                runtime_env.env_vars_of(options),
+            )
+            self._core, self._template = core, template
+            _prepared.add(self)
         return core, template
 
     def _pickled_for(self, core: CoreWorker) -> bytes:

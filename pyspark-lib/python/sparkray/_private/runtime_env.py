@@ -43,12 +43,13 @@ def check(runtime_env: Any) -> dict[str, str]:
     variables = runtime_env.get("env_vars")
     if variables is None:
         return {}
-    is_right = isinstance(variables, Mapping) and all(
-        isinstance(name, str) and isinstance(value, str) for name, value in variables.items()
-    )
-    if not is_right:
-        raise TypeError(f"runtime_env['env_vars'] must be of type Dict[str, str], got {variables!r}")
+    wanted = "runtime_env['env_vars'] must be of type Dict[str, str]"
+    if not isinstance(variables, Mapping):
+        raise TypeError(f"{wanted}, got a {type(variables).__name__}")
     for name, value in variables.items():
+        # Values may be secrets.
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError(f"{wanted}, got a {type(value).__name__} for {name!r}")
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"runtime_env['env_vars'] has {name!r}, which cannot be an environment variable")
         if name.startswith("SPARKRAY_"):

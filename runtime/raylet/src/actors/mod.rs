@@ -334,7 +334,10 @@ impl Actors {
         };
         self.metrics.failed();
         leases.end_for_actor(actor.lease_id);
-        let outcome = if failure.error_code() == ErrorCode::VersionMismatch {
+        let outcome = if matches!(
+            failure.error_code(),
+            ErrorCode::VersionMismatch | ErrorCode::RuntimeEnvSetup
+        ) {
             // Another try would end the same.
             Outcome::Exited(failure.message)
         } else {

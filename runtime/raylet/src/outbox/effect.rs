@@ -15,6 +15,8 @@ pub struct Birth {
     pub worker: WorkerId,
     pub connection: u64,
     pub key: WorkerKey,
+    /// Number of the zygote.
+    pub zygote: u64,
 }
 
 /// Something that only sockets, processes, files or tasks can do.
@@ -78,13 +80,13 @@ pub enum Effect {
     ForgetPeer {
         node: NodeId,
     },
-    /// Asks a zygote for workers; starts it when there is none with their key.
+    /// Asks zygotes for workers; starts one whose number is new.
     Fork {
         births: Vec<Birth>,
     },
     /// A zygote ends. The workers that it forked go on.
     EndZygote {
-        key: WorkerKey,
+        zygote: u64,
     },
     /// Kills a child that was not collected.
     Kill {

@@ -33,8 +33,12 @@ pub(crate) enum Event {
         /// `None`: the usual one.
         grace: Option<Duration>,
     },
-    /// The zygote with this key is to be asked for so many workers.
-    ForkWorkers { key: WorkerKey, count: usize },
+    /// The zygote with this number and key is to be asked for so many workers.
+    ForkWorkers {
+        zygote: u64,
+        key: WorkerKey,
+        count: usize,
+    },
     /// A worker that was asked for never came to be: its connection is of no use.
     WorkerUnborn { connection: u64 },
     /// A worker is gone for good, with the reason in words.

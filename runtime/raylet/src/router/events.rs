@@ -50,7 +50,7 @@ impl Router {
                 reason,
                 grace,
             } => self.workers.end(worker, reason, grace, now, &mut self.out),
-            Event::ForkWorkers { key, count } => self.fork(&key, count, now),
+            Event::ForkWorkers { zygote, key, count } => self.fork(zygote, &key, count, now),
             Event::WorkerUnborn { connection } => {
                 self.clients.remove(connection);
                 self.out.effect(Effect::Release { connection });
@@ -67,7 +67,7 @@ impl Router {
         self.changed = self.changed.max(Changed::Leases);
     }
 
-    fn fork(&mut self, key: &WorkerKey, count: usize, now: Instant) {
+    fn fork(&mut self, zygote: u64, key: &WorkerKey, count: usize, now: Instant) {
         let mut births = Vec::with_capacity(count);
         for _ in 0..count {
             let worker = self.ids.next_worker();
@@ -75,6 +75,7 @@ impl Router {
                 worker,
                 connection: self.clients.connected(true, Some(worker), now),
                 key: key.clone(),
+                zygote,
             };
             self.workers.add(&birth, now);
             births.push(birth);

@@ -119,7 +119,9 @@ impl Router {
             Input::NotForked { births, error } => {
                 self.workers.not_forked(births, error, now, &mut self.out);
             }
-            Input::Zygote { key, event } => self.workers.zygote_event(&key, event, now, &mut self.out),
+            Input::Zygote { zygote, event } => {
+                self.workers.zygote_event(zygote, event, now, &mut self.out);
+            }
             Input::Output {
                 worker_id,
                 is_stderr,

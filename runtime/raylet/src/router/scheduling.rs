@@ -1,6 +1,5 @@
 //! Leases that need workers: where leases, actors and workers meet.
 
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 use sparkray_common::{ErrorCode, LeaseId, WorkerId, WorkerKey};
@@ -37,7 +36,8 @@ impl Router {
     }
 
     fn find_workers(&mut self, now: Instant) {
-        let mut missing = BTreeMap::<WorkerKey, usize>::new();
+        // In the order of the leases.
+        let mut missing: Vec<(WorkerKey, usize)> = Vec::new();
         for lease in self.leases.waiting() {
             if let Some(failure) = self.why_not_here(&lease) {
                 self.fail(lease.lease_id, failure);
@@ -48,7 +48,10 @@ impl Router {
                 .take_idle(&lease.worker, lease.job, lease.lease_id, now)
             {
                 Some(worker) => self.give_worker(lease.lease_id, worker, now),
-                None => *missing.entry(lease.worker).or_default() += 1,
+                None => match missing.iter_mut().find(|(key, _)| *key == lease.worker) {
+                    Some((_, count)) => *count += 1,
+                    None => missing.push((lease.worker, 1)),
+                },
             }
         }
         self.workers.fork_missing(&missing, now, &mut self.out);
@@ -63,17 +66,21 @@ impl Router {
             let Some(cause) = self.workers.hopeless(&lease.worker) else {
                 continue;
             };
-            let variables = lease.worker.environment.variables();
-            let with = if variables.is_empty() {
-                String::new()
+            let environment = &lease.worker.environment;
+            let address = &self.node.address;
+            let (code, text) = if environment.is_default() {
+                let text = format!("node {address} cannot start Python workers: {cause}");
+                (ErrorCode::Unavailable, text)
             } else {
                 // Their values may be secrets.
-                let names: Vec<&str> = variables.keys().map(String::as_str).collect();
-                format!(" with the variables {} of its runtime_env", names.join(", "))
+                let names: Vec<&str> = environment.variables().keys().map(String::as_str).collect();
+                let text = format!(
+                    "node {address} cannot start Python workers with the variables {} of their runtime_env: {cause}",
+                    names.join(", ")
+                );
+                (ErrorCode::RuntimeEnvSetup, text)
             };
-            let address = &self.node.address;
-            let text = format!("node {address} cannot start Python workers{with}: {cause}");
-            self.fail(lease.lease_id, Failure::new(ErrorCode::Unavailable, text));
+            self.fail(lease.lease_id, Failure::new(code, text));
         }
         self.workers.forget_hopeless(&mut self.out);
     }

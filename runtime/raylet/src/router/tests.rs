@@ -1,10 +1,9 @@
 //! The parts together, without a socket, a process or a task.
 
 mod metrics;
+mod worker_keys;
 
-use sparkray_common::{
-    ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION, WorkerKey,
-};
+use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION};
 use sparkray_object_store::StoreConfig;
 use sparkray_proto::actor_report::Outcome;
 use sparkray_proto::{
@@ -80,7 +79,7 @@ impl Bench {
             pid: 100,
         };
         bench.put(Input::Zygote {
-            key: WorkerKey::default(),
+            zygote: 0,
             event: ZygoteEvent::Ready {
                 pid: 1,
                 python_version: "3.11".to_owned(),

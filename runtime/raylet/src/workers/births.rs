@@ -10,10 +10,12 @@ use rustix::pipe::PipeFlags;
 use rustix::process::{Pid, Signal};
 use sparkray_common::{WorkerId, WorkerKey};
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
 use tracing::debug;
 
 use super::logs::{Output, follow};
 use super::zygote::{ForkRequest, WorkerConfig, ZygoteSpec, run_zygote};
+use super::zygotes::OWN;
 use crate::input::Input;
 use crate::outbox::Birth;
 use crate::tasks::Tasks;
@@ -30,12 +32,19 @@ pub(crate) struct Births {
     tasks: Tasks,
 }
 
-/// One zygote for each key that workers were asked for with; that of the node's own environment is always there.
+/// The zygotes by their numbers; that of the node's own environment is always there.
 pub(crate) struct Zygotes {
     spec: ZygoteSpec,
-    requests: HashMap<WorkerKey, mpsc::Sender<ForkRequest>>,
+    running: HashMap<u64, Running>,
     inputs: mpsc::Sender<Input>,
     tasks: Tasks,
+}
+
+/// A zygote that was started.
+struct Running {
+    requests: mpsc::Sender<ForkRequest>,
+    /// Nobody wants it any more.
+    _unwanted: DropGuard,
 }
 
 impl Zygotes {
@@ -44,22 +53,28 @@ impl Zygotes {
     pub(crate) fn start(spec: ZygoteSpec, inputs: mpsc::Sender<Input>, tasks: Tasks) -> Self {
         let mut zygotes = Self {
             spec,
-            requests: HashMap::new(),
+            running: HashMap::new(),
             inputs,
             tasks,
         };
-        zygotes.with_key(&WorkerKey::default());
+        zygotes.get(OWN, &WorkerKey::default());
         zygotes
     }
 
-    fn with_key(&mut self, key: &WorkerKey) -> mpsc::Sender<ForkRequest> {
-        if let Some(requests) = self.requests.get(key) {
-            return requests.clone();
+    fn get(&mut self, number: u64, key: &WorkerKey) -> mpsc::Sender<ForkRequest> {
+        if let Some(running) = self.running.get(&number) {
+            return running.requests.clone();
         }
         let (requests, receiver) = mpsc::channel(FORK_REQUESTS);
-        let spec = self.spec.with_key(key);
-        self.tasks.spawn(run_zygote(spec, receiver, self.inputs.clone()));
-        self.requests.insert(key.clone(), requests.clone());
+        let unwanted = CancellationToken::new();
+        let spec = self.spec.with_key(number, key);
+        self.tasks
+            .spawn(run_zygote(spec, receiver, self.inputs.clone(), unwanted.clone()));
+        let running = Running {
+            requests: requests.clone(),
+            _unwanted: unwanted.drop_guard(),
+        };
+        self.running.insert(number, running);
         requests
     }
 }
@@ -93,7 +108,7 @@ impl Births {
     ) -> Option<Input> {
         let mut left = births.into_iter();
         while let Some(birth) = left.next() {
-            let zygote = self.zygotes.as_mut()?.with_key(&birth.key);
+            let zygote = self.zygotes.as_mut()?.get(birth.zygote, &birth.key);
             let error = match self.prepare(&birth, &mut serve) {
                 Ok(request) => match zygote.try_send(request) {
                     Ok(()) => continue,
@@ -111,9 +126,9 @@ impl Births {
     }
 
     /// Lets a zygote end; the workers that it forked go on.
-    pub(crate) fn end_zygote(&mut self, key: &WorkerKey) {
+    pub(crate) fn end_zygote(&mut self, number: u64) {
         if let Some(zygotes) = &mut self.zygotes {
-            zygotes.requests.remove(key);
+            zygotes.running.remove(&number);
         }
     }
 

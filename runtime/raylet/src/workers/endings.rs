@@ -97,7 +97,7 @@ impl Workers {
         let cause = format!("worker {worker} (pid {pid}) on {}: {how}", self.node.host);
         if entry.state == WorkerState::Coming {
             warn!(worker_id = %worker, pid, how, log_dir = self.node.log_dir, "a worker ended before it was ready");
-            self.start_failed(&entry.key, how, now);
+            self.start_failed(entry.zygote, how, now);
         } else {
             info!(worker_id = %worker, pid, how, "worker ended");
         }

@@ -20,4 +20,7 @@ pub use descendants::kill_all;
 pub(crate) use descendants::reap_all;
 pub(crate) use orphans::kill_orphans;
 pub(crate) use part::Workers;
+#[cfg(test)]
+pub(crate) use pool::START_DEADLINE;
 pub(crate) use zygote::{UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};
+pub(crate) use zygotes::OWN as OWN_ZYGOTE;

@@ -1,6 +1,6 @@
 //! The part: which workers there are, and what they are told.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use tracing::{debug, info, warn};
 use super::labels::Labels;
 use super::metrics::WorkerMetrics;
 use super::pool::{START_DEADLINE, WorkerPool, WorkerState};
-use super::zygotes::Zygotes;
+use super::zygotes::{OWN, Zygotes};
 use crate::input::{ChildEnd, ZygoteEvent};
 use crate::node_info::NodeInfo;
 use crate::outbox::{Birth, Effect, Event, Outbox};
@@ -48,7 +48,7 @@ impl Workers {
             node,
             pool: WorkerPool::new(prestart, cores),
             has_zygote,
-            zygotes: Zygotes::default(),
+            zygotes: Zygotes::new(),
             python_version: None,
             ends: HashMap::new(),
             closed: HashSet::new(),
@@ -92,37 +92,33 @@ impl Workers {
 
     /// All who waited in vain know it: whoever needs such workers next begins anew.
     pub(crate) fn forget_hopeless(&mut self, out: &mut Outbox) {
-        for key in self.zygotes.end_hopeless() {
-            out.effect(Effect::EndZygote { key });
+        for zygote in self.zygotes.end_hopeless() {
+            out.effect(Effect::EndZygote { zygote });
         }
     }
 
-    pub(super) fn start_failed(&mut self, key: &WorkerKey, cause: String, now: Instant) {
+    pub(super) fn start_failed(&mut self, zygote: u64, cause: String, now: Instant) {
         self.metrics.start_failed();
-        self.zygotes.start_failed(key, cause, now);
+        self.zygotes.start_failed(zygote, cause, now);
     }
 
-    /// Asks for as many workers as are missing when so many leases need one of each key.
-    pub(crate) fn fork_missing(
-        &mut self,
-        waiting: &BTreeMap<WorkerKey, usize>,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
+    /// Asks for as many workers as are missing when so many leases need one of each key, the most urgent key first.
+    pub(crate) fn fork_missing(&mut self, waiting: &[(WorkerKey, usize)], now: Instant, out: &mut Outbox) {
         if !self.has_zygote {
             return;
         }
         let own = WorkerKey::default();
         let mut room = self.pool.room();
-        if !waiting.contains_key(&own) {
+        let is_needed = |key: &WorkerKey| waiting.iter().any(|(needed, _)| needed == key);
+        if !is_needed(&own) {
             room -= self.fork_missing_with(&own, 0, room, now, out);
         }
         for (key, waiting_for_it) in waiting {
             if self.zygotes.has_no_place_for(key) {
                 let pool = &self.pool;
-                let may_go = |other: &WorkerKey| !waiting.contains_key(other) && !pool.is_any_coming(other);
-                if let Some(key) = self.zygotes.end_oldest(may_go) {
-                    out.effect(Effect::EndZygote { key });
+                let may_go = |key: &WorkerKey, zygote| !is_needed(key) && pool.coming_from(zygote) == 0;
+                if let Some(zygote) = self.zygotes.end_oldest(may_go) {
+                    out.effect(Effect::EndZygote { zygote });
                 }
             }
             room -= self.fork_missing_with(key, *waiting_for_it, room, now, out);
@@ -138,12 +134,17 @@ impl Workers {
         now: Instant,
         out: &mut Outbox,
     ) -> usize {
-        if !self.zygotes.need(key, now) {
+        let Some(asked) = self.zygotes.need(key, now) else {
             return 0;
+        };
+        let mut count = self.pool.to_fork(key, waiting).min(room);
+        if asked.number != OWN && !asked.is_ready {
+            // Its imports take as long as many forks: the others' room is not kept for them.
+            count = count.min(1_usize.saturating_sub(self.pool.coming_from(asked.number)));
         }
-        let count = self.pool.to_fork(key, waiting).min(room);
         if count > 0 {
             out.event(Event::ForkWorkers {
+                zygote: asked.number,
                 key: key.clone(),
                 count,
             });
@@ -154,8 +155,7 @@ impl Workers {
     /// The zygote is about to be asked for a worker with this connection.
     pub(crate) fn add(&mut self, birth: &Birth, now: Instant) {
         self.metrics.started();
-        self.pool
-            .add(birth.worker, birth.connection, birth.key.clone(), now);
+        self.pool.add(birth, now);
         self.labels.add(birth.worker);
     }
 
@@ -167,14 +167,14 @@ impl Workers {
         now: Instant,
         out: &mut Outbox,
     ) {
-        let key = births.first().map(|birth| birth.key.clone());
+        let zygote = births.first().map(|birth| birth.zygote);
         for birth in births {
             self.labels.forget(birth.worker);
             self.forget_unborn(birth.worker, out);
         }
-        if let (Some(error), Some(key)) = (error, key) {
+        if let (Some(error), Some(zygote)) = (error, zygote) {
             warn!(error, "cannot prepare a worker");
-            self.start_failed(&key, error, now);
+            self.start_failed(zygote, error, now);
             // Those who wait hear of it when it has failed too often.
             out.schedule();
         }
@@ -182,6 +182,7 @@ impl Workers {
 
     /// A worker that never came to be.
     fn forget_unborn(&mut self, worker: WorkerId, out: &mut Outbox) {
+        self.closed.remove(&worker);
         if let Some(entry) = self.pool.remove(worker) {
             self.labels.worker_ended(worker);
             out.event(Event::WorkerUnborn {
@@ -190,16 +191,10 @@ impl Workers {
         }
     }
 
-    /// News of the zygote with this key.
-    pub(crate) fn zygote_event(
-        &mut self,
-        key: &WorkerKey,
-        event: ZygoteEvent,
-        now: Instant,
-        out: &mut Outbox,
-    ) {
+    /// News of the zygote with this number.
+    pub(crate) fn zygote_event(&mut self, zygote: u64, event: ZygoteEvent, now: Instant, out: &mut Outbox) {
         match event {
-            ZygoteEvent::Started { pid } => self.zygotes.started(key, pid),
+            ZygoteEvent::Started { pid } => self.zygotes.started(zygote, pid),
             ZygoteEvent::Ready {
                 pid,
                 python_version,
@@ -210,29 +205,42 @@ impl Workers {
                     let cause =
                         format!("their Python package is sparkray {sparkray_version}, this node runs {own}");
                     warn!(cause, "no worker can be started");
-                    self.zygotes.gave_up(key, cause);
+                    self.zygotes.gave_up(zygote, cause);
                 }
                 info!(pid, python_version, "the zygote is ready");
-                self.python_version = Some(python_version);
+                self.ready(zygote, python_version, now);
                 out.schedule();
             }
             ZygoteEvent::Forked { worker_id, pid } => self.forked(worker_id, pid, now, out),
             ZygoteEvent::Failed { worker_id, error } => {
-                if self.pool.is_registered(worker_id) {
+                if self.pool.get(worker_id).is_some_and(|entry| entry.pid.is_some()) {
                     // The zygote died between the fork and its word of it.
                     debug!(%worker_id, "a worker was forked although its zygote did not say so");
                     return;
                 }
                 debug!(%worker_id, error, "a worker was not forked");
                 self.forget_unborn(worker_id, out);
-                self.start_failed(key, error, now);
+                self.start_failed(zygote, error, now);
                 out.schedule();
             }
             ZygoteEvent::GaveUp { cause } => {
                 warn!(cause, "no worker can be started any more");
-                self.zygotes.gave_up(key, cause);
+                self.zygotes.gave_up(zygote, cause);
                 out.schedule();
             }
+        }
+    }
+
+    fn ready(&mut self, zygote: u64, python_version: String, now: Instant) {
+        self.zygotes.ready(zygote);
+        self.pool.zygote_is_ready(zygote, now);
+        if zygote == OWN {
+            self.python_version = Some(python_version);
+        } else if let Some(own) = &self.python_version
+            && *own != python_version
+        {
+            let cause = format!("they would run Python {python_version}, this node has Python {own}");
+            self.zygotes.gave_up(zygote, cause);
         }
     }
 
@@ -249,7 +257,7 @@ impl Workers {
     pub(crate) fn registered(&mut self, worker: WorkerId, pid: u32, now: Instant, out: &mut Outbox) {
         debug!(worker_id = %worker, pid, "worker registered");
         if let Some(entry) = self.pool.get(worker) {
-            self.zygotes.worker_started(&entry.key);
+            self.zygotes.worker_started(entry.zygote);
             self.metrics
                 .registered(now.saturating_duration_since(entry.since));
         }
@@ -360,9 +368,9 @@ impl Workers {
     pub(crate) fn tick(&mut self, now: Instant, out: &mut Outbox) {
         for worker in self.pool.overdue(now) {
             warn!(worker_id = %worker, "a worker did not register in time");
-            if let Some(key) = self.pool.get(worker).map(|entry| entry.key.clone()) {
+            if let Some(zygote) = self.pool.get(worker).map(|entry| entry.zygote) {
                 let seconds = START_DEADLINE.as_secs();
-                self.start_failed(&key, format!("it did not register in {seconds} s"), now);
+                self.start_failed(zygote, format!("it did not register in {seconds} s"), now);
             }
             self.kill(worker, now, out);
         }
@@ -373,8 +381,11 @@ impl Workers {
             out.schedule();
         }
         let pool = &self.pool;
-        for key in self.zygotes.end_unused(now, |key| !pool.is_any_coming(key)) {
-            out.effect(Effect::EndZygote { key });
+        for zygote in self
+            .zygotes
+            .end_unused(now, |zygote| pool.coming_from(zygote) == 0)
+        {
+            out.effect(Effect::EndZygote { zygote });
         }
         self.search_orphans(out);
     }

@@ -10,10 +10,12 @@ use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, WorkerId, WorkerKey};
 
+use crate::outbox::Birth;
+
 /// An idle worker above the prestarted number is ended after this time.
 pub(super) const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A forked worker that has not registered after this time is killed.
-pub(super) const START_DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a worker does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,6 +43,8 @@ pub(super) struct Worker {
     pub(super) connection: u64,
     /// What it was born with.
     pub(super) key: WorkerKey,
+    /// Number of the zygote that was asked for it.
+    pub(super) zygote: u64,
     /// Set at its first lease.
     pub(super) job: Option<JobId>,
 }
@@ -123,23 +127,34 @@ impl WorkerPool {
         }
     }
 
-    /// Whether a worker with this key was asked for and has not registered yet.
-    pub(super) fn is_any_coming(&self, key: &WorkerKey) -> bool {
-        let mut workers = self.workers.values();
-        workers.any(|worker| worker.state == WorkerState::Coming && worker.key == *key)
+    /// How many workers were asked for of this zygote and have not registered yet.
+    pub(super) fn coming_from(&self, zygote: u64) -> usize {
+        let workers = self.workers.values();
+        let coming = workers.filter(|worker| worker.state == WorkerState::Coming && worker.zygote == zygote);
+        coming.count()
+    }
+
+    /// A zygote can fork from now on: those that it was asked for before are late only from now on.
+    pub(super) fn zygote_is_ready(&mut self, zygote: u64, now: Instant) {
+        for worker in self.workers.values_mut() {
+            if worker.state == WorkerState::Coming && worker.zygote == zygote {
+                worker.since = now;
+            }
+        }
     }
 
     /// A worker was asked for; its connection exists already.
-    pub(super) fn add(&mut self, worker: WorkerId, connection: u64, key: WorkerKey, now: Instant) {
+    pub(super) fn add(&mut self, birth: &Birth, now: Instant) {
         let entry = Worker {
             state: WorkerState::Coming,
             since: now,
             pid: None,
-            connection,
-            key,
+            connection: birth.connection,
+            key: birth.key.clone(),
+            zygote: birth.zygote,
             job: None,
         };
-        self.workers.insert(worker, entry);
+        self.workers.insert(birth.worker, entry);
     }
 
     /// A worker registered.
@@ -258,6 +273,15 @@ mod tests {
         WorkerKey::default()
     }
 
+    fn birth(worker: WorkerId, key: WorkerKey) -> Birth {
+        Birth {
+            worker,
+            connection: 1,
+            zygote: if key == own() { 0 } else { 3 },
+            key,
+        }
+    }
+
     fn lease() -> LeaseId {
         LeaseId::random()
     }
@@ -266,7 +290,7 @@ mod tests {
         let mut pool = WorkerPool::new(prestart, 2);
         for index in 0..workers {
             let worker = WorkerId::from_array([index; 16]);
-            pool.add(worker, u64::from(index), own(), now);
+            pool.add(&birth(worker, own()), now);
             pool.registered(worker, now);
         }
         pool
@@ -292,8 +316,8 @@ mod tests {
         assert_eq!(pool.to_fork(&own(), 0), 2);
         assert_eq!(pool.to_fork(&own(), 3), 3);
         assert_eq!(pool.to_fork(&own(), 100), 4);
-        pool.add(WorkerId::from_array([1; 16]), 1, own(), now);
-        pool.add(WorkerId::from_array([2; 16]), 2, own(), now);
+        pool.add(&birth(WorkerId::from_array([1; 16]), own()), now);
+        pool.add(&birth(WorkerId::from_array([2; 16]), own()), now);
         assert_eq!(pool.to_fork(&own(), 0), 0);
         assert_eq!(pool.to_fork(&own(), 2), 0);
         assert_eq!(pool.to_fork(&own(), 3), 1);
@@ -337,15 +361,27 @@ mod tests {
         assert_eq!(pool.to_fork(&other, 0), 0);
         assert_eq!(pool.to_fork(&other, 1), 1);
         let worker = WorkerId::from_array([9; 16]);
-        pool.add(worker, 9, other.clone(), now);
-        assert!(pool.is_any_coming(&other));
+        pool.add(&birth(worker, other.clone()), now);
+        assert_eq!(pool.coming_from(3), 1);
         assert_eq!(pool.to_fork(&other, 1), 0);
         // It does not stand for a worker that the node keeps.
         assert_eq!(pool.to_fork(&own(), 1), 1);
         pool.registered(worker, now);
-        assert!(!pool.is_any_coming(&other));
+        assert_eq!(pool.coming_from(3), 0);
         assert_eq!(pool.surplus(now + IDLE_AFTER), [worker]);
         assert_eq!(pool.take_idle(&other, JOB, lease(), now), Some(worker));
         assert_ne!(pool.take_idle(&own(), JOB, lease(), now), Some(worker));
+    }
+
+    #[test]
+    fn a_worker_is_late_only_once_its_zygote_can_fork() {
+        let now = Instant::now();
+        let mut pool = WorkerPool::new(0, 2);
+        pool.add(&birth(WorkerId::from_array([1; 16]), own()), now);
+        pool.zygote_is_ready(3, now + START_DEADLINE);
+        assert_eq!(pool.overdue(now + START_DEADLINE).len(), 1);
+        pool.zygote_is_ready(0, now + START_DEADLINE);
+        assert!(pool.overdue(now + START_DEADLINE).is_empty());
+        assert_eq!(pool.overdue(now + 2 * START_DEADLINE).len(), 1);
     }
 }

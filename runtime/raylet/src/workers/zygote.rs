@@ -72,7 +72,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::net::{
@@ -84,6 +83,7 @@ use sparkray_rpc::register;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use crate::input::{Input, ZygoteEvent};
@@ -94,6 +94,8 @@ const LONGEST_DELAY: Duration = Duration::from_secs(5);
 const WELL_AFTER: Duration = Duration::from_secs(30);
 /// Zygotes in a row that are never ready before the raylet gives up: what they lack will not come by itself.
 const MAX_STARTS: u32 = 4;
+/// A zygote that is to end has this long for the workers that it was asked for.
+const LAST_FORKS: Duration = Duration::from_secs(10);
 /// A zygote that has not said "ready" after this time is ended.
 const READY_DEADLINE: Duration = Duration::from_mins(1);
 
@@ -126,7 +128,7 @@ pub(crate) struct WorkerConfig {
 /// How to start a zygote.
 #[derive(Clone, Debug)]
 pub(crate) struct ZygoteSpec {
-    pub(crate) key: WorkerKey,
+    pub(crate) number: u64,
     pub(crate) python: String,
     pub(crate) working_dir: PathBuf,
     pub(crate) log: PathBuf,
@@ -135,14 +137,13 @@ pub(crate) struct ZygoteSpec {
 
 impl ZygoteSpec {
     /// The same with the environment of a key. A `${NAME}` in a variable is what NAME is without it, as in Ray.
-    pub(crate) fn with_key(&self, key: &WorkerKey) -> Self {
+    pub(crate) fn with_key(&self, number: u64, key: &WorkerKey) -> Self {
         let mut spec = self.clone();
-        spec.key = key.clone();
+        spec.number = number;
         let variables = key.environment.variables();
         if variables.is_empty() {
             return spec;
         }
-        let number = NEXT_LOG.fetch_add(1, Ordering::Relaxed);
         spec.log.set_file_name(format!("zygote-{number}.log"));
         let node_has = |name: &str| {
             let own = self.environment.iter().rfind(|(known, _)| known == name);
@@ -170,7 +171,6 @@ impl ZygoteSpec {
 pub(crate) const UNSET_THREAD_VARIABLES: &str = "SPARKRAY_THREAD_VARIABLES";
 /// By which workers know what to hand on to those that they call.
 const RUNTIME_ENV: &str = "SPARKRAY_RUNTIME_ENV";
-static NEXT_LOG: AtomicU64 = AtomicU64::new(1);
 
 /// A text with each `${NAME}` replaced.
 fn expand(text: &str, value_of: impl Fn(&str) -> String) -> String {
@@ -227,22 +227,34 @@ pub(crate) async fn run_zygote(
     spec: ZygoteSpec,
     mut requests: mpsc::Receiver<ForkRequest>,
     inputs: mpsc::Sender<Input>,
+    unwanted: CancellationToken,
 ) {
     let mut failures = 0;
     let mut delay = FIRST_DELAY;
-    loop {
+    while !unwanted.is_cancelled() {
         let started = Instant::now();
         let mut pending = Vec::new();
         let mut was_ready = false;
-        let outcome = serve_one(&spec, &mut requests, &inputs, &mut pending, &mut was_ready).await;
+        let outcome = serve_one(
+            &spec,
+            &mut requests,
+            &inputs,
+            &unwanted,
+            &mut pending,
+            &mut was_ready,
+        )
+        .await;
         let (cause, may_recover) = match outcome {
-            ZygoteEnd::NotWanted => return,
+            ZygoteEnd::NotWanted => ("nobody needs it any more".to_owned(), true),
             ZygoteEnd::NotStarted(cause) => (cause, false),
             ZygoteEnd::Ended(cause) => (cause, true),
         };
         for worker_id in pending {
             let error = format!("the zygote ended: {cause}");
             report(&spec, &inputs, ZygoteEvent::Failed { worker_id, error }).await;
+        }
+        if unwanted.is_cancelled() {
+            continue;
         }
         if started.elapsed() >= WELL_AFTER {
             delay = FIRST_DELAY;
@@ -265,15 +277,20 @@ pub(crate) async fn run_zygote(
             delay_ms = delay.as_millis() as u64,
             "the zygote ended and is started again"
         );
-        tokio::time::sleep(delay).await;
-        delay = (delay * 2).min(LONGEST_DELAY);
+        tokio::select! {
+            () = tokio::time::sleep(delay) => delay = (delay * 2).min(LONGEST_DELAY),
+            () = unwanted.cancelled() => {}
+        }
     }
+    // What it was asked for meanwhile; the sender is gone, or about to go.
+    let cause = "its zygote is not needed any more".to_owned();
+    refuse_all(&spec, requests, &inputs, cause).await;
 }
 
 async fn report(spec: &ZygoteSpec, inputs: &mpsc::Sender<Input>, event: ZygoteEvent) {
-    let key = spec.key.clone();
+    let zygote = spec.number;
     // The receiver is gone only when the raylet ends.
-    let _ = inputs.send(Input::Zygote { key, event }).await;
+    let _ = inputs.send(Input::Zygote { zygote, event }).await;
 }
 
 async fn refuse_all(
@@ -291,7 +308,7 @@ async fn refuse_all(
 
 /// Why a zygote is not there.
 enum ZygoteEnd {
-    /// The raylet ends.
+    /// It is to end.
     NotWanted,
     /// The interpreter cannot be run: trying again does not help.
     NotStarted(String),
@@ -316,6 +333,7 @@ async fn serve_one(
     spec: &ZygoteSpec,
     requests: &mut mpsc::Receiver<ForkRequest>,
     inputs: &mpsc::Sender<Input>,
+    unwanted: &CancellationToken,
     pending: &mut Vec<WorkerId>,
     was_ready: &mut bool,
 ) -> ZygoteEnd {
@@ -328,7 +346,11 @@ async fn serve_one(
         Err(error) => return ZygoteEnd::NotStarted(format!("cannot start {}: {error}", spec.python)),
     };
     let mut buffer = vec![0; MAX_MESSAGE];
-    match tokio::time::timeout(READY_DEADLINE, receive(&control, &mut buffer)).await {
+    let first = tokio::select! {
+        first = tokio::time::timeout(READY_DEADLINE, receive(&control, &mut buffer)) => first,
+        () = unwanted.cancelled() => return ZygoteEnd::NotWanted,
+    };
+    match first {
         Ok(Ok(Some(ZygoteMessage::Ready {
             pid,
             python_version,
@@ -347,7 +369,12 @@ async fn serve_one(
         Ok(Err(error)) => return ZygoteEnd::Ended(error),
         Err(_) => return ZygoteEnd::Ended(format!("it was not ready after {} s", READY_DEADLINE.as_secs())),
     }
+    // It ends when it has answered what it was asked, or does not in time.
+    let mut ends_at = None;
     loop {
+        if ends_at.is_some() && pending.is_empty() {
+            return ZygoteEnd::NotWanted;
+        }
         tokio::select! {
             message = receive(&control, &mut buffer) => {
                 let event = match message {
@@ -360,8 +387,14 @@ async fn serve_one(
                     Err(error) => return ZygoteEnd::Ended(error),
                 }
             }
-            request = requests.recv() => {
-                let Some(request) = request else { return ZygoteEnd::NotWanted };
+            () = tokio::time::sleep_until(ends_at.unwrap_or_else(tokio::time::Instant::now)), if ends_at.is_some() => {
+                return ZygoteEnd::NotWanted;
+            }
+            request = requests.recv(), if ends_at.is_none() => {
+                let Some(request) = request else {
+                    ends_at = Some(tokio::time::Instant::now() + LAST_FORKS);
+                    continue;
+                };
                 pending.push(request.worker_id);
                 if let Err(error) = send(&control, &request).await {
                     return ZygoteEnd::Ended(format!("cannot send to it: {error}"));

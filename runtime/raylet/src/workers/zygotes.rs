@@ -4,12 +4,15 @@
 //! 1. The zygote of the node's own environment stays, whatever becomes of it.
 //! 2. There are at most [`MAX_OTHERS`] others. One goes when nobody has needed it for a while, when its place is needed,
 //!    and when those were told who waited for it in vain.
+//! 3. A number is never used again: news of a zygote that has gone is none of its successor with the same key.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use sparkray_common::WorkerKey;
 
+/// The number of the zygote of the node's own environment.
+pub(crate) const OWN: u64 = 0;
 /// Zygotes besides that of the node's own environment.
 pub(super) const MAX_OTHERS: usize = 16;
 /// A zygote of another environment ends when nobody has needed it for this time.
@@ -19,27 +22,40 @@ pub(super) const START_PAUSE: Duration = Duration::from_millis(200);
 /// Workers that fail to start, one after the other, before those who wait are told.
 const MAX_START_FAILURES: u32 = 10;
 
+/// A zygote that can be asked for workers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Asked {
+    pub(super) number: u64,
+    /// Its imports are done.
+    pub(super) is_ready: bool,
+}
+
 #[derive(Debug)]
 struct Zygote {
+    number: u64,
     /// `None` until it was started.
     pid: Option<u32>,
+    is_ready: bool,
     /// Why no worker will ever come.
     gave_up: Option<String>,
     start_failures: u32,
     last_start_failure: String,
     paused_until: Option<Instant>,
-    used_at: Instant,
+    /// When it was needed last.
+    used_at: Option<Instant>,
 }
 
 impl Zygote {
-    fn new(now: Instant) -> Self {
+    fn new(number: u64) -> Self {
         Self {
+            number,
             pid: None,
+            is_ready: false,
             gave_up: None,
             start_failures: 0,
             last_start_failure: String::new(),
             paused_until: None,
-            used_at: now,
+            used_at: None,
         }
     }
 
@@ -57,63 +73,76 @@ impl Zygote {
 }
 
 /// All zygotes of this node.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Zygotes {
     known: BTreeMap<WorkerKey, Zygote>,
+    last_number: u64,
 }
 
 impl Zygotes {
-    /// Whether workers of this key can be asked for now; somebody needs them.
-    pub(super) fn need(&mut self, key: &WorkerKey, now: Instant) -> bool {
-        if !self.known.contains_key(key) {
-            if self.has_no_place_for(key) {
-                return false;
-            }
-            self.known.insert(key.clone(), Zygote::new(now));
+    /// That of the node's own environment.
+    pub(super) fn new() -> Self {
+        Self {
+            known: [(WorkerKey::default(), Zygote::new(OWN))].into(),
+            last_number: OWN,
         }
-        let Some(zygote) = self.known.get_mut(key) else {
-            return false;
-        };
-        zygote.used_at = now;
-        zygote.gave_up.is_none() && zygote.paused_until.is_none_or(|until| now >= until)
     }
 
-    fn others(&self) -> usize {
-        self.known.len() - usize::from(self.known.contains_key(&WorkerKey::default()))
+    /// The zygote that can be asked for workers of this key now, which somebody needs; one that is to be started, when
+    /// there was none.
+    pub(super) fn need(&mut self, key: &WorkerKey, now: Instant) -> Option<Asked> {
+        if !self.known.contains_key(key) {
+            if self.has_no_place_for(key) {
+                return None;
+            }
+            self.last_number += 1;
+            self.known.insert(key.clone(), Zygote::new(self.last_number));
+        }
+        let zygote = self.known.get_mut(key)?;
+        zygote.used_at = Some(now);
+        let may_be_asked = zygote.gave_up.is_none() && zygote.paused_until.is_none_or(|until| now >= until);
+        may_be_asked.then_some(Asked {
+            number: zygote.number,
+            is_ready: zygote.is_ready,
+        })
     }
 
     /// Whether one has to go for a zygote with this key.
     pub(super) fn has_no_place_for(&self, key: &WorkerKey) -> bool {
-        *key != WorkerKey::default() && !self.known.contains_key(key) && self.others() >= MAX_OTHERS
+        !self.known.contains_key(key) && self.known.len() > MAX_OTHERS
     }
 
-    /// Of the zygotes that `may_go` the one that was needed longest ago: it is to end.
-    pub(super) fn end_oldest(&mut self, may_go: impl Fn(&WorkerKey) -> bool) -> Option<WorkerKey> {
+    /// Of the zygotes whose key `may_go` the one that was needed longest ago: it is to end.
+    pub(super) fn end_oldest(&mut self, may_go: impl Fn(&WorkerKey, u64) -> bool) -> Option<u64> {
         let others = self
             .known
             .iter()
-            .filter(|(key, _)| **key != WorkerKey::default() && may_go(key));
+            .filter(|(key, zygote)| zygote.number != OWN && may_go(key, zygote.number));
         let oldest = others.min_by_key(|(_, zygote)| zygote.used_at);
         let key = oldest.map(|(key, _)| key.clone())?;
-        self.known.remove(&key);
-        Some(key)
+        self.known.remove(&key).map(|zygote| zygote.number)
     }
 
     /// Those that nobody has needed for a while, and that `may_go`: they are to end.
-    pub(super) fn end_unused(&mut self, now: Instant, may_go: impl Fn(&WorkerKey) -> bool) -> Vec<WorkerKey> {
-        let unused = self.known.extract_if(.., |key, zygote| {
-            let is_unused = now.saturating_duration_since(zygote.used_at) >= UNUSED_AFTER;
-            *key != WorkerKey::default() && is_unused && may_go(key)
-        });
-        unused.map(|(key, _)| key).collect()
+    pub(super) fn end_unused(&mut self, now: Instant, may_go: impl Fn(u64) -> bool) -> Vec<u64> {
+        self.end(|zygote| {
+            let is_unused = zygote
+                .used_at
+                .is_none_or(|used| now.saturating_duration_since(used) >= UNUSED_AFTER);
+            is_unused && may_go(zygote.number)
+        })
     }
 
     /// Those of other environments that start no workers: they are to end, and the next who needs one begins anew.
-    pub(super) fn end_hopeless(&mut self) -> Vec<WorkerKey> {
-        let hopeless = self.known.extract_if(.., |key, zygote| {
-            *key != WorkerKey::default() && zygote.hopeless().is_some()
-        });
-        hopeless.map(|(key, _)| key).collect()
+    pub(super) fn end_hopeless(&mut self) -> Vec<u64> {
+        self.end(|zygote| zygote.hopeless().is_some())
+    }
+
+    fn end(&mut self, is_to_end: impl Fn(&Zygote) -> bool) -> Vec<u64> {
+        let ended = self
+            .known
+            .extract_if(.., |_, zygote| zygote.number != OWN && is_to_end(zygote));
+        ended.map(|(_, zygote)| zygote.number).collect()
     }
 
     /// Why those wait in vain who wait for a worker of this key.
@@ -126,10 +155,22 @@ impl Zygotes {
         self.known.values().any(|zygote| zygote.hopeless().is_some())
     }
 
+    fn get_mut(&mut self, number: u64) -> Option<&mut Zygote> {
+        self.known.values_mut().find(|zygote| zygote.number == number)
+    }
+
     /// A zygote was started.
-    pub(super) fn started(&mut self, key: &WorkerKey, pid: u32) {
-        if let Some(zygote) = self.known.get_mut(key) {
+    pub(super) fn started(&mut self, number: u64, pid: u32) {
+        if let Some(zygote) = self.get_mut(number) {
             zygote.pid = Some(pid);
+            zygote.is_ready = false;
+        }
+    }
+
+    /// A zygote can fork.
+    pub(super) fn ready(&mut self, number: u64) {
+        if let Some(zygote) = self.get_mut(number) {
+            zygote.is_ready = true;
         }
     }
 
@@ -139,24 +180,24 @@ impl Zygotes {
     }
 
     /// No worker will come from it.
-    pub(super) fn gave_up(&mut self, key: &WorkerKey, cause: String) {
-        if let Some(zygote) = self.known.get_mut(key) {
+    pub(super) fn gave_up(&mut self, number: u64, cause: String) {
+        if let Some(zygote) = self.get_mut(number) {
             zygote.gave_up = Some(cause);
         }
     }
 
-    /// A worker of this key did not start.
-    pub(super) fn start_failed(&mut self, key: &WorkerKey, cause: String, now: Instant) {
-        if let Some(zygote) = self.known.get_mut(key) {
+    /// A worker did not start.
+    pub(super) fn start_failed(&mut self, number: u64, cause: String, now: Instant) {
+        if let Some(zygote) = self.get_mut(number) {
             zygote.start_failures += 1;
             zygote.last_start_failure = cause;
             zygote.paused_until = Some(now + START_PAUSE);
         }
     }
 
-    /// A worker of this key registered.
-    pub(super) fn worker_started(&mut self, key: &WorkerKey) {
-        if let Some(zygote) = self.known.get_mut(key) {
+    /// A worker registered.
+    pub(super) fn worker_started(&mut self, number: u64) {
+        if let Some(zygote) = self.get_mut(number) {
             zygote.start_failures = 0;
         }
     }
@@ -175,82 +216,5 @@ impl Zygotes {
 }
 
 #[cfg(test)]
-mod tests {
-    use sparkray_common::{Language, RuntimeEnvironment};
-
-    use super::*;
-
-    fn key(value: usize) -> WorkerKey {
-        let environment = RuntimeEnvironment::new([("N".to_owned(), value.to_string())].into());
-        WorkerKey {
-            language: Language::Python,
-            environment: environment.unwrap(),
-        }
-    }
-
-    #[test]
-    fn there_are_so_many_and_the_one_needed_longest_ago_gives_way() {
-        let now = Instant::now();
-        let mut zygotes = Zygotes::default();
-        assert!(zygotes.need(&WorkerKey::default(), now));
-        for index in 0..MAX_OTHERS {
-            assert!(!zygotes.has_no_place_for(&key(index)));
-            assert!(zygotes.need(&key(index), now + Duration::from_secs(index as u64)));
-        }
-        assert!(zygotes.has_no_place_for(&key(MAX_OTHERS)));
-        assert!(!zygotes.has_no_place_for(&key(1)));
-        let later = now + Duration::from_secs(100);
-        assert!(!zygotes.need(&key(MAX_OTHERS), later));
-        assert!(zygotes.need(&key(0), later));
-        assert_eq!(zygotes.end_oldest(|other| *other != key(1)), Some(key(2)));
-        assert!(zygotes.need(&key(MAX_OTHERS), later));
-        assert_eq!(zygotes.end_oldest(|_| false), None);
-    }
-
-    #[test]
-    fn unused_ones_end_but_for_that_of_the_node() {
-        let now = Instant::now();
-        let mut zygotes = Zygotes::default();
-        zygotes.need(&WorkerKey::default(), now);
-        zygotes.need(&key(1), now);
-        zygotes.need(&key(2), now + Duration::from_secs(1));
-        assert!(zygotes.end_unused(now, |_| true).is_empty());
-        assert!(zygotes.end_unused(now + UNUSED_AFTER, |_| false).is_empty());
-        assert_eq!(zygotes.end_unused(now + UNUSED_AFTER, |_| true), [key(1)]);
-    }
-
-    #[test]
-    fn one_that_starts_no_workers_is_named_and_begins_anew() {
-        let now = Instant::now();
-        let mut zygotes = Zygotes::default();
-        let own = WorkerKey::default();
-        for key in [&own, &key(1)] {
-            zygotes.need(key, now);
-            zygotes.gave_up(key, "no such file".to_owned());
-            assert!(!zygotes.need(key, now));
-            assert_eq!(zygotes.hopeless(key), Some("no such file".to_owned()));
-        }
-        assert_eq!(zygotes.end_hopeless(), [key(1)]);
-        assert!(zygotes.is_any_hopeless());
-        assert!(zygotes.need(&key(1), now));
-        assert_eq!(zygotes.hopeless(&key(1)), None);
-    }
-
-    #[test]
-    fn a_worker_that_did_not_start_makes_the_next_wait() {
-        let now = Instant::now();
-        let mut zygotes = Zygotes::default();
-        zygotes.need(&key(1), now);
-        for _ in 0..MAX_START_FAILURES {
-            assert_eq!(zygotes.hopeless(&key(1)), None);
-            zygotes.start_failed(&key(1), "it did not register".to_owned(), now);
-        }
-        assert!(zygotes.hopeless(&key(1)).unwrap().contains("it did not register"));
-        zygotes.worker_started(&key(1));
-        assert_eq!(zygotes.hopeless(&key(1)), None);
-        assert!(!zygotes.need(&key(1), now));
-        assert!(!zygotes.end_pauses(now));
-        assert!(zygotes.end_pauses(now + START_PAUSE));
-        assert!(zygotes.need(&key(1), now));
-    }
-}
+#[path = "zygotes_tests.rs"]
+mod tests;

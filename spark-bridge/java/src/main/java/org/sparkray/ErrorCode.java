@@ -26,6 +26,7 @@ final class ErrorCode {
   static final int NOT_RUNNING = 18;
   static final int FETCH_TIMED_OUT = 19;
   static final int ACTOR_UNSCHEDULABLE = 20;
+  static final int RUNTIME_ENV_SETUP = 21;
 
   private ErrorCode() {}
 }
