@@ -163,13 +163,13 @@ TABLES: dict[str, dict[str, str]] = {
         "leases": "cluster_view leases::metrics node_info outbox shape",
         "actors::metrics": "",
         "actors": "actors::metrics cluster_view ids leases node_info outbox shape",
-        "workers::pool": "",
+        "workers::pool": "outbox",
         "workers::labels": "",
         "workers::metrics": "",
         "workers::zygotes": "",
         "workers::part": "input node_info outbox workers::labels workers::metrics workers::pool workers::zygotes",
         "workers::endings": "input outbox workers::part workers::pool",
-        "workers": "input outbox tasks workers::part",
+        "workers": "input outbox tasks workers::part workers::zygotes",
         "objects::messages": "",
         "objects::frees": "",
         "objects::fetched_by": "",
@@ -190,7 +190,7 @@ TABLES: dict[str, dict[str, str]] = {
         " head::part ids input leases node_info objects::part outbox router workers::part",
         "io": "gateway head input node_info objects outbox workers",
         "raylet": "error input io router",
-        "settings": "error head::lease node_info workers",
+        "settings": "error head::lease node_info workers workers::zygotes",
         "run": "actors cluster_view error gateway gateway::clients head head::lease head::outgoing head::part ids io"
         " leases"
         " node_info"

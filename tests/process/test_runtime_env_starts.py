@@ -100,7 +100,7 @@ def test_variables_with_which_no_python_starts_are_named_and_hurt_nobody_else(cl
             sparkray.get(broken.remote("A"), timeout=60)
         assert "OTHER, PYTHONHOME" in str(caught.value)
         assert "secret value" not in str(caught.value)
-    assert len(list(logs.glob("zygote-*.log"))) == 2
+    assert len(list(logs.rglob("zygote-*.log"))) == 2
     holder = Holder.options(max_restarts=-1, **with_env(PYTHONHOME="/nowhere")).remote()
     with pytest.raises(exceptions.RayActorError, match="PYTHONHOME"):
         sparkray.get(holder.variable.remote("A"), timeout=60)
