@@ -65,6 +65,7 @@ frame_kinds! {
     ActorExits = 57,
     GetMetrics = 58,
     MetricsText = 59,
+    ExitWorkerReply = 60,
     // The object store.
     CreateObject = 64,
     /// May carry a descriptor.

@@ -140,11 +140,7 @@ impl State {
             FrameKind::ObjectReady => return objects.on_object_ready(links, conn, frame),
             FrameKind::NodeDied => return self.on_node_died(&frame.decode()?),
             FrameKind::WorkerDied => return self.on_worker_died(&frame.decode()?),
-            FrameKind::ExitWorker => {
-                let message: proto::ExitWorker = frame.decode()?;
-                debug!(reason = message.reason, "the raylet ends this worker");
-                self.execution.exit(links);
-            }
+            FrameKind::ExitWorker => self.on_exit_worker(&frame.decode()?),
             FrameKind::HeadLost => {
                 let message: proto::HeadLost = frame.decode()?;
                 self.on_head_lost(message.cause);
@@ -161,6 +157,25 @@ impl State {
             }
         }
         Ok(())
+    }
+
+    fn on_exit_worker(&mut self, message: &proto::ExitWorker) {
+        let ends = !(message.unless_needed && self.is_needed());
+        debug!(reason = message.reason, ends, "the raylet ends this worker");
+        let links = &mut self.base.links;
+        if message.unless_needed {
+            let reply = proto::ExitWorkerReply { ends };
+            links.tell_raylet(FrameKind::ExitWorkerReply, &reply, true);
+        }
+        if ends {
+            self.execution.exit(links);
+        }
+    }
+
+    /// Whether others lose something when this process ends, or somebody waits for it.
+    fn is_needed(&self) -> bool {
+        let Base { objects, tasks, .. } = &self.base;
+        !self.execution.is_idle() || tasks.len() > 0 || objects.are_needed() || self.actors.are_needed()
     }
 
     fn on_registered(&mut self, conn: ConnId, frame: Frame) -> Result<(), CoreError> {

@@ -87,6 +87,7 @@ impl Router {
             }
             FrameKind::WorkerBlocked
             | FrameKind::WorkerLabel
+            | FrameKind::ExitWorkerReply
             | FrameKind::CreateActorReply
             | FrameKind::ActorExits => {
                 let worker = self
@@ -107,6 +108,9 @@ impl Router {
                 self.leases.worker_blocked(worker, message.blocked, &mut self.out);
             }
             FrameKind::WorkerLabel => self.workers.label(worker, frame.decode()?),
+            FrameKind::ExitWorkerReply => {
+                self.workers.answered(worker, frame.decode()?, now, &mut self.out);
+            }
             FrameKind::CreateActorReply => {
                 let pid = self.workers.pid_of(worker);
                 self.actors.created(

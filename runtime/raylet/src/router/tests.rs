@@ -1,5 +1,6 @@
 //! The parts together, without a socket, a process or a task.
 
+mod idle_workers;
 mod metrics;
 mod worker_keys;
 

@@ -21,6 +21,6 @@ pub(crate) use descendants::reap_all;
 pub(crate) use orphans::kill_orphans;
 pub(crate) use part::Workers;
 #[cfg(test)]
-pub(crate) use pool::START_DEADLINE;
+pub(crate) use pool::{IDLE_AFTER, START_DEADLINE};
 pub(crate) use zygote::{UNSET_THREAD_VARIABLES, WorkerConfig, ZygoteSpec};
 pub(crate) use zygotes::OWN as OWN_ZYGOTE;

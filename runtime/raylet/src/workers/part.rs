@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, LeaseId, Metrics, WorkerId, WorkerKey};
-use sparkray_proto::{ExitWorker, FrameKind, WorkerLabel};
+use sparkray_proto::{ExitWorker, ExitWorkerReply, FrameKind, WorkerLabel};
 use tracing::{debug, info, warn};
 
 use super::labels::Labels;
@@ -316,12 +316,49 @@ impl Workers {
         let Some(entry) = self.pool.get(worker) else {
             return;
         };
-        out.send(entry.connection, FrameKind::ExitWorker, 0, &ExitWorker { reason });
+        let message = ExitWorker {
+            reason,
+            unless_needed: false,
+        };
+        out.send(entry.connection, FrameKind::ExitWorker, 0, &message);
+        self.ending(worker, grace, now, out);
+    }
+
+    fn ending(&mut self, worker: WorkerId, grace: Option<Duration>, now: Instant, out: &mut Outbox) {
         self.pool.ending(worker, now);
         out.effect(Effect::KillLater {
             worker,
             grace: grace.unwrap_or(END_GRACE),
         });
+    }
+
+    /// Asks an idle worker to end, unless others need what it has: objects that it owns, actors that end with it.
+    fn ask_to_end(&mut self, worker: WorkerId, now: Instant, out: &mut Outbox) {
+        let Some(entry) = self.pool.get(worker) else {
+            return;
+        };
+        let message = ExitWorker {
+            reason: "idle".to_owned(),
+            unless_needed: true,
+        };
+        out.send(entry.connection, FrameKind::ExitWorker, 0, &message);
+        self.pool.asked(worker, now);
+    }
+
+    /// ExitWorkerReply: whether a worker that was asked ends.
+    pub(crate) fn answered(
+        &mut self,
+        worker: WorkerId,
+        message: ExitWorkerReply,
+        now: Instant,
+        out: &mut Outbox,
+    ) {
+        if message.ends {
+            self.ending(worker, None, now, out);
+        } else {
+            self.pool.stays(worker, now);
+            out.schedule();
+        }
     }
 
     /// WorkerLabel: what a worker runs, for its output.
@@ -356,7 +393,10 @@ impl Workers {
             "State",
             &[
                 ("Starting", count(|state| *state == WorkerState::Coming)),
-                ("Idle", count(|state| *state == WorkerState::Idle)),
+                (
+                    "Idle",
+                    count(|state| matches!(state, WorkerState::Idle | WorkerState::Asked)),
+                ),
                 ("Busy", count(|state| matches!(state, WorkerState::Busy(_)))),
                 ("Ending", count(|state| *state == WorkerState::Ending)),
             ],
@@ -376,6 +416,9 @@ impl Workers {
         }
         for worker in self.pool.surplus(now) {
             self.end(worker, "idle".to_owned(), None, now, out);
+        }
+        for worker in self.pool.to_ask(now) {
+            self.ask_to_end(worker, now, out);
         }
         if self.zygotes.end_pauses(now) {
             out.schedule();

@@ -12,8 +12,8 @@ use sparkray_common::{JobId, LeaseId, WorkerId, WorkerKey};
 
 use crate::outbox::Birth;
 
-/// An idle worker above the prestarted number is ended after this time.
-pub(super) const IDLE_AFTER: Duration = Duration::from_secs(10);
+/// An idle worker above the number that is kept is ended after this time.
+pub(crate) const IDLE_AFTER: Duration = Duration::from_secs(10);
 /// A forked worker that has not registered after this time is killed.
 pub(crate) const START_DEADLINE: Duration = Duration::from_secs(30);
 
@@ -26,6 +26,8 @@ pub(super) enum WorkerState {
     Idle,
     /// Serves a lease.
     Busy(LeaseId),
+    /// Idle, and was asked whether it can end.
+    Asked,
     /// Was told to end.
     Ending,
 }
@@ -54,6 +56,8 @@ pub(super) struct Worker {
 pub(super) struct WorkerPool {
     workers: BTreeMap<WorkerId, Worker>,
     prestart: usize,
+    /// Idle workers of jobs that are kept for their jobs' next leases.
+    max_idle: usize,
     max_coming: usize,
 }
 
@@ -63,6 +67,7 @@ impl WorkerPool {
         Self {
             workers: BTreeMap::new(),
             prestart,
+            max_idle: cores.max(prestart),
             max_coming: (2 * cores).max(prestart).max(4),
         }
     }
@@ -247,6 +252,33 @@ impl WorkerPool {
         surplus
     }
 
+    /// Idle workers of jobs to ask whether they can end: the longest idle ones above as many as the node has cores, of
+    /// whatever key.
+    pub(super) fn to_ask(&self, now: Instant) -> Vec<WorkerId> {
+        let idle = self
+            .workers
+            .iter()
+            .filter(|(_, worker)| worker.state == WorkerState::Idle && worker.job.is_some());
+        let mut idle: Vec<(Instant, WorkerId)> = idle.map(|(id, worker)| (worker.since, *id)).collect();
+        let excess = idle.len().saturating_sub(self.max_idle);
+        idle.sort_unstable();
+        idle.truncate(excess);
+        idle.retain(|(since, _)| now.duration_since(*since) >= IDLE_AFTER);
+        idle.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// A worker was asked whether it can end: no lease gets it until it has answered.
+    pub(super) fn asked(&mut self, worker: WorkerId, now: Instant) {
+        self.set_state(worker, WorkerState::Asked, now);
+    }
+
+    /// A worker that was asked goes on.
+    pub(super) fn stays(&mut self, worker: WorkerId, now: Instant) {
+        if matches!(self.get(worker), Some(entry) if entry.state == WorkerState::Asked) {
+            self.set_state(worker, WorkerState::Idle, now);
+        }
+    }
+
     /// Workers that never registered.
     pub(super) fn overdue(&self, now: Instant) -> Vec<WorkerId> {
         let coming = self
@@ -347,6 +379,33 @@ mod tests {
         assert_eq!(pool.surplus(now + IDLE_AFTER).len(), 2);
         pool.take_idle(&own(), JOB, lease(), now).unwrap();
         assert_eq!(pool.surplus(now + IDLE_AFTER).len(), 1);
+    }
+
+    #[test]
+    fn idle_workers_of_jobs_above_the_cores_are_asked_and_get_no_lease_until_they_answer() {
+        let now = Instant::now();
+        let mut pool = pool_with(1, 3, now);
+        let first = pool.take_idle(&own(), JOB, lease(), now).unwrap();
+        let others = [(); 2].map(|()| pool.take_idle(&own(), JOB, lease(), now).unwrap());
+        pool.give_back(first, now);
+        for worker in others {
+            pool.give_back(worker, now + Duration::from_secs(1));
+        }
+        let late = now + IDLE_AFTER;
+        assert!(pool.to_ask(now + IDLE_AFTER / 2).is_empty());
+        // Two cores: two are kept.
+        assert_eq!(pool.to_ask(late), [first]);
+        assert!(pool.surplus(late).is_empty());
+        pool.asked(first, late);
+        assert!(pool.to_ask(late + IDLE_AFTER).is_empty());
+        for _ in others {
+            assert_ne!(pool.take_idle(&own(), JOB, lease(), late), Some(first));
+        }
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), late), None);
+        pool.stays(first, late);
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), late), Some(first));
+        pool.stays(first, late);
+        assert_eq!(pool.take_idle(&own(), JOB, lease(), late), None);
     }
 
     #[test]

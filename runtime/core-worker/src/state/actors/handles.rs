@@ -19,6 +19,7 @@ impl Actors {
             .entry(actor_id)
             .or_insert_with(|| ActorClient::new(created));
         client.handles += 1;
+        self.has_created |= created;
         if is_known {
             return;
         }

@@ -96,10 +96,17 @@ impl ActorClient {
 #[derive(Debug, Default)]
 pub(super) struct Actors {
     clients: IdMap<ActorId, ActorClient>,
+    /// This process has created one, which may end with it.
+    has_created: bool,
     metrics: ActorMetrics,
 }
 
 impl Actors {
+    /// Whether actors may end with this process.
+    pub(super) fn are_needed(&self) -> bool {
+        self.has_created
+    }
+
     /// Lists the actors that this process knows, and what was counted.
     pub(super) fn list_metrics(&self, into: &mut Metrics) {
         into.gauge(

@@ -134,6 +134,11 @@ impl Execution {
         !self.ready.is_empty()
     }
 
+    /// Whether no call runs or waits, and this process is no actor.
+    pub(super) fn is_idle(&self) -> bool {
+        !self.has_work() && self.running_since.is_none() && self.actor.is_none()
+    }
+
     /// Whether this process is to end.
     pub(in crate::state) fn is_ending(&self) -> bool {
         self.exit

@@ -168,6 +168,12 @@ pub(crate) struct Objects {
 impl Objects {
     // ---- looking -------------------------------------------------------------------------------------------
 
+    /// Whether others may ask this process for something, or it keeps something for them.
+    pub(in crate::state) fn are_needed(&self) -> bool {
+        let mut objects = self.table.iter().map(|(_, object)| object);
+        !self.return_pins.is_empty() || objects.any(|object| object.owner.is_none())
+    }
+
     pub(crate) fn contains(&self, id: &ObjectId) -> bool {
         self.table.contains_key(id)
     }

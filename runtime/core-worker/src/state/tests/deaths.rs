@@ -2,7 +2,7 @@
 
 use sparkray_common::{ErrorCode, ObjectId, WorkerAddress, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
-use sparkray_rpc::Frame;
+use sparkray_rpc::{Frame, FrameDecoder};
 
 use super::process::Process;
 use super::value::Item;
@@ -221,6 +221,40 @@ fn a_worker_speaks_for_nobody_else() {
         assert!(state.head_lost().is_none() && !state.is_ending());
         assert!(!state.base.links.deaths.is_dead(state.me()));
     }
+}
+
+#[test]
+fn a_worker_that_is_asked_ends_only_when_nobody_needs_what_it_has() {
+    let mut simulation = Simulation::new(5, 1, 1);
+    let put = driver(&mut simulation).submit("put", &[Item::Number(0)], &[]);
+    let key = driver(&mut simulation).fetch(put);
+    simulation.settle();
+    let items = simulation.processes[DRIVER].values[&key].clone().unwrap();
+    let (_, owner) = super::value::references(&items)[0].clone();
+    let owner = simulation.process_of(owner.worker_id.as_bytes()).unwrap();
+    let ask = |simulation: &mut Simulation| {
+        let message = proto::ExitWorker {
+            reason: "idle".to_owned(),
+            unless_needed: true,
+        };
+        let state = &mut simulation.processes[owner].state;
+        state.on_frame(RAYLET_CONN, Frame::new(FrameKind::ExitWorker, 0, &message));
+        state.settle();
+        let mut decoder = FrameDecoder::default();
+        state.take_outgoing(|_, bytes, _| decoder.push(&std::mem::take(bytes)));
+        let reply = decoder.next_frame().unwrap().unwrap();
+        assert_eq!(reply.kind, FrameKind::ExitWorkerReply);
+        let ends = reply.decode::<proto::ExitWorkerReply>().unwrap().ends;
+        assert_eq!(ends, state.is_ending());
+        ends
+    };
+    assert!(
+        !ask(&mut simulation),
+        "the driver has a reference to an object of it"
+    );
+    driver(&mut simulation).drop_all();
+    simulation.settle();
+    assert!(ask(&mut simulation));
 }
 
 /// One connection to an owner broke, and before it was made again the owner died, while another one was still open.

@@ -6,7 +6,7 @@ use sparkray_proto as proto;
 use super::*;
 use crate::workers::START_DEADLINE;
 
-fn key(value: &str) -> WorkerKey {
+pub(super) fn key(value: &str) -> WorkerKey {
     let environment = RuntimeEnvironment::new([("A".to_owned(), value.to_owned())].into());
     WorkerKey {
         environment: environment.unwrap(),
@@ -15,18 +15,20 @@ fn key(value: &str) -> WorkerKey {
 }
 
 impl Bench {
-    fn ask_for_lease_with(&mut self, driver: u64, key: &WorkerKey) {
+    pub(super) fn ask_for_lease_with(&mut self, driver: u64, key: &WorkerKey) -> LeaseId {
+        let lease = LeaseId::random();
         let request = RequestWorkerLease {
-            lease_id: LeaseId::random().to_vec().into(),
+            lease_id: lease.to_vec().into(),
             job_id: JOB.to_vec().into(),
             resources: Some((&resources(&[("CPU", 1.0)])).into()),
             worker: Some(proto::WorkerKey::from(key)),
             ..RequestWorkerLease::default()
         };
         self.say(driver, FrameKind::RequestWorkerLease, &request);
+        lease
     }
 
-    fn births(&mut self) -> Vec<Birth> {
+    pub(super) fn births(&mut self) -> Vec<Birth> {
         let forks = self.take_effects(|effect| match effect {
             Effect::Fork { births } => Some(births.clone()),
             _ => None,
@@ -34,7 +36,7 @@ impl Bench {
         forks.into_iter().flatten().collect()
     }
 
-    fn register(&mut self, birth: &Birth) {
+    pub(super) fn register(&mut self, birth: &Birth) {
         self.pid += 1;
         let register = RegisterClient {
             worker_id: birth.worker.to_vec().into(),
@@ -61,7 +63,7 @@ impl Bench {
         );
     }
 
-    fn tick_after(&mut self, time: Duration) {
+    pub(super) fn tick_after(&mut self, time: Duration) {
         self.now += time;
         let (clock, head_stall) = (Duration::ZERO, None);
         self.put(Input::Tick { clock, head_stall });
