@@ -192,14 +192,8 @@ def test_editable_packages_are_refused_by_name(root: pathlib.Path, tmp_path: pat
         pack(root)
 
 
-def test_conda_environment_comes_later(root: pathlib.Path) -> None:
-    (root / "conda-meta").mkdir()
-    with pytest.raises(SparkSetupError, match=r"conda environment.*docs/STATUS.md.*penv_archive="):
-        pack(root)
-
-
 def test_plain_directory_is_refused(tmp_path: pathlib.Path) -> None:
-    with pytest.raises(SparkSetupError, match="is not a virtual environment"):
+    with pytest.raises(SparkSetupError, match="is neither a virtual nor a conda environment"):
         pack(tmp_path)
 
 

@@ -213,9 +213,11 @@ def test_heap_smaller_than_spark_allows(conf_dir: pathlib.Path) -> None:
     assert "at least 450m" in refused(conf_dir, executor_memory="200m")
 
 
-def test_conda_environment_comes_later(conf_dir: pathlib.Path) -> None:
-    message = refused(conf_dir, conda_name="zoo")
-    assert "conda_name='zoo'" in message and "docs/STATUS.md" in message and "penv_archive=" in message
+def test_conda_that_cannot_be_asked(conf_dir: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setenv("CONDA_EXE", "/no/such/conda")
+        message = refused(conf_dir, conda_name="zoo")
+    assert "conda_name='zoo'" in message and "conda not being on your PATH" in message and "penv_archive=" in message
 
 
 @pytest.mark.parametrize("name", ["penv_archive", "additional_archive", "jars", "py_files", "extra_python_lib"])

@@ -1,4 +1,4 @@
-"""Packs the running virtual environment for the executors.
+"""Packs a Python environment for the executors: virtual environments here, conda's in conda_environment.py.
 
 The archive holds the environment's content without its outer folder, so that YARN unpacks it as
 ``python_env/bin/python``. Archives are kept in ``$XDG_CACHE_HOME/sparkray/environments`` under a hash of the paths,
@@ -10,13 +10,10 @@ interpreter at the same path.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
-import json
 import os
 import pathlib
-import re
 import stat
 import sys
 import sysconfig
@@ -24,26 +21,18 @@ import tarfile
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import IO, cast
 
+from sparkray.spark import conda_environment
+from sparkray.spark.environment_cache import Progress, find_or_write, mebibytes, print_progress
+from sparkray.spark.environment_content import find_editable, find_site_packages, is_excluded
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.parallel_gzip import ParallelGzipWriter
 
 # Part of the hash: to be raised when the content of an archive changes for the same environment.
 _FORMAT = 2
-_KEPT_ARCHIVES = 4
 _PROGRESS_SECONDS = 2.0
-
-_EXCLUDED_NAMES = frozenset({"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ipynb_checkpoints"})
-# Below site-packages. YARN gets Spark's jars by another way; the rest is large and not for running programs.
-_EXCLUDED_PACKAGE_PATHS = frozenset(
-    {"pyspark/jars", "pyspark/examples", "pyspark/data", "pyspark/tests", "pyarrow/include", "pyarrow/src"}
-)
-# In these packages nothing imports the folders that are called tests.
-_PACKAGES_WITHOUT_TESTS = frozenset({"matplotlib", "networkx", "numpy", "pandas", "pyarrow", "scipy", "sklearn"})
-
-Progress = Callable[[str], None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,45 +51,45 @@ class _Entry:
 
 
 def pack_environment(prefix: str | os.PathLike[str] | None = None, progress: Progress | None = None) -> str:
-    """Packs a virtual environment, or finds the archive of an earlier call.
+    """Packs a virtual or conda environment, or finds the archive of an earlier call.
 
     Arguments:
-        prefix: the virtual environment; None for that of the running interpreter.
+        prefix: the environment; None for that of the running interpreter.
         progress: called with lines to show; None prints them on standard error.
 
     Returns:
         Path of a ``.tar.gz`` in the cache. Valid until a few other environments have been packed.
 
     Raises:
-        SparkSetupError: the prefix is not a virtual environment, or something in it would be missing on executors
-            (packages installed in editable mode, packages of the base interpreter).
+        SparkSetupError: the prefix is neither, or something in it would be missing on executors (packages installed in
+            editable mode, packages of the base interpreter, files of conda's packages that pip changed), or conda-pack
+            is not installed or refuses a conda environment.
 
     Upstream name: ``conda_pack.pack``.
     """
     root = pathlib.Path(prefix if prefix is not None else sys.prefix).absolute()
-    show = progress if progress is not None else _print_progress
+    show = progress if progress is not None else print_progress
+    if conda_environment.is_conda(root):
+        return conda_environment.pack(root, show)
     check_environment(root)
     entries = _collect(root)
-    archive = cache_dir() / f"{_content_hash(entries)}.tar.gz"
-    if archive.is_file():
-        os.utime(archive)
-        show(f"python environment {root}: packed before, {_mebibytes(archive.stat().st_size)}")
-        return str(archive)
-    _write(archive, root, entries, show)
-    _remove_old_archives(archive)
-    return str(archive)
+    total = sum(entry.status.st_size for entry in entries)
+    return find_or_write(
+        _content_hash(entries),
+        root,
+        f"{len(entries)} files, {mebibytes(total)}",
+        lambda path: _write(path, root, entries, total, show),
+        show,
+    )
 
 
 def check_environment(root: pathlib.Path) -> None:
-    """Raises SparkSetupError when executors could not run from a copy of this environment; warns of what they need."""
-    if (root / "conda-meta").is_dir():
-        raise SparkSetupError(
-            f"{root} is a conda environment, which sparkray cannot pack yet (docs/STATUS.md): "
-            "pack it with conda-pack and pass penv_archive="
-        )
+    """Raises SparkSetupError when executors could not run from a copy of a venv; warns of what they need."""
     settings = _venv_settings(root)
     if settings is None:
-        raise SparkSetupError(f"{root} is not a virtual environment: run in one (python -m venv) or pass penv_archive=")
+        raise SparkSetupError(
+            f"{root} is neither a virtual nor a conda environment: run in one (python -m venv) or pass penv_archive="
+        )
     if settings.get("include-system-site-packages", "false").lower() == "true":
         raise SparkSetupError(
             f"{root} uses packages of its base interpreter, which executors do not get: make it without "
@@ -121,35 +110,11 @@ def check_environment(root: pathlib.Path) -> None:
         )
 
 
-def find_editable(root: pathlib.Path) -> list[str]:
-    """The packages of an environment that are only links to somewhere outside of it, sorted by name."""
-    found = set()
-    for site_packages in _site_packages(root):
-        for path in site_packages.glob("*.dist-info/direct_url.json"):
-            with contextlib.suppress(OSError, ValueError, AttributeError):
-                if json.loads(path.read_text()).get("dir_info", {}).get("editable"):
-                    found.add(path.parent.name.split("-")[0])
-        for path in site_packages.glob("*.egg-link"):
-            found.add(path.stem)
-        for path in site_packages.glob("*.pth"):
-            for line in path.read_text(errors="replace").splitlines():
-                if os.path.isabs(line.strip()) and root not in pathlib.Path(line.strip()).parents:
-                    found.add(re.sub(r"^__editable__\.|-[\d.]+$", "", path.stem))
-    return sorted(found)
-
-
-def cache_dir() -> pathlib.Path:
-    """Where archives are kept: ``$XDG_CACHE_HOME/sparkray/environments``, with ``~/.cache`` when it is not set."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    root = pathlib.Path(base) if os.path.isabs(base) else pathlib.Path.home() / ".cache"
-    return root / "sparkray" / "environments"
-
-
 # -- what goes in ---------------------------------------------------------------------------------------------------
 
 
 def _collect(root: pathlib.Path) -> list[_Entry]:
-    site_packages = [str(path.relative_to(root)) for path in _site_packages(root)]
+    site_packages = [str(path.relative_to(root)) for path in find_site_packages(root)]
     entries = list(_walk(str(root), str(root), "", site_packages, frozenset()))
     entries.sort(key=lambda entry: entry.name)
     return entries
@@ -162,7 +127,7 @@ def _walk(root: str, directory: str, name: str, site_packages: list[str], entere
         children = list(found)
     for child in children:
         child_name = f"{name}/{child.name}" if name else child.name
-        if _is_excluded(child_name, child.name, site_packages):
+        if is_excluded(child_name, child.name, site_packages):
             continue
         if child.is_symlink():
             link = _link_inside(root, child.path, child_name)
@@ -191,28 +156,12 @@ def _link_inside(root: str, path: str, name: str) -> str | None:
     return None
 
 
-def _is_excluded(path: str, name: str, site_packages: list[str]) -> bool:
-    if name in _EXCLUDED_NAMES:
-        return True
-    for directory in site_packages:
-        if not path.startswith(directory + "/"):
-            continue
-        inside = path[len(directory) + 1 :]
-        package = inside.partition("/")[0]
-        return inside in _EXCLUDED_PACKAGE_PATHS or (name == "tests" and package in _PACKAGES_WITHOUT_TESTS)
-    return False
-
-
 def _is_bound_to_place(path: str) -> bool:
     """Scripts in bin name the interpreter of the original environment; so do the activate scripts."""
     if os.path.basename(path).lower().startswith("activate"):
         return True
     with open(path, "rb") as file:
         return file.read(2) == b"#!"
-
-
-def _site_packages(root: pathlib.Path) -> list[pathlib.Path]:
-    return sorted(root.glob("lib/python*/site-packages"))
 
 
 def _venv_settings(root: pathlib.Path) -> dict[str, str] | None:
@@ -240,31 +189,20 @@ def _content_hash(entries: list[_Entry]) -> str:
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
-def _write(archive: pathlib.Path, root: pathlib.Path, entries: list[_Entry], show: Progress) -> None:
-    archive.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-    total = sum(entry.status.st_size for entry in entries)
-    show(f"python environment {root}: packing {len(entries)} files, {_mebibytes(total)}")
-    started = shown = time.monotonic()
+def _write(archive: pathlib.Path, root: pathlib.Path, entries: list[_Entry], total: int, show: Progress) -> None:
+    shown = time.monotonic()
     written = 0
-    descriptor, temporary = tempfile.mkstemp(dir=archive.parent, prefix=".packing-", suffix=".tar.gz")
-    try:
-        with open(descriptor, "wb") as file:
-            with ParallelGzipWriter(file) as gzip_file:
-                with tarfile.open(
-                    fileobj=cast(IO[bytes], gzip_file), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20
-                ) as tar:
-                    for entry in entries:
-                        _add(tar, entry)
-                        written += entry.status.st_size
-                        if time.monotonic() - shown > _PROGRESS_SECONDS:
-                            shown = time.monotonic()
-                            show(f"python environment {root}: packed {_mebibytes(written)} of {_mebibytes(total)}")
-        os.replace(temporary, archive)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-    seconds = time.monotonic() - started
-    show(f"python environment {root}: packed in {seconds:.1f} s, {_mebibytes(archive.stat().st_size)}")
+    with open(archive, "wb") as file:
+        with ParallelGzipWriter(file) as gzip_file:
+            with tarfile.open(
+                fileobj=cast(IO[bytes], gzip_file), mode="w|", format=tarfile.PAX_FORMAT, bufsize=1 << 20
+            ) as tar:
+                for entry in entries:
+                    _add(tar, entry)
+                    written += entry.status.st_size
+                    if time.monotonic() - shown > _PROGRESS_SECONDS:
+                        shown = time.monotonic()
+                        show(f"python environment {root}: packed {mebibytes(written)} of {mebibytes(total)}")
 
 
 def _add(tar: tarfile.TarFile, entry: _Entry) -> None:
@@ -279,19 +217,3 @@ def _add(tar: tarfile.TarFile, entry: _Entry) -> None:
     info.size = entry.status.st_size
     with open(entry.path, "rb") as file:
         tar.addfile(info, file)
-
-
-def _remove_old_archives(newest: pathlib.Path) -> None:
-    archives = [path for path in newest.parent.glob("*.tar.gz") if not path.name.startswith(".") and path != newest]
-    with contextlib.suppress(FileNotFoundError):
-        archives.sort(key=lambda path: path.stat().st_mtime, reverse=True)
-        for path in archives[_KEPT_ARCHIVES - 1 :]:
-            path.unlink()
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 1024**2:.0f} MB"
-
-
-def _print_progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

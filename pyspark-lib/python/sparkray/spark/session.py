@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkray.spark import driver_log, environment, gateway, hadoop, java, packaging, spark_defaults
+from sparkray.spark import conda_environment, driver_log, environment, gateway, hadoop, java, packaging, spark_defaults
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.spark_conf import (
     ENVIRONMENT_NAME,
@@ -51,10 +51,10 @@ def init_spark_on_yarn(
 ) -> SparkContext:
     """Starts Spark on YARN in client mode, with sparkray's plugin on every executor.
 
-    The Python environment of the executors is ``penv_archive``, or else the running virtual environment, which is
-    packed and shipped. Between Spark's processes authentication and encryption are on, unless ``conf`` says
-    ``spark.authenticate`` or ``spark.network.crypto.enabled`` is false. Dynamic allocation is off unless ``conf`` turns
-    it on.
+    The Python environment of the executors is ``penv_archive``, or else the conda environment ``conda_name``, or else
+    the running virtual or conda environment, which is packed and shipped. Between Spark's processes authentication and
+    encryption are on, unless ``conf`` says ``spark.authenticate`` or ``spark.network.crypto.enabled`` is false. Dynamic
+    allocation is off unless ``conf`` turns it on.
 
     Where the application is, is shown on standard error while it starts. Returns when all executors are there. Without
     a place in the queue for ``spark.ray.start.timeout`` (600 s) the application is ended. Executors are waited for
@@ -64,7 +64,8 @@ def init_spark_on_yarn(
 
     Arguments:
         hadoop_conf: directory of the Hadoop client configuration; None for that in HADOOP_CONF_DIR.
-        conda_name: name of a conda environment. Not there yet (docs/STATUS.md): None, or anything with penv_archive.
+        conda_name: name of a conda environment with the Python and the sparkray of this program; needs conda-pack
+            (``pip install sparkray[conda]``). Not looked at when there is a penv_archive.
         num_executors: number of executors; the old spelling ``num_executor`` is accepted.
         executor_cores: cores of one executor.
         executor_memory: heap of one executor, with a unit: ``"2g"`` is 2 GiB (so for all memory here).
@@ -107,7 +108,6 @@ def init_spark_on_yarn(
         missing = "num_executors" if num_executors is None else "executor_cores"
         raise TypeError(f"init_spark_on_yarn() needs {missing}")
     _check_log_level(spark_log_level)
-    _check_conda_name(conda_name, penv_archive)
     _check_files(penv_archive=penv_archive, additional_archive=additional_archive, jars=jars)
     _check_files(py_files=py_files, extra_python_lib=extra_python_lib)
     build = functools.partial(
@@ -130,9 +130,10 @@ def init_spark_on_yarn(
     # Says what is wrong with the arguments before the environment is packed.
     build(environment_archive=penv_archive or f"{ENVIRONMENT_NAME}.tar.gz")
     conf_dir = hadoop.find_conf_dir(hadoop_conf)
+    prefix = conda_environment.find_prefix(conda_name) if conda_name and not penv_archive else None
     _check_machine()
     hadoop.check_reachable(conf_dir)
-    archive = penv_archive or environment.pack_environment()
+    archive = penv_archive or environment.pack_environment(prefix)
     variables: dict[str, str | None] = {
         "HADOOP_CONF_DIR": conf_dir,
         "YARN_CONF_DIR": None,
@@ -235,15 +236,6 @@ def _check_machine() -> None:
 def _check_log_level(level: str) -> None:
     if level.upper() not in driver_log.LEVELS:
         raise SparkSetupError(f"spark_log_level={level!r} is not one of {', '.join(driver_log.LEVELS)}")
-
-
-def _check_conda_name(conda_name: str | None, penv_archive: str | None) -> None:
-    if conda_name and not penv_archive:
-        raise SparkSetupError(
-            f"conda_name={conda_name!r}: packing a conda environment by its name is not there yet (docs/STATUS.md); "
-            "pack it with conda-pack and pass penv_archive=, or leave conda_name out to ship the running virtual "
-            "environment"
-        )
 
 
 def _check_files(**arguments: Files) -> None:
