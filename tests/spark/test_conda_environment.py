@@ -9,11 +9,12 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Mapping
 
 import pytest
 
 from spark.conda_prefix import SITE_PACKAGES, CondaPrefix
-from sparkray.spark import conda_environment
+from sparkray.spark import conda_environment, hadoop, packaging, session
 from sparkray.spark.environment import pack_environment
 from sparkray.spark.errors import SparkSetupError
 
@@ -189,3 +190,32 @@ def test_environment_with_another_python_is_refused(conda: CondaPrefix, conda_pr
     (conda.root / "conda-meta" / "hello-1.0-0.json").unlink()
     with pytest.raises(SparkSetupError, match="does not have Python .* run the program in that environment"):
         conda_environment.find_prefix("zoo")
+
+
+def test_named_environment_is_what_spark_ships(
+    conda: CondaPrefix,
+    conda_program: pathlib.Path,
+    cache: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """init_spark_on_yarn up to the configuration with which Spark would be started."""
+    shipped: dict[str, str] = {}
+
+    def start(conf: Mapping[str, str], *_: object) -> None:
+        shipped.update(conf)
+
+    for name in ("core-site.xml", "yarn-site.xml"):
+        (tmp_path / name).write_text("<configuration/>")
+    jar = tmp_path / "sparkray.jar"
+    jar.touch()
+    monkeypatch.setattr(packaging, "jar_path", lambda: str(jar))
+    monkeypatch.setattr(hadoop, "check_reachable", lambda _: None)
+    monkeypatch.setattr(session, "_start", start)
+    monkeypatch.setenv("HADOOP_CONF_DIR", "")
+    session.init_spark_on_yarn(str(tmp_path), conda_name="zoo", num_executors=1, executor_cores=1)
+    (archive,) = cache.iterdir()
+    assert shipped["spark.archives"] == f"{archive}#python_env"
+    assert shipped["spark.pyspark.python"] == "python_env/bin/python"
+    with tarfile.open(archive) as tar:
+        assert f"{SITE_PACKAGES}/hello/__init__.py" in tar.getnames()
