@@ -100,6 +100,16 @@ def test_second_call_packs_nothing(conda: CondaPrefix, cache: pathlib.Path) -> N
     assert [path.name for path in cache.iterdir()] == [os.path.basename(first)]
 
 
+def test_what_sparks_daemons_leave_in_the_package_changes_nothing(conda: CondaPrefix) -> None:
+    first, _ = pack(conda.root)
+    conda.write(f"{SITE_PACKAGES}/pyspark/work/app-20260101000000-0000/0/sparkray.jar", "a copy for each executor")
+    (conda.root / SITE_PACKAGES / "pyspark" / "logs").mkdir()
+    assert pack(conda.root)[0] == first
+    conda.write(f"{SITE_PACKAGES}/by_pip.py", "NAME = 'another'\n")
+    with tarfile.open(pack(conda.root)[0]) as tar:
+        assert not {name for name in tar.getnames() if "pyspark/work" in name or "pyspark/logs" in name}
+
+
 def test_another_package_or_file_makes_another_archive(conda: CondaPrefix) -> None:
     archives = [pack(conda.root)[0]]
     conda.install("more", {f"{SITE_PACKAGES}/more.py": ""})

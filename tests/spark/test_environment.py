@@ -155,6 +155,19 @@ def test_compiled_files_of_a_run_change_nothing(root: pathlib.Path) -> None:
     assert pack(root)[0] == first
 
 
+def test_what_sparks_daemons_leave_in_the_package_changes_nothing(root: pathlib.Path) -> None:
+    first, _ = pack(root)
+    write(root, "pyspark/work/app-20260101000000-0000/0/sparkray.jar", "a copy for each executor")
+    write(root, "pyspark/logs/spark-user-org.apache.spark.deploy.master.Master-1-host.out", "")
+    assert pack(root)[0] == first
+    # Only there: others may have packages of these names.
+    write(root, "hello/work/__init__.py", "")
+    second, _ = pack(root)
+    packed = names(second)
+    assert f"{site_packages(root).relative_to(root)}/hello/work/__init__.py" in packed
+    assert not {name for name in packed if "pyspark/work" in name or "pyspark/logs" in name}
+
+
 def test_another_package_makes_another_archive(root: pathlib.Path) -> None:
     first, _ = pack(root)
     write(root, "more.py", "")

@@ -9,9 +9,13 @@ import pathlib
 import re
 
 _EXCLUDED_NAMES = frozenset({"__pycache__", ".git", ".mypy_cache", ".pytest_cache", ".ipynb_checkpoints"})
-# Below site-packages. YARN gets Spark's jars by another way; the rest is large and not for running programs.
+# Below site-packages. YARN gets Spark's jars by another way; work and logs are what Spark's own daemons leave behind,
+# also those of the master local-cluster, with a copy of every jar; the rest is large and not for running programs.
 _EXCLUDED_PACKAGE_PATHS = frozenset(
-    {"pyspark/jars", "pyspark/examples", "pyspark/data", "pyspark/tests", "pyarrow/include", "pyarrow/src"}
+    {
+        *("pyspark/jars", "pyspark/work", "pyspark/logs", "pyspark/examples", "pyspark/data", "pyspark/tests"),
+        *("pyarrow/include", "pyarrow/src"),
+    }
 )
 # In these packages nothing imports the folders that are called tests.
 _PACKAGES_WITHOUT_TESTS = frozenset({"matplotlib", "networkx", "numpy", "pandas", "pyarrow", "scipy", "sklearn"})
@@ -36,10 +40,11 @@ def is_excluded(path: str, name: str, site_packages: list[str]) -> bool:
 
 
 def exclusion_patterns(site_packages: list[str]) -> list[str]:
-    """The same as patterns of ``fnmatch`` for the paths of files, where ``*`` stands for slashes too."""
-    patterns = [f"*/{name}/*" for name in sorted(_EXCLUDED_NAMES)]
+    """The same as patterns of ``fnmatch`` for the paths of files and of empty folders, where ``*`` stands for slashes
+    too."""
+    patterns = [f"*/{name}{below}" for name in sorted(_EXCLUDED_NAMES) for below in ("", "/*")]
     for directory in site_packages:
-        patterns += [f"{directory}/{path}/*" for path in sorted(_EXCLUDED_PACKAGE_PATHS)]
+        patterns += [f"{directory}/{path}{below}" for path in sorted(_EXCLUDED_PACKAGE_PATHS) for below in ("", "/*")]
         for package in sorted(_PACKAGES_WITHOUT_TESTS):
             patterns += [f"{directory}/{package}/tests/*", f"{directory}/{package}/*/tests/*"]
     return patterns
