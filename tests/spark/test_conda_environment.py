@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -13,10 +14,10 @@ from collections.abc import Mapping
 
 import pytest
 
-from spark.conda_prefix import SITE_PACKAGES, CondaPrefix
-from sparkray.spark import conda_environment, hadoop, packaging, session
+from sparkray.spark import conda_environment, hadoop, packaging, progress, session
 from sparkray.spark.environment import pack_environment
 from sparkray.spark.errors import SparkSetupError
+from support.conda_prefix import SITE_PACKAGES, CondaPrefix
 
 
 @pytest.fixture(autouse=True)
@@ -44,14 +45,9 @@ def conda(tmp_path: pathlib.Path) -> CondaPrefix:
 
 
 @pytest.fixture
-def conda_program(conda: CondaPrefix, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
-    """In the place of conda, which tells where its environments are."""
-    program = tmp_path / "conda-program"
-    answer = json.dumps({"envs": [str(tmp_path / "conda"), str(conda.root)], "default_prefix": str(conda.root)})
-    program.write_text(f"#!/bin/sh\ntest \"$1 $2\" = 'info --json' && echo '{answer}'\n")
-    program.chmod(0o755)
-    monkeypatch.setenv("CONDA_EXE", str(program))
-    return program
+def conda_program(conda: CondaPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program in the place of conda."""
+    monkeypatch.setenv("CONDA_EXE", conda.program())
 
 
 def pack(root: pathlib.Path) -> tuple[str, list[str]]:
@@ -64,6 +60,19 @@ def refused(root: pathlib.Path) -> str:
         pack(root)
     assert "\n" not in str(raised.value)
     return str(raised.value)
+
+
+def test_packing_shows_how_far_it_is(conda: CondaPrefix, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", -1.0)
+    conda.write(f"{SITE_PACKAGES}/large.txt", "x" * (5 << 20))
+    lines = pack(conda.root)[1]
+    done = [
+        re.fullmatch(rf"python environment {conda.root}: packed (\d+) MB of (\d+) MB", line) for line in lines[1:-1]
+    ]
+    sizes = [(int(found[1]), int(found[2])) for found in done if found is not None]
+    # One for each file.
+    assert len(sizes) == len(lines) - 2 > 5
+    assert sizes == sorted(sizes) and sizes[0] == (0, 5) and sizes[-1] == (5, 5)
 
 
 def test_packed_environment_runs_with_its_own_interpreter(conda: CondaPrefix, tmp_path: pathlib.Path) -> None:
@@ -176,11 +185,11 @@ def test_missing_conda_pack_is_named(conda: CondaPrefix, monkeypatch: pytest.Mon
     assert "pip install 'sparkray[conda]'" in refused(conda.root)
 
 
-def test_name_is_found_by_asking_conda(conda: CondaPrefix, conda_program: pathlib.Path) -> None:
+def test_name_is_found_by_asking_conda(conda: CondaPrefix, conda_program: None) -> None:
     assert conda_environment.find_prefix("zoo") == conda.root
 
 
-def test_name_that_conda_does_not_know(conda_program: pathlib.Path) -> None:
+def test_name_that_conda_does_not_know(conda_program: None) -> None:
     with pytest.raises(SparkSetupError, match="conda_name='bear': Environment name 'bear' doesn't exist; or pass"):
         conda_environment.find_prefix("bear")
 
@@ -193,7 +202,7 @@ def test_conda_that_cannot_be_asked(monkeypatch: pytest.MonkeyPatch) -> None:
         conda_environment.find_prefix("zoo")
 
 
-def test_environment_with_another_python_is_refused(conda: CondaPrefix, conda_program: pathlib.Path) -> None:
+def test_environment_with_another_python_is_refused(conda: CondaPrefix, conda_program: None) -> None:
     library = (conda.root / SITE_PACKAGES).parent
     library.rename(library.with_name("python3.0"))
     shutil.rmtree(conda.cache / "hello-package")
@@ -204,7 +213,7 @@ def test_environment_with_another_python_is_refused(conda: CondaPrefix, conda_pr
 
 def test_named_environment_is_what_spark_ships(
     conda: CondaPrefix,
-    conda_program: pathlib.Path,
+    conda_program: None,
     cache: pathlib.Path,
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,

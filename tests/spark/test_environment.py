@@ -13,7 +13,7 @@ import venv
 
 import pytest
 
-from sparkray.spark import environment
+from sparkray.spark import environment, progress
 from sparkray.spark.environment import pack_environment
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.parallel_gzip import CHUNK_BYTES, ParallelGzipWriter
@@ -97,6 +97,14 @@ def test_what_is_left_out(root: pathlib.Path) -> None:
     assert "bin/python" in packed
     assert not {name for name in packed if "__pycache__" in name or "spark-core.jar" in name or "test_core" in name}
     assert not {name for name in packed if name in ("bin/script", "bin/activate", "bin/Activate.ps1")}
+
+
+def test_packing_shows_how_far_it_is(root: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress, "_SECONDS", -1.0)
+    (site_packages(root) / "large.bin").write_bytes(bytes(5 << 20))
+    lines = pack(root)[1]
+    assert lines[1].startswith(f"python environment {root}: packed 0 MB of 5 MB")
+    assert lines[-2] == f"python environment {root}: packed 5 MB of 5 MB"
 
 
 def test_links_lead_to_the_same_content_elsewhere(root: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -16,9 +16,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from sparkray._private import limits
-from sparkray.spark.environment_cache import Progress, find_or_write
+from sparkray.spark.environment_cache import find_or_write
 from sparkray.spark.environment_content import exclusion_patterns, find_editable, find_site_packages
 from sparkray.spark.errors import SparkSetupError
+from sparkray.spark.progress import ByteProgress, Progress
 
 # Part of the hash: to be raised when the content of an archive changes for the same environment.
 _FORMAT = 1
@@ -93,6 +94,7 @@ def pack(root: pathlib.Path, show: Progress) -> str:
 
     def write(archive: pathlib.Path) -> None:
         _check_unchanged(root, environment, packages)
+        environment.files = _CountedFiles(environment.files, f"python environment {root}: packed", show)
         environment.pack(
             output=str(archive),
             force=True,
@@ -102,6 +104,20 @@ def pack(root: pathlib.Path, show: Progress) -> str:
 
     content_hash = _content_hash(root, environment, conda_pack.__version__)
     return find_or_write(content_hash, root, f"{len(environment)} files by conda-pack", write, show)
+
+
+class _CountedFiles(list[Any]):
+    """The files of an environment in a list that shows how far conda-pack is when it goes through them."""
+
+    def __init__(self, files: list[Any], what: str, show: Progress) -> None:
+        super().__init__(files)
+        self._sizes = [os.lstat(file.source).st_size for file in files]
+        self._progress = ByteProgress(what, sum(self._sizes), show)
+
+    def __iter__(self) -> Iterator[Any]:
+        for file, size in zip(super().__iter__(), self._sizes, strict=True):
+            yield file
+            self._progress.add(size)
 
 
 def _import_conda_pack() -> Any:

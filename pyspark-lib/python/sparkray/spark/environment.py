@@ -19,20 +19,19 @@ import sys
 import sysconfig
 import tarfile
 import tempfile
-import time
 import warnings
 from collections.abc import Iterator
 from typing import IO, cast
 
 from sparkray.spark import conda_environment
-from sparkray.spark.environment_cache import Progress, find_or_write, mebibytes, print_progress
+from sparkray.spark.environment_cache import find_or_write
 from sparkray.spark.environment_content import find_editable, find_site_packages, is_excluded
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.parallel_gzip import ParallelGzipWriter
+from sparkray.spark.progress import ByteProgress, Progress, mebibytes, print_progress
 
 # Part of the hash: to be raised when the content of an archive changes for the same environment.
 _FORMAT = 2
-_PROGRESS_SECONDS = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +77,7 @@ def pack_environment(prefix: str | os.PathLike[str] | None = None, progress: Pro
         _content_hash(entries),
         root,
         f"{len(entries)} files, {mebibytes(total)}",
-        lambda path: _write(path, root, entries, total, show),
+        lambda path: _write(path, entries, ByteProgress(f"python environment {root}: packed", total, show)),
         show,
     )
 
@@ -189,9 +188,7 @@ def _content_hash(entries: list[_Entry]) -> str:
 # -- writing --------------------------------------------------------------------------------------------------------
 
 
-def _write(archive: pathlib.Path, root: pathlib.Path, entries: list[_Entry], total: int, show: Progress) -> None:
-    shown = time.monotonic()
-    written = 0
+def _write(archive: pathlib.Path, entries: list[_Entry], progress: ByteProgress) -> None:
     with open(archive, "wb") as file:
         with ParallelGzipWriter(file) as gzip_file:
             with tarfile.open(
@@ -199,10 +196,7 @@ def _write(archive: pathlib.Path, root: pathlib.Path, entries: list[_Entry], tot
             ) as tar:
                 for entry in entries:
                     _add(tar, entry)
-                    written += entry.status.st_size
-                    if time.monotonic() - shown > _PROGRESS_SECONDS:
-                        shown = time.monotonic()
-                        show(f"python environment {root}: packed {mebibytes(written)} of {mebibytes(total)}")
+                    progress.add(entry.status.st_size)
 
 
 def _add(tar: tarfile.TarFile, entry: _Entry) -> None:

@@ -5,14 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 
-_KEPT_ARCHIVES = 4
+from sparkray.spark.progress import Progress, mebibytes
 
-Progress = Callable[[str], None]
+_KEPT_ARCHIVES = 4
 
 
 def cache_dir() -> pathlib.Path:
@@ -65,13 +64,3 @@ def _remove_old_archives(newest: pathlib.Path) -> None:
         archives.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in archives[_KEPT_ARCHIVES - 1 :]:
             path.unlink()
-
-
-def mebibytes(size: int) -> str:
-    """A number of bytes in words."""
-    return f"{size / 1024**2:.0f} MB"
-
-
-def print_progress(line: str) -> None:
-    """Shows a line of progress on standard error."""
-    print(line, file=sys.stderr, flush=True)

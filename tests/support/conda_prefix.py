@@ -9,6 +9,8 @@ import shutil
 import sys
 import sysconfig
 
+import sparkray
+
 VERSION = f"{sys.version_info.major}.{sys.version_info.minor}"
 SITE_PACKAGES = f"lib/python{VERSION}/site-packages"
 
@@ -22,6 +24,7 @@ class CondaPrefix:
     """
 
     def __init__(self, directory: pathlib.Path, name: str = "zoo") -> None:
+        self._directory = directory / "conda"
         self.root = directory / "conda" / "envs" / name
         self.cache = directory / "conda" / "pkgs"
         (self.root / "conda-meta").mkdir(parents=True)
@@ -52,6 +55,23 @@ class CondaPrefix:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.unlink(missing_ok=True)
         file.write_text(text)
+
+    def link_packages(self) -> None:
+        """As pip does with all packages that run here; in the place of copies, which are too large for a test."""
+        packages = self.root / SITE_PACKAGES
+        (packages / "sparkray").symlink_to(pathlib.Path(sparkray.__file__).parent)
+        for path in pathlib.Path(sysconfig.get_path("purelib")).iterdir():
+            # Others may have installed this tree's own package in editable mode.
+            if not path.name.startswith(("sparkray", "__pycache__")) and path.suffix != ".pth":
+                (packages / path.name).symlink_to(path)
+
+    def program(self) -> str:
+        """Path of a program in the place of conda, which tells where its environments are: a value for CONDA_EXE."""
+        path = self._directory / "conda-program"
+        answer = json.dumps({"envs": [str(self._directory), str(self.root)], "default_prefix": str(self.root)})
+        path.write_text(f"#!/bin/sh\ntest \"$1 $2\" = 'info --json' && echo '{answer}'\n")
+        path.chmod(0o755)
+        return str(path)
 
     def _link(self, name: str, version: str, files: list[str]) -> None:
         package = self.cache / f"{name}-package"
