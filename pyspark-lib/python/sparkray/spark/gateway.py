@@ -14,11 +14,12 @@ import subprocess
 import tempfile
 import threading
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from sparkray.spark import interruptible, spark_defaults, yarn_start
 from sparkray.spark.errors import SparkSetupError, SparkStartError
+from sparkray.spark.java_errors import one_line
 
 END_SECONDS = 10.0
 LAUNCH_SECONDS = 30.0
@@ -75,7 +76,11 @@ def _end(gateway: Any) -> None:
         process.wait()
 
 
-def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]) -> Any:
+def start_context(
+    conf: Mapping[str, str],
+    environment: Mapping[str, str | None],
+    prepare: Callable[[Any], Mapping[str, str]] | None = None,
+) -> Any:
     """Starts a gateway and a SparkContext, or leaves neither behind, nor an application on YARN.
 
     On YARN it returns when the executors are there, and shows where the application is meanwhile.
@@ -84,6 +89,7 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
         conf: the whole Spark configuration.
         environment: variables for Spark's Java and for the start of the context; None removes one. Those of this
             process are as before when the call ends.
+        prepare: called with Spark's Java before there is a SparkContext; returns settings that hold over conf.
 
     Returns:
         The SparkContext.
@@ -109,6 +115,9 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
         try:
             gateway = _launch(conf)
             SparkContext._gateway, SparkContext._jvm = gateway, gateway.jvm
+            if prepare is not None:
+                for key, value in prepare(gateway.jvm).items():
+                    spark_conf.set(key, value)
             if tag is not None:
                 watch = yarn_start.StartWatch(gateway.jvm, conf, tag)
                 watch.begin()
@@ -120,7 +129,7 @@ def start_context(conf: Mapping[str, str], environment: Mapping[str, str | None]
             return context
         except Exception as error:
             # The text of a Java exception is fetched from Java when it is asked for: before the gateway ends.
-            reason, trace = _java_reason(error), traceback.format_exc()
+            reason, trace = one_line(error), traceback.format_exc()
             _abandon(watch)
             if watch is not None and watch.failure is not None:
                 reason = watch.failure
@@ -185,15 +194,6 @@ def _forget_interrupt_handler() -> None:
     is_pyspark = getattr(handler, "__module__", "") == "pyspark.context"
     if is_pyspark and threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGINT, signal.default_int_handler)
-
-
-def _java_reason(error: Exception) -> str:
-    java_exception: Any = getattr(error, "java_exception", None)
-    try:
-        text = str(error) if java_exception is None else str(java_exception.getMessage())
-    except Exception:  # Java is gone: its own last words are in its log.
-        text = "its Java process ended, see its log"
-    return " ".join(text.split())
 
 
 def submit_arguments(conf: Mapping[str, str]) -> str:

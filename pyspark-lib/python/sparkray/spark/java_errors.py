@@ -43,6 +43,16 @@ def translated(what: str) -> Iterator[None]:
         raise _python_exception(what, java_exception) from error
 
 
+def one_line(error: Exception) -> str:
+    """What an exception, such as that of a call of Java, says: in one line, without Java's stack."""
+    java_exception: Any = getattr(error, "java_exception", None)
+    try:
+        text = str(error) if java_exception is None else str(java_exception.getMessage() or java_exception.toString())
+    except Exception:  # Java is gone: its own last words are in its log.
+        text = "its Java process ended, see its log"
+    return " ".join(_reason(text).split())
+
+
 def _python_exception(what: str, java_exception: Any) -> Exception:
     cause = java_exception
     for _ in range(_DEEPEST):

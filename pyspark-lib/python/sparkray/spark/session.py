@@ -9,10 +9,20 @@ import functools
 import os
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sparkray.spark import conda_environment, driver_log, environment, gateway, hadoop, java, packaging, spark_defaults
+from sparkray.spark import (
+    cluster_cache,
+    conda_environment,
+    driver_log,
+    environment,
+    gateway,
+    hadoop,
+    java,
+    packaging,
+    spark_defaults,
+)
 from sparkray.spark.errors import SparkSetupError
 from sparkray.spark.spark_conf import (
     ENVIRONMENT_NAME,
@@ -52,9 +62,10 @@ def init_spark_on_yarn(
     """Starts Spark on YARN in client mode, with sparkray's plugin on every executor.
 
     The Python environment of the executors is ``penv_archive``, or else the conda environment ``conda_name``, or else
-    the running virtual or conda environment, which is packed and shipped. Between Spark's processes authentication and
-    encryption are on, unless ``conf`` says ``spark.authenticate`` or ``spark.network.crypto.enabled`` is false. Dynamic
-    allocation is off unless ``conf`` turns it on.
+    the running virtual or conda environment, which is packed and shipped. What was packed is kept on the cluster's file
+    system, in ``spark.ray.environment.cache``, so that a second start uploads nothing. Between Spark's processes
+    authentication and encryption are on, unless ``conf`` says ``spark.authenticate`` or
+    ``spark.network.crypto.enabled`` is false. Dynamic allocation is off unless ``conf`` turns it on.
 
     Where the application is, is shown on standard error while it starts. Returns when all executors are there. Without
     a place in the queue for ``spark.ray.start.timeout`` (600 s) the application is ended. Executors are waited for
@@ -133,7 +144,10 @@ def init_spark_on_yarn(
     prefix = conda_environment.find_prefix(conda_name) if conda_name and not penv_archive else None
     _check_machine()
     hadoop.check_reachable(conf_dir)
-    archive = penv_archive or environment.pack_environment(prefix)
+    archive, prepare = penv_archive, None
+    if not archive:
+        archive = environment.pack_environment(prefix)
+        prepare = functools.partial(cluster_cache.place, archive=archive)
     variables: dict[str, str | None] = {
         "HADOOP_CONF_DIR": conf_dir,
         "YARN_CONF_DIR": None,
@@ -141,7 +155,7 @@ def init_spark_on_yarn(
     }
     if hadoop_user_name:
         variables["HADOOP_USER_NAME"] = hadoop_user_name
-    context = _start(build(environment_archive=archive), variables, spark_log_level, redirect_spark_log)
+    context = _start(build(environment_archive=archive), variables, spark_log_level, redirect_spark_log, prepare)
     # As upstream does: the program's own Hadoop tools find the same cluster.
     os.environ["HADOOP_CONF_DIR"] = conf_dir
     return context
@@ -210,7 +224,11 @@ def init_spark_on_local(
 
 
 def _start(
-    conf: Mapping[str, str], variables: Mapping[str, str | None], spark_log_level: str, redirect_spark_log: bool
+    conf: Mapping[str, str],
+    variables: Mapping[str, str | None],
+    spark_log_level: str,
+    redirect_spark_log: bool,
+    prepare: Callable[[Any], Mapping[str, str]] | None = None,
 ) -> SparkContext:
     if os.environ.get("PYSPARK_SUBMIT_ARGS"):
         warnings.warn("PYSPARK_SUBMIT_ARGS is not used: pass conf=, jars= and py_files= instead", stacklevel=3)
@@ -218,7 +236,7 @@ def _start(
         log, option = driver_log.redirect_driver_log(spark_log_level)
         conf = with_driver_java_option(conf, option, spark_defaults.read())
         print(f"Spark's log is {log}", file=sys.stderr, flush=True)
-    context: SparkContext = gateway.start_context(conf, variables)
+    context: SparkContext = gateway.start_context(conf, variables, prepare)
     context.setLogLevel(spark_log_level.upper())
     return context
 

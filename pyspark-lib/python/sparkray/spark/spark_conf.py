@@ -20,6 +20,8 @@ OVERHEAD = "spark.executor.memoryOverhead"
 LEAST_OVERHEAD = "spark.executor.minMemoryOverhead"
 # How long an application may wait in YARN's queue; RayConf.java declares it.
 START_TIMEOUT = "spark.ray.start.timeout"
+# Where packed environments are kept on the cluster; RayConf.java declares it.
+ENVIRONMENT_CACHE = "spark.ray.environment.cache"
 # The folder in a container's working directory where the environment is unpacked.
 ENVIRONMENT_NAME = "python_env"
 ARCHIVE_SUFFIXES = (".tar.gz", ".tgz", ".zip")
@@ -109,6 +111,9 @@ def build_spark_conf(
     if extra_executor_memory_for_ray is not None:
         budget = parse_memory(extra_executor_memory_for_ray, "extra_executor_memory_for_ray")
         result[MEMORY_BUDGET] = str(budget)
+    if ENVIRONMENT_CACHE in user:
+        # Empty is off; what has no value is not handed on to Spark.
+        result[ENVIRONMENT_CACHE] = user[ENVIRONMENT_CACHE].strip() or "false"
     if spark_yarn_archive:
         result["spark.yarn.archive"] = spark_yarn_archive
     _check_same(user, result, _KEYS_OF_ARGUMENTS)

@@ -28,6 +28,14 @@ public final class RayConf {
           "600s",
           "How long `init_spark_on_yarn` lets the application wait in its queue, from its submission to its start, before "
               + "it ends it and says what YARN says; 0 waits without an end.");
+  static final Entry ENVIRONMENT_CACHE =
+      entry(
+          "spark.ray.environment.cache",
+          "directory, or false",
+          ".sparkray/environments",
+          "Where `init_spark_on_yarn` keeps packed Python environments on the cluster, so that a second start uploads nothing: "
+              + "below the user's home directory on Hadoop's default file system, or a whole path. The directory and what "
+              + "is in it must be the user's, and nobody else's to write. `false` or nothing: each start uploads its own.");
   static final Entry INIT_TIMEOUT =
       entry(
           "spark.ray.init.timeout",
