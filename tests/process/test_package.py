@@ -14,19 +14,13 @@ import pytest
 import sparkray
 from process.helpers import run_driver
 from sparkray import _native, actor, cluster_utils, exceptions, runtime_context, util
-
-COMPAT = Path(__file__).parents[2] / "pyspark-lib" / "ray-compat"
+from support.compat import importable
 
 
 def run_with_ray(script):
     """In an environment that has the compat package, installed or from the source tree."""
-    if not any((Path(entry) / "ray").is_dir() for entry in sys.path if entry):
-        sys.path.append(str(COMPAT))
-        try:
-            return run_driver(script)
-        finally:
-            sys.path.remove(str(COMPAT))
-    return run_driver(script)
+    with importable("ray"):
+        return run_driver(script)
 
 
 def test_import_needs_neither_pyspark_nor_pyarrow_and_starts_no_thread():

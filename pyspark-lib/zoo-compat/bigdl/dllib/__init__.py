@@ -1,0 +1,1 @@
+"""See `bigdl.dllib.nncontext`."""

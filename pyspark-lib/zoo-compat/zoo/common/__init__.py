@@ -1,0 +1,1 @@
+"""See `zoo.common.nncontext`."""

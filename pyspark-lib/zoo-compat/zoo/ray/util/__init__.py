@@ -1,0 +1,1 @@
+"""See `zoo.ray.util.raycontext`."""

@@ -1,0 +1,5 @@
+"""RayContext, where the first versions of RayOnSpark have it."""
+
+from sparkray_zoo_compat.ray_context import RayContext
+
+__all__ = ["RayContext"]
