@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -269,3 +271,15 @@ def test_the_original_beside_it_is_refused(name: str, module: str, tmp_path: Any
         sys.path.remove(str(tmp_path))
     assert done.returncode == 1
     assert f"pip uninstall {name} sparkray-zoo-compat" in done.stderr.strip().splitlines()[-1]
+
+
+def test_the_page_on_migrating_has_every_argument() -> None:
+    """Those of the old names, and those of ours that they lead to."""
+    page = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text()
+    orca = importlib.import_module("sparkray_zoo_compat.orca")
+    ours = [spark.init_spark_on_yarn, spark.init_spark_on_local, spark.RayContext, orca.init_orca_context]
+    names = {name for function in ours for name in inspect.signature(function).parameters}
+    names |= importlib.import_module("sparkray_zoo_compat.ray_context").KNOWN
+    names |= orca._OF_LOCAL | orca._OF_YARN | orca._OF_OTHERS
+    names -= {"unknown", "arguments"}
+    assert not {name for name in names if f"`{name}`" not in page}
