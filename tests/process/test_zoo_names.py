@@ -39,7 +39,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, tuple[Any, ...],
     record("init_spark_on_yarn", "a context on YARN")
     record("init_spark_on_local", "a context here")
     orca = importlib.import_module("sparkray_zoo_compat.orca")
-    monkeypatch.setattr(orca, "_running_context", lambda: None)
+    monkeypatch.setattr(orca, "running_spark", lambda: None)
     monkeypatch.setattr(orca, "OrcaRayContext", lambda **named: calls.append(("OrcaRayContext", (), named)))
     return calls
 
@@ -54,14 +54,17 @@ def test_every_path_of_a_name_leads_to_the_same_thing() -> None:
         "init_spark_on_local": ["zoo", "zoo.common.nncontext", "bigdl.dllib.nncontext"],
         "RayContext": ["zoo.ray", "zoo.ray.util.raycontext", "bigdl.orca.ray"],
         "OrcaRayContext": ["bigdl.orca.ray"],
-        "init_orca_context": ["bigdl.orca", "bigdl.orca.common", "zoo.orca"],
-        "stop_orca_context": ["bigdl.orca", "bigdl.orca.common", "zoo.orca"],
+        "OrcaContext": ["bigdl.orca", "bigdl.orca.common", "zoo.orca", "zoo.orca.common"],
+        "init_orca_context": ["bigdl.orca", "bigdl.orca.common", "zoo.orca", "zoo.orca.common"],
+        "stop_orca_context": ["bigdl.orca", "bigdl.orca.common", "zoo.orca", "zoo.orca.common"],
     }
     for name, modules in paths.items():
         found = {id(getattr(importlib.import_module(module), name)) for module in modules}
         assert len(found) == 1, name
     assert issubclass(importlib.import_module("zoo.ray").RayContext, spark.RayContext)
     assert importlib.import_module("zoo").init_spark_on_local is spark.session.init_spark_on_local
+    orca_ray = importlib.import_module("bigdl.orca.ray")
+    assert orca_ray.RayOnSparkContext is orca_ray.RayContext
 
 
 def test_the_first_articles_call_reaches_ours(started: list[Any]) -> None:
@@ -103,10 +106,18 @@ def test_what_moved_between_versions_goes_by_name_only() -> None:
         importlib.import_module("bigdl.orca").init_orca_context("local", 4)
 
 
-@pytest.mark.parametrize("name", ["init_spark_standalone", "init_spark_on_k8s"])
-def test_clusters_that_are_not_there_say_what_to_use(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("init_spark_standalone", "spark-submit .*--jars /the.jar.*init_spark_on_local"),
+        ("init_spark_on_k8s", "init_spark_on_yarn.*init_spark_on_local"),
+        ("init_spark_on_yarn_cluster", "init_spark_on_yarn runs"),
+        ("init_nncontext", "SparkContext.getOrCreate.*RayContext"),
+    ],
+)
+def test_starts_that_are_not_there_say_what_to_use(name: str, instead: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sparkray.spark.packaging.jar_path", lambda: "/the.jar")
-    with pytest.raises(NotImplementedError, match=f"{name} is not there.*init_spark_on_local"):
+    with pytest.raises(NotImplementedError, match=f"{name} is not there: .*{instead}"):
         getattr(importlib.import_module("zoo"), name)(num_executors=2, executor_cores=1)
 
 
@@ -232,31 +243,107 @@ def test_orca_says_what_to_use_for_clusters_that_are_not_there(mode: str, instea
     assert not started
 
 
-def test_orca_takes_the_context_that_runs_and_stops_only_its_own(
+def test_orca_ignores_what_spark_submit_says_and_names_each(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pyspark.SparkContext.getOrCreate", lambda: "a context of spark-submit")
+    init_orca_context = importlib.import_module("bigdl.orca").init_orca_context
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert init_orca_context("spark-submit", object_store_memory="1g") == "a context of spark-submit"
+    with pytest.warns(UserWarning) as warned:
+        init_orca_context(cluster_mode="bigdl-submit", cores=4, memory="10g", num_nodes=2, driver_memory="2g")
+    (warning,) = warned
+    assert warning.filename == __file__
+    for name, option in {
+        "cores": "--executor-cores",
+        "memory": "--executor-memory",
+        "num_nodes": "--num-executors",
+        "driver_memory": "its own options",
+    }.items():
+        assert f"{name} is ignored: spark-submit has {option}" in str(warning.message)
+    assert [name for name, _, _ in started] == ["OrcaRayContext"] * 2
+
+
+def test_orca_takes_a_spark_context_that_runs_and_names_what_it_ignores(
+    started: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orca = importlib.import_module("sparkray_zoo_compat.orca")
+    monkeypatch.setattr(orca, "running_spark", lambda: "a context that runs")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert orca.init_orca_context(object_store_memory="1g") == "a context that runs"
+        assert orca.init_orca_context("spark-submit") == "a context that runs"
+    with pytest.warns(UserWarning) as warned:
+        orca.init_orca_context("local", cores=4, memory="10g", num_nodes=1, conf={})
+    (warning,) = warned
+    assert warning.filename == __file__
+    for name in ("cluster_mode", "cores", "memory", "num_nodes", "conf"):
+        assert f"{name} is ignored: there is a SparkContext" in str(warning.message)
+    assert [(name, named.get("sc")) for name, _, named in started] == [("OrcaRayContext", "a context that runs")] * 3
+
+
+def test_a_ray_context_that_fails_stops_only_spark_that_orca_has_started(
     started: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     orca = importlib.import_module("sparkray_zoo_compat.orca")
     stopped: list[str] = []
-    own = SimpleNamespace(stop=lambda: stopped.append("own"))
-    other = SimpleNamespace(stop=lambda: stopped.append("other"))
 
     def fail(**_named: Any) -> None:
         raise ValueError("no such cluster")
 
+    own = SimpleNamespace(stop=lambda: stopped.append("own"))
+    other = SimpleNamespace(stop=lambda: stopped.append("other"))
     monkeypatch.setattr(spark, "init_spark_on_local", lambda *_arguments, **_named: own)
     monkeypatch.setattr(orca, "OrcaRayContext", fail)
     with pytest.raises(ValueError, match="no such cluster"):
         orca.init_orca_context("local")
     assert stopped == ["own"]
-    monkeypatch.setattr(orca, "_running_context", lambda: other)
+    monkeypatch.setattr(orca, "running_spark", lambda: other)
     with pytest.raises(ValueError, match="no such cluster"):
         orca.init_orca_context()
     assert stopped == ["own"]
-    monkeypatch.setattr(orca, "OrcaRayContext", lambda **named: None)
-    with pytest.warns(UserWarning, match="cluster_mode is ignored: there is a SparkContext"):
-        assert orca.init_orca_context("local") is other
+
+
+def test_stop_orca_context_stops_the_spark_context_whoever_started_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    orca = importlib.import_module("sparkray_zoo_compat.orca")
+    stopped: list[str] = []
+    monkeypatch.setattr(orca, "running_spark", lambda: SimpleNamespace(stop=lambda: stopped.append("other")))
     orca.stop_orca_context()
-    assert stopped == ["own", "other"]
+    assert stopped == ["other"]
+    monkeypatch.setattr(orca, "running_spark", lambda: None)
+    orca.stop_orca_context()
+    assert stopped == ["other"]
+
+
+def test_orca_contexts_settings_are_ignored_by_name_or_not_there() -> None:
+    OrcaContext = importlib.import_module("bigdl.orca").OrcaContext
+    with pytest.warns(UserWarning, match="barrier_mode is ignored: ") as warned:
+        OrcaContext.barrier_mode = False
+    assert warned[0].filename == __file__
+    with pytest.warns(UserWarning, match="log_output is ignored: redirect_spark_log=False"):
+        OrcaContext.log_output = True
+    with pytest.raises(AttributeError, match="train_data_store is not there.*migrating"):
+        OrcaContext.train_data_store = "DISK_2"
+    with pytest.raises(AttributeError, match="get_sql_context is not there"):
+        OrcaContext.get_sql_context()
+    with pytest.raises(RuntimeError, match=r"call init_orca_context\(\) first"):
+        OrcaContext.get_spark_context()
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from bigdl.orca.learn.pytorch import Estimator",
+        "import bigdl.chronos",
+        "from zoo import init_internal_nncontext",
+        "import zoo.automl.search",
+    ],
+)
+def test_parts_that_are_not_here_say_so(statement: str) -> None:
+    done = run_driver(f"{statement}\n")
+    assert done.returncode == 1
+    assert "is of sparkray-zoo-compat here" in done.stderr.strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(("name", "module"), [("analytics-zoo", "zoo"), ("bigdl-orca-spark3", "bigdl.orca")])

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from importlib import metadata
 
+from sparkray_zoo_compat.missing import explain_missing_modules
+
 # Distributions that have files at the paths where this one has them.
 _ORIGINALS = (
     "analytics-zoo",
@@ -34,3 +36,4 @@ def _refuse_originals() -> None:
 
 
 _refuse_originals()
+explain_missing_modules()

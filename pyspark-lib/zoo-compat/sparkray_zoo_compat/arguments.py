@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 
@@ -16,8 +17,15 @@ def warn_ignored(function: str, ignored: Mapping[str, str]) -> None:
     """
     if ignored:
         named = "; ".join(f"{name} is ignored: {reason}" for name, reason in ignored.items())
-        # Shown at the line that called the function.
-        warnings.warn(f"{function}: {named}", UserWarning, stacklevel=3)
+        warn(f"{function}: {named}")
+
+
+def warn(message: str) -> None:
+    """Warns (UserWarning) at the line of the program that called something of this package."""
+    level = 1
+    while sys._getframe(level - 1).f_globals["__name__"].startswith("sparkray_zoo_compat."):
+        level += 1
+    warnings.warn(message, UserWarning, stacklevel=level)
 
 
 def check_known(function: str, given: Iterable[str], known: Iterable[str]) -> None:

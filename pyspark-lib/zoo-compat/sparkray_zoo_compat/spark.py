@@ -13,7 +13,14 @@ from sparkray.spark.spark_conf import PLUGIN_CLASS
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-__all__ = ["init_spark_on_k8s", "init_spark_on_local", "init_spark_on_yarn", "init_spark_standalone"]
+__all__ = [
+    "init_nncontext",
+    "init_spark_on_k8s",
+    "init_spark_on_local",
+    "init_spark_on_yarn",
+    "init_spark_on_yarn_cluster",
+    "init_spark_standalone",
+]
 
 
 def init_spark_on_yarn(
@@ -64,4 +71,20 @@ def init_spark_on_k8s(*_arguments: Any, **_named: Any) -> NoReturn:
     raise NotImplementedError(
         "init_spark_on_k8s is not there: sparkray starts Spark on YARN (init_spark_on_yarn) and on one machine "
         "(init_spark_on_local)"
+    )
+
+
+def init_spark_on_yarn_cluster(*_arguments: Any, **_named: Any) -> NoReturn:
+    """Not there: raises NotImplementedError, which says what to use."""
+    raise NotImplementedError(
+        "init_spark_on_yarn_cluster is not there: init_spark_on_yarn runs the program on this machine and all else on "
+        "YARN"
+    )
+
+
+def init_nncontext(*_arguments: Any, **_named: Any) -> NoReturn:
+    """Not there: raises NotImplementedError, which says what to use."""
+    raise NotImplementedError(
+        "init_nncontext is not there: take the SparkContext from SparkContext.getOrCreate() in a program that "
+        "spark-submit has started, or from init_spark_on_yarn or init_spark_on_local, and give it to RayContext"
     )

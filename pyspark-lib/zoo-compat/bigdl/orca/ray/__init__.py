@@ -1,5 +1,8 @@
-"""RayContext and OrcaRayContext."""
+"""RayContext, OrcaRayContext and RayOnSparkContext."""
 
 from sparkray_zoo_compat.ray_context import OrcaRayContext, RayContext
 
-__all__ = ["OrcaRayContext", "RayContext"]
+# The same under the name that BigDL 2.1 gave it.
+RayOnSparkContext = RayContext
+
+__all__ = ["OrcaRayContext", "RayContext", "RayOnSparkContext"]
