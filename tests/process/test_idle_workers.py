@@ -18,10 +18,12 @@ def chain(depth, keeping):
     return [(os.getpid(), kept), *further]
 
 
-@sparkray.remote(num_cpus=0)
-class Named:
+class _Named:
     def pid(self):
         return os.getpid()
+
+
+Named = sparkray.remote(num_cpus=0)(_Named)
 
 
 @sparkray.remote(num_cpus=1)
