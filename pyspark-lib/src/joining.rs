@@ -7,7 +7,7 @@ use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 use sparkray_common::{ClusterId, ClusterToken, NodeId, WorkerId};
-use sparkray_core_worker::{ConnectOptions, CoreWorker, Notice};
+use sparkray_core_worker::{ConnectOptions, CoreWorker, Notice, UnhandledErrors};
 use sparkray_proto::ClientKind;
 use sparkray_rpc::Identity;
 
@@ -48,6 +48,18 @@ fn identity_of(config: &Bound<'_, PyDict>) -> PyResult<Identity> {
     })
 }
 
+/// Of which errors that nobody asked for Python wants to hear: those that were forgotten, and those that were kept.
+fn unhandled_errors(config: &Bound<'_, PyDict>) -> PyResult<UnhandledErrors> {
+    let asked = |key| Ok::<bool, PyErr>(optional(config, key)?.unwrap_or(false));
+    Ok(if asked("report_kept_errors")? {
+        UnhandledErrors::Kept
+    } else if asked("report_unhandled_errors")? {
+        UnhandledErrors::Forgotten
+    } else {
+        UnhandledErrors::None
+    })
+}
+
 /// Joins a cluster.
 pub(crate) fn connect(
     py: Python<'_>,
@@ -84,7 +96,7 @@ pub(crate) fn connect(
         python_version: optional(config, "python_version")?.unwrap_or_default(),
         namespace: optional(config, "namespace")?.unwrap_or_default(),
         log_to_driver: optional(config, "log_to_driver")?.unwrap_or(false),
-        report_unhandled_errors: optional(config, "report_unhandled_errors")?.unwrap_or(false),
+        report_unhandled_errors: unhandled_errors(config)?,
         on_notice: Box::new(move |notice| {
             if matches!(notice, Notice::Work) {
                 for_handler.1.raise();

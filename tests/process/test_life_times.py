@@ -374,6 +374,58 @@ def test_errors_that_nobody_asked_for_are_told_once():
 
 def test_errors_that_nobody_asked_for_are_not_told_when_the_environment_says_so():
     assert stderr_of(FORGOTTEN, RAY_IGNORE_UNHANDLED_ERRORS="1") == ""
+    # As in Ray: whatever its value, and as it is when the error is there.
+    later = 'import os; os.environ["RAY_IGNORE_UNHANDLED_ERRORS"] = ""'
+    assert stderr_of(later + FORGOTTEN) == ""
+
+
+OF_ACTORS_AND_TASKS = """
+@sparkray.remote
+class Actor:
+    def fail(self, text):
+        raise KeyError(text)
+
+@sparkray.remote
+def outer():
+    fail.remote("inside")
+    sparkray.get(ok.remote())
+
+actor = Actor.remote()
+actor.fail.remote("of an actor")
+sparkray.get(outer.options(num_cpus=0).remote())
+"""
+
+
+def test_errors_of_actors_calls_and_of_what_tasks_submit_are_told_with_their_tracebacks():
+    text = stderr_of(OF_ACTORS_AND_TASKS)
+    lines = [line for line in text.splitlines() if "Unhandled error (" in line]
+    assert len(lines) == 2, text
+    assert sum("ray::Actor.fail()" in line and line.startswith("Unhandled") for line in lines) == 1, text
+    assert sum("ray::fail()" in line and line.startswith("(") for line in lines) == 1, text
+    assert text.count("raise KeyError(text)") == 1 and text.count("raise ValueError(text)") == 1, text
+
+
+KEPT = """
+kept = [fail.remote("kept"), fail.remote("asked for")]
+sparkray.wait(kept[1:])
+deadline = time.monotonic() + 60
+while "kept" not in told.getvalue() and time.monotonic() < deadline:
+    time.sleep(0.1)
+del kept
+"""
+
+
+def test_an_interactive_program_hears_of_errors_that_it_keeps():
+    # No file is run there; a shell or a notebook may keep all references.
+    interactive = (
+        "import __main__, io; del __main__.__file__; real, told = sys.stderr, io.StringIO(); sys.stderr = told\n"
+    )
+    shown = "\nsys.stderr = real; real.write(told.getvalue())"
+    done = run_driver(
+        UNHANDLED.replace("sparkray.init(", interactive + "sparkray.init(").replace("{body}", KEPT) + shown, 120.0
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Unhandled error (") == 1 and "ValueError: kept" in done.stderr, done.stderr
 
 
 ASKED = """

@@ -17,7 +17,7 @@ use sparkray_rpc::{
 };
 
 use crate::io::{ConnectOptions, CoreWorker};
-use crate::state::Notice;
+use crate::state::{Notice, UnhandledErrors};
 
 /// Nothing that is waited for takes so long.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
@@ -169,7 +169,7 @@ impl TestRaylet {
             python_version: String::new(),
             namespace: String::new(),
             log_to_driver: false,
-            report_unhandled_errors: false,
+            report_unhandled_errors: UnhandledErrors::None,
             on_notice,
         })
         .unwrap()

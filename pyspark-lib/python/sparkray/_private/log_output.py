@@ -1,4 +1,5 @@
-"""Prints what workers wrote, each line after Ray's prefix: `(f pid=123)` or `(f pid=123, ip=1.2.3.4)`.
+"""Prints what workers wrote, each line after Ray's prefix: `(f pid=123)` or `(f pid=123, ip=1.2.3.4)`, and what else
+is told from a thread of the runtime (`write`).
 
 The driver's streams are anything that a program puts there: closed, None, without `isatty` or `flush`, of another
 encoding, or of bytes. What the first choice does not take goes to the next (`_choices`); nothing is raised.
@@ -87,6 +88,13 @@ def _wait_for_quiet(deadline: float) -> None:
             wait = min(_QUIET_SECONDS, deadline - time.monotonic())
             if wait <= 0 or not _arrival.wait_for(lambda seen=seen: _arrivals != seen, wait):  # type: ignore[misc]
                 return
+
+
+def write(text: str, is_stderr: bool) -> None:
+    """Writes what is for the user to the program's stream, or to the next that takes it; raises nothing."""
+    for stream in _choices(is_stderr):
+        if _takes(stream, text):
+            return
 
 
 def _print(lines: Sequence[tuple[str, int, str, str, bool]], is_stderr: bool) -> None:

@@ -136,7 +136,8 @@ def connect_driver(
             "log_to_driver": log_to_driver or settings_may_change,
             "python_version": python_version(),
             "log_callback": log_output.print_lines,
-            "report_unhandled_errors": unhandled.is_told(),
+            "report_unhandled_errors": True,
+            "report_kept_errors": unhandled.may_be_kept(),
         }
     )
     try:

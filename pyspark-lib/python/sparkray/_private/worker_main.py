@@ -34,7 +34,8 @@ def main(connection: int, config: dict[str, Any]) -> int:
     _native.after_fork_in_child()
     # What tasks start inherits it; the raylet ends what this worker leaves behind.
     os.environ["SPARKRAY_WORKER_ID"] = str(config["worker_id"])
-    core = _native.CoreWorker.connect_worker(connection, {**config, "python_version": python_version()})
+    own = {"python_version": python_version(), "report_unhandled_errors": True}
+    core = _native.CoreWorker.connect_worker(connection, {**config, **own})
     state.core = core
     state.is_driver = False
     state.why_not = "this worker is about to end"

@@ -18,7 +18,9 @@ use crate::error::{CoreError, WaitError};
 use crate::io::connection::Connection;
 use crate::io::reactor::Reactor;
 use crate::io::waiting::{Patience, Turns, run_helper};
-use crate::state::{ConnId, Effect, IdSource, Notice, Pending, RAYLET_CONN, State, StoreAnswer};
+use crate::state::{
+    ConnId, Effect, IdSource, Notice, Pending, RAYLET_CONN, State, StoreAnswer, UnhandledErrors,
+};
 use crate::store::StoredValue;
 
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
@@ -43,8 +45,8 @@ pub struct ConnectOptions {
     pub namespace: String,
     /// Drivers: wants the output of its workers.
     pub log_to_driver: bool,
-    /// Wants to be told of errors that nobody asked for.
-    pub report_unhandled_errors: bool,
+    /// Wants to be told of these errors that nobody asked for.
+    pub report_unhandled_errors: UnhandledErrors,
     /// Called with output of workers and with watched objects that were resolved; from any thread that waits.
     pub on_notice: Box<dyn Fn(Notice) + Send + Sync>,
 }
@@ -97,9 +99,7 @@ impl CoreWorker {
             options.raylet_socket,
             IdSource::random(),
         );
-        if options.report_unhandled_errors {
-            state.report_unhandled();
-        }
+        state.report_unhandled(options.report_unhandled_errors);
         let internal = |error: std::io::Error| {
             CoreError::new(
                 ErrorCode::Internal,

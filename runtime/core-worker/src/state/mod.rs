@@ -61,6 +61,7 @@ use leases::Leases;
 pub use links::CloseCause;
 use links::{Links, Timer};
 pub(crate) use links::{Pending, SlotResult};
+pub use objects::UnhandledErrors;
 pub(crate) use objects::{
     Begun, FetchedResult, Locations, Objects, StoreAnswer, Value, WaitId, unknown_object,
 };
@@ -227,6 +228,7 @@ impl State {
             Timer::CallAgain(worker) => self.call_again(worker),
             Timer::CallRaylet(node) => self.leases.call_raylet_again(base, node),
             Timer::AcknowledgeReplies(actor) => self.actors.acknowledge(&mut base.links, actor),
+            Timer::KeptError(id) => base.objects.error_was_kept(&mut base.links, id),
             Timer::Unanswered(conn) => self.give_up_unanswered(conn),
             Timer::CloseConnection(conn) => self.close_dead(conn),
         }

@@ -11,7 +11,7 @@ use super::limits::MAX_UNFINISHED_TASKS;
 use super::links::id_bytes;
 use super::{
     Base, Begun, CallKind, CreateActorWork, Creation, FetchedResult, IncomingTask, Locations, NewTask,
-    Notice, Objects, Pending, SlotResult, State, StoreAnswer, Value, WaitId, Work,
+    Notice, Objects, Pending, SlotResult, State, StoreAnswer, UnhandledErrors, Value, WaitId, Work,
 };
 use crate::dropped::HandleKind;
 use crate::error::CoreError;
@@ -146,9 +146,9 @@ impl State {
         self.base.objects.free_stored(id, &here);
     }
 
-    /// This process tells its user of errors that nobody asked for.
-    pub(crate) fn report_unhandled(&mut self) {
-        self.base.objects.report_unhandled();
+    /// This process tells its user of these errors that nobody asked for.
+    pub(crate) fn report_unhandled(&mut self, told: UnhandledErrors) {
+        self.base.objects.report_unhandled(told);
     }
 
     // ---- calls ---------------------------------------------------------------------------------------------

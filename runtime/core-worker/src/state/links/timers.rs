@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use sparkray_common::{ActorId, LeaseId, NodeId, WorkerId};
+use sparkray_common::{ActorId, LeaseId, NodeId, ObjectId, WorkerId};
 
 use super::ConnId;
 use crate::state::ids::SchedulingClassId;
@@ -23,6 +23,8 @@ pub(in crate::state) enum Timer {
     CallRaylet(NodeId),
     /// Replies of an actor are acknowledged that no later call has acknowledged.
     AcknowledgeReplies(ActorId),
+    /// An error to which somebody has a reference, and which nobody may have asked for.
+    KeptError(ObjectId),
     /// A connection that nobody has answered yet.
     Unanswered(ConnId),
     /// A connection to a process that is said to be dead.

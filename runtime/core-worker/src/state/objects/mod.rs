@@ -43,6 +43,7 @@ use metrics::ObjectMetrics;
 pub(crate) use reading::StoreAnswer;
 use return_pins::ReturnPins;
 use unhandled::Unhandled;
+pub use unhandled::UnhandledErrors;
 pub(crate) use value::{Locations, Value};
 pub(super) use value::{describe_locations, read_locations};
 use waits::Waits;
@@ -293,9 +294,9 @@ impl Objects {
         self.flush_frees(links);
     }
 
-    /// This process tells its user of errors that nobody asked for.
-    pub(super) fn report_unhandled(&mut self) {
-        self.unhandled.is_told = true;
+    /// This process tells its user of these errors that nobody asked for.
+    pub(super) fn report_unhandled(&mut self, told: UnhandledErrors) {
+        self.unhandled.told = told;
     }
 
     /// Lists the objects that there are, and what was counted.

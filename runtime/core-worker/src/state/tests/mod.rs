@@ -11,6 +11,7 @@ mod raylet;
 mod references;
 mod simulation;
 mod tasks;
+mod unhandled;
 mod value;
 
 use simulation::{DRIVER, Simulation};

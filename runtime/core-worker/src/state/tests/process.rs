@@ -43,6 +43,8 @@ pub(super) struct Process {
     /// Links that the raylet is passing on.
     pub(super) arrivals: VecDeque<usize>,
     pub(super) notices: Vec<Notice>,
+    /// Of which it was told.
+    pub(super) unhandled_errors: u32,
     /// Values that the store has given.
     pub(super) memory: HashMap<ObjectId, Vec<u8>>,
     /// The user's references, each counted once by the state; for an actor, those that it keeps.
@@ -84,6 +86,7 @@ impl Process {
             dropped: Arc::new(DropQueue::new(Arc::new(Kick::new().unwrap()))),
             arrivals: VecDeque::new(),
             notices: Vec::new(),
+            unhandled_errors: 0,
             memory: HashMap::new(),
             references: Vec::new(),
             call_references: Vec::new(),
@@ -329,8 +332,10 @@ impl Simulation {
         let process = &mut self.processes[index];
         process.state.set_now(now);
         for notice in std::mem::take(&mut process.notices) {
-            if let Notice::Fetched(key, value) = notice {
-                process.read(key, value);
+            match notice {
+                Notice::Fetched(key, value) => process.read(key, value),
+                Notice::UnhandledError { .. } => process.unhandled_errors += 1,
+                _ => {}
             }
         }
         match process.running.take() {
@@ -440,7 +445,7 @@ impl Simulation {
         };
         let process = &mut self.processes[index];
         let outcome = match name.as_str() {
-            "value" | "big" => Ok(vec![Item::Number(7)]),
+            "value" | "big" | "raise" => Ok(vec![Item::Number(7)]),
             "error" => Err(CoreError::new(ErrorCode::Internal, "it raised")),
             "put" => {
                 let id = process.put(&[Item::Number(1)]);
@@ -507,6 +512,7 @@ impl Simulation {
                 }
                 let mut result = proto::ReturnValue {
                     contained,
+                    is_error: task.name == "raise",
                     ..Default::default()
                 };
                 let payload: &[u8] = if task.name == "big" {
