@@ -12,7 +12,7 @@ use pyo3::types::PyBytes;
 use sparkray_common::ValueHeader;
 use sparkray_common::sync::Mutex;
 use sparkray_core_worker::{CoreError, Fetched, Notice, fork_generation};
-use sparkray_proto::LogLine;
+use sparkray_proto::{InfeasibleDemand, LogLine, Resources};
 
 use crate::convert::{cached, exception};
 use crate::doors::{Visitor, runtime_of};
@@ -20,10 +20,10 @@ use crate::futures::Futures;
 use crate::object_ref::ObjectRef;
 use crate::objects::read;
 
-/// Lines of output that wait for Python at most; those that come when as many wait are counted, and lost.
+/// Lines to be printed that wait for Python at most; those that come when as many wait are counted, and lost.
 const MAX_WAITING_LINES: usize = 100_000;
 
-/// What the two ends of the queue know of its lines. Values are bounded by the futures that wait for them.
+/// What the two ends of the queue know of lines to be printed. Values are bounded by the futures that wait for them.
 #[derive(Default)]
 struct Lines {
     waiting: AtomicUsize,
@@ -56,12 +56,13 @@ pub(crate) fn queue() -> (NoticeSender, NoticeReceiver) {
 impl NoticeSender {
     /// Never blocks.
     pub(crate) fn send(&self, notice: Notice) {
-        if let Notice::Log(lines) = &notice {
+        let lines = lines_of(&notice);
+        if lines > 0 {
             if self.lines.waiting.load(Ordering::Relaxed) >= MAX_WAITING_LINES {
-                self.lines.lost.fetch_add(lines.len(), Ordering::Relaxed);
+                self.lines.lost.fetch_add(lines, Ordering::Relaxed);
                 return;
             }
-            self.lines.waiting.fetch_add(lines.len(), Ordering::Relaxed);
+            self.lines.waiting.fetch_add(lines, Ordering::Relaxed);
         }
         // The thread is gone only when the interpreter ends.
         let _ = self.sender.lock().send(notice);
@@ -72,8 +73,8 @@ impl NoticeReceiver {
     /// The next notice; `None`: the core worker is gone.
     fn next(&self) -> Option<Notice> {
         let mut notice = self.receiver.recv().ok()?;
+        self.lines.waiting.fetch_sub(lines_of(&notice), Ordering::Relaxed);
         if let Notice::Log(lines) = &mut notice {
-            self.lines.waiting.fetch_sub(lines.len(), Ordering::Relaxed);
             let lost = self.lines.lost.swap(0, Ordering::Relaxed);
             if lost > 0 {
                 lines.push(LogLine {
@@ -88,6 +89,15 @@ impl NoticeReceiver {
             }
         }
         Some(notice)
+    }
+}
+
+/// How many lines a notice prints, or at least.
+fn lines_of(notice: &Notice) -> usize {
+    match notice {
+        Notice::Log(lines) => lines.len(),
+        Notice::UnhandledError { .. } | Notice::InfeasibleDemand(_) => 1,
+        Notice::Fetched(..) | Notice::Work => 0,
     }
 }
 
@@ -113,6 +123,11 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Opt
                     problem.write_unraisable(py, None);
                 }
             }
+            Notice::InfeasibleDemand(demand) => {
+                if let Err(problem) = tell_infeasible(py, demand) {
+                    problem.write_unraisable(py, None);
+                }
+            }
             Notice::Work => {}
         });
         // A child that a callback forked has come back: the thread is the parent's.
@@ -128,6 +143,33 @@ fn tell_unhandled(py: Python<'_>, value: &[u8], left_out: u64) -> PyResult<()> {
     let report = cached(py, &REPORT, "sparkray._private.unhandled", "report")?;
     let header = ValueHeader::read(value).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
     report.call1((PyBytes::new(py, header.body(value)), left_out))?;
+    Ok(())
+}
+
+/// Prints what no node of the cluster can meet.
+fn tell_infeasible(py: Python<'_>, demand: InfeasibleDemand) -> PyResult<()> {
+    static REPORT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    let report = cached(py, &REPORT, "sparkray._private.infeasible", "report")?;
+    let units = |resources: Option<Resources>| resources.unwrap_or_default().units;
+    let shapes: Vec<_> = demand
+        .shapes
+        .into_iter()
+        .map(|shape| {
+            let waiters: Vec<_> = shape
+                .waiters
+                .into_iter()
+                .map(|waiters| (waiters.kind, waiters.name, waiters.count))
+                .collect();
+            (
+                units(shape.resources),
+                shape.label_selector,
+                waiters,
+                shape.others,
+            )
+        })
+        .collect();
+    let nodes = (units(demand.total), units(demand.largest), demand.labels);
+    report.call1((shapes, demand.left_out, nodes))?;
     Ok(())
 }
 

@@ -58,6 +58,7 @@ frame_kinds! {
     HeadLost = 51,
     WorkerLabel = 52,
     LogBatch = 53,
+    InfeasibleDemand = 61,
     HeadStall = 54,
     HeadStallReply = 55,
     /// From the head to the raylet of its node; carries the descriptor of the moment of its last tick.

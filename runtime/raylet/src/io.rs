@@ -40,6 +40,7 @@ impl Io {
             Effect::SendLog { connection, batch } => {
                 self.connections.send_log(connection, batch, &self.node);
             }
+            Effect::SendIfRead { connection, frame } => self.connections.send_if_read(connection, frame),
             Effect::Close { connection } => self.connections.close(connection),
             Effect::Drain { connection } => self.connections.drain(connection),
             Effect::WatchProcess { connection, pid } => self.connections.watch_process(connection, pid),

@@ -308,7 +308,9 @@ impl Cluster {
                 self.nodes[node].connections.insert(connection, link);
                 self.network.deliver_waiting(&mut self.agenda, link);
             }
-            Effect::Send { connection, frame } | Effect::SendWithLease { connection, frame } => {
+            Effect::Send { connection, frame }
+            | Effect::SendIfRead { connection, frame }
+            | Effect::SendWithLease { connection, frame } => {
                 self.raylet_sends(node, connection, frame);
             }
             Effect::SendAll { connection, frames } => {

@@ -8,9 +8,9 @@ import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sparkray._private import infeasible, units, worker
 from sparkray._private import node as local
 from sparkray._private import options as option_checks
-from sparkray._private import units, worker
 
 # Addresses of clusters that this process started (cluster_utils.Cluster).
 clusters: dict[str, local.LocalCluster] = {}
@@ -220,7 +220,11 @@ def connect_existing(
             f"Spark{known}"
         )
     worker.connect_driver(
-        cluster.connection(cluster.nodes[0]), namespace=namespace, log_to_driver=log_to_driver, env_vars=env_vars
+        cluster.connection(cluster.nodes[0]),
+        namespace=namespace,
+        log_to_driver=log_to_driver,
+        env_vars=env_vars,
+        remedies=infeasible.NODE_BY_NODE,
     )
     return current_info(str(cluster.session.path))
 

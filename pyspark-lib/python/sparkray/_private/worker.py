@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from sparkray import _native, exceptions
 from sparkray._native import ObjectRef
-from sparkray._private import job_modules, process
+from sparkray._private import infeasible, job_modules, process
 from sparkray._private.serialization import SerializationError
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def connect_driver(
     origin: job_modules.Origin | None = None,
     env_vars: dict[str, str] | None = None,
     settings_may_change: bool = False,
+    remedies: infeasible.Remedies = infeasible.LOCAL,
 ) -> CoreWorker:
     """Makes this process a driver of the cluster whose raylet runs on this machine.
 
@@ -118,12 +119,14 @@ def connect_driver(
         origin: what this process's modules come from beside its `sys.path`.
         env_vars: environment variables of the workers that run what this driver calls.
         settings_may_change: whether `change_settings` may be called.
+        remedies: what is advised where no node can meet what the program asks for.
     """
     from sparkray._private import log_output, unhandled
 
     if state.core is not None:
         raise RuntimeError("this process is connected to a cluster already: call sparkray.shutdown() first")
     chosen = namespace if namespace is not None else _anonymous_namespace()
+    infeasible.set_remedies(remedies)
     core = _native.CoreWorker.connect_driver(
         {
             "node_id": connection.node_id,

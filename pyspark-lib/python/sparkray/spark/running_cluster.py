@@ -10,6 +10,7 @@ from typing import Any
 from sparkray._private import job_modules, worker
 from sparkray.spark import manager
 from sparkray.spark.ray_arguments import NodeOptions
+from sparkray.spark.remedies import REMEDIES
 
 
 class RunningCluster:
@@ -82,6 +83,7 @@ class RunningCluster:
             on_shutdown=self.kept.clear,
             origin=self._origin,
             settings_may_change=True,
+            remedies=REMEDIES,
         )
         self.node_ip = core.node_ip
         if self._ended:

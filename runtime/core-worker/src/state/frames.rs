@@ -149,6 +149,9 @@ impl State {
                 let batch: proto::LogBatch = frame.decode()?;
                 links.out.notify(Notice::Log(batch.lines));
             }
+            FrameKind::InfeasibleDemand => {
+                links.out.notify(Notice::InfeasibleDemand(frame.decode()?));
+            }
             other => {
                 return Err(CoreError::new(
                     ErrorCode::Internal,

@@ -39,6 +39,8 @@ pub(crate) enum Effect {
 pub enum Notice {
     /// Output of workers.
     Log(Vec<proto::LogLine>),
+    /// What waits though no node of the cluster can meet it.
+    InfeasibleDemand(proto::InfeasibleDemand),
     /// The value of an object that was asked for by [`crate::CoreWorker::fetch_later`].
     Fetched(u64, Result<Fetched, CoreError>),
     /// An error value that nobody asked for is gone, and this many before it of which nothing was said.

@@ -9,7 +9,7 @@ use crate::change::Change;
 /// Passes on what workers print; lines of a job that is over are lost.
 pub(crate) fn forward(change: &mut Change<'_>, batch: LogBatch) -> Result<(), MessageError> {
     let job = JobId::from_slice(&batch.job_id)?;
-    send(change, job, batch);
+    send_to_driver(change, job, Message::Log(batch));
     Ok(())
 }
 
@@ -26,12 +26,13 @@ pub(super) fn tell_driver(change: &mut Change<'_>, head_pid: u32, job: JobId, te
         job_id: job.to_vec().into(),
         lines: vec![line],
     };
-    send(change, job, batch);
+    send_to_driver(change, job, Message::Log(batch));
 }
 
-fn send(change: &mut Change<'_>, job: JobId, batch: LogBatch) {
+/// For the job's driver, by way of its node; lost when the job is over.
+pub(super) fn send_to_driver(change: &mut Change<'_>, job: JobId, message: Message) {
     let driver = change.tables().jobs.running(job).map(|job| job.driver.node_id);
     if let Some(node) = driver {
-        change.effects.send(node, Message::Log(batch));
+        change.effects.send(node, message);
     }
 }

@@ -3,6 +3,7 @@
 
 pub(crate) mod actor_report;
 pub(crate) mod attach_node;
+mod infeasible_demand;
 pub(crate) mod jobs;
 pub(crate) mod kill_actor;
 pub(crate) mod kv;

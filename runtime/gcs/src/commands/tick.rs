@@ -1,5 +1,6 @@
 //! Time passes: the silent are dead, what is overdue is asked for again, who waits long is reported, views go out.
 
+use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use sparkray_common::JobId;
@@ -8,15 +9,12 @@ use sparkray_proto::head_message::Message;
 use tracing::{info, warn};
 
 use super::lifecycle::kill_message;
-use super::{log, node_death, place_actors};
+use super::{infeasible_demand, log, node_death, place_actors};
 use crate::change::Change;
 use crate::live::Live;
-use crate::placement::{Candidate, describe, describe_missing};
+use crate::placement::describe;
 use crate::tables::Tables;
-use crate::tables::actor::Actor;
 
-/// Nodes may still be joining: an actor that fits none is reported after this long.
-const INFEASIBLE_PATIENCE: Duration = Duration::from_secs(1);
 /// An actor for which no node has room is reported after this long.
 const BUSY_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -41,6 +39,7 @@ pub(crate) fn tick(change: &mut Change<'_>, head_pid: u32) {
     for waiting in long_waits(now, tables, live) {
         log::tell_driver(change, head_pid, waiting.job, waiting.text);
     }
+    infeasible_demand::tell_drivers(change);
     let (tables, live) = change.tables_and_live();
     let nodes = live.nodes.take_changed(&tables.nodes);
     if !nodes.is_empty() {
@@ -61,21 +60,32 @@ fn repeat_kills(change: &mut Change<'_>) {
     }
 }
 
-/// Actors whose wait has become long enough to be told, once for each wait.
+/// Actors that have waited long for a node that has room, once for each wait.
 fn long_waits(now: Instant, tables: &Tables, live: &mut Live) -> Vec<Waiting> {
     let mut waiting = Vec::new();
     let mut view = None;
+    let mut has_node = HashMap::new();
     for id in tables.actors.pending().chain(tables.actors.crowding()) {
         let (Some(actor), Some(waited)) = (tables.actors.get(id), live.waits.unreported(now, id)) else {
             continue;
         };
-        if waited < INFEASIBLE_PATIENCE {
+        if waited < BUSY_PATIENCE {
             continue;
         }
         let view = view.get_or_insert_with(|| live.nodes.candidates(tables));
-        let Some(text) = describe_wait(actor, waited, view) else {
+        let demand = &actor.parts.demand;
+        let can_be_met = || view.iter().any(|node| node.can_have(demand));
+        if !*has_node.entry(demand).or_insert_with(can_be_met) {
+            // `infeasible_demand` tells of it.
             continue;
-        };
+        }
+        let text = format!(
+            "actor {} has waited for {} s: it needs {} and all nodes are busy; end other actors or tasks, ask for \
+             less, or add nodes",
+            actor.title(),
+            waited.as_secs(),
+            describe(&demand.needs)
+        );
         live.waits.reported(id);
         // Trouble of the program, not of the head: the driver prints it.
         info!(actor_id = %id, "{text}");
@@ -85,26 +95,4 @@ fn long_waits(now: Instant, tables: &Tables, live: &mut Live) -> Vec<Waiting> {
         });
     }
     waiting
-}
-
-/// What to tell of a wait; `None` while it is no news.
-fn describe_wait(actor: &Actor, waited: Duration, view: &[Candidate]) -> Option<String> {
-    let (demand, needs) = (&actor.parts.demand, &actor.parts.demand.needs);
-    if !view.iter().any(|candidate| candidate.can_have(demand)) {
-        return Some(format!(
-            "actor {} cannot be placed: it needs {} ({}); it waits for a node that has it",
-            actor.title(),
-            describe(needs),
-            describe_missing(view, demand)
-        ));
-    }
-    (waited >= BUSY_PATIENCE).then(|| {
-        format!(
-            "actor {} has waited for {} s: it needs {} and all nodes are busy; end other actors or tasks, ask \
-             for less, or add nodes",
-            actor.title(),
-            waited.as_secs(),
-            describe(needs)
-        )
-    })
 }

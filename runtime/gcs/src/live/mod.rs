@@ -5,6 +5,7 @@
 //! 1. It follows the tables ([`Live::follow`] after every record), and is never read to change them but through a record.
 //! 2. A node or an actor that the tables have forgotten is not here.
 
+mod infeasible;
 mod metrics;
 mod nodes;
 mod waits;
@@ -14,6 +15,7 @@ use std::time::{Duration, Instant};
 use sparkray_common::{HEAD_STALL, Metrics, ResourceSet};
 use tracing::{info, warn};
 
+pub(crate) use infeasible::{Infeasible, Kind, Shape, Waiting};
 pub(crate) use metrics::{ActorMetrics, NodeMetrics};
 pub(crate) use nodes::{LiveNodes, Report};
 pub(crate) use waits::Waits;
@@ -30,6 +32,7 @@ const LONG_HEAD_STALL: Duration = Duration::from_secs(5);
 pub(crate) struct Live {
     pub(crate) nodes: LiveNodes,
     pub(crate) waits: Waits,
+    pub(crate) infeasible: Infeasible,
     pub(crate) node_metrics: NodeMetrics,
     actor_metrics: ActorMetrics,
     last_tick: Option<Instant>,
@@ -41,6 +44,7 @@ impl Live {
         let mut live = Self {
             nodes: LiveNodes::default(),
             waits: Waits::default(),
+            infeasible: Infeasible::default(),
             node_metrics: NodeMetrics::default(),
             actor_metrics: ActorMetrics::default(),
             last_tick: None,

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use sparkray_common::{ActorId, Labels, NodeId, ResourceSet};
 use sparkray_proto::{NodeView, StoreStats};
 
+use super::infeasible::Waiting;
 use crate::placement::Candidate;
 use crate::record::NodeDescription;
 use crate::tables::{Node, NodeTable, Tables};
@@ -29,6 +30,8 @@ struct LiveNode {
     available: ResourceSet,
     queued_leases: u32,
     store: Option<StoreStats>,
+    /// Of its queued leases those that no node can meet.
+    infeasible: Vec<Waiting>,
     /// Reports so far: a refusal is forgotten when the next one comes.
     reports: u64,
     /// Differs from what the other nodes were told.
@@ -51,6 +54,7 @@ pub(crate) struct Report {
     pub(crate) available: ResourceSet,
     pub(crate) queued_leases: u32,
     pub(crate) store: Option<StoreStats>,
+    pub(crate) infeasible: Vec<Waiting>,
 }
 
 impl LiveNodes {
@@ -67,6 +71,7 @@ impl LiveNodes {
             return;
         };
         node.reports += 1;
+        node.infeasible = report.infeasible;
         self.reservations.retain(|_, reservation| {
             reservation.node != id
                 || (!reservation.answered
@@ -135,6 +140,11 @@ impl LiveNodes {
         candidates
     }
 
+    /// Leases that wait on nodes and that no node can meet, as far as their raylets know.
+    pub(crate) fn infeasible_leases(&self) -> impl Iterator<Item = &Waiting> {
+        self.nodes.values().flat_map(|node| &node.infeasible)
+    }
+
     /// Nodes that changed since the last call.
     pub(crate) fn take_changed(&mut self, table: &NodeTable) -> Vec<NodeView> {
         let mut views = Vec::new();
@@ -164,6 +174,7 @@ impl LiveNodes {
             available: description.total.clone(),
             queued_leases: 0,
             store: None,
+            infeasible: Vec::new(),
             reports: 0,
             changed: true,
         };
@@ -175,6 +186,7 @@ impl LiveNodes {
             node.changed = true;
             node.available = ResourceSet::default();
             node.queued_leases = 0;
+            node.infeasible.clear();
         }
         self.reservations.retain(|_, reservation| reservation.node != id);
     }

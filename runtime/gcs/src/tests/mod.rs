@@ -23,8 +23,8 @@ use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
     self as proto, ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor,
-    HeadReply, HeadRequest, KillActor, NodeMessage, RegisterActor, RegisterJob, RegisterNode, ResourceReport,
-    Resources, WatchActorOnNode, WorkerDeath,
+    HeadReply, HeadRequest, InfeasibleDemand, KillActor, NodeMessage, RegisterActor, RegisterJob,
+    RegisterNode, ResourceReport, Resources, WatchActorOnNode, WorkerDeath,
 };
 
 use crate::effects::Effect;
@@ -271,6 +271,16 @@ impl Cluster {
                 pid: 42,
             }),
         );
+    }
+
+    /// What the driver was told of demand that no node can meet; forgets what its node was told else.
+    fn infeasible_demand(&mut self) -> Vec<InfeasibleDemand> {
+        let told = |message| match message {
+            Message::InfeasibleDemand(demand) => Some(demand),
+            _ => None,
+        };
+        let inbox = self.inbox(self.driver_node);
+        inbox.into_iter().filter_map(told).collect()
     }
 
     /// Node and incarnation to which the actor was sent last, and forgets all other messages.

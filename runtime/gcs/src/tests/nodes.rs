@@ -7,7 +7,9 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
-use sparkray_proto::{ListNodes, LogBatch, LogLine, NodeMessage, NodeView, ResourceReport, Resources};
+use sparkray_proto::{
+    InfeasibleLeases, ListNodes, LogBatch, LogLine, NodeMessage, NodeView, ResourceReport, Resources,
+};
 
 use super::{Cluster, code, cpus, node_id, register_node, worker};
 
@@ -247,4 +249,36 @@ fn a_workers_death_is_told_to_all_nodes_once() {
         assert_eq!(notice.node_id, node_id(1).to_vec());
         assert_eq!(notice.cause, "killed");
     }
+}
+
+#[test]
+fn leases_that_no_node_can_meet_are_told_to_their_driver_until_they_or_their_node_go() {
+    let mut cluster = Cluster::with_nodes(&[1.0, 1.0]);
+    let leases = InfeasibleLeases {
+        job_id: cluster.job.to_vec().into(),
+        resources: Some(cpus(8.0)),
+        strategy: None,
+        task_name: "large".to_owned(),
+        count: 3,
+    };
+    let report = ResourceReport {
+        available: Some(cpus(1.0)),
+        queued_leases: 3,
+        infeasible: vec![leases],
+        ..ResourceReport::default()
+    };
+    let all = [node_id(1), node_id(2)];
+    for node in all {
+        cluster.say(node, FromNode::Report(report.clone()));
+    }
+    cluster.pass_alive(Duration::from_secs(4), &all);
+    let told = cluster.infeasible_demand();
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert_eq!(told[0].shapes.len(), 1);
+    assert_eq!(told[0].shapes[0].waiters[0].count, 6);
+
+    cluster.report_resources(node_id(1), 1.0);
+    cluster.state.detach(cluster.now, node_id(2), "it is gone");
+    cluster.pass_alive(Duration::from_secs(40), &[node_id(1)]);
+    assert!(cluster.infeasible_demand().is_empty());
 }

@@ -186,6 +186,7 @@ impl Actors {
             spilled: false,
             python_version: spec.python_version.clone(),
             worker: proto::WorkerKey::read(spec.worker.as_ref())?,
+            task_name: String::new(),
         };
         leases.request_for_actor(request, now);
         let actor = Actor {

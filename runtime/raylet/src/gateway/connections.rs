@@ -17,7 +17,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::driver_log::DriverLog;
+use super::driver_log::{self, DriverLog};
 use crate::input::Input;
 use crate::node_info::NodeInfo;
 use crate::tasks::Tasks;
@@ -107,6 +107,15 @@ impl Connections {
             batch.lines.insert(0, node.log_line(text));
         }
         self.send(id, Frame::new(FrameKind::LogBatch, 0, &batch));
+    }
+
+    /// Something for a driver, unless it is stopped and does not read.
+    pub(crate) fn send_if_read(&self, id: u64, frame: Frame) {
+        if let Some(driver) = self.open.get(&id)
+            && driver_log::reads(driver.sender.queued(), driver.sender.queued_bytes())
+        {
+            self.send(id, frame);
+        }
     }
 
     /// Closes both directions.

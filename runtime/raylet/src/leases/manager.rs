@@ -47,6 +47,8 @@ pub(crate) struct LeaseRequest {
     pub(crate) python_version: String,
     /// Which workers can serve it.
     pub(crate) worker: WorkerKey,
+    /// Of the task that asks, for messages; empty for actors.
+    pub(crate) task_name: String,
 }
 
 /// How far a lease is.
@@ -70,8 +72,8 @@ struct Lease {
     wanted: bool,
     /// Looked at since it came in.
     seen: bool,
-    /// Times that it was found infeasible everywhere.
-    infeasible_looks: u32,
+    /// Times that it was found to be for one node only that cannot meet it.
+    looks_in_vain: u32,
     sequence: u64,
     since: Instant,
 }
@@ -186,7 +188,7 @@ impl LeaseManager {
             lent: None,
             wanted: false,
             seen: false,
-            infeasible_looks: 0,
+            looks_in_vain: 0,
             sequence: self.next_sequence,
             since: now,
         };
@@ -495,34 +497,38 @@ impl LeaseManager {
         starting.into_iter().map(|(_, lease_id)| lease_id).collect()
     }
 
-    /// Requests that no node of the view can ever meet: the id and a sentence about what is missing.
-    pub(crate) fn infeasible(&self, view: &ClusterView) -> Vec<(LeaseId, String)> {
+    /// Requests that no node can ever meet, as far as the view tells.
+    pub(crate) fn infeasible(&self, view: &ClusterView) -> Vec<&LeaseRequest> {
         let mut found = Vec::new();
         for ((_, shape), queue) in &self.queues {
             if self.is_infeasible(shape) && view.feasible_node(shape).is_none() {
-                let why = missing(&self.own, view, shape);
-                found.extend(queue.iter().map(|lease_id| (*lease_id, why.clone())));
+                found.extend(queue.iter().filter_map(|lease_id| self.request_of(*lease_id)));
             }
         }
         found
     }
 
-    /// Requests that no node can ever meet, each named once, when it has been so for two looks:
-    /// the request and a sentence about what is missing.
-    pub(crate) fn newly_infeasible(&mut self, view: &ClusterView) -> Vec<(LeaseRequest, String)> {
+    /// A sentence about what no node has of an infeasible request.
+    pub(crate) fn missing(&self, view: &ClusterView, shape: &Shape) -> String {
+        missing(&self.own, view, shape)
+    }
+
+    /// Requests for one node only that cannot meet them, or is not there, when that has been so for two looks.
+    pub(crate) fn pinned_in_vain(&mut self, view: &ClusterView) -> Vec<LeaseRequest> {
         const LOOKS: u32 = 2;
         let mut found = Vec::new();
         for ((_, shape), queue) in &self.queues {
-            if self.own.is_feasible(shape) || view.feasible_node(shape).is_some() {
+            let is_pinned = shape.only_node().is_some();
+            if !is_pinned || self.own.is_feasible(shape) || view.feasible_node(shape).is_some() {
                 continue;
             }
             for lease_id in queue {
                 let Some(lease) = self.leases.get_mut(lease_id) else {
                     continue;
                 };
-                lease.infeasible_looks = lease.infeasible_looks.saturating_add(1);
-                if lease.infeasible_looks == LOOKS {
-                    found.push((lease.request.clone(), missing(&self.own, view, shape)));
+                lease.looks_in_vain = lease.looks_in_vain.saturating_add(1);
+                if lease.looks_in_vain == LOOKS {
+                    found.push(lease.request.clone());
                 }
             }
         }

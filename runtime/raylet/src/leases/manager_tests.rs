@@ -27,6 +27,7 @@ fn request(number: u8, amount: f64) -> LeaseRequest {
         spilled: false,
         python_version: String::new(),
         worker: WorkerKey::default(),
+        task_name: "f".to_owned(),
     }
 }
 
@@ -132,7 +133,7 @@ fn a_request_without_room_here_goes_to_a_node_with_room_unless_it_is_pinned_or_c
 }
 
 #[test]
-fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once() {
+fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_waits_for_one() {
     let other = NodeId::from_array([9; 16]);
     let mut manager = manager_of(cpus(0.0));
     let mut view = view_with(&[(other, 2.0, 0.0)]);
@@ -144,11 +145,13 @@ fn a_request_that_never_fits_here_goes_to_a_node_where_it_fits_or_is_named_once(
         manager.schedule(&mut view, false, Instant::now()),
         vec![LeaseDecision::Spill(fits, other)]
     );
-    assert!(manager.newly_infeasible(&view).is_empty());
-    let named = manager.newly_infeasible(&view);
-    assert_eq!(named.len(), 1);
-    assert_eq!(named[0].1, "CPU: 8 asked for, no node has more than 2");
-    assert!(manager.newly_infeasible(&view).is_empty());
+    assert_eq!(manager.infeasible(&view), [&never]);
+    assert_eq!(
+        manager.missing(&view, &never.shape),
+        "CPU: 8 asked for, no node has more than 2"
+    );
+    assert!(manager.pinned_in_vain(&view).is_empty());
+    assert!(manager.pinned_in_vain(&view).is_empty());
     assert_eq!(manager.state(never.lease_id), Some(LeaseState::Queued));
 }
 
@@ -164,11 +167,18 @@ fn what_no_node_can_meet_is_known_and_what_is_pinned_here_whatever_others_have()
         manager.request(request.clone(), Instant::now());
     }
     manager.schedule(&mut view, false, Instant::now());
-    let mut named: Vec<LeaseId> = manager.infeasible(&view).into_iter().map(|(id, _)| id).collect();
+    let mut named: Vec<LeaseId> = manager
+        .infeasible(&view)
+        .iter()
+        .map(|request| request.lease_id)
+        .collect();
     named.sort_unstable();
     let mut expected = vec![pinned.lease_id, never.lease_id];
     expected.sort_unstable();
     assert_eq!(named, expected);
+    assert!(manager.pinned_in_vain(&view).is_empty(), "the view may be late");
+    assert_eq!(manager.pinned_in_vain(&view), [pinned]);
+    assert!(manager.pinned_in_vain(&view).is_empty(), "once");
 }
 
 #[test]

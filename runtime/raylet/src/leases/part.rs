@@ -7,7 +7,7 @@ use std::time::Instant;
 use sparkray_common::{ErrorCode, JobId, LeaseId, Metrics, ResourceSet, WorkerId, WorkerKey};
 use sparkray_proto::{Failure, FrameKind, LeaseBroken, LeaseWanted, RequestWorkerLeaseReply, location_of};
 use sparkray_rpc::Frame;
-use tracing::{Span, debug, warn};
+use tracing::{Span, debug};
 
 use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, LeaseState};
 use super::metrics::LeaseMetrics;
@@ -222,37 +222,30 @@ impl Leases {
     /// refused, with the reason.
     pub(crate) fn infeasible_without_head(&self, view: &ClusterView, cause: &str) -> Vec<(LeaseId, Failure)> {
         let found = self.manager.infeasible(view).into_iter();
-        let refused = found.map(|(lease_id, missing)| {
+        let refused = found.map(|request| {
+            let missing = self.manager.missing(view, &request.shape);
             let text = format!(
                 "no node can meet the resources of a task ({missing}), and none joins any more, because the head of the \
                  cluster is gone ({cause}): call shutdown() and init() again"
             );
-            (lease_id, Failure::new(ErrorCode::Unavailable, text))
+            (request.lease_id, Failure::new(ErrorCode::Unavailable, text))
         });
         refused.collect()
     }
 
-    /// Once a second: requests that nothing in the cluster can ever meet are named. Those for one node only are refused: it
-    /// does not come again.
-    pub(crate) fn name_infeasible(&mut self, view: &ClusterView, out: &mut Outbox) -> Vec<(JobId, String)> {
-        let mut lines = Vec::new();
-        for (request, missing) in self.manager.newly_infeasible(view) {
-            if let Some(node) = request.shape.only_node() {
-                let text = format!(
-                    "a task cannot be scheduled: node {node}, which its scheduling_strategy names, is dead, unknown or too \
-                     small ({missing}); name a node of nodes() that is alive, or use soft=True"
-                );
-                self.refuse(request.lease_id, Failure::new(ErrorCode::Infeasible, text), out);
+    /// Once a second: requests for one node only that cannot meet them are refused, for that node does not come again.
+    pub(crate) fn refuse_pinned_in_vain(&mut self, view: &ClusterView, out: &mut Outbox) {
+        for request in self.manager.pinned_in_vain(view) {
+            let Some(node) = request.shape.only_node() else {
                 continue;
-            }
-            warn!(lease_id = %request.lease_id, job_id = %request.job_id, missing, "no node can meet a request");
+            };
+            let missing = self.manager.missing(view, &request.shape);
             let text = format!(
-                "a task or actor cannot be scheduled: no node of the cluster can meet its resources ({missing}). It waits \
-                 until such a node joins."
+                "a task cannot be scheduled: node {node}, which its scheduling_strategy names, is dead, unknown or too \
+                 small ({missing}); name a node of nodes() that is alive, or use soft=True"
             );
-            lines.push((request.job_id, text));
+            self.refuse(request.lease_id, Failure::new(ErrorCode::Infeasible, text), out);
         }
-        lines
     }
 
     /// Whether this node can never meet a request.

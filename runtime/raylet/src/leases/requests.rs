@@ -55,6 +55,7 @@ impl Leases {
             spilled: message.spilled,
             python_version: message.python_version,
             worker: proto::WorkerKey::read(message.worker.as_ref())?,
+            task_name: message.task_name,
         };
         let mut answer = |reply: &RequestWorkerLeaseReply| {
             out.send(connection, FrameKind::RequestWorkerLeaseReply, correlation, reply);

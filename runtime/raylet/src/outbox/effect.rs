@@ -46,6 +46,11 @@ pub enum Effect {
         connection: u64,
         batch: LogBatch,
     },
+    /// Something that a driver can do without: it is lost when the driver does not read.
+    SendIfRead {
+        connection: u64,
+        frame: Frame,
+    },
     /// Closes both directions. The end comes as an input.
     Close {
         connection: u64,

@@ -7,6 +7,7 @@ use sparkray_proto::{
     FrameKind, HeadReply, MessageError, NodeDeathNotice, NodeDied, WorkerDeathNotice, WorkerDied,
     head_message, head_reply,
 };
+use sparkray_rpc::Frame;
 use tracing::{info, warn};
 
 use super::{Changed, Router};
@@ -37,6 +38,13 @@ impl Router {
             // Of a driver that is gone nobody wants them any more.
             head_message::Message::Log(batch) => {
                 self.log_here(batch);
+            }
+            head_message::Message::InfeasibleDemand(demand) => {
+                let job = JobId::from_slice(&demand.job_id)?;
+                if let Some((connection, _)) = self.clients.driver_of(job) {
+                    let frame = Frame::new(FrameKind::InfeasibleDemand, 0, &demand);
+                    self.out.effect(Effect::SendIfRead { connection, frame });
+                }
             }
             head_message::Message::JobFinished(message) => {
                 let job = JobId::from_slice(&message.job_id)?;

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use sparkray_common::{ResourceSet, WorkerId};
-use sparkray_proto::{LogBatch, ResourceReport, StoreStats};
+use sparkray_proto::{ResourceReport, StoreStats};
 use tracing::warn;
 
 use crate::actors::Actors;
@@ -216,12 +216,7 @@ impl Router {
         self.actors.tick(&mut self.leases, &self.view, now, &mut self.out);
         self.objects.tell_others(&mut self.out);
         if self.head.is_second_over(now) {
-            for (job, text) in self.leases.name_infeasible(&self.view, &mut self.out) {
-                self.log(LogBatch {
-                    job_id: job.to_vec().into(),
-                    lines: vec![self.node.log_line(text)],
-                });
-            }
+            self.leases.refuse_pinned_in_vain(&self.view, &mut self.out);
         }
         // What this tick had to tell goes first.
         self.drain_events(now);
@@ -233,6 +228,7 @@ impl Router {
             available: Some(self.leases.available().into()),
             queued_leases: self.leases.queued_count() as u32,
             store: Some(self.objects.stats()),
+            infeasible: self.leases.infeasible(&self.view),
         };
         self.head.report(report, now);
     }

@@ -1,6 +1,7 @@
 //! The parts together, without a socket, a process or a task.
 
 mod idle_workers;
+mod infeasible;
 mod metrics;
 mod worker_keys;
 

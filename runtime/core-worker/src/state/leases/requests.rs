@@ -50,6 +50,7 @@ impl Leases {
         let Some(class) = self.classes.get(&lease.class) else {
             return;
         };
+        let first = class.queue.front().and_then(|task| base.tasks.get(*task));
         let process = &base.links.process;
         let message = proto::RequestWorkerLease {
             lease_id: lease_id.to_vec().into(),
@@ -60,6 +61,7 @@ impl Leases {
             owner: Some(process.me_message.clone()),
             python_version: process.python_version.clone(),
             worker: Some((&class.key.worker).into()),
+            task_name: first.map_or_else(String::new, |task| task.kind().name().to_owned()),
         };
         let pending = Pending::Lease(lease_id);
         let kind = FrameKind::RequestWorkerLease;

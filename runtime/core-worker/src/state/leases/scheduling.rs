@@ -9,7 +9,8 @@ use crate::state::base::Base;
 use crate::state::ids::SchedulingClassId;
 use crate::state::tasks::{CallKind, Place};
 
-/// Lease requests of one class that are under way at once.
+/// Lease requests of one class that are under way at once. `sparkray._private.infeasible` says so of demand that nobody
+/// meets.
 const MAX_LEASE_REQUESTS: usize = 32;
 
 impl Leases {
