@@ -153,7 +153,8 @@ pub(crate) fn compare(
     }
     if !answer.has_sparkray {
         return refuse(format!(
-            "its Python {} has no sparkray: install the same wheel there, or ship the driver's environment",
+            "its Python {} has no sparkray: install the same wheel there, or ship the driver's environment (penv_archive, \
+             conda_name, or --archives env.tar.gz#environment with PYSPARK_PYTHON=./environment/bin/python)",
             python.display()
         ));
     }

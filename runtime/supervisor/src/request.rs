@@ -25,6 +25,8 @@ pub struct InitRequest {
     pub object_store_bytes: u64,
     /// `CPU` of the driver's node; 0: no task runs there.
     pub driver_cpus: f64,
+    /// Bytes that are Ray's in the container of the driver; 0: no container limits it.
+    pub driver_memory_budget_bytes: u64,
     /// The driver is an executor too (`local[*]`): its node is the only one.
     pub local: bool,
     /// Additional environment of workers.
@@ -53,6 +55,7 @@ impl From<bridge::InitRequest> for InitRequest {
             node_resources: message.node_resources.into_iter().collect(),
             object_store_bytes: message.object_store_bytes,
             driver_cpus: message.driver_cpus,
+            driver_memory_budget_bytes: message.driver_memory_budget_bytes,
             local: message.local,
             worker_env: message.worker_env.into_iter().collect(),
             encryption: message.encryption.unwrap_or(true),

@@ -29,6 +29,14 @@ pub(super) fn store_bytes(asked: u64, budget: u64) -> u64 {
     }
 }
 
+/// The size of the store of the driver's own node: what was asked for, but in a container at most half of its budget. Nobody
+/// has asked for memory there by the name of Ray, and what the driver fetches may go to disk.
+pub(super) fn driver_store_bytes(request: &InitRequest) -> u64 {
+    let budget = request.driver_memory_budget_bytes;
+    let store = store_bytes(request.object_store_bytes, budget);
+    if budget == 0 { store } else { store.min(budget / 2) }
+}
+
 /// Refuses an executor on which the cluster of `request` cannot run.
 pub(super) fn check_member(hello: &ManagerHello, request: &InitRequest) -> Result<(), SupervisorError> {
     let name = name(hello);
@@ -82,7 +90,7 @@ fn check_memory(name: &str, hello: &ManagerHello, asked: u64) -> Result<(), Supe
     if store > budget {
         return refuse(format!(
             "object_store_memory is {} but {name} has set aside only {} for Ray: ask for a smaller store, or give more \
-             with extra_executor_memory_for_ray",
+             with extra_executor_memory_for_ray or spark.executor.memoryOverhead",
             human(store),
             human(budget)
         ));
@@ -90,7 +98,8 @@ fn check_memory(name: &str, hello: &ManagerHello, asked: u64) -> Result<(), Supe
     if store < LEAST_STORE_BYTES || budget - store < WORKER_RESERVE_BYTES {
         return refuse(format!(
             "{name} has set aside {} for Ray, and {} of it are for objects: raylet and workers need at least {} beside \
-             the store; ask for a smaller object_store_memory, or give more with extra_executor_memory_for_ray",
+             the store; ask for a smaller object_store_memory, or give more with extra_executor_memory_for_ray or \
+             spark.executor.memoryOverhead",
             human(budget),
             human(store),
             human(WORKER_RESERVE_BYTES)
@@ -141,6 +150,22 @@ mod tests {
         assert_eq!(store_bytes(7, 1000), 7);
         assert_eq!(store_bytes(0, 200 << 20), 72 << 20, "workers need the rest");
         assert_eq!(store_bytes(0, 1000), 0);
+    }
+
+    #[test]
+    fn the_drivers_store_fits_into_its_container() {
+        let store = |asked: u64, budget: u64| {
+            driver_store_bytes(&InitRequest {
+                object_store_bytes: asked,
+                driver_memory_budget_bytes: budget,
+                ..InitRequest::of_nodes(1)
+            })
+        };
+        assert_eq!(store(0, 0), DEFAULT_STORE_BYTES);
+        assert_eq!(store(2 << 30, 0), 2 << 30, "no container limits it");
+        assert_eq!(store(2 << 30, 512 << 20), 256 << 20);
+        assert_eq!(store(64 << 20, 512 << 20), 64 << 20);
+        assert_eq!(store(0, 192 << 20), 64 << 20, "the driver's raylet needs the rest");
     }
 
     #[test]

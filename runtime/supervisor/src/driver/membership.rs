@@ -194,7 +194,7 @@ impl Membership {
         for member in self.members.values_mut() {
             member.node = Node::default();
         }
-        let driver_store_bytes = checks::store_bytes(request.object_store_bytes, 0);
+        let driver_store_bytes = checks::driver_store_bytes(&request);
         self.cluster = Some(Cluster {
             names,
             request,

@@ -55,7 +55,8 @@ impl WorkersPython {
             run_in_background(path.clone(), command.clone()).await
         };
         let answer = answer.map_err(|message| {
-            let advice = "ship an environment with penv_archive or conda_name, or set PYSPARK_PYTHON";
+            let advice =
+                "ship an environment with penv_archive, conda_name or --archives, or set PYSPARK_PYTHON";
             SupervisorError::refused(
                 sparkray_common::ErrorCode::NotFound,
                 format!("{message}; {advice}"),

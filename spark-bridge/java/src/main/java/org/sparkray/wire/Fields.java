@@ -70,6 +70,7 @@ public final class Fields {
     public static final int LOCAL = 8;
     public static final int ENCRYPTION = 10;
     public static final int PRESTART_WORKERS = 11;
+    public static final int DRIVER_MEMORY_BUDGET_BYTES = 16;
 
     private InitRequest() {}
   }
