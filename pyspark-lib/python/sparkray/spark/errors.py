@@ -1,4 +1,4 @@
-"""What can be wrong before a Spark application runs."""
+"""What can be wrong with a Spark application, and with a cluster on it."""
 
 from __future__ import annotations
 
@@ -13,3 +13,7 @@ class SparkStartError(RuntimeError):
 
 class ClusterUnreachableError(SparkSetupError, ConnectionError):
     """The ResourceManager or the NameNode that the configuration names does not answer."""
+
+
+class RayContextError(RuntimeError):
+    """A Ray cluster cannot be started, is not there, or was lost. The message says why and what to do."""

@@ -46,7 +46,8 @@ def check_no_context() -> None:
     if "PYSPARK_GATEWAY_PORT" in os.environ:
         raise SparkSetupError(
             "Spark's Java was started before this program (by spark-submit or pyspark), so its settings cannot be "
-            "changed any more: run the program with plain python, or restart the notebook's kernel with a Python kernel"
+            "changed any more: pass its session to RayContext, RayContext(SparkSession.builder.getOrCreate()); or run "
+            "the program with plain python, or restart the notebook's kernel with a Python kernel"
         )
 
 

@@ -13,18 +13,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from sparkray import _native
+from sparkray.spark import attach
+from sparkray.spark.errors import RayContextError
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
 
-_PLUGIN = "org.sparkray.RayPlugin"
 _CANCEL_SECONDS = 5.0
 # Of a cluster's id.
 _ID_BYTES = 16
-
-
-class RayContextError(RuntimeError):
-    """A Ray cluster cannot be started, is not there, or was lost. The message says why and what to do."""
 
 
 def spark_context_of(given: Any) -> SparkContext:
@@ -70,21 +67,17 @@ class Manager:
 
     @classmethod
     def find(cls, context: SparkContext) -> Manager:
-        """The manager of a SparkContext.
+        """The manager of a SparkContext. One that was started without the plugin is given what the plugin brings.
 
         Raises:
-            RayContextError: the SparkContext was started without the plugin.
+            RayContextError: it cannot be given that.
+            SparkSetupError: this sparkray was installed without its jar.
         """
-        java_class = context._jvm.org.sparkray.RayContext
-        found = None
-        # Without the jar the name is a package, which has no methods.
-        if type(java_class).__name__ == "JavaClass":
-            found = java_class.current()
+        jvm: Any = context._jvm
+        java_class = attach.find_class(jvm)
+        found = None if java_class is None else cls._call(java_class.current)
         if found is None:
-            raise RayContextError(
-                "this SparkContext was started without sparkray's plugin: start it with init_spark_on_yarn, or with "
-                f"--conf spark.plugins={_PLUGIN} --jars {_jar()}; a SparkContext that runs cannot be given it yet"
-            )
+            found = cls._call(attach.attach, context._jsc, jvm)
         return cls(context, found)
 
     def init(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -130,6 +123,11 @@ class Manager:
     def status(self) -> dict[str, Any]:
         """What `_native.decode_status` returns."""
         return _native.decode_status(self._call(self._java.status))
+
+    def takes_sparks_memory(self) -> bool:
+        """Whether nobody has set memory aside for Ray in the executors' containers, if they are such. Only where the
+        SparkContext was started without the plugin; with it, that is an error."""
+        return bool(self._call(self._java.takesSparksMemory))
 
     def _init(self, request: dict[str, Any]) -> dict[str, Any]:
         """Request and result go through files that only this user can read: they hold secrets, and py4j logs what it
@@ -201,13 +199,3 @@ class Manager:
             raise RayContextError(message) from None
         except (Py4JError, OSError) as error:
             raise RayContextError(f"Spark's driver does not answer any more ({error}): start a new one") from error
-
-
-def _jar() -> str:
-    try:
-        from sparkray.spark import packaging
-
-        return packaging.jar_path() or "sparkray.jar"
-    except Exception:
-        # Only words for a message.
-        return "sparkray.jar"

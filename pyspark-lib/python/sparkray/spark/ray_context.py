@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from sparkray._private import job_modules, module_path, worker
 from sparkray._version import __version__
-from sparkray.spark import manager
+from sparkray.spark import attach, manager
 from sparkray.spark.cluster_shape import read_shape
-from sparkray.spark.manager import RayContextError
+from sparkray.spark.errors import RayContextError
 from sparkray.spark.ray_arguments import read_arguments
 from sparkray.spark.running_cluster import RunningCluster
 from sparkray.spark.spark_conf import accept_arguments
@@ -36,6 +36,10 @@ class RayContext:
 
     ``init()`` starts it, ``stop()`` or the end of the SparkContext ends it; it can be started again. Used as a context
     manager it does both. One cluster at a time belongs to a SparkContext.
+
+    Any SparkContext will do. One that was started without sparkray's plugin, which ``init_spark_on_yarn`` and
+    ``init_spark_on_local`` bring, is given what it lacks by the first ``init()``: the driver's Java gets the jar, and
+    each executor a short Spark task, for which it needs a free slot.
 
     Arguments:
         sc: the SparkContext, or a SparkSession that has one.
@@ -170,6 +174,8 @@ class RayContext:
         found.stop_before_spark(self.stop)
         found.publish_after_files()
         print(self._summary(time.monotonic() - started), flush=True)
+        if found.takes_sparks_memory():
+            attach.warn_of_memory(result["nodes"])
         return self.address_info
 
     def stop(self) -> None:

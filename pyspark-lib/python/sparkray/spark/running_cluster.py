@@ -9,6 +9,7 @@ from typing import Any
 
 from sparkray._private import job_modules, worker
 from sparkray.spark import manager
+from sparkray.spark.errors import RayContextError
 from sparkray.spark.ray_arguments import NodeOptions
 from sparkray.spark.remedies import REMEDIES
 
@@ -90,7 +91,7 @@ class RunningCluster:
             # By another thread, which found no connection to close.
             worker.disconnect()
             self._forget()
-            raise manager.RayContextError(f"cluster {self.id} was stopped while this program joined it")
+            raise RayContextError(f"cluster {self.id} was stopped while this program joined it")
 
     def failure(self) -> str | None:
         """Why it is lost, if it is."""
@@ -105,7 +106,7 @@ class RunningCluster:
         failure = self.failure()
         if failure is not None:
             hint = "" if "call stop()" in failure else "; call stop() and then init() for a new cluster"
-            raise manager.RayContextError(failure + hint)
+            raise RayContextError(failure + hint)
 
     def stop(self) -> None:
         """Leaves it, where this program is connected to it, and ends it. A second call does nothing, and neither does

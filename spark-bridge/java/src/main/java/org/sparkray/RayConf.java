@@ -18,7 +18,8 @@ public final class RayConf {
           "spark.ray.memory.budget",
           "bytes, for example 3g",
           "on YARN and Kubernetes, what the executor's memory overhead has beyond Spark's own (`max(384m, "
-              + "spark.executor.memoryOverheadFactor × heap)`); no limit elsewhere",
+              + "spark.executor.memoryOverheadFactor × heap)`), or half of it where nothing is beyond and Spark was started "
+              + "without the plugin; no limit elsewhere",
           "Memory of each executor's container that belongs to Ray: object store and workers must fit. "
               + "`init_spark_on_yarn(extra_executor_memory_for_ray=…)` sets it and adds the same amount to the overhead.");
   static final Entry START_TIMEOUT =
@@ -182,12 +183,46 @@ public final class RayConf {
     if (!inContainer) {
       return 0;
     }
-    // Metaspace, direct buffers and code of the JVM live in Spark's own overhead.
-    double factor = conf.getDouble("spark.executor.memoryOverheadFactor", 0.1);
-    long share = (long) (conf.getSizeAsMb("spark.executor.memory", "1g") * factor);
-    long own = Math.max(384, share);
-    long overhead = conf.getSizeAsMb("spark.executor.memoryOverhead", own + "m");
-    return Math.max(0, overhead - own) << 20;
+    return beyondSparks(conf, "executor") << 20;
+  }
+
+  /**
+   * As {@link #memoryBudget}, for an executor that was attached. Nobody has set memory aside for
+   * Ray there, most likely: then half of Spark's own overhead is taken.
+   */
+  static long attachedMemoryBudget(SparkConf conf, boolean inContainer) {
+    long budget = memoryBudget(conf, inContainer);
+    return budget > 0 || !inContainer ? budget : (overhead(conf, "executor") << 20) / 2;
+  }
+
+  /**
+   * Bytes for the driver's own node in the container that it has in cluster mode: what nobody has
+   * set aside is taken from Spark's own, too. 0 where no container limits it.
+   */
+  static long driverMemoryBudget(SparkConf conf, boolean inContainer) {
+    if (!inContainer || !conf.get("spark.submit.deployMode", "client").equals("cluster")) {
+      return 0;
+    }
+    long beyond = beyondSparks(conf, "driver");
+    return beyond > 0 ? beyond << 20 : (overhead(conf, "driver") << 20) / 2;
+  }
+
+  /** Mebibytes of a container that somebody has set aside beside what Spark itself needs. */
+  private static long beyondSparks(SparkConf conf, String role) {
+    return Math.max(0, overhead(conf, role) - sparksOverhead(conf, role));
+  }
+
+  /** Mebibytes of a container beside the heap of its driver or executor. */
+  private static long overhead(SparkConf conf, String role) {
+    String key = "spark." + role + ".memoryOverhead";
+    return conf.getSizeAsMb(key, sparksOverhead(conf, role) + "m");
+  }
+
+  /** Mebibytes for metaspace, direct buffers and code of the JVM. */
+  private static long sparksOverhead(SparkConf conf, String role) {
+    double factor = conf.getDouble("spark." + role + ".memoryOverheadFactor", 0.1);
+    long heap = conf.getSizeAsMb("spark." + role + ".memory", "1g");
+    return Math.max(384, (long) (heap * factor));
   }
 
   /** Prints docs/configuration.md. */

@@ -7,6 +7,8 @@ import java.nio.file.Paths;
 import java.nio.file.attribute.PosixFilePermission;
 import java.nio.file.attribute.PosixFilePermissions;
 import java.util.Set;
+import org.apache.spark.SparkConf;
+import org.apache.spark.api.java.JavaSparkContext;
 import org.sparkray.wire.Fields;
 import org.sparkray.wire.MessageWriter;
 
@@ -28,6 +30,20 @@ public final class RayContext {
   public static RayContext current() {
     RayDriverPlugin plugin = RayDriverPlugin.current();
     return plugin == null ? null : new RayContext(plugin);
+  }
+
+  /**
+   * Starts a manager for a SparkContext that runs without the plugin. Executors are reached when a
+   * cluster is started. Does nothing when it was done for this SparkContext before.
+   */
+  public static RayContext attach(JavaSparkContext context) {
+    Attachment.begin(context);
+    return current();
+  }
+
+  /** Whether nobody has set memory aside for Ray in the executors' containers, if they are such. */
+  public boolean takesSparksMemory() {
+    return Attachment.current() != null && RayConf.memoryBudget(plugin.conf(), true) == 0;
   }
 
   /** A directory that only this user can read and that is deleted with this JVM. */
@@ -76,6 +92,10 @@ public final class RayContext {
    */
   public byte[] init(byte[] request, boolean allowUnauthenticated) {
     plugin.allowExecutors(allowUnauthenticated);
+    Attachment attachment = Attachment.current();
+    if (attachment != null) {
+      attachment.reach();
+    }
     byte[] whole =
         new MessageWriter()
             .truth(Fields.InitRequest.ENCRYPTION, RayConf.ENCRYPTION.isOn(plugin.conf()))
@@ -86,8 +106,28 @@ public final class RayContext {
             // What the program says counts more than the settings, and what is a fact even more.
             .fields(request)
             .truth(Fields.InitRequest.LOCAL, plugin.isLocal())
+            .integer(Fields.InitRequest.DRIVER_MEMORY_BUDGET_BYTES, driverMemoryBudget())
             .toBytes();
-    return Native.driverInit(plugin.manager(), whole);
+    try {
+      return Native.driverInit(plugin.manager(), whole);
+    } catch (SparkRayException e) {
+      String unreached = attachment == null ? "" : attachment.unreached();
+      if (e.getCode() != ErrorCode.DEADLINE_EXCEEDED || unreached.isEmpty()) {
+        throw e;
+      }
+      throw new SparkRayException(
+          e.getCode(),
+          e.getMessage()
+              + "; this SparkContext runs without sparkray's plugin: an executor joins by a short Spark task, which needs "
+              + "a free slot and has not run yet on "
+              + unreached,
+          e);
+    }
+  }
+
+  private long driverMemoryBudget() {
+    SparkConf conf = plugin.conf();
+    return RayConf.driverMemoryBudget(conf, ExecutorManager.inContainer(conf));
   }
 
   /**

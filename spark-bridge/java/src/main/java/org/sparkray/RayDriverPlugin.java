@@ -7,6 +7,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.concurrent.ExecutionException;
 import java.util.concurrent.TimeUnit;
 import java.util.concurrent.TimeoutException;
+import java.util.function.LongConsumer;
 import org.apache.spark.SparkConf;
 import org.apache.spark.SparkContext;
 import org.apache.spark.api.plugin.DriverPlugin;
@@ -119,12 +120,12 @@ final class RayDriverPlugin implements DriverPlugin {
           Native.driverClose(started);
           throw new SparkRayException(ErrorCode.NOT_RUNNING, "the SparkContext was stopped");
         }
+        byte[] told = Native.driverInvitation(started);
+        invitation = token == null ? told : ManagerToken.withNonce(told, nonce);
         synchronized (executors) {
           executors.forEach((id, at) -> Native.driverExecutorAdded(started, id, at));
           manager.complete(started);
         }
-        byte[] told = Native.driverInvitation(started);
-        invitation = token == null ? told : ManagerToken.withNonce(told, nonce);
       }
     } catch (Throwable e) {
       fail(e);
@@ -135,35 +136,43 @@ final class RayDriverPlugin implements DriverPlugin {
   private final class Executors extends SparkListener {
     @Override
     public void onExecutorAdded(SparkListenerExecutorAdded event) {
-      tell(event.executorId(), event.executorInfo().executorHost());
+      executorAdded(event.executorId(), event.executorInfo().executorHost());
     }
 
     @Override
     public void onExecutorRemoved(SparkListenerExecutorRemoved event) {
-      tell(event.executorId(), null);
+      executorRemoved(event.executorId());
     }
+  }
 
-    private void tell(String executorId, String host) {
-      try {
-        synchronized (executors) {
-          if (host == null) {
-            executors.remove(executorId);
-          } else {
-            executors.put(executorId, host);
-          }
-          if (!manager.isDone() || manager.isCompletedExceptionally()) {
-            return;
-          }
-          if (host == null) {
-            Native.driverExecutorRemoved(manager.join(), executorId);
-          } else {
-            Native.driverExecutorAdded(manager.join(), executorId, host);
-          }
-        }
-      } catch (RuntimeException | LinkageError e) {
-        // The SparkContext ends, and the manager has.
-        LOG.debug("Ray's manager does not hear of executor {}", executorId, e);
-      }
+  void executorAdded(String executorId, String host) {
+    synchronized (executors) {
+      executors.put(executorId, host);
+      tell(started -> Native.driverExecutorAdded(started, executorId, host));
+    }
+  }
+
+  void executorRemoved(String executorId) {
+    synchronized (executors) {
+      executors.remove(executorId);
+      tell(started -> Native.driverExecutorRemoved(started, executorId));
+    }
+  }
+
+  /** An executor cannot run a manager, for this reason. */
+  void executorFailed(String executorId, String reason) {
+    tell(started -> Native.driverExecutorFailed(started, executorId, reason));
+  }
+
+  private void tell(LongConsumer event) {
+    if (!manager.isDone() || manager.isCompletedExceptionally()) {
+      return;
+    }
+    try {
+      event.accept(manager.join());
+    } catch (RuntimeException | LinkageError e) {
+      // The SparkContext ends, and the manager has.
+      LOG.debug("Ray's manager does not hear of an executor", e);
     }
   }
 
@@ -178,17 +187,17 @@ final class RayDriverPlugin implements DriverPlugin {
   @Override
   public Object receive(Object message) {
     if (ASK_INVITATION.equals(message)) {
-      byte[] told = invitation;
-      if (told == null) {
+      if (invitation == null) {
         return excuse;
       }
-      return open ? told : WITHHELD;
+      byte[] told = invitation();
+      return told == null ? WITHHELD : told;
     }
     if (message instanceof String && ((String) message).startsWith(FAILED)) {
       String[] parts = ((String) message).substring(FAILED.length()).split(":", 2);
       // Only who has the invitation reports, so the manager runs.
-      if (parts.length == 2 && manager.isDone() && !manager.isCompletedExceptionally()) {
-        Native.driverExecutorFailed(manager.join(), parts[0], parts[1]);
+      if (parts.length == 2) {
+        executorFailed(parts[0], parts[1]);
       }
       return "";
     }
@@ -267,6 +276,11 @@ final class RayDriverPlugin implements DriverPlugin {
               + "RayContext(sc, allow_unauthenticated_spark=True)");
     }
     open = true;
+  }
+
+  /** What executors need to join; null while they may not, or the manager does not run yet. */
+  byte[] invitation() {
+    return open ? invitation : null;
   }
 
   SparkConf conf() {

@@ -4,13 +4,10 @@ import java.util.Map;
 import java.util.concurrent.CountDownLatch;
 import java.util.concurrent.TimeUnit;
 import org.apache.spark.SparkConf;
-import org.apache.spark.SparkEnv;
 import org.apache.spark.api.plugin.ExecutorPlugin;
 import org.apache.spark.api.plugin.PluginContext;
 import org.slf4j.Logger;
 import org.slf4j.LoggerFactory;
-import org.sparkray.wire.Fields;
-import org.sparkray.wire.MessageWriter;
 
 /**
  * The executor's side of the plugin: asks the driver where its manager is and starts this
@@ -28,7 +25,7 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private static final long WITHHELD_PAUSE_MILLIS = 1000;
 
   private final CountDownLatch closing = new CountDownLatch(1);
-  private long manager;
+  private final ExecutorManager manager = new ExecutorManager();
 
   @Override
   public void init(PluginContext context, Map<String, String> extraConf) {
@@ -56,36 +53,14 @@ final class RayExecutorPlugin implements ExecutorPlugin {
   private void start(PluginContext context, byte[] invitation) throws Exception {
     try {
       SparkConf conf = context.conf();
-      // Its own message, not the ExceptionInInitializerError of a class that needs it.
-      NativeLibrary.load();
-      Native.initLogging(RayConf.LOG_FILTER.text(conf));
-      MessageWriter config =
-          new MessageWriter()
-              .bytes(Fields.ExecutorConfig.INVITATION, invitation)
-              .text(Fields.ExecutorConfig.EXECUTOR_ID, context.executorID())
-              .text(Fields.ExecutorConfig.HOST, host(context))
-              .integer(Fields.ExecutorConfig.CORES, conf.getInt("spark.executor.cores", 1))
-              .integer(
-                  Fields.ExecutorConfig.MEMORY_BUDGET_BYTES,
-                  RayConf.memoryBudget(conf, inContainer(conf)))
-              .truth(Fields.ExecutorConfig.IN_CONTAINER, inContainer(conf))
-              .text(
-                  Fields.ExecutorConfig.JAVA_VERSION, System.getProperty("java.version", "unknown"))
-              .text(Fields.ExecutorConfig.PYTHON, python(conf))
-              .text(Fields.ExecutorConfig.BINARY, NativeLibrary.program().toString())
-              .text(Fields.ExecutorConfig.WORK_DIR, NativeLibrary.workDirectory().toString());
-      String token = ManagerToken.derived(invitation);
-      if (token != null) {
-        config.text(Fields.ExecutorConfig.TOKEN, token);
-      }
-      long started = Native.executorStart(config.toBytes());
-      synchronized (this) {
-        if (closing.getCount() > 0) {
-          manager = started;
-          return;
-        }
-      }
-      Native.executorClose(started);
+      // PluginContext's own fails where no RPC server listens.
+      String host = ExecutorManager.host();
+      manager.start(
+          invitation,
+          conf,
+          context.executorID(),
+          host == null ? context.hostname() : host,
+          RayConf.memoryBudget(conf, ExecutorManager.inContainer(conf)));
     } catch (Exception | LinkageError e) {
       String reason = e.getMessage() == null ? e.toString() : e.getMessage();
       ask(context, RayDriverPlugin.FAILED + context.executorID() + ":" + reason);
@@ -149,40 +124,11 @@ final class RayExecutorPlugin implements ExecutorPlugin {
     return null;
   }
 
-  /**
-   * The address that Spark gave this executor. {@code PluginContext.hostname} fails where no RPC
-   * server listens.
-   */
-  private static String host(PluginContext context) {
-    SparkEnv env = SparkEnv.get();
-    if (env != null && env.blockManager() != null && env.blockManager().blockManagerId() != null) {
-      return env.blockManager().blockManagerId().host();
-    }
-    return context.hostname();
-  }
-
-  private static boolean inContainer(SparkConf conf) {
-    return System.getenv("CONTAINER_ID") != null || conf.get("spark.master", "").startsWith("k8s");
-  }
-
-  private static String python(SparkConf conf) {
-    String fallback = System.getenv("PYSPARK_PYTHON");
-    return conf.get(
-        "spark.pyspark.python", fallback == null || fallback.isEmpty() ? "python3" : fallback);
-  }
-
   @Override
   public void shutdown() {
     try {
-      long started;
-      synchronized (this) {
-        closing.countDown();
-        started = manager;
-        manager = 0;
-      }
-      if (started != 0) {
-        Native.executorClose(started);
-      }
+      closing.countDown();
+      manager.close();
     } catch (Throwable e) {
       LOG.warn("Ray's manager did not end properly", e);
     }

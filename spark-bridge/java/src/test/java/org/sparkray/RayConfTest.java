@@ -95,4 +95,26 @@ class RayConfTest {
     assertEquals(0, RayConf.memoryBudget(conf("spark.executor.memoryOverhead", "3g"), false));
     assertEquals(3 * GIB, RayConf.memoryBudget(conf("spark.ray.memory.budget", "3g"), false));
   }
+
+  @Test
+  void anAttachedExecutorTakesHalfOfSparksOwnOverheadWhereThereIsNoMore() {
+    String overhead = "spark.executor.memoryOverhead";
+    assertEquals(192L << 20, RayConf.attachedMemoryBudget(conf(), true));
+    assertEquals(150L << 20, RayConf.attachedMemoryBudget(conf(overhead, "300m"), true));
+    assertEquals(2 * GIB, RayConf.attachedMemoryBudget(conf(overhead, "2432m"), true));
+    assertEquals(0, RayConf.attachedMemoryBudget(conf(), false));
+    assertEquals(
+        3 * GIB, RayConf.attachedMemoryBudget(conf("spark.ray.memory.budget", "3g"), true));
+  }
+
+  @Test
+  void theDriverHasABudgetInClusterModeOnly() {
+    String mode = "spark.submit.deployMode";
+    String overhead = "spark.driver.memoryOverhead";
+    assertEquals(0, RayConf.driverMemoryBudget(conf(overhead, "3g"), true));
+    assertEquals(0, RayConf.driverMemoryBudget(conf(mode, "cluster", overhead, "3g"), false));
+    assertEquals(192L << 20, RayConf.driverMemoryBudget(conf(mode, "cluster"), true));
+    assertEquals(
+        2 * GIB, RayConf.driverMemoryBudget(conf(mode, "cluster", overhead, "2432m"), true));
+  }
 }
