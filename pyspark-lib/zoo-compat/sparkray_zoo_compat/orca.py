@@ -34,8 +34,7 @@ _OF_OTHERS = frozenset({"master", "container_image", "enable_numa_binding", "ini
 
 _INSTEAD = {
     "yarn-cluster": 'use cluster_mode="yarn-client", which runs the program on this machine',
-    "standalone": "run the program with `spark-submit --master spark://HOST:PORT` and use cluster_mode="
-    '"spark-submit"; RayContext says which --conf and --jars it needs',
+    "standalone": 'run the program with `spark-submit --master spark://HOST:PORT` and use cluster_mode="spark-submit"',
     "k8s": 'sparkray starts Spark on YARN ("yarn-client") and on one machine ("local")',
 }
 

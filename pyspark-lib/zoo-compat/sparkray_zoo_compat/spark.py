@@ -7,8 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from sparkray import spark
-from sparkray.spark import init_spark_on_local, packaging
-from sparkray.spark.spark_conf import PLUGIN_CLASS
+from sparkray.spark import init_spark_on_local
 
 if TYPE_CHECKING:
     from pyspark import SparkContext
@@ -59,10 +58,9 @@ def init_spark_on_yarn(
 def init_spark_standalone(*_arguments: Any, **_named: Any) -> NoReturn:
     """Not there: raises NotImplementedError, which says what to use."""
     raise NotImplementedError(
-        "init_spark_standalone is not there: run the program with `spark-submit --master spark://HOST:PORT --conf "
-        f"spark.plugins={PLUGIN_CLASS} --jars {packaging.jar_path()}`, take the SparkContext from "
-        "SparkContext.getOrCreate(), and give it to RayContext; for several executors on this machine use "
-        'init_spark_on_local(conf={"spark.master": "local-cluster[2,1,1024]"})'
+        "init_spark_standalone is not there: run the program with `spark-submit --master spark://HOST:PORT`, take the "
+        "SparkContext from SparkContext.getOrCreate(), and give it to RayContext; for several executors on this "
+        'machine use init_spark_on_local(conf={"spark.master": "local-cluster[2,1,1024]"})'
     )
 
 
