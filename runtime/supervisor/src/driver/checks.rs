@@ -165,7 +165,11 @@ mod tests {
         assert_eq!(store(2 << 30, 0), 2 << 30, "no container limits it");
         assert_eq!(store(2 << 30, 512 << 20), 256 << 20);
         assert_eq!(store(64 << 20, 512 << 20), 64 << 20);
-        assert_eq!(store(0, 192 << 20), 64 << 20, "the driver's raylet needs the rest");
+        assert_eq!(
+            store(0, 192 << 20),
+            64 << 20,
+            "the driver's raylet needs the rest"
+        );
     }
 
     #[test]
