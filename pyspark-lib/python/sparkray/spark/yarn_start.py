@@ -13,15 +13,15 @@ Invariants:
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 import time
 import uuid
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from sparkray.spark import interruptible
+from sparkray.spark.progress import Progress, print_progress
 from sparkray.spark.spark_conf import START_TIMEOUT, parse_seconds, split_files
 
 TAGS = "spark.yarn.tags"
@@ -54,11 +54,6 @@ def with_tag(conf: Mapping[str, str]) -> tuple[dict[str, str], str | None]:
     return {**conf, TAGS: ",".join([*tags, tag])}, tag
 
 
-def show(line: str) -> None:
-    """Prints a line of progress."""
-    print(line, file=sys.stderr, flush=True)
-
-
 class StartWatch:
     """The watch over one start. Made by the thread that makes the SparkContext, right before.
 
@@ -69,9 +64,7 @@ class StartWatch:
         progress: takes lines to show.
     """
 
-    def __init__(
-        self, jvm: Any, conf: Mapping[str, str], tag: str | None, progress: Callable[[str], None] = show
-    ) -> None:
+    def __init__(self, jvm: Any, conf: Mapping[str, str], tag: str | None, progress: Progress = print_progress) -> None:
         self._jvm = jvm
         self._conf = conf
         self._tag = tag

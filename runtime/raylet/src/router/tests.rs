@@ -171,26 +171,38 @@ impl Bench {
         connection
     }
 
-    /// The workers that were asked for are forked and register.
-    fn bear(&mut self) -> Vec<(Birth, u32)> {
+    /// The workers that were asked for since the last look.
+    fn births(&mut self) -> Vec<Birth> {
         let forks = self.take_effects(|effect| match effect {
             Effect::Fork { births } => Some(births.clone()),
             _ => None,
         });
-        let mut born = Vec::new();
-        for birth in forks.into_iter().flatten() {
-            self.pid += 1;
-            let register = RegisterClient {
-                worker_id: birth.worker.to_vec().into(),
-                kind: ClientKind::Worker.into(),
-                pid: self.pid,
-                sparkray_version: VERSION.to_owned(),
-                ..RegisterClient::default()
-            };
-            self.say(birth.connection, FrameKind::RegisterClient, &register);
-            born.push((birth, self.pid));
-        }
-        born
+        forks.into_iter().flatten().collect()
+    }
+
+    /// A worker that was forked registers; its pid.
+    fn register(&mut self, birth: &Birth) -> u32 {
+        self.pid += 1;
+        let register = RegisterClient {
+            worker_id: birth.worker.to_vec().into(),
+            kind: ClientKind::Worker.into(),
+            pid: self.pid,
+            sparkray_version: VERSION.to_owned(),
+            ..RegisterClient::default()
+        };
+        self.say(birth.connection, FrameKind::RegisterClient, &register);
+        self.pid
+    }
+
+    /// The workers that were asked for are forked and register.
+    fn bear(&mut self) -> Vec<(Birth, u32)> {
+        let births = self.births().into_iter();
+        births
+            .map(|birth| {
+                let pid = self.register(&birth);
+                (birth, pid)
+            })
+            .collect()
     }
 
     /// A worker's process ends, and its connection with it.

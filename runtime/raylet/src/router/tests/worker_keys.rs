@@ -28,26 +28,6 @@ impl Bench {
         lease
     }
 
-    pub(super) fn births(&mut self) -> Vec<Birth> {
-        let forks = self.take_effects(|effect| match effect {
-            Effect::Fork { births } => Some(births.clone()),
-            _ => None,
-        });
-        forks.into_iter().flatten().collect()
-    }
-
-    pub(super) fn register(&mut self, birth: &Birth) {
-        self.pid += 1;
-        let register = RegisterClient {
-            worker_id: birth.worker.to_vec().into(),
-            kind: ClientKind::Worker.into(),
-            pid: self.pid,
-            sparkray_version: VERSION.to_owned(),
-            ..RegisterClient::default()
-        };
-        self.say(birth.connection, FrameKind::RegisterClient, &register);
-    }
-
     fn zygote(&mut self, zygote: u64, event: ZygoteEvent) {
         self.put(Input::Zygote { zygote, event });
     }
