@@ -24,7 +24,7 @@ mod test_raylet;
 mod unreadable_calls;
 mod values;
 
-pub use api::{CallArguments, FedBlock, ObjectLocations, WorkItem};
+pub use api::{CallArguments, FedBlock, HandedOver, ObjectLocations, WorkItem};
 pub use dropped::HandleKind;
 pub use error::{CoreError, WaitError};
 pub use fork::{generation as fork_generation, note_fork};

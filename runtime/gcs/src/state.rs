@@ -168,8 +168,10 @@ impl HeadState {
                 let job = jobs::register(change, request)?;
                 return Ok(Reply::Job(RegisterJobReply {
                     job_id: job.to_vec().into(),
+                    driver: None,
                 }));
             }
+            Request::JoinJob(request) => return jobs::join(change.tables(), &request).map(Reply::Job),
             Request::FinishJob(request) => {
                 jobs::finish(change, JobId::from_slice(&request.job_id).map_err(malformed)?);
             }

@@ -34,6 +34,7 @@ frame_kinds! {
     LocationLost = 10,
     AcknowledgeReplies = 11,
     RegisterAgain = 12,
+    AdoptObject = 13,
     // Between a client and a raylet.
     RegisterClient = 32,
     RegisterClientReply = 33,
@@ -67,6 +68,8 @@ frame_kinds! {
     GetMetrics = 58,
     MetricsText = 59,
     ExitWorkerReply = 60,
+    /// To participants.
+    JobFinished = 62,
     // The object store.
     CreateObject = 64,
     /// May carry a descriptor.

@@ -121,11 +121,11 @@ impl Io {
                     self.head.call(client, correlation, request);
                 }
             }
-            HeadEffect::RegisterJob {
+            HeadEffect::AskForJob {
                 connection,
                 correlation,
                 request,
-            } => self.head.register_job(connection, correlation, request),
+            } => self.head.ask_for_job(connection, correlation, request),
             HeadEffect::Pass { frame } => self.head.pass(frame),
             HeadEffect::AskStall { node, address, asked } => self.head.ask_for_stall(node, address, asked),
             HeadEffect::TellStall {

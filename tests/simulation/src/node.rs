@@ -7,7 +7,7 @@ use std::time::Duration;
 use sparkray_common::{MomentClock, NODE_SILENCE, NodeId, ResourceSet, SharedMoment, VERSION, WorkerId};
 use sparkray_core_worker::simulation::CloseCause;
 use sparkray_object_store::{IoJob, PullTicket};
-use sparkray_proto::{ClusterView, FrameKind, HeadRequest, HeadStallReply, head_request};
+use sparkray_proto::{ClusterView, FrameKind, HeadStallReply};
 use sparkray_raylet::simulation::{
     Birth, ChildEnd, Effect, HeadEffect, Input, NodeSetup, Raylet, ZygoteEvent,
 };
@@ -384,16 +384,11 @@ impl Cluster {
                 correlation,
                 request,
             } => self.ask_head(question(connection, correlation, false), request),
-            HeadEffect::RegisterJob {
+            HeadEffect::AskForJob {
                 connection,
                 correlation,
                 request,
-            } => {
-                let request = HeadRequest {
-                    request: Some(head_request::Request::RegisterJob(request)),
-                };
-                self.ask_head(question(connection, correlation, true), request);
-            }
+            } => self.ask_head(question(connection, correlation, true), request),
             HeadEffect::AskStall {
                 node: other, asked, ..
             } => self.ask_for_stall(node, other, asked),

@@ -1,6 +1,7 @@
 //! What the language bindings call: methods of [`crate::CoreWorker`], by subject.
 
 mod calls;
+mod handing_over;
 mod head;
 mod metrics;
 mod objects;
@@ -10,6 +11,7 @@ use crate::error::CoreError;
 use crate::state::State;
 
 pub use calls::CallArguments;
+pub use handing_over::HandedOver;
 pub use objects::{FedBlock, ObjectLocations};
 pub use work::WorkItem;
 

@@ -33,11 +33,11 @@ pub struct ConnectOptions {
     pub raylet_socket: String,
     /// The node; NIL for drivers, whose raylet tells them.
     pub node_id: NodeId,
-    /// A worker's inherited connection to its raylet; drivers dial.
+    /// A worker's inherited connection to its raylet; others dial.
     pub inherited: Option<OwnedFd>,
     /// This process.
     pub worker_id: WorkerId,
-    /// Driver or worker.
+    /// Driver, participant or worker.
     pub kind: ClientKind,
     /// Major.minor.
     pub python_version: String,
@@ -67,6 +67,8 @@ pub struct CoreWorker {
     begun: Instant,
     on_notice: Box<dyn Fn(Notice) + Send + Sync>,
     registration: Mutex<Option<proto::RegisterClientReply>>,
+    /// Of the job in which this process takes part: in a participant.
+    pub(crate) driver: Mutex<Option<WorkerAddress>>,
     pub(crate) is_worker: bool,
     pub(crate) namespace: String,
     generation: u64,
@@ -93,7 +95,7 @@ impl CoreWorker {
         };
         let mut state = State::new(
             me,
-            // A driver's comes from the head, a worker's with its tasks.
+            // A driver's or participant's comes from the head, a worker's with its tasks.
             JobId::NIL,
             options.python_version.clone(),
             options.raylet_socket,
@@ -121,6 +123,7 @@ impl CoreWorker {
             begun: Instant::now(),
             on_notice: options.on_notice,
             registration: Mutex::new(None),
+            driver: Mutex::new(None),
             is_worker: options.kind == ClientKind::Worker,
             namespace: options.namespace.clone(),
             generation: crate::fork::generation(),
@@ -143,8 +146,20 @@ impl CoreWorker {
             .spawn(move || run_helper(&for_helper))
             .map_err(internal)?;
         *worker.helper.lock() = Some(helper);
-        if options.kind == ClientKind::Driver {
-            if let Err(error) = worker.register_job(&register) {
+        let me = Some((&worker.address()).into());
+        let job = match options.kind {
+            ClientKind::Driver => Some(proto::head_request::Request::RegisterJob(proto::RegisterJob {
+                driver: me,
+                namespace: register.namespace,
+                python_version: register.python_version,
+            })),
+            ClientKind::Participant => Some(proto::head_request::Request::JoinJob(proto::JoinJob {
+                participant: me,
+            })),
+            _ => None,
+        };
+        if let Some(job) = job {
+            if let Err(error) = worker.take_job(job) {
                 worker.shutdown();
                 return Err(error);
             }
@@ -152,15 +167,10 @@ impl CoreWorker {
         Ok(worker)
     }
 
-    /// The head begins this driver's job and gives it its id: actors and output belong to it, and end with it. Nothing
-    /// that names the job leaves this process before.
-    fn register_job(&self, client: &proto::RegisterClient) -> Result<(), CoreError> {
-        let job = proto::RegisterJob {
-            driver: Some((&self.address()).into()),
-            namespace: client.namespace.clone(),
-            python_version: client.python_version.clone(),
-        };
-        let reply = self.ask_head_plainly(proto::head_request::Request::RegisterJob(job))?;
+    /// The head begins this driver's job, or names that in which this process takes part: actors and output belong to it,
+    /// and end with it. Nothing that names the job leaves this process before.
+    fn take_job(&self, request: proto::head_request::Request) -> Result<(), CoreError> {
+        let reply = self.ask_head_plainly(request)?;
         let proto::head_reply::Reply::Job(begun) = reply else {
             return Err(CoreError::new(
                 ErrorCode::Internal,
@@ -168,6 +178,7 @@ impl CoreWorker {
             ));
         };
         self.set_job_id(JobId::from_slice(&begun.job_id)?);
+        *self.driver.lock() = begun.driver.as_ref().map(WorkerAddress::try_from).transpose()?;
         Ok(())
     }
 
@@ -218,7 +229,7 @@ impl CoreWorker {
         WorkerAddress::clone(self.state.lock().me())
     }
 
-    /// The job of the driver, or of the task that runs.
+    /// The job of the driver, that in which a participant takes part, or that of the task that runs.
     pub fn job_id(&self) -> JobId {
         self.state.lock().job_id()
     }

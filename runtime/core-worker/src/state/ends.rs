@@ -3,7 +3,7 @@
 //! A connection may break while both processes live: what it was used for goes on over another one (`links::unreachable`).
 //! Only a death ends it.
 
-use sparkray_common::{ErrorCode, NodeId, WorkerAddress, WorkerId};
+use sparkray_common::{ErrorCode, JobId, NodeId, WorkerAddress, WorkerId};
 use sparkray_proto as proto;
 use tracing::warn;
 
@@ -11,6 +11,7 @@ use super::leases::Loss;
 use super::links::{
     CloseCause, ClosedLink, ConnId, PeerKey, Pending, RAYLET_CONN, SlotResult, lost_connection,
 };
+use super::outbox::Notice;
 use super::{Base, State};
 use crate::error::CoreError;
 
@@ -226,6 +227,15 @@ impl State {
         self.base.links.hurry_unanswered();
     }
 
+    /// The job in which this process takes part is over. The process lives on, and may take part in another one.
+    pub(crate) fn on_job_finished(&mut self, job: JobId) {
+        if job == self.job_id() {
+            let message =
+                format!("job {job}, in which this process took part, is over: its driver has left or ended");
+            self.leave(CoreError::new(ErrorCode::NotRunning, message));
+        }
+    }
+
     /// Takes no more part in the cluster: whatever is waited for ends with `error`.
     pub(crate) fn leave(&mut self, error: CoreError) {
         let Base {
@@ -238,6 +248,7 @@ impl State {
             return;
         }
         links.process.broken = Some(error.clone());
+        links.out.notify(Notice::Left);
         links.fail_slots(&error);
         tasks.fail_all(objects, links, &error);
         objects.fail_unresolved(links, &error);

@@ -1,6 +1,6 @@
 //! Frames that come: which part takes which message, and who may send it.
 
-use sparkray_common::ErrorCode;
+use sparkray_common::{ErrorCode, JobId};
 use sparkray_proto::{self as proto, FrameKind};
 use sparkray_rpc::Frame;
 use tracing::{debug, warn};
@@ -47,6 +47,11 @@ impl State {
                 _ => Ok(()),
             },
             FrameKind::AddBorrower => objects.on_add_borrower(links, conn, correlation, &frame.decode()?),
+            FrameKind::AdoptObject => {
+                objects.on_adopt_object(&frame.decode()?)?;
+                links.send(conn, FrameKind::Empty, correlation, &proto::Empty {}, &[], true);
+                Ok(())
+            }
             FrameKind::RemoveBorrower => objects.on_remove_borrower(links, conn, &frame.decode()?),
             FrameKind::RegisterAgain => {
                 let is_unfinished = |task: &_| tasks.contains(task);
@@ -88,6 +93,7 @@ impl State {
             | FrameKind::GetObjectReply
             | FrameKind::AddBorrower
             | FrameKind::RemoveBorrower
+            | FrameKind::AdoptObject
             | FrameKind::RegisterAgain
             | FrameKind::ReleaseReturnPins => !is_raylet,
             FrameKind::RegisterClientReply
@@ -144,6 +150,10 @@ impl State {
             FrameKind::HeadLost => {
                 let message: proto::HeadLost = frame.decode()?;
                 self.on_head_lost(message.cause);
+            }
+            FrameKind::JobFinished => {
+                let message: proto::JobFinished = frame.decode()?;
+                self.on_job_finished(JobId::from_slice(&message.job_id)?);
             }
             FrameKind::LogBatch => {
                 let batch: proto::LogBatch = frame.decode()?;

@@ -50,6 +50,8 @@ pub enum Notice {
         /// How many.
         left_out: u64,
     },
+    /// This process takes no more part in the cluster: it has left, its raylet is gone, or its job is over.
+    Left,
     /// Calls arrived, or this worker is to end; only after [`crate::CoreWorker::announce_work`].
     Work,
 }

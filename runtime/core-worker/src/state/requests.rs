@@ -34,6 +34,18 @@ impl State {
         self.base.links.ask_raylet(pending, kind, message)
     }
 
+    /// As [`State::ask_raylet`], to another process.
+    pub(crate) fn ask_worker<M: Message>(
+        &mut self,
+        address: &WorkerAddress,
+        pending: impl FnOnce(u64) -> Pending,
+        kind: FrameKind,
+        message: &M,
+    ) -> u64 {
+        let conn = self.base.links.conn_to_worker(address);
+        self.base.links.ask(conn, pending, kind, message)
+    }
+
     /// The answer in a slot, once it is there; the slot is gone with it.
     pub(crate) fn take_slot(&mut self, slot: u64) -> Option<SlotResult> {
         self.base.links.take_slot(slot)
@@ -61,6 +73,12 @@ impl State {
             .contains(&id)
             .then(|| objects.owner(&id).unwrap_or(self.me()));
         owner.cloned()
+    }
+
+    /// Whether an object is this process's own.
+    pub(crate) fn is_owned(&self, id: ObjectId) -> bool {
+        let objects = &self.base.objects;
+        objects.contains(&id) && objects.owner(&id).is_none()
     }
 
     pub(crate) fn add_owned(&mut self, id: ObjectId, value: Value, contained: Vec<ObjectId>) {

@@ -2,7 +2,7 @@
 
 use sparkray_common::{ErrorCode, JobId, WorkerAddress};
 use sparkray_proto::head_message::Message;
-use sparkray_proto::{Failure, JobFinished, MessageError, RegisterJob};
+use sparkray_proto::{Failure, JobFinished, JoinJob, MessageError, RegisterJob, RegisterJobReply};
 use tracing::info;
 
 use super::{check_lives, lifecycle, malformed, place_actors};
@@ -29,6 +29,27 @@ pub(crate) fn register(change: &mut Change<'_>, request: RegisterJob) -> Result<
         namespace: request.namespace,
     });
     Ok(job)
+}
+
+/// The job that a participant takes part in: that which began last of those that run.
+pub(crate) fn join(tables: &Tables, request: &JoinJob) -> Result<RegisterJobReply, Failure> {
+    let participant = request
+        .participant
+        .as_ref()
+        .ok_or_else(|| malformed(MessageError::Missing("participant")))?;
+    let participant = WorkerAddress::try_from(participant).map_err(malformed)?;
+    check_lives(tables, &participant, "participant")?;
+    let newest = tables.jobs.newest_running();
+    let (id, job) = newest.ok_or_else(|| {
+        Failure::new(
+            ErrorCode::NotRunning,
+            "no driver is connected to this cluster, so there is no job to take part in: call init() in the driver again",
+        )
+    })?;
+    Ok(RegisterJobReply {
+        job_id: id.to_vec().into(),
+        driver: Some((&job.driver).into()),
+    })
 }
 
 /// Ends a job, unless it is over: its actors end, but for detached ones.

@@ -62,6 +62,14 @@ impl JobTable {
         self.running_where(|job| job.driver.worker_id == driver)
     }
 
+    /// The running job that began last.
+    pub(crate) fn newest_running(&self) -> Option<(JobId, &Job)> {
+        // How long ago an id was given: numbers may have begun again.
+        let age = |id: JobId| self.last_given.wrapping_sub(u32::from_be_bytes(*id.as_bytes()));
+        let running = self.jobs.iter().filter(|(_, job)| job.running);
+        running.map(|(id, job)| (*id, job)).min_by_key(|(id, _)| age(*id))
+    }
+
     fn running_where(&self, wanted: impl Fn(&Job) -> bool) -> Vec<JobId> {
         self.jobs
             .iter()

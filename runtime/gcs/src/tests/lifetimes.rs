@@ -10,6 +10,38 @@ use sparkray_proto::{ActorSpec, ActorState, FinishJob};
 
 use super::{Cluster, actor_id, affinity, code, kills, node_id, updates, worker};
 
+#[test]
+fn a_participant_joins_the_job_that_began_last_and_its_end_ends_no_job() {
+    let mut cluster = Cluster::with_nodes(&[4.0]);
+    let node = node_id(1);
+    let (first, second, participant) = (worker(node, 50), worker(node, 51), worker(node, 60));
+    let older = cluster.register_job(&first).unwrap();
+    let newer = cluster.register_job(&second).unwrap();
+    assert_eq!(cluster.join_job(&participant).unwrap(), (newer, second.clone()));
+    cluster.worker_dies(&second);
+    assert_eq!(cluster.join_job(&participant).unwrap(), (older, first.clone()));
+
+    let mut spec = cluster.spec(1, 1.0);
+    spec.job_id = older.to_vec().into();
+    spec.owner = Some((&participant).into());
+    cluster.register(spec).unwrap();
+    cluster.worker_dies(&participant);
+    assert_eq!(cluster.actor_state(1), ActorState::Dead, "it goes with its owner");
+    assert_eq!(code(cluster.join_job(&participant)), ErrorCode::Stale);
+    let another = worker(node, 61);
+    assert_eq!(cluster.join_job(&another).unwrap(), (older, first.clone()));
+    cluster.worker_dies(&first);
+    // That of the cluster's own driver is left.
+    let rest = cluster.join_job(&another).unwrap().0;
+    assert!(rest != older && rest != newer);
+    cluster
+        .request(Request::FinishJob(FinishJob {
+            job_id: rest.to_vec().into(),
+        }))
+        .unwrap();
+    assert_eq!(code(cluster.join_job(&another)), ErrorCode::NotRunning);
+}
+
 fn restartable(cluster: &Cluster, number: u8, max_restarts: i32) -> ActorSpec {
     ActorSpec {
         max_restarts,

@@ -23,7 +23,7 @@ use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
 use sparkray_proto::{
     self as proto, ActorRecord, ActorReport, ActorSpec, ActorState, ActorUpdate, Failure, GetActor,
-    HeadReply, HeadRequest, InfeasibleDemand, KillActor, NodeMessage, RegisterActor, RegisterJob,
+    HeadReply, HeadRequest, InfeasibleDemand, JoinJob, KillActor, NodeMessage, RegisterActor, RegisterJob,
     RegisterNode, ResourceReport, Resources, WatchActorOnNode, WorkerDeath,
 };
 
@@ -138,6 +138,20 @@ impl Cluster {
         };
         match self.request(Request::RegisterJob(request))? {
             Reply::Job(reply) => Ok(JobId::from_slice(&reply.job_id).unwrap()),
+            other => panic!("no job but {other:?}"),
+        }
+    }
+
+    fn join_job(&mut self, participant: &WorkerAddress) -> Result<(JobId, WorkerAddress), Failure> {
+        let request = JoinJob {
+            participant: Some(participant.into()),
+        };
+        match self.request(Request::JoinJob(request))? {
+            Reply::Job(reply) => {
+                let driver = reply.driver.as_ref().unwrap();
+                let job = JobId::from_slice(&reply.job_id).unwrap();
+                Ok((job, WorkerAddress::try_from(driver).unwrap()))
+            }
             other => panic!("no job but {other:?}"),
         }
     }

@@ -1,10 +1,11 @@
-//! Who is connected to this raylet: drivers, workers and executor JVMs of this node, owners and raylets of others. Pure.
+//! Who is connected to this raylet: drivers, participants, workers and executor JVMs of this node, owners and raylets of
+//! others. Pure.
 //!
 //! Invariants:
 //! 1. A connection's number is never used again.
 //! 2. A process of this node is registered over at most one connection.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use sparkray_common::{JobId, Metrics, NodeId, WorkerId};
@@ -14,6 +15,8 @@ use super::metrics::GatewayMetrics;
 
 /// A caller registers by then.
 const REGISTER_DEADLINE: Duration = Duration::from_secs(10);
+/// Jobs that are over and still known as such, for a participant whose answer crossed the news.
+const KEPT_FINISHED_JOBS: usize = 64;
 
 /// Who a registered client is.
 #[derive(Debug)]
@@ -23,7 +26,7 @@ pub(crate) struct Client {
     /// The node of a remote client.
     pub(crate) node_id: Option<NodeId>,
     pub(crate) pid: u32,
-    /// Drivers only, once the head has given it.
+    /// Drivers and participants only, once the head has given it.
     pub(crate) job_id: Option<JobId>,
     pub(crate) log_to_driver: bool,
 }
@@ -59,6 +62,8 @@ pub(crate) struct Departed {
 pub(crate) struct Clients {
     connections: HashMap<u64, Connection>,
     by_worker: HashMap<WorkerId, u64>,
+    /// Oldest first.
+    finished_jobs: VecDeque<JobId>,
     last: u64,
     metrics: GatewayMetrics,
 }
@@ -119,14 +124,33 @@ impl Clients {
         }
     }
 
-    /// The head has given a driver its job. Nothing if the driver is gone.
+    /// The head has given a driver or participant its job. Nothing if that is gone.
     pub(crate) fn set_job(&mut self, id: u64, job: JobId) {
         let connection = self.connections.get_mut(&id);
         if let Some(client) = connection.and_then(|connection| connection.client.as_mut())
-            && client.kind == ClientKind::Driver
+            && matches!(client.kind, ClientKind::Driver | ClientKind::Participant)
         {
             client.job_id = Some(job);
         }
+    }
+
+    /// A job is over; those who took part in it.
+    pub(crate) fn job_finished(&mut self, job: JobId) -> Vec<u64> {
+        if !self.is_finished(job) {
+            self.finished_jobs.push_back(job);
+            if self.finished_jobs.len() > KEPT_FINISHED_JOBS {
+                self.finished_jobs.pop_front();
+            }
+        }
+        self.registered()
+            .filter(|(_, client)| client.kind == ClientKind::Participant && client.job_id == Some(job))
+            .map(|(id, _)| id)
+            .collect()
+    }
+
+    /// Whether a job is over, as far as is still known.
+    pub(crate) fn is_finished(&self, job: JobId) -> bool {
+        self.finished_jobs.contains(&job)
     }
 
     /// The connection of a process of this node.
@@ -158,7 +182,8 @@ impl Clients {
 
     /// The driver of a job, when it runs on this node.
     pub(crate) fn driver_of(&self, job: JobId) -> Option<(u64, &Client)> {
-        self.registered().find(|(_, client)| client.job_id == Some(job))
+        self.registered()
+            .find(|(_, client)| client.kind == ClientKind::Driver && client.job_id == Some(job))
     }
 
     /// Connections from another node.
@@ -180,6 +205,7 @@ impl Clients {
             "Kind",
             &[
                 ("Driver", count(ClientKind::Driver)),
+                ("Participant", count(ClientKind::Participant)),
                 ("Worker", count(ClientKind::Worker)),
                 ("Store", count(ClientKind::Store)),
                 ("Remote", count(ClientKind::Remote)),

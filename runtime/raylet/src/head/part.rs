@@ -114,11 +114,13 @@ impl Head {
         self.metrics.relayed();
         let Some(cause) = &self.lost else {
             out.effect(match request.request {
-                Some(head_request::Request::RegisterJob(request)) => HeadEffect::RegisterJob {
-                    connection,
-                    correlation,
-                    request,
-                },
+                Some(head_request::Request::RegisterJob(_) | head_request::Request::JoinJob(_)) => {
+                    HeadEffect::AskForJob {
+                        connection,
+                        correlation,
+                        request,
+                    }
+                }
                 _ => HeadEffect::Call {
                     connection,
                     correlation,

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use sparkray_common::{MomentClock, NodeId, PROVEN_STALL, SharedMoment};
-use sparkray_proto::{FrameKind, HeadRequest, RegisterJob, head_request};
+use sparkray_proto::{FrameKind, HeadRequest};
 use sparkray_rpc::{
     Endpoint, Frame, FrameReceiver, FrameSender, Identity, MomentReader, MomentWriter, RpcError, Target,
     clock_now, dial, frame_connection,
@@ -80,12 +80,9 @@ impl HeadSide {
         });
     }
 
-    /// Begins a driver's job. The answer goes to the loop.
-    pub(crate) fn register_job(&self, connection: u64, correlation: u64, request: RegisterJob) {
+    /// Asks the head for a client's job. The answer goes to the loop.
+    pub(crate) fn ask_for_job(&self, connection: u64, correlation: u64, request: HeadRequest) {
         let (channel, inputs) = (self.channel.borrow().clone(), self.inputs.clone());
-        let request = HeadRequest {
-            request: Some(head_request::Request::RegisterJob(request)),
-        };
         self.tasks.spawn(async move {
             let answer = HeadEvent::JobAnswered {
                 connection,

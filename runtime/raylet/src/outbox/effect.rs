@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use sparkray_common::{FeedId, NodeId, ObjectId, SharedMoment, WorkerAddress, WorkerId, WorkerKey};
 use sparkray_object_store::{IoJob, MappedRange, PullTicket, PushSource};
-use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadRequest, LogBatch, ObjectLocation, RegisterJob};
+use sparkray_proto::{AdoptFeed, Failure, FreeEntry, HeadRequest, LogBatch, ObjectLocation};
 use sparkray_rpc::{Frame, SecuredSocket};
 use tokio::sync::oneshot;
 
@@ -180,11 +180,12 @@ pub enum HeadEffect {
         correlation: u64,
         request: HeadRequest,
     },
-    /// Begins a driver's job. The head's answer is an input, for the raylet to know the job before the driver does.
-    RegisterJob {
+    /// Begins a driver's job, or has a participant take part in one. The head's answer is an input, for the raylet to
+    /// know the job before its client does.
+    AskForJob {
         connection: u64,
         correlation: u64,
-        request: RegisterJob,
+        request: HeadRequest,
     },
     /// A connection from another node for the head of this one.
     Pass { frame: Frame },

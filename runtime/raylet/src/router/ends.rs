@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use sparkray_common::{JobId, WorkerId};
-use sparkray_proto::{ClientKind, FrameKind, WorkerDeath, WorkerDied, node_message};
+use sparkray_proto::{ClientKind, FrameKind, JobFinished, WorkerDeath, WorkerDied, node_message};
 use tracing::{debug, info};
 
 use super::Router;
@@ -41,20 +41,21 @@ impl Router {
             // frees it repeats until that was acknowledged.
             return;
         }
-        let kind = if client.kind == ClientKind::Driver {
-            "driver"
-        } else {
-            "store client"
+        let kind = match client.kind {
+            ClientKind::Driver => "driver",
+            ClientKind::Participant => "participant",
+            _ => "store client",
         };
         let cause = format!(
             "{kind} {} (pid {}) on {}: {cause}",
             client.worker_id, client.pid, self.node.host
         );
-        if let Some(job) = client.job_id {
+        let ended_job = client.job_id.filter(|_| client.kind == ClientKind::Driver);
+        if let Some(job) = ended_job {
             info!(job_id = %job, pid = client.pid, "driver is gone");
             self.finish_job(job, now);
         }
-        self.process_ended(client.worker_id, &cause, client.job_id);
+        self.process_ended(client.worker_id, &cause, ended_job);
     }
 
     /// A worker is gone for good: everybody who depended on it hears why.
@@ -94,6 +95,17 @@ impl Router {
                 self.workers.kill(worker, now, &mut self.out);
             }
         }
+        for participant in self.clients.job_finished(job) {
+            self.tell_job_finished(participant, job);
+        }
         self.leases_changed();
+    }
+
+    /// A participant hears that the job which it takes part in is over. Its process lives on.
+    pub(super) fn tell_job_finished(&mut self, participant: u64, job: JobId) {
+        let message = JobFinished {
+            job_id: job.to_vec().into(),
+        };
+        self.out.send(participant, FrameKind::JobFinished, 0, &message);
     }
 }

@@ -56,16 +56,24 @@ impl Router {
     }
 
     /// A driver hears of its job when this raylet knows it: what is of the job may come at once then. A driver that did
-    /// not live to hear of it was reported to the head, which ends its job by itself.
+    /// not live to hear of it was reported to the head, which ends its job by itself. The job of a participant may have
+    /// ended on the way.
     pub(super) fn job_answered(&mut self, connection: u64, correlation: u64, reply: &HeadReply) {
+        let mut over = None;
         if let Some(head_reply::Reply::Job(begun)) = &reply.reply {
             match JobId::from_slice(&begun.job_id) {
-                Ok(job) => self.clients.set_job(connection, job),
+                Ok(job) => {
+                    self.clients.set_job(connection, job);
+                    over = self.clients.is_finished(job).then_some(job);
+                }
                 Err(error) => warn!(%error, "the head gave a job an id that cannot be used"),
             }
         }
         self.out
             .send(connection, FrameKind::HeadReply, correlation, reply);
+        if let Some(job) = over {
+            self.tell_job_finished(connection, job);
+        }
     }
 
     /// The head is gone, and with it the cluster.

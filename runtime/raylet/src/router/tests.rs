@@ -3,6 +3,7 @@
 mod idle_workers;
 mod infeasible;
 mod metrics;
+mod participants;
 mod worker_keys;
 
 use sparkray_common::{ActorId, JobId, LeaseId, MomentClock, NodeId, NodeLease, ResourceSet, VERSION};
@@ -130,6 +131,7 @@ impl Bench {
     fn answer_job(&mut self, connection: u64, correlation: u64) {
         let reply = RegisterJobReply {
             job_id: JOB.to_vec().into(),
+            driver: None,
         };
         let reply = Box::new(HeadReply {
             failure: None,
@@ -329,7 +331,7 @@ fn the_raylet_knows_a_job_before_its_driver_does() {
     let driver = bench.driver_without_job();
     let correlation = bench.begin_job(driver);
     let asked = bench.take_effects(|effect| match effect {
-        Effect::Head(HeadEffect::RegisterJob {
+        Effect::Head(HeadEffect::AskForJob {
             connection,
             correlation,
             ..

@@ -14,8 +14,8 @@ use sparkray_rpc::Frame;
 
 use crate::api::{CallArguments, WorkItem};
 use crate::error::WaitError;
-use crate::io::{CoreWorker, never_interrupted};
-use crate::state::{ActorMethod, Notice, TaskTemplate, Value};
+use crate::io::{CoreWorker, Patience, never_interrupted};
+use crate::state::{ActorMethod, Notice, Pending, SlotResult, TaskTemplate, Value};
 use crate::test_raylet::{DEADLINE, GIVEN_JOB, TestRaylet};
 use crate::values::Fetched;
 
@@ -72,6 +72,71 @@ fn a_driver_that_has_connected_has_the_job_that_the_head_gave_it_and_a_worker_ha
     let raylet = TestRaylet::start();
     assert_eq!(raylet.connect(ClientKind::Driver).job_id(), GIVEN_JOB);
     assert_eq!(raylet.connect(ClientKind::Worker).job_id(), JobId::NIL);
+}
+
+#[test]
+fn a_participant_has_the_drivers_job_until_that_is_over() {
+    let raylet = TestRaylet::start();
+    let (sender, left) = mpsc::channel();
+    let participant = raylet.connect_with(
+        ClientKind::Participant,
+        Box::new(move |notice| {
+            if let Notice::Left = notice {
+                sender.send(()).unwrap();
+            }
+        }),
+    );
+    assert_eq!(participant.job_id(), GIVEN_JOB);
+    let over = |job: JobId| proto::JobFinished {
+        job_id: job.to_vec().into(),
+    };
+    raylet.send(
+        0,
+        &Frame::new(FrameKind::JobFinished, 0, &over(JobId::from_array([9; 4]))),
+    );
+    ask(&participant);
+    raylet.send(0, &Frame::new(FrameKind::JobFinished, 0, &over(GIVEN_JOB)));
+    left.recv_timeout(DEADLINE).unwrap();
+    let request = head_request::Request::ListNodes(proto::ListNodes {});
+    let error = participant.ask_head_plainly(request).unwrap_err();
+    assert_eq!(error.code, ErrorCode::NotRunning);
+    assert!(error.message.contains("is over"), "{}", error.message);
+}
+
+#[test]
+fn an_object_that_a_participant_sealed_for_the_driver_is_the_drivers() {
+    let raylet = TestRaylet::start();
+    let driver = raylet.connect(ClientKind::Driver);
+    let participant = raylet.connect(ClientKind::Participant);
+    let id = ObjectId::from_array([7; ObjectId::LEN]);
+    let me = participant.address();
+    let message = proto::AdoptObject {
+        object_id: id.to_vec().into(),
+        size: 5,
+        location: Some(proto::location_of(me.node_id, "there:1")),
+    };
+    // Said again it changes nothing.
+    for _ in 0..2 {
+        let slot = participant.with_state(|state| {
+            state.ask_worker(&driver.address(), Pending::Done, FrameKind::AdoptObject, &message)
+        });
+        let deadline = Some(Instant::now() + DEADLINE);
+        let answer = participant.wait_until(Patience::until(deadline), &never_interrupted, |state| {
+            state.take_slot(slot)
+        });
+        assert!(matches!(answer.unwrap(), SlotResult::Done));
+    }
+    participant.shutdown();
+    let deadline = Some(Instant::now() + DEADLINE);
+    let found = driver
+        .locations(&[id], deadline, &never_interrupted)
+        .unwrap()
+        .remove(0)
+        .unwrap();
+    assert_eq!(
+        (found.size, found.nodes),
+        (5, vec![(me.node_id, "there:1".to_owned())])
+    );
 }
 
 #[test]

@@ -240,8 +240,19 @@ impl Links {
         kind: FrameKind,
         message: &M,
     ) -> u64 {
+        self.ask(RAYLET_CONN, pending, kind, message)
+    }
+
+    /// A request to another process for which a thread waits.
+    pub(super) fn ask<M: Message>(
+        &mut self,
+        conn: ConnId,
+        pending: impl FnOnce(u64) -> Pending,
+        kind: FrameKind,
+        message: &M,
+    ) -> u64 {
         let slot = self.slots.add();
-        if self.request(RAYLET_CONN, pending(slot), kind, message).is_err() {
+        if self.request(conn, pending(slot), kind, message).is_err() {
             self.fill_slot(
                 slot,
                 SlotResult::Failed(lost_connection("the connection is closed")),

@@ -3,7 +3,10 @@
 use sparkray_common::{ObjectId, WorkerId};
 use sparkray_proto::{self as proto, FrameKind};
 
-use super::{Locations, Object, Objects, References, Value, Waiter, describe_locations, unknown_object};
+use super::{
+    Locations, Object, Objects, References, Value, Waiter, describe_locations, read_locations, unknown_object,
+};
+use crate::error::CoreError;
 use crate::state::events::Event;
 use crate::state::links::{Links, id_bytes};
 
@@ -18,6 +21,27 @@ impl Objects {
             object.ties().contained.extend(contained);
         }
         self.table.insert_with(id, object, References::ONE);
+    }
+
+    /// A participant has sealed an object for this process. It stays until this process leaves: who will read the reference
+    /// to it is not known. Said again it changes nothing.
+    pub(in crate::state) fn on_adopt_object(
+        &mut self,
+        message: &proto::AdoptObject,
+    ) -> Result<(), CoreError> {
+        let id = ObjectId::from_slice(&message.object_id)?;
+        let size = message.size;
+        let locations = read_locations(message.location.as_slice())?;
+        if !self.table.contains_key(&id) {
+            self.add_owned(id, Value::Stored { size, locations }, Vec::new());
+        }
+        Ok(())
+    }
+
+    /// Whether the value of an object refers to others.
+    pub(crate) fn contains_references(&self, id: &ObjectId) -> bool {
+        let ties = self.table.get(id).and_then(|object| object.ties.as_ref());
+        ties.is_some_and(|ties| !ties.contained.is_empty())
     }
 
     /// As [`Objects::add_owned`], for a value that the user put. An error that was put is raised by whoever gets it, and is
