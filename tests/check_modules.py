@@ -65,6 +65,7 @@ TABLES: dict[str, dict[str, str]] = {
         "secured_socket": "agreement error exact_io noise records socket",
         "dial": "error exact_io handshake noise secured_socket socket",
         "accept": "agreement error exact_io half_open handshake refusal secured_socket socket",
+        "local_answers": "accept exact_io socket",
         "frame_connection": "error exact_io frame reachability records secured_socket socket",
         "blocking": "agreement error frame handshake socket",
         "tonic_records": "records",
@@ -211,9 +212,10 @@ TABLES: dict[str, dict[str, str]] = {
         "python": "child_host error",
         "driver": "child_host children container engine error invitation manager_thread native_engine request",
         "executor::current_raylet": "",
+        "executor::raylet_access": "executor::current_raylet manager_thread",
         "executor::workers_python": "error manager_thread python",
-        "executor": "child_host children container engine error executor::current_raylet executor::workers_python"
-        " invitation manager_thread native_engine request restart",
+        "executor": "child_host children container engine error executor::current_raylet executor::raylet_access"
+        " executor::workers_python invitation manager_thread native_engine request restart",
     },
     "spark-bridge/native": {
         "columns": "",
@@ -241,7 +243,7 @@ TABLES: dict[str, dict[str, str]] = {
         "doors": "convert runtime",
         "objects": "convert doors object_ref runtime values",
         "notices": "convert doors futures object_ref objects",
-        "object_ref_methods": "convert doors notices object_ref runtime",
+        "object_ref_methods": "convert doors notices object_ref objects runtime",
         "joining": "convert event futures notices runtime",
         "feed": "convert objects runtime",
         "head": "convert feed runtime",

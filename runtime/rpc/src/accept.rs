@@ -112,7 +112,7 @@ impl Listener {
     }
 
     /// The next caller; `None` for one that is not let in.
-    async fn accept(&self) -> std::io::Result<Option<(OwnedFd, Origin, String)>> {
+    pub(crate) async fn accept(&self) -> std::io::Result<Option<(OwnedFd, Origin, String)>> {
         match &self.inner {
             ListenerKind::Tcp(listener) => {
                 let (stream, peer) = listener.accept().await?;

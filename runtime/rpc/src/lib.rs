@@ -19,6 +19,7 @@ mod frame;
 mod frame_connection;
 mod half_open;
 mod handshake;
+mod local_answers;
 mod moment_file;
 mod noise;
 mod reachability;
@@ -40,6 +41,7 @@ pub use frame_connection::{FrameReceiver, FrameSender, frame_connection};
 pub use handshake::{
     CLIENT_PROOF_LEN, ClientHandshake, HELLO_LEN, Identity, SERVER_PROOF_LEN, ServerHandshake, Target,
 };
+pub use local_answers::answer_callers;
 pub use moment_file::{MomentReader, MomentWriter, clock_now, sleep_until};
 pub use noise::{NOISE_MESSAGE_LEN, Negotiation, answer_negotiation};
 pub use reachability::{CHECK_INTERVAL, Reachability, SILENCE};

@@ -49,21 +49,31 @@ pub fn current_raylet() -> Option<RayletHandle> {
 /// The raylet of this executor, other than `gone`; waits while one is being started, at most `patience`. `None` at once
 /// when no raylet is kept here: its cluster was stopped, or it died too often.
 pub fn wait_for_raylet(gone: Option<NodeId>, patience: Duration) -> Option<RayletHandle> {
-    let deadline = Instant::now() + patience;
+    let now = Instant::now();
+    wait(gone, now, now + patience)
+}
+
+/// As [`wait_for_raylet`], where a keeper may come until `expected_until`.
+pub(super) fn wait_for_expected_raylet(expected_until: Instant, patience: Duration) -> Option<RayletHandle> {
+    wait(None, expected_until, Instant::now() + patience)
+}
+
+fn wait(gone: Option<NodeId>, expected_until: Instant, deadline: Instant) -> Option<RayletHandle> {
     let mut current = CURRENT.lock();
     loop {
         let found = current
             .handle
             .clone()
             .filter(|handle| Some(handle.node_id) != gone);
-        if found.is_some() || current.keepers == 0 {
+        let until = if current.keepers == 0 {
+            expected_until.min(deadline)
+        } else {
+            deadline
+        };
+        if found.is_some() || Instant::now() >= until {
             return found;
         }
-        let timed_out;
-        (current, timed_out) = CHANGED.wait_until(current, deadline);
-        if timed_out {
-            return found;
-        }
+        (current, _) = CHANGED.wait_until(current, until);
     }
 }
 
@@ -72,6 +82,7 @@ pub(super) struct Keeping(());
 
 pub(super) fn keeping() -> Keeping {
     CURRENT.lock().keepers += 1;
+    CHANGED.notify_all();
     Keeping(())
 }
 

@@ -2,6 +2,7 @@
 //! Then it joins again, as if it were new.
 
 mod current_raylet;
+mod raylet_access;
 mod raylet_keeper;
 mod session;
 mod workers_python;
@@ -176,8 +177,10 @@ async fn run(config: Arc<ExecutorConfig>, starter: ChildStarter, cancel: Cancell
     let asking = tokio::spawn(async move {
         let _ = asked.answer().await;
     });
+    let telling = tokio::spawn(raylet_access::serve(cancel.clone()));
     stay_joined(&config, &dirs, &starter, &python, &hello, &cancel).await;
     asking.abort();
+    telling.abort();
 }
 
 /// Joins the driver, obeys, and joins again when only the connection was lost. Until this executor ends, it tries: a
