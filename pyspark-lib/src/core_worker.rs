@@ -37,6 +37,13 @@ impl PyCoreWorker {
         Ok(Self { runtime })
     }
 
+    /// Joins through the raylet of this node, as a process that takes part in the job of a driver elsewhere.
+    #[staticmethod]
+    fn connect_participant(py: Python<'_>, config: &Bound<'_, PyDict>) -> PyResult<Self> {
+        let runtime = connect(py, config, ClientKind::Participant, None, WorkerId::random())?;
+        Ok(Self { runtime })
+    }
+
     /// Joins as a worker that the zygote forked.
     #[staticmethod]
     fn connect_worker(py: Python<'_>, fd: i32, config: &Bound<'_, PyDict>) -> PyResult<Self> {

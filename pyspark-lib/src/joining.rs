@@ -14,7 +14,7 @@ use sparkray_rpc::Identity;
 use crate::convert::{bad_id, exception};
 use crate::event::EventSignal;
 use crate::futures::Futures;
-use crate::notices;
+use crate::notices::{self, Callbacks};
 use crate::runtime::{Runtime, set_current};
 
 /// Reads an entry of a configuration.
@@ -78,10 +78,14 @@ pub(crate) fn connect(
     } else {
         NodeId::from_hex(&node_id).map_err(bad_id)?
     };
-    let log_callback: Option<Py<PyAny>> = config
-        .get_item("log_callback")?
-        .filter(|callback| !callback.is_none())
-        .map(Bound::unbind);
+    let callback = |key: &str| -> PyResult<Option<Py<PyAny>>> {
+        let found = config.get_item(key)?.filter(|callback| !callback.is_none());
+        Ok(found.map(Bound::unbind))
+    };
+    let callbacks = Callbacks {
+        log: callback("log_callback")?,
+        left: callback("left_callback")?,
+    };
     let (sender, receiver) = notices::queue();
     let futures = Arc::new(Futures::default());
     let event = Arc::new(EventSignal::default());
@@ -111,7 +115,7 @@ pub(crate) fn connect(
     let for_thread = Arc::clone(&futures);
     std::thread::Builder::new()
         .name("sparkray-notices".to_owned())
-        .spawn(move || notices::run(&receiver, &for_thread, log_callback.as_ref()))
+        .spawn(move || notices::run(&receiver, &for_thread, &callbacks))
         .map_err(|error| PyRuntimeError::new_err(format!("cannot start a thread: {error}")))?;
     let runtime = Arc::new(Runtime {
         core,

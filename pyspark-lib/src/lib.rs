@@ -39,8 +39,8 @@ mod _native {
     use crate::arguments::PyTaskTemplate;
     #[pymodule_export]
     use crate::bridge::{
-        decode_feed_report, decode_init_result, decode_status, decode_stop_result, decode_table_schemas,
-        encode_feed_partitions, encode_feed_request, encode_init_request, encode_table,
+        decode_feed_report, decode_init_result, decode_raylet_access, decode_status, decode_stop_result,
+        decode_table_schemas, encode_feed_partitions, encode_feed_request, encode_init_request, encode_table,
     };
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;

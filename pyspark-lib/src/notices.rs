@@ -97,18 +97,26 @@ fn lines_of(notice: &Notice) -> usize {
     match notice {
         Notice::Log(lines) => lines.len(),
         Notice::UnhandledError { .. } | Notice::InfeasibleDemand(_) => 1,
-        Notice::Fetched(..) | Notice::Work => 0,
+        Notice::Fetched(..) | Notice::Left | Notice::Work => 0,
     }
 }
 
+/// What Python wants to be told.
+pub(crate) struct Callbacks {
+    /// Of output of workers: a list of (name, pid, ip, text, is_stderr).
+    pub(crate) log: Option<Py<PyAny>>,
+    /// That this process takes no more part in the cluster, without arguments.
+    pub(crate) left: Option<Py<PyAny>>,
+}
+
 /// Runs until the core worker is gone.
-pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Option<&Py<PyAny>>) {
+pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, callbacks: &Callbacks) {
     let generation = fork_generation();
     while let Some(notice) = notices.next() {
         // `None`: the interpreter ends.
         let attached = Python::try_attach(|py| match notice {
             Notice::Log(lines) => {
-                let Some(callback) = log_callback else { return };
+                let Some(callback) = &callbacks.log else { return };
                 let lines: Vec<_> = lines
                     .into_iter()
                     .map(|line| (line.name, line.pid, line.ip, line.text, line.is_stderr))
@@ -126,6 +134,12 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, log_callback: Opt
             Notice::InfeasibleDemand(demand) => {
                 if let Err(problem) = tell_infeasible(py, demand) {
                     problem.write_unraisable(py, None);
+                }
+            }
+            Notice::Left => {
+                let told = callbacks.left.as_ref().map(|callback| callback.call0(py));
+                if let Some(Err(error)) = told {
+                    error.write_unraisable(py, None);
                 }
             }
             Notice::Work => {}

@@ -9,11 +9,13 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 use sparkray_common::{ClusterId, NodeId, ObjectId, WorkerAddress, WorkerId};
+use sparkray_core_worker::HandedOver;
 
-use crate::convert::{bad_id, cached};
+use crate::convert::{bad_id, cached, check_signals, wait_exception};
 use crate::doors::{self, Visitor};
 use crate::notices;
 use crate::object_ref::{ObjectRef, collect, note_unknown_to_owner};
+use crate::objects::read;
 use crate::runtime::{Runtime, current_runtime};
 
 #[pymethods]
@@ -119,17 +121,21 @@ impl ObjectRef {
         let py = slf.py();
         let this = slf.get();
         let runtime = doors::runtime_of(Visitor::Object(this.id), &this.worker)?;
-        let owner = this
+        let mut id = this.id;
+        let mut owner = this
             .worker
-            .owner_of(this.id)
-            .ok_or_else(|| PyRuntimeError::new_err(format!("object {} was freed", this.id)))?;
+            .owner_of(id)
+            .ok_or_else(|| PyRuntimeError::new_err(format!("object {id} was freed")))?;
+        // Pickled by somebody else: who will read it is not known, so it stays until its owner's shutdown.
         if !collect(slf) {
-            // Pickled by somebody else: who will read it is not known, so it stays until shutdown.
-            this.worker.add_reference(this.id);
+            match hand_over(py, &runtime, id)? {
+                Some((copy, driver)) => (id, owner) = (copy, Arc::new(driver)),
+                None => this.worker.add_reference(id),
+            }
         }
         let rebuild = cached(py, &REBUILD, "sparkray._native", "_rebuild_object_ref")?.clone();
         let arguments = (
-            PyBytes::new(py, this.id.as_bytes()),
+            PyBytes::new(py, id.as_bytes()),
             describe_owner(py, &runtime, &owner),
         );
         Ok((rebuild, arguments.into_pyobject(py)?))
@@ -249,12 +255,26 @@ fn read_owner(runtime: &Runtime, id: ObjectId, bytes: &Bound<'_, PyBytes>) -> Py
     Ok(owner)
 }
 
+/// In a process that may end soon, a participant: the driver's copy of an object, and the driver. Raises the error that is
+/// the object's value.
+fn hand_over(py: Python<'_>, runtime: &Runtime, id: ObjectId) -> PyResult<Option<(ObjectId, WorkerAddress)>> {
+    let core = &runtime.core;
+    let outcome = py
+        .detach(|| core.hand_over(id, &check_signals))
+        .map_err(|error| wait_exception(py, error, "the object was not handed over to the driver"))?;
+    match outcome {
+        HandedOver::Copy(copy, driver) => Ok(Some((copy, driver))),
+        HandedOver::Stays => Ok(None),
+        HandedOver::Raised(value) => read(py, core, id, &value).map(|_| None),
+    }
+}
+
 /// Makes a reference that came out of a pickle.
 #[pyfunction]
 #[pyo3(name = "_rebuild_object_ref")]
 pub(crate) fn rebuild_object_ref(id: &[u8], owner: &Bound<'_, PyBytes>) -> PyResult<ObjectRef> {
     let id = ObjectId::from_slice(id).map_err(bad_id)?;
-    let runtime = doors::runtime_for_reading(Visitor::Object(id))?;
+    let runtime = doors::runtime_for_reading(owner.py(), Visitor::Object(id))?;
     let core = &runtime.core;
     let owner = read_owner(&runtime, id, owner)?;
     if core.add_foreign_reference(id, &owner) {

@@ -163,7 +163,8 @@ def init(
 
     On Spark `RayContext(sc).init()` starts the cluster, and connects this process. This returns it then, joins it again
     after `shutdown`, and never starts another one beside it. `namespace` and `log_to_driver` hold from then on; what it
-    cannot meet any more (other resources, another address) is named in a warning.
+    cannot meet any more (other resources, another address) is named in a warning. In tasks of Spark, too, it returns
+    that cluster; they need no `init`.
 
     Args:
         address: "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process, or "auto" when
@@ -253,12 +254,13 @@ def shutdown() -> None:
     more. Does nothing when sparkray is not running. Also called when Python ends.
 
     A cluster that `RayContext.init` started runs on, without this program's objects and actors (detached ones stay):
-    `init` joins it again, `RayContext.stop` or the end of the SparkContext ends it.
+    `init` joins it again, `RayContext.stop` or the end of the SparkContext ends it. In a task of Spark it leaves the
+    cluster, and the next use of sparkray joins it again.
 
     Raises:
-        RuntimeError: called in a task or actor, which cannot leave the cluster.
+        RuntimeError: called in a task or actor of sparkray, which cannot leave the cluster.
     """
-    if _worker.state.core is not None and not _worker.state.is_driver:
+    if _worker.state.core is not None and not (_worker.state.is_driver or _worker.state.is_participant):
         raise RuntimeError("shutdown() is for drivers: a task ends when it returns, an actor by exit_actor()")
     _worker.disconnect()
 

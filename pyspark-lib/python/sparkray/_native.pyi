@@ -161,6 +161,10 @@ class CoreWorker:
         log_to_driver, python_version ("3.11"), log_callback (called with
         list[(name, pid, ip, text, is_stderr)])."""
     @staticmethod
+    def connect_participant(config: dict[str, Any]) -> CoreWorker:
+        """Takes part in the job of a driver elsewhere. Keys: those of `connect_driver` up to head_epoch, python_version
+        and left_callback (called by another thread, without arguments, once this process takes no part any more)."""
+    @staticmethod
     def connect_worker(fd: int, config: dict[str, Any]) -> CoreWorker:
         """In the forked child: `fd` is the connection to the raylet. Keys: what the zygote got from the raylet and
         python_version."""
@@ -294,6 +298,10 @@ def encode_table(
     hold_bytes: int,
 ) -> bytes:
     """`blocks`: (object_id, size, [(node_id, node_address)], where Spark should read it) each."""
+
+def decode_raylet_access(data: bytes) -> dict[str, Any]:
+    """What the manager of an executor tells a process of its tasks. Keys: failure (None, or why there is no raylet;
+    then the others are empty), cluster_id, token, head_epoch, node_id, socket_name."""
 
 def decode_table_schemas(data: bytes) -> list[tuple[int, str | None, tuple[int, str] | None]]:
     """For each block its index, its schema (StructType.json()) and (code, message) of what is wrong with it. Neither:

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict};
-use sparkray_proto::bridge::{ClusterNode, InitRequest, InitResult, Status, StopResult};
+use sparkray_proto::bridge::{ClusterNode, InitRequest, InitResult, RayletAccess, Status, StopResult};
 
 use super::{decode, encode};
 
@@ -82,6 +82,20 @@ pub(crate) fn decode_init_result<'py>(py: Python<'py>, data: &[u8]) -> PyResult<
         "driver_node",
         node_dict(py, result.driver_node.unwrap_or_default())?,
     )?;
+    Ok(dict)
+}
+
+/// A `RayletAccess` as a dict.
+#[pyfunction]
+pub(crate) fn decode_raylet_access<'py>(py: Python<'py>, data: &[u8]) -> PyResult<Bound<'py, PyDict>> {
+    let access: RayletAccess = decode(data)?;
+    let dict = PyDict::new(py);
+    dict.set_item("failure", access.failure)?;
+    dict.set_item("cluster_id", access.cluster_id)?;
+    dict.set_item("token", access.token)?;
+    dict.set_item("head_epoch", access.head_epoch)?;
+    dict.set_item("node_id", access.node_id)?;
+    dict.set_item("socket_name", access.socket_name)?;
     Ok(dict)
 }
 

@@ -5,7 +5,9 @@ mod cluster;
 mod feed;
 mod table;
 
-pub(crate) use cluster::{decode_init_result, decode_status, decode_stop_result, encode_init_request};
+pub(crate) use cluster::{
+    decode_init_result, decode_raylet_access, decode_status, decode_stop_result, encode_init_request,
+};
 pub(crate) use feed::{decode_feed_report, encode_feed_partitions, encode_feed_request};
 pub(crate) use table::{decode_table_schemas, encode_table};
 

@@ -244,7 +244,7 @@ def current_info(session_dir: str | None) -> ClusterInfo:
             "raylet_socket_name": worker.state.socket_name,
             "session_dir": session_dir,
             "cluster_id": core.cluster_id,
-            "namespace": worker.state.namespace,
+            "namespace": worker.job_namespace(),
             "webui_url": "",
         }
     )

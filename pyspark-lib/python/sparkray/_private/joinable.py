@@ -1,4 +1,4 @@
-"""`init` in a program whose cluster RayContext started: it joins that cluster and starts none of its own.
+"""`init` in a program whose cluster RayContext started, or in a task of Spark: it joins that cluster and starts none.
 
 `shutdown` leaves such a cluster, and whoever started it ends it. What `init` is asked for and a cluster that runs
 cannot give any more is said in one warning.
@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from sparkray._private import init, worker
+from sparkray._private import init, spark_task, worker
 
 # Where RayContext is told what `init` is asked for.
 _ARGUMENTS_OF_RAY_CONTEXT = {
@@ -31,14 +31,20 @@ class JoinableCluster(Protocol):
         """Raises RuntimeError when it is lost."""
 
     def is_connected(self) -> bool:
-        """Whether this process is a driver of it now."""
+        """Whether this process takes part in it now."""
 
     def connect(self, namespace: str | None = None, log_to_driver: bool | None = None) -> None:
-        """Makes this process a driver of it, which it is not. None: as when it was started."""
+        """Makes this process take part in it, which it does not. None: as when it was started."""
 
 
 def cluster_for(address: str | None) -> JoinableCluster | None:
-    """The cluster that `init` joins; None: there is none, or another one of this process is used or asked for."""
+    """The cluster that `init` joins; None: there is none, or another one of this process is used or asked for.
+
+    In a task of Spark it is always the executor's, and `init` never starts one.
+    """
+    in_task = spark_task.cluster()
+    if in_task is not None:
+        return in_task
     cluster = worker.state.joinable
     if cluster is None or cluster.is_connected():
         return cluster

@@ -61,6 +61,8 @@ def current() -> dict[str, str]:
     """The variables that what this process calls inherits: those of its task or actor, or of the driver's `init`."""
     if worker.state.is_driver:
         return worker.state.env_vars
+    if worker.state.is_participant:
+        return worker.job_env_vars()
     variables: dict[str, str] = json.loads(os.environ.get(_VARIABLE) or "{}").get("env_vars", {})
     return variables
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 import threading
@@ -50,11 +51,13 @@ class _State:
     def __init__(self) -> None:
         self.core: CoreWorker | None = None
         self.is_driver = True
+        # Takes part in the job of a driver elsewhere: see `spark_task`.
+        self.is_participant = False
         self.log_to_driver = True
         self.namespace = ""
-        # Of a driver's job: see `runtime_env`.
+        # Of a driver's job, or what a participant's `init` was told: see `runtime_env`.
         self.env_vars: dict[str, str] = {}
-        # The abstract Unix socket of this node's raylet, in a driver.
+        # The abstract Unix socket of this node's raylet, in a driver or participant.
         self.socket_name = ""
         self.why_not = _NEVER_STARTED
         # Whether workers may have printed something that is still under way.
@@ -79,6 +82,7 @@ def _after_fork_in_child() -> None:
         state.core = None
         state.on_shutdown = None
         state.joinable = None
+        state.is_participant = False
         state.why_not = _FORKED
 
 
@@ -89,8 +93,24 @@ def core_worker() -> CoreWorker:
     """The connection to the cluster. Raises RaySystemError when there is none."""
     core = state.core
     if core is None:
+        join_in_task()
+        core = state.core
+    if core is None:
         raise exceptions.RaySystemError(state.why_not if state.joinable is None else _LEFT)
     return core
+
+
+def join_in_task() -> None:
+    """Joins the cluster of the executor, in a process that runs a task of Spark and has not; elsewhere nothing happens.
+
+    Raises:
+        RaySystemError: there is none.
+    """
+    # A fork has its parent's task, and not its connection.
+    if "pyspark.taskcontext" in sys.modules and state.why_not is not _FORKED:
+        from sparkray._private import spark_task
+
+        spark_task.join()
 
 
 def python_version() -> str:
@@ -146,6 +166,7 @@ def connect_driver(
     try:
         # Workers of this job look it up: see `job_namespace`.
         core.kv_put(_namespace_key(core), chosen.encode())
+        _publish_env_vars(core, env_vars or {})
         job_modules.begin(core, origin or job_modules.Origin())
     except BaseException:
         core.shutdown()
@@ -155,10 +176,52 @@ def connect_driver(
     state.socket_name = connection.socket_name
     state.log_to_driver = log_to_driver
     state.is_driver = True
+    state.is_participant = False
     state.expects_output = False
     state.on_shutdown = on_shutdown
     log_output.set_local_ip(core.node_ip)
     log_output.set_shown(log_to_driver)
+    state.core = core
+    return core
+
+
+def connect_participant(connection: Connection) -> CoreWorker:
+    """Makes this process take part in the job of the driver of the cluster whose raylet runs on this machine. It leaves
+    when the raylet or the job ends. `joining` is held.
+
+    Args:
+        connection: the raylet.
+
+    Raises:
+        RaySystemError: the raylet does not answer, or the cluster has no driver.
+    """
+    mine: list[CoreWorker] = []
+
+    def left() -> None:
+        # Only once it has joined: the thread that reports this is another one. It ends with the last reference.
+        with joining:
+            if mine and state.core is mine.pop():
+                disconnect()
+
+    core = _native.CoreWorker.connect_participant(
+        {
+            "node_id": connection.node_id,
+            "socket_name": connection.socket_name,
+            "cluster_id": connection.cluster_id,
+            "token": connection.token,
+            "head_epoch": connection.head_epoch,
+            "python_version": python_version(),
+            "left_callback": left,
+        }
+    )
+    mine.append(core)
+    state.namespace = ""
+    state.env_vars = {}
+    state.socket_name = connection.socket_name
+    # Output of workers goes to the job's driver.
+    state.log_to_driver = False
+    state.is_driver = False
+    state.is_participant = True
     state.core = core
     return core
 
@@ -168,13 +231,16 @@ def change_settings(namespace: str | None, log_to_driver: bool | None, env_vars:
     from sparkray._private import log_output, remote_function
 
     if namespace is not None:
-        core = core_worker()
-        core.kv_put(_namespace_key(core), namespace.encode())
+        if state.is_driver:
+            core = core_worker()
+            core.kv_put(_namespace_key(core), namespace.encode())
         state.namespace = namespace
-    if log_to_driver is not None:
+    if log_to_driver is not None and state.is_driver:
         state.log_to_driver = log_to_driver
         log_output.set_shown(log_to_driver)
     if env_vars is not None and env_vars != state.env_vars:
+        if state.is_driver:
+            _publish_env_vars(core_worker(), env_vars)
         state.env_vars = dict(env_vars)
         remote_function.forget_templates()
 
@@ -183,10 +249,28 @@ def _namespace_key(core: CoreWorker) -> bytes:
     return b"sparkray/namespace/" + core.job_id.encode()
 
 
-def job_namespace() -> str:
-    """The namespace of the job that this process works for: the driver's. Workers ask each time, for it may change."""
+def _env_vars_key(core: CoreWorker) -> bytes:
+    return b"sparkray/env_vars/" + core.job_id.encode()
+
+
+def _publish_env_vars(core: CoreWorker, env_vars: dict[str, str]) -> None:
+    """For participants. Workers have them from their zygote."""
+    if env_vars or state.env_vars:
+        core.kv_put(_env_vars_key(core), json.dumps(env_vars).encode())
+
+
+def job_env_vars() -> dict[str, str]:
+    """The environment variables of a participant's job: what its driver said, and over that its own `init`."""
     core = core_worker()
-    if state.is_driver:
+    said: dict[str, str] = json.loads(core.kv_get(_env_vars_key(core)) or "{}")
+    return {**said, **state.env_vars}
+
+
+def job_namespace() -> str:
+    """The namespace of the job that this process works for: the driver's. Workers ask each time, for it may change;
+    a participant whose `init` was told one has that."""
+    core = core_worker()
+    if state.is_driver or state.namespace:
         return state.namespace
     return (core.kv_get(_namespace_key(core)) or b"").decode()
 
@@ -205,6 +289,9 @@ def disconnect() -> None:
     if core is None:
         return
     state.why_not = _STOPPED
+    if state.is_participant:
+        state.is_participant = False
+        state.is_driver = True
     job_modules.end()
     try:
         if state.expects_output and state.log_to_driver:
