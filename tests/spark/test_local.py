@@ -36,6 +36,12 @@ def test_spark_in_one_process_carries_a_cluster_of_one_node() -> None:
         assert rows[:2] == (10_000, 99_990_000)
         # In workers, not in this process.
         assert rows[2] >= 1 and rows[3] != os.getpid()
+        # Tasks of Spark join the driver's node.
+        seen = sc.parallelize([1, 2], 2).map(
+            lambda n: (n, sparkray.put(n), sparkray.get_runtime_context().get_node_id())
+        )
+        for number, reference, node_id in seen.collect():
+            assert sparkray.get(reference) == number and node_id == node["node_id"]
         context.stop()
         recorded.assert_gone()
         recorded.assert_quiet()
