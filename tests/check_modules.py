@@ -33,6 +33,7 @@ TABLES: dict[str, dict[str, str]] = {
         "node_lease": "",
         "python_start": "",
         "resources": "",
+        "bundle": "ids resources",
         "scheduling_strategy": "ids",
         "worker_key": "",
         "shared_moment": "",

@@ -2,6 +2,7 @@
 //! configuration, error codes and the lock. No I/O beyond reading randomness, no threads.
 
 mod address;
+mod bundle;
 mod config;
 mod error;
 mod ids;
@@ -18,6 +19,7 @@ mod value;
 mod worker_key;
 
 pub use address::WorkerAddress;
+pub use bundle::{BundleId, group_request, is_group_named_in};
 pub use config::{CUT_OFF_STATUS, HeadConfig, HeadReady, ParentNotice, RayletConfig, RayletReady};
 pub use error::ErrorCode;
 pub use ids::{

@@ -4,6 +4,9 @@ use std::collections::BTreeMap;
 
 const STEPS: f64 = 10_000.0;
 
+/// Between a resource's name and the bundle that it was reserved for, as in Ray.
+pub(crate) const GROUP_INFIX: &str = "_group_";
+
 /// An amount that cannot be a resource.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("resource {name} cannot be {amount}: use a number of at least 0")]
@@ -74,11 +77,30 @@ impl ResourceSet {
         }
     }
 
-    /// The largest share of `total` that is in use when `self` is available, 0 to 1.
+    /// Takes away what exists no more: a name of which nothing is left is gone.
+    pub fn remove(&mut self, amounts: &Self) {
+        self.subtract(amounts);
+        self.0
+            .retain(|name, steps| *steps != 0 || !amounts.0.contains_key(name));
+    }
+
+    /// The same amounts under other names.
+    #[must_use]
+    pub fn renamed(&self, rename: impl Fn(&str) -> String) -> Self {
+        Self(
+            self.0
+                .iter()
+                .map(|(name, steps)| (rename(name), *steps))
+                .collect(),
+        )
+    }
+
+    /// The largest share of `total` that is in use when `self` is available, 0 to 1. What bundles hold counts once, as what
+    /// it was before: how much of a bundle is in use says nothing about the node.
     pub fn utilization(&self, total: &Self) -> f64 {
         let mut highest: f64 = 0.0;
         for (name, steps) in &total.0 {
-            if *steps > 0 {
+            if *steps > 0 && !name.contains(GROUP_INFIX) {
                 let available = self.0.get(name).copied().unwrap_or(0);
                 highest = highest.max(1.0 - available as f64 / *steps as f64);
             }
@@ -115,6 +137,21 @@ mod tests {
         assert!(!available.covers(&set(&[("TPU", 0.1)])));
         assert!(ResourceSet::from_units([("CPU".to_owned(), -1.0)]).is_err());
         assert!(ResourceSet::from_units([("CPU".to_owned(), f64::NAN)]).is_err());
+    }
+
+    #[test]
+    fn what_is_removed_leaves_no_name_behind() {
+        let mut total = set(&[("CPU", 2.0), ("CPU_group_x", 1.0)]);
+        total.subtract(&set(&[("CPU", 2.0)]));
+        total.remove(&set(&[("CPU_group_x", 1.0)]));
+        assert_eq!(total.to_units(), BTreeMap::from([("CPU".to_owned(), 0.0)]));
+    }
+
+    #[test]
+    fn what_bundles_hold_does_not_count_twice() {
+        let total = set(&[("CPU", 4.0), ("CPU_group_x", 1.0)]);
+        let available = set(&[("CPU", 3.0)]);
+        assert!((available.utilization(&total) - 0.25).abs() < f64::EPSILON);
     }
 
     proptest! {

@@ -119,6 +119,10 @@ impl HeadState {
             FromNode::Report(report) => resource_report::report(change, node, report)?,
             FromNode::WorkerDeath(death) => worker_death::worker_died(change, node, &death)?,
             FromNode::Actor(report) => actor_report::report(change, node, report)?,
+            // Nobody asks for bundles yet.
+            FromNode::BundlesPrepared(_) => {
+                warn!(node_id = %node, "ignored an answer about bundles that were not asked for")
+            }
             FromNode::Log(batch) => log::forward(change, batch)?,
             FromNode::WatchActor(watch) => {
                 watch_actor::watch(change, node, ActorId::from_slice(&watch.actor_id)?);

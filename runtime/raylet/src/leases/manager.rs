@@ -1,7 +1,8 @@
 //! The lease manager: who may use this node's resources. Pure: it decides, others act.
 //!
 //! Invariants:
-//! 1. `available` = `total` - resources of leases that are not queued + what blocked workers lend.
+//! 1. `available` = `total` - what bundles reserve - resources of leases that are not queued + what blocked workers lend;
+//!    `total` includes what committed bundles offer.
 //! 2. A request is queued, waits for its worker, is granted, or was answered and is forgotten; never two of these.
 //! 3. A request repeated with the same id changes nothing.
 //! 4. Within a class (owner and resources) requests are served in order; between owners the one that
@@ -10,8 +11,12 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use sparkray_common::{JobId, LeaseId, NodeId, ResourceSet, WorkerId, WorkerKey};
+use sparkray_common::{
+    BundleId, JobId, LeaseId, NodeId, PlacementGroupId, ResourceSet, WorkerId, WorkerKey,
+    is_group_named_in,
+};
 
+use super::bundles::Bundles;
 use super::placement::{FirstLook, Own, missing};
 use crate::cluster_view::ClusterView;
 use crate::shape::Shape;
@@ -105,6 +110,7 @@ type Class = (LeaseOwner, Shape);
 pub(crate) struct LeaseManager {
     own: Own,
     available: ResourceSet,
+    bundles: Bundles,
     leases: HashMap<LeaseId, Lease>,
     queues: BTreeMap<Class, VecDeque<LeaseId>>,
     held: HashMap<LeaseOwner, usize>,
@@ -121,6 +127,7 @@ impl LeaseManager {
         Self {
             available: own.total().clone(),
             own,
+            bundles: Bundles::default(),
             leases: HashMap::new(),
             queues: BTreeMap::new(),
             held: HashMap::new(),
@@ -129,6 +136,11 @@ impl LeaseManager {
             first_look: FirstLook::default(),
             any_wanted: false,
         }
+    }
+
+    /// What this node has, with what its bundles offer.
+    pub(crate) fn total(&self) -> &ResourceSet {
+        self.own.total()
     }
 
     /// What is free; below zero while a worker that lent its CPUs runs again.
@@ -293,13 +305,14 @@ impl LeaseManager {
 
     /// A large request would wait for ever while small ones take every piece of room. So what comes free is kept for
     /// one that has waited, from time to time and not for long: whoever holds the room may itself wait for a
-    /// small request. Actors keep their room, so a request that does not fit beside them has no claim.
+    /// small request. Actors and bundles keep their room, so a request that does not fit beside them has no claim.
     fn keeps_room(&self, waited: Duration, shape: &Shape) -> bool {
         let phase = Duration::from_millis((waited.as_millis() % KEEP_EVERY.as_millis()) as u64);
         if phase < KEEP_AFTER || phase >= KEEP_AFTER + KEEP_FOR {
             return false;
         }
         let mut reachable = self.own.total().clone();
+        reachable.subtract(&self.bundles.reserved());
         for lease in self.leases.values() {
             if lease.request.owner == LeaseOwner::Head && lease.state != LeaseState::Queued {
                 reachable.subtract(&lease.request.shape.resources);
@@ -437,6 +450,75 @@ impl LeaseManager {
             .collect()
     }
 
+    /// Reserves all of these bundles of a group or none. True: they are reserved, now or since before.
+    pub(crate) fn prepare_bundles(&mut self, bundles: &[(BundleId, ResourceSet)]) -> bool {
+        let new: Vec<_> = bundles
+            .iter()
+            .filter(|(id, _)| !self.bundles.holds(*id))
+            .collect();
+        let mut together = ResourceSet::default();
+        for (_, amounts) in &new {
+            together.add(amounts);
+        }
+        if !self.own.runs_workers() || !self.available.covers(&together) {
+            return false;
+        }
+        self.available.subtract(&together);
+        for (id, amounts) in new {
+            self.bundles.prepare(*id, amounts.clone());
+        }
+        true
+    }
+
+    /// What was reserved becomes resources that requests can name.
+    pub(crate) fn commit_bundle(&mut self, id: BundleId) {
+        if let Some(offered) = self.bundles.commit(id) {
+            self.own.add(&offered);
+            self.available.add(&offered);
+        }
+    }
+
+    /// The bundle is here no more, and what it reserved is free again. What is in it ends.
+    pub(crate) fn return_bundle(&mut self, id: BundleId) -> Vec<EndedLease> {
+        let Some(bundle) = self.bundles.take(id) else {
+            return Vec::new();
+        };
+        let mut ended = Vec::new();
+        if let Some(offered) = bundle.offered() {
+            let is_last = !self.bundles.holds_any(id.group);
+            ended = self.end_where(|resources| {
+                id.is_named_in(resources) || (is_last && is_group_named_in(id.group, resources))
+            });
+            self.own.remove(&offered);
+            self.available.remove(&offered);
+        }
+        self.available.add(bundle.amounts());
+        ended
+    }
+
+    /// The group is no more: what is in its bundles, or waits for them, ends.
+    pub(crate) fn remove_group(&mut self, group: PlacementGroupId) -> Vec<EndedLease> {
+        let ended = self.end_where(|resources| is_group_named_in(group, resources));
+        for id in self.bundles.of_group(group) {
+            let more = self.return_bundle(id);
+            debug_assert!(more.is_empty(), "what is in a bundle names its group");
+        }
+        ended
+    }
+
+    /// Ends the leases and requests that ask for such resources, in the order of their ids.
+    fn end_where(&mut self, is_meant: impl Fn(&ResourceSet) -> bool) -> Vec<EndedLease> {
+        let meant = self.leases.iter().filter(|(_, lease)| {
+            let shape = &lease.request.shape;
+            is_meant(&shape.resources)
+        });
+        let mut ids: Vec<LeaseId> = meant.map(|(lease_id, _)| *lease_id).collect();
+        ids.sort_unstable();
+        ids.into_iter()
+            .filter_map(|lease_id| self.end(lease_id))
+            .collect()
+    }
+
     /// Whether an owner has leases that are not queued.
     pub(crate) fn holds_any(&self, owner: LeaseOwner) -> bool {
         self.held.contains_key(&owner)
@@ -542,6 +624,9 @@ fn overlap(left: &ResourceSet, right: &ResourceSet) -> bool {
         .any(|(name, amount)| *amount > 0.0 && right.get(name) > 0.0)
 }
 
+#[cfg(test)]
+#[path = "bundles_tests.rs"]
+mod bundles_tests;
 #[cfg(test)]
 #[path = "manager_tests.rs"]
 mod tests;

@@ -1,8 +1,11 @@
 //! Leases: who may use this node's resources, and what becomes of that when their owners go. Without I/O.
 //!
 //! [`Leases`] is the part: it takes what owners say, has the [`manager`] decide, and answers. `placement` says which node a
-//! request is for, `owners` knows the owners on other nodes and their connections, `infeasible` what the head is told.
+//! request is for, `bundles` what is reserved for placement groups, `owners` knows the owners on other nodes and their
+//! connections, `infeasible` what the head is told.
 
+mod bundles;
+mod group_orders;
 mod infeasible;
 mod manager;
 mod metrics;

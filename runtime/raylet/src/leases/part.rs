@@ -203,8 +203,12 @@ impl Leases {
             return;
         };
         debug_assert_eq!(ended.state, LeaseState::Granted(worker));
+        self.tell_broken(ended.request, cause, out);
+    }
+
+    /// A lease has ended that had a worker: the owner hears why.
+    pub(super) fn tell_broken(&mut self, request: LeaseRequest, cause: &str, out: &mut Outbox) {
         self.metrics.broken();
-        let request = ended.request;
         self.replies.remove(&request.lease_id);
         let message = LeaseBroken {
             lease_id: request.lease_id.to_vec().into(),
@@ -266,6 +270,11 @@ impl Leases {
     /// Whether a worker serves a process that asked for it; no verdict has ended that process yet.
     pub(crate) fn serves_an_owner(&self, worker: WorkerId) -> bool {
         self.manager.serves_an_owner(worker)
+    }
+
+    /// What this node has.
+    pub(crate) fn total(&self) -> &ResourceSet {
+        self.manager.total()
     }
 
     /// What is free.

@@ -33,6 +33,16 @@ impl Own {
         &self.total
     }
 
+    /// The node has more from now on.
+    pub(super) fn add(&mut self, resources: &ResourceSet) {
+        self.total.add(resources);
+    }
+
+    /// The node has that no more.
+    pub(super) fn remove(&mut self, resources: &ResourceSet) {
+        self.total.remove(resources);
+    }
+
     pub(super) fn runs_workers(&self) -> bool {
         self.runs_workers
     }

@@ -2,9 +2,9 @@
 
 use std::time::Instant;
 
-use sparkray_common::{ErrorCode, JobId, NodeId, WorkerId};
+use sparkray_common::{ErrorCode, JobId, LeaseId, NodeId, PlacementGroupId, WorkerId};
 use sparkray_proto::{
-    FrameKind, HeadReply, MessageError, NodeDeathNotice, NodeDied, WorkerDeathNotice, WorkerDied,
+    Failure, FrameKind, HeadReply, MessageError, NodeDeathNotice, NodeDied, WorkerDeathNotice, WorkerDied,
     head_message, head_reply,
 };
 use sparkray_rpc::Frame;
@@ -51,8 +51,30 @@ impl Router {
                 info!(job_id = %job, "job finished");
                 self.finish_job(job, now);
             }
+            head_message::Message::PrepareBundles(message) => {
+                self.leases.prepare_bundles(&message, &mut self.out)?;
+            }
+            head_message::Message::CommitBundles(message) => {
+                self.leases.commit_bundles(&message, &mut self.out)?;
+            }
+            head_message::Message::ReturnBundles(message) => {
+                let ended = self.leases.return_bundles(&message, &mut self.out)?;
+                self.left_without_bundle(ended);
+            }
+            head_message::Message::PlacementGroupRemoved(id) => {
+                let group = PlacementGroupId::from_slice(&id)?;
+                let ended = self.leases.remove_group(group, &mut self.out);
+                self.left_without_bundle(ended);
+            }
         }
         Ok(())
+    }
+
+    fn left_without_bundle(&mut self, ended: Vec<LeaseId>) {
+        for lease_id in ended {
+            let text = "its placement group was removed while it waited there; create another one and submit it again";
+            self.fail(lease_id, Failure::new(ErrorCode::Infeasible, text));
+        }
     }
 
     /// A driver hears of its job when this raylet knows it: what is of the job may come at once then. A driver that did

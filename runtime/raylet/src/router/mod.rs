@@ -229,6 +229,7 @@ impl Router {
             queued_leases: self.leases.queued_count() as u32,
             store: Some(self.objects.stats()),
             infeasible: self.leases.infeasible(&self.view),
+            total: Some(self.leases.total().into()),
         };
         self.head.report(report, now);
     }

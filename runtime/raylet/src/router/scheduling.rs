@@ -120,7 +120,7 @@ impl Router {
     }
 
     /// A request cannot be met.
-    fn fail(&mut self, lease_id: LeaseId, failure: Failure) {
+    pub(super) fn fail(&mut self, lease_id: LeaseId, failure: Failure) {
         match self.actors.by_lease(lease_id) {
             Some(actor) => self
                 .actors

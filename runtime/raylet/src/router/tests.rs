@@ -1,5 +1,6 @@
 //! The parts together, without a socket, a process or a task.
 
+mod bundles;
 mod idle_workers;
 mod infeasible;
 mod metrics;
