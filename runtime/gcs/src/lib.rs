@@ -7,11 +7,13 @@
 //! (tonic over the state, with the [`journal`]) and [`server`] (sockets, timer, end): no reply and no notice leaves before
 //! the journal has what it speaks of. The head is on no task's and no object's path.
 
+mod bundle_placement;
 mod change;
 mod commands;
 mod death;
 mod effects;
 mod error;
+mod group;
 mod journal;
 mod live;
 mod placement;

@@ -5,10 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prost::bytes::Bytes;
-use sparkray_common::{ActorId, JobId, Labels, NodeId, ResourceSet, WorkerAddress, WorkerId};
+use sparkray_common::{
+    ActorId, JobId, Labels, NodeId, PlacementGroupId, ResourceSet, WorkerAddress, WorkerId,
+};
 use sparkray_proto::ActorSpec;
 
 use crate::death::Death;
+use crate::group::GroupDescription;
 use crate::spec::SpecParts;
 
 /// The place of a record in the journal: the first one is 1, every other one more than the one before. 0 is before all.
@@ -65,6 +68,21 @@ pub(crate) enum Record {
     ActorWatched { actor: ActorId, node: NodeId },
     /// It does not want to any more.
     ActorUnwatched { actor: ActorId, node: NodeId },
+    /// A placement group waits for nodes.
+    GroupRegistered(Box<GroupDescription>),
+    /// Nodes are asked to reserve those bundles of a group that are on none.
+    GroupReserving {
+        group: PlacementGroupId,
+        bundles: Vec<(u32, NodeId)>,
+    },
+    /// A node has reserved what it was asked for.
+    BundlesReserved { group: PlacementGroupId, node: NodeId },
+    /// A node has no room for what it was asked for: the group waits again.
+    GroupRefused { group: PlacementGroupId },
+    /// All bundles of the group are on their nodes.
+    GroupCreated { group: PlacementGroupId },
+    /// The group is no more, and its name is free.
+    GroupRemoved { group: PlacementGroupId },
     /// A key has this value.
     KeyPut {
         namespace: String,

@@ -15,7 +15,7 @@
 
 use std::time::{Duration, Instant};
 
-use sparkray_common::{ActorId, ErrorCode, JobId, Metrics, NodeId};
+use sparkray_common::{ActorId, ErrorCode, JobId, Metrics, NodeId, PlacementGroupId};
 use sparkray_proto::head_reply::Reply;
 use sparkray_proto::head_request::Request;
 use sparkray_proto::node_message::Message as FromNode;
@@ -27,8 +27,8 @@ use tracing::warn;
 
 use crate::change::Change;
 use crate::commands::{
-    actor_report, attach_node, jobs, kill_actor, kv, log, malformed, node_death, queries, register_actor,
-    resource_report, tick, watch_actor, worker_death,
+    actor_report, attach_node, jobs, kill_actor, kv, log, malformed, node_death, place_groups,
+    placement_groups, queries, register_actor, resource_report, tick, watch_actor, worker_death,
 };
 use crate::effects::{Effect, Effects};
 use crate::live::Live;
@@ -119,10 +119,7 @@ impl HeadState {
             FromNode::Report(report) => resource_report::report(change, node, report)?,
             FromNode::WorkerDeath(death) => worker_death::worker_died(change, node, &death)?,
             FromNode::Actor(report) => actor_report::report(change, node, report)?,
-            // Nobody asks for bundles yet.
-            FromNode::BundlesPrepared(_) => {
-                warn!(node_id = %node, "ignored an answer about bundles that were not asked for")
-            }
+            FromNode::BundlesPrepared(answer) => place_groups::answered(change, node, &answer)?,
             FromNode::Log(batch) => log::forward(change, batch)?,
             FromNode::WatchActor(watch) => {
                 watch_actor::watch(change, node, ActorId::from_slice(&watch.actor_id)?);
@@ -195,6 +192,17 @@ impl HeadState {
                 // It asks about the process, which knows more than this state.
                 let text = "what the head has counted is not in its tables: ask its service";
                 return Err(Failure::new(ErrorCode::InvalidArgument, text));
+            }
+            Request::CreatePlacementGroup(request) => placement_groups::create(change, request)?,
+            Request::RemovePlacementGroup(request) => {
+                let id = PlacementGroupId::from_slice(&request.placement_group_id).map_err(malformed)?;
+                placement_groups::remove(change, id);
+            }
+            Request::GetPlacementGroup(request) => {
+                return placement_groups::get(&self.tables, &request).map(Reply::PlacementGroup);
+            }
+            Request::ListPlacementGroups(_) => {
+                return Ok(Reply::PlacementGroups(placement_groups::list(&self.tables)));
             }
             Request::ListActors(_) => return Ok(Reply::Actors(queries::list_actors(&self.tables))),
         }

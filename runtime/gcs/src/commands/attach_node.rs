@@ -8,7 +8,7 @@ use sparkray_proto::{Failure, RegisterNode};
 use tracing::info;
 
 use super::resource_report::read_amounts;
-use super::{malformed, place_actors};
+use super::{malformed, place_actors, place_groups};
 use crate::change::Change;
 use crate::record::{NodeDescription, Record};
 
@@ -47,6 +47,7 @@ pub(crate) fn attach(
         total,
         silence: silence_of(request.silence_seconds),
     })));
+    place_groups::place_waiting(change);
     place_actors::place_pending(change);
     Ok(id)
 }

@@ -5,7 +5,7 @@ use sparkray_proto::head_message::Message;
 use sparkray_proto::{Failure, JobFinished, JoinJob, MessageError, RegisterJob, RegisterJobReply};
 use tracing::info;
 
-use super::{check_lives, lifecycle, malformed, place_actors};
+use super::{check_lives, lifecycle, malformed, place_actors, placement_groups};
 use crate::change::Change;
 use crate::record::Record;
 use crate::tables::Tables;
@@ -66,6 +66,7 @@ pub(crate) fn finish(change: &mut Change<'_>, job: JobId) {
     for id in ended {
         lifecycle::die(change, id, "its job is over");
     }
+    placement_groups::job_over(change, job);
     place_actors::place_pending(change);
     change.send_to_all(&Message::JobFinished(JobFinished {
         job_id: job.to_vec().into(),

@@ -11,6 +11,8 @@ mod lifecycle;
 pub(crate) mod log;
 pub(crate) mod node_death;
 pub(crate) mod place_actors;
+pub(crate) mod place_groups;
+pub(crate) mod placement_groups;
 pub(crate) mod queries;
 pub(crate) mod register_actor;
 pub(crate) mod resource_report;

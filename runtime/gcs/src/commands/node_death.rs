@@ -6,7 +6,7 @@ use sparkray_proto::NodeDeathNotice;
 use sparkray_proto::head_message::Message;
 use tracing::info;
 
-use super::{jobs, lifecycle, place_actors};
+use super::{jobs, lifecycle, place_actors, place_groups};
 use crate::change::Change;
 use crate::record::Record;
 
@@ -16,6 +16,10 @@ pub(crate) fn detach(change: &mut Change<'_>, node: NodeId, cause: &str) {
         return;
     }
     info!(node_id = %node, cause, "node died");
+    let torn = change.tables().groups.reserving_with(node);
+    for id in torn {
+        place_groups::give_back(change, id);
+    }
     change.commit(Record::NodeDied { node });
     change.effects.detach(node);
     change.send_to_all(&Message::NodeDeath(NodeDeathNotice {

@@ -16,7 +16,9 @@ pub(crate) fn report(
     node: NodeId,
     report: ResourceReport,
 ) -> Result<(), MessageError> {
+    let total = report.total.as_ref().map(ResourceSet::try_from).transpose()?;
     let report = Report {
+        total,
         available: read_amounts(report.available.as_ref())?,
         queued_leases: report.queued_leases,
         store: report.store,

@@ -9,7 +9,7 @@ use sparkray_proto::head_message::Message;
 use tracing::{info, warn};
 
 use super::lifecycle::kill_message;
-use super::{infeasible_demand, log, node_death, place_actors};
+use super::{infeasible_demand, log, node_death, place_actors, place_groups};
 use crate::change::Change;
 use crate::live::Live;
 use crate::placement::describe;
@@ -34,6 +34,8 @@ pub(crate) fn tick(change: &mut Change<'_>, head_pid: u32) {
         node_death::detach(change, node, &cause);
     }
     repeat_kills(change);
+    // Not at every report: a node that seems to have room and has none is asked ten times a second at most.
+    place_groups::place_waiting(change);
     place_actors::place_pending(change);
     let (tables, live) = change.tables_and_live();
     for waiting in long_waits(now, tables, live) {

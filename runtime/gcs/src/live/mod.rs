@@ -120,6 +120,12 @@ impl Live {
             | Record::WorkerDied { .. }
             | Record::JobBegun { .. }
             | Record::JobOver { .. }
+            | Record::GroupRegistered(_)
+            | Record::GroupReserving { .. }
+            | Record::BundlesReserved { .. }
+            | Record::GroupRefused { .. }
+            | Record::GroupCreated { .. }
+            | Record::GroupRemoved { .. }
             | Record::KeyPut { .. }
             | Record::KeyDeleted { .. } => {}
         }

@@ -26,6 +26,8 @@ pub(crate) struct LiveNodes {
 #[derive(Debug)]
 struct LiveNode {
     last_heard: Instant,
+    /// As last reported: more than it joined with while it holds bundles.
+    total: ResourceSet,
     /// As last reported.
     available: ResourceSet,
     queued_leases: u32,
@@ -51,6 +53,8 @@ struct Reservation {
 /// What a node reports of itself, checked.
 #[derive(Debug)]
 pub(crate) struct Report {
+    /// `None`: as before.
+    pub(crate) total: Option<ResourceSet>,
     pub(crate) available: ResourceSet,
     pub(crate) queued_leases: u32,
     pub(crate) store: Option<StoreStats>,
@@ -77,10 +81,13 @@ impl LiveNodes {
                 || (!reservation.answered
                     && now.saturating_duration_since(reservation.made_at) < RESERVATION_AGE)
         });
-        let differs = node.available != report.available
+        let total = report.total.unwrap_or_else(|| node.total.clone());
+        let differs = node.total != total
+            || node.available != report.available
             || node.queued_leases != report.queued_leases
             || (report.store.is_some() && node.store != report.store);
         if differs {
+            node.total = total;
             node.available = report.available;
             node.queued_leases = report.queued_leases;
             node.store = report.store.or_else(|| node.store.take());
@@ -119,6 +126,12 @@ impl LiveNodes {
             let of_node = reserved.entry(reservation.node).or_default();
             of_node.push(&reservation.resources);
         }
+        for group in tables.groups.living() {
+            for (index, node) in group.asked().into_iter().flatten() {
+                let of_node = reserved.entry(*node).or_default();
+                of_node.push(&group.description.bundles[*index as usize]);
+            }
+        }
         let mut candidates = Vec::new();
         for description in tables.nodes.living() {
             let Some(live) = self.nodes.get(&description.id) else {
@@ -131,7 +144,7 @@ impl LiveNodes {
             candidates.push(Candidate {
                 node: description.id,
                 labels: Arc::clone(&description.labels),
-                total: description.total.clone(),
+                total: live.total.clone(),
                 available,
                 queued_leases: live.queued_leases,
                 actors: tables.actors.hosted_count(description.id),
@@ -171,6 +184,7 @@ impl LiveNodes {
     pub(super) fn join(&mut self, now: Instant, description: &NodeDescription) {
         let live = LiveNode {
             last_heard: now,
+            total: description.total.clone(),
             available: description.total.clone(),
             queued_leases: 0,
             store: None,
@@ -225,7 +239,7 @@ fn view(node: &Node, live: &LiveNode) -> NodeView {
         node_id: description.id.to_vec().into(),
         address: description.address.clone(),
         alive: node.alive,
-        total: Some((&description.total).into()),
+        total: Some((&live.total).into()),
         available: Some((&live.available).into()),
         queued_leases: live.queued_leases,
         labels: Labels::clone(&description.labels),

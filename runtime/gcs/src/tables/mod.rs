@@ -8,12 +8,15 @@
 
 pub(crate) mod actor;
 mod actors;
+pub(crate) mod group;
+mod groups;
 mod jobs;
 mod kv;
 mod nodes;
 mod workers;
 
 pub(crate) use actors::ActorTable;
+pub(crate) use groups::GroupTable;
 pub(crate) use jobs::JobTable;
 pub(crate) use kv::KvTable;
 pub(crate) use nodes::{Node, NodeTable};
@@ -26,6 +29,7 @@ use crate::record::Record;
 pub(crate) struct Tables {
     pub(crate) nodes: NodeTable,
     pub(crate) actors: ActorTable,
+    pub(crate) groups: GroupTable,
     pub(crate) jobs: JobTable,
     pub(crate) kv: KvTable,
     pub(crate) dead_workers: DeadWorkers,
@@ -39,6 +43,7 @@ impl Tables {
             Record::NodeDied { node } => {
                 self.nodes.die(*node);
                 self.actors.node_died(*node);
+                self.groups.node_died(*node);
             }
             Record::WorkerDied { worker } => self.dead_workers.remember(*worker),
             Record::JobBegun {
@@ -62,6 +67,12 @@ impl Tables {
             Record::ActorDied { actor, death } => self.actors.die(*actor, death),
             Record::ActorWatched { actor, node } => self.actors.watch(*actor, *node),
             Record::ActorUnwatched { actor, node } => self.actors.unwatch(*actor, *node),
+            Record::GroupRegistered(description) => self.groups.register(description),
+            Record::GroupReserving { group, bundles } => self.groups.reserve(*group, bundles),
+            Record::BundlesReserved { group, node } => self.groups.reserved(*group, *node),
+            Record::GroupRefused { group } => self.groups.refuse(*group),
+            Record::GroupCreated { group } => self.groups.create(*group),
+            Record::GroupRemoved { group } => self.groups.remove(*group),
             Record::KeyPut {
                 namespace,
                 key,

@@ -8,6 +8,7 @@ mod leases;
 mod lifetimes;
 mod metrics;
 mod nodes;
+mod placement_groups;
 mod properties;
 
 use std::collections::HashMap;
