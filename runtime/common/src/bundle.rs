@@ -70,6 +70,14 @@ pub fn is_group_named_in(group: PlacementGroupId, request: &ResourceSet) -> bool
     request.get(&group_name(group, MARKER)) > 0.0
 }
 
+/// The placement group that a request can only be met by.
+pub fn group_named_in(request: &ResourceSet) -> Option<PlacementGroupId> {
+    let prefix = format!("{MARKER}{GROUP_INFIX}");
+    let units = request.to_units();
+    let mut groups = units.keys().filter_map(|name| name.strip_prefix(&prefix));
+    groups.find_map(|group| PlacementGroupId::from_hex(group).ok())
+}
+
 fn group_name(group: PlacementGroupId, resource: &str) -> String {
     format!("{resource}{GROUP_INFIX}{group}")
 }
@@ -125,7 +133,10 @@ mod tests {
         let request = id.request(&ResourceSet::default());
         assert!(id.is_named_in(&request) && is_group_named_in(id.group, &request));
         assert!(!bundle(1, 1).is_named_in(&request));
+        assert_eq!(group_named_in(&request), Some(id.group));
+        assert_eq!(group_named_in(&cpus(1.0)), None);
         let any = group_request(id.group, &ResourceSet::default());
+        assert_eq!(group_named_in(&any), Some(id.group));
         assert!(!id.is_named_in(&any) && is_group_named_in(id.group, &any));
     }
 }

@@ -1,6 +1,6 @@
 //! A client registers an actor, or brings the arguments that were to follow.
 
-use sparkray_common::{ErrorCode, JobId, WorkerAddress};
+use sparkray_common::{ErrorCode, JobId, WorkerAddress, group_named_in};
 use sparkray_proto::{ActorSpec, Failure, MessageError, RegisterActor};
 
 use super::{check_lives, jobs, malformed, place_actors};
@@ -9,6 +9,7 @@ use crate::record::Record;
 use crate::spec::SpecParts;
 use crate::tables::Tables;
 use crate::tables::actor::Phase;
+use crate::tables::group::GroupPhase;
 
 /// Takes a new actor, whose job runs and whose owner lives. The same id again changes nothing, but for the arguments that
 /// were to follow, which may also come first.
@@ -59,6 +60,18 @@ fn check_new(tables: &Tables, parts: &SpecParts, spec: &ActorSpec) -> Result<(),
             format!(
                 "actor {} cannot have max_restarts={}: use -1 for no limit, or 0 or more",
                 parts.id, spec.max_restarts
+            ),
+        ));
+    }
+    if let Some(group) = group_named_in(&parts.demand.needs)
+        && let known = tables.groups.get(group)
+        && known.is_none_or(|known| known.phase == GroupPhase::Removed)
+    {
+        return Err(Failure::new(
+            ErrorCode::ActorUnschedulable,
+            format!(
+                "actor {} asks for placement group {group}, which was removed: create another one",
+                parts.id
             ),
         ));
     }

@@ -255,6 +255,9 @@ fn removal_ends_actors_tells_all_nodes_and_frees_the_name() {
     assert_eq!(cluster.orders(2).removed, 1);
     assert_eq!(cluster.group_state(1), PlacementGroupState::Removed);
     assert_eq!(cluster.places(1), [None, None]);
+    let mut late = cluster.spec(8, 0.0);
+    late.resources = Some((&bundle.request(&one_cpu)).into());
+    assert_eq!(code(cluster.register(late)), ErrorCode::ActorUnschedulable);
     cluster.remove_group(1);
     assert_eq!(cluster.orders(2).removed, 0, "it was removed before");
     let by_name = GetPlacementGroup {

@@ -68,6 +68,7 @@ impl Leases {
 
     /// A placement group was removed. As for [`Self::return_bundles`].
     pub(crate) fn remove_group(&mut self, group: PlacementGroupId, out: &mut Outbox) -> Vec<LeaseId> {
+        self.removed_groups.remember(group);
         let ended = self.manager.remove_group(group);
         if !ended.is_empty() {
             info!(placement_group_id = %group, leases = ended.len(), "ending what ran in a placement group");

@@ -13,6 +13,7 @@ mod owner_leases;
 mod owners;
 mod part;
 mod placement;
+mod removed_groups;
 mod requests;
 
 pub(crate) use manager::{LeaseOwner, LeaseRequest};

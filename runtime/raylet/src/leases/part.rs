@@ -13,6 +13,7 @@ use super::manager::{LeaseDecision, LeaseManager, LeaseOwner, LeaseRequest, Leas
 use super::metrics::LeaseMetrics;
 use super::owners::Owners;
 use super::placement::Own;
+use super::removed_groups::RemovedGroups;
 use crate::cluster_view::ClusterView;
 use crate::node_info::NodeInfo;
 use crate::outbox::{Event, Outbox};
@@ -46,6 +47,7 @@ pub(crate) struct Leases {
     /// Of owners' requests that were not answered yet. The head asks for actors' leases, and is not answered.
     pub(super) replies: HashMap<LeaseId, LeaseReply>,
     pub(super) owners: Owners,
+    pub(super) removed_groups: RemovedGroups,
     pub(super) metrics: LeaseMetrics,
 }
 
@@ -57,6 +59,7 @@ impl Leases {
             node,
             replies: HashMap::new(),
             owners: Owners::default(),
+            removed_groups: RemovedGroups::default(),
             metrics: LeaseMetrics::default(),
         }
     }

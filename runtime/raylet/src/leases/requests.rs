@@ -70,6 +70,15 @@ impl Leases {
             });
             return Ok(());
         }
+        if let Some(group) = self.removed_groups.named_in(&request.shape.resources) {
+            let text =
+                format!("placement group {group} was removed: create another one and submit the task again");
+            answer(&RequestWorkerLeaseReply {
+                failure: Some(Failure::new(ErrorCode::Infeasible, text)),
+                ..Default::default()
+            });
+            return Ok(());
+        }
         match self.manager.request(request, now) {
             Some(LeaseState::Granted(worker)) => answer(&self.grant_message(worker, pid_of(worker))),
             Some(LeaseState::Queued | LeaseState::Starting) => {

@@ -91,6 +91,12 @@ fn removal_kills_what_runs_in_a_bundle_and_refuses_what_waits_for_it() {
     assert_eq!(killed, vec![pid]);
     let refused = bench.granted(driver);
     assert!(refused.len() == 1 && refused[0].1.failure.is_some());
+    ask_in_bundle(&mut bench, driver);
+    let refused = bench.granted(driver);
+    assert!(
+        refused.len() == 1 && refused[0].1.failure.is_some(),
+        "who comes too late does not wait"
+    );
     assert_eq!(bench.router.free().0, &resources(&[("CPU", 1.0)]));
 }
 
