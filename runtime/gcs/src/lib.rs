@@ -1,4 +1,4 @@
-//! The head (Ray: GCS): the tables of nodes, jobs, actors and key-value pairs, and the service through
+//! The head (Ray: GCS): the tables of nodes, jobs, actors, placement groups and key-value pairs, and the service through
 //! which raylets and their clients reach them.
 //!
 //! What decides is [`state::HeadState`], a state machine without I/O and clocks: messages and the time go

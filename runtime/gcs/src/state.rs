@@ -12,6 +12,8 @@
 //!    ends and its registration arrive.
 //! 7. A node that was declared dead stays dead: it attaches no more, and what arrives from it is ignored. A stream that
 //!    broke declares nobody dead: the node attaches again, with all that it had, until its silence has lasted too long.
+//! 8. A placement group's bundles are committed on living nodes only, and when all that had no node are reserved. What a node was
+//!    asked to reserve is committed, or returned, or the node is dead.
 
 use std::time::{Duration, Instant};
 
