@@ -10,6 +10,10 @@ use sparkray_proto::PlacementStrategy;
 
 use crate::placement::Candidate;
 
+/// A node that comes next in a packed group is one where many of so many next bundles fit. More would not be worth the time: the
+/// head does nothing else meanwhile.
+const LOOKAHEAD: usize = 16;
+
 /// The bundles of one group that need a node.
 pub(crate) struct Wanted<'a> {
     pub(crate) strategy: PlacementStrategy,
@@ -22,6 +26,11 @@ pub(crate) struct Wanted<'a> {
 /// A node for each bundle, such that all have room at once; `None`: the nodes have none now. The largest bundle chooses
 /// first.
 pub(crate) fn choose_nodes(view: &[Candidate], wanted: &Wanted<'_>) -> Option<Vec<(u32, NodeId)>> {
+    // Most groups that wait do so because the cluster is full: that is to be seen without trying each bundle.
+    let free = sum(view.iter().map(|candidate| &candidate.available));
+    if !free.covers(&sum(wanted.bundles.iter().map(|(_, resources)| *resources))) {
+        return None;
+    }
     let mut bundles = wanted.bundles.clone();
     bundles.sort_by(|(_, left), (_, right)| compare_sizes(right, left));
     let mut view = view.to_vec();
@@ -42,10 +51,7 @@ fn on_one_node(
     bundles: &[(u32, &ResourceSet)],
     others: &[NodeId],
 ) -> Option<Vec<(u32, NodeId)>> {
-    let mut together = ResourceSet::default();
-    for (_, resources) in bundles {
-        together.add(resources);
-    }
+    let together = sum(bundles.iter().map(|(_, resources)| *resources));
     let fitting = view.iter().filter(|candidate| {
         candidate.available.covers(&together) && others.iter().all(|other| *other == candidate.node)
     });
@@ -83,11 +89,19 @@ fn one_by_one(
     Some(chosen)
 }
 
-/// How many of these bundles the node could have together.
+fn sum<'a>(amounts: impl Iterator<Item = &'a ResourceSet>) -> ResourceSet {
+    let mut sum = ResourceSet::default();
+    for resources in amounts {
+        sum.add(resources);
+    }
+    sum
+}
+
+/// How many of the next bundles the node could have together.
 fn how_many_fit(candidate: &Candidate, bundles: &[(u32, &ResourceSet)]) -> usize {
     let mut available = candidate.available.clone();
     let mut count = 0;
-    for (_, resources) in bundles {
+    for (_, resources) in bundles.iter().take(LOOKAHEAD) {
         if available.covers(resources) {
             available.subtract(resources);
             count += 1;
