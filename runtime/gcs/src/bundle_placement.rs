@@ -10,8 +10,8 @@ use sparkray_proto::PlacementStrategy;
 
 use crate::placement::Candidate;
 
-/// A node that comes next in a packed group is one where many of so many next bundles fit. More would not be worth the time: the
-/// head does nothing else meanwhile.
+/// So many of the next bundles of a packed group are looked at to find the node where most of them fit: the head does
+/// nothing else meanwhile.
 const LOOKAHEAD: usize = 16;
 
 /// The bundles of one group that need a node.
