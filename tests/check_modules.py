@@ -34,7 +34,7 @@ TABLES: dict[str, dict[str, str]] = {
         "python_start": "",
         "resources": "",
         "bundle": "ids resources",
-        "scheduling_strategy": "ids",
+        "scheduling_strategy": "bundle ids resources",
         "worker_key": "",
         "shared_moment": "",
         "telemetry": "",
@@ -254,11 +254,12 @@ TABLES: dict[str, dict[str, str]] = {
         "actor": "convert doors",
         "strategy": "convert",
         "arguments": "convert doors object_ref runtime strategy values",
+        "placement_groups": "arguments convert head runtime values",
         "results": "convert object_ref process runtime values",
         "execution": "convert object_ref objects process results runtime values",
         "incoming": "execution object_ref objects results runtime",
         "core_worker": "actor arguments convert doors execution feed head incoming joining metrics object_ref objects"
-        " runtime strategy values",
+        " placement_groups runtime strategy values",
         # What Python sees: lib.rs.
         "_native": "actor arguments bridge core_worker doors incoming object_ref object_ref_methods process values",
     },

@@ -1,5 +1,6 @@
 //! `CoreWorker`: this process in its cluster, as Python sees it.
 
+use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
 
@@ -17,10 +18,11 @@ use crate::doors::{self, Visitor};
 use crate::incoming::{self, PyIncomingTask};
 use crate::joining::{connect, optional, required};
 use crate::object_ref::ObjectRef;
+use crate::placement_groups::NewGroup;
 use crate::runtime::Runtime;
 use crate::strategy::{PyStrategy, worker_key};
 use crate::values::serialize;
-use crate::{execution, feed, head, metrics, objects};
+use crate::{execution, feed, head, metrics, objects, placement_groups};
 
 /// This process in its cluster: driver or worker.
 #[pyclass(frozen, name = "CoreWorker", module = "sparkray._native")]
@@ -217,6 +219,57 @@ impl PyCoreWorker {
 
     fn actors<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
         head::actors(py, &self.runtime)
+    }
+
+    /// Registers a placement group; its id.
+    fn create_placement_group<'py>(
+        &self,
+        py: Python<'py>,
+        bundles: Vec<BTreeMap<String, f64>>,
+        strategy: &str,
+        name: String,
+        namespace: String,
+        detached: bool,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let group = NewGroup {
+            bundles,
+            strategy,
+            name,
+            namespace,
+            detached,
+        };
+        placement_groups::create(py, &self.runtime, group)
+    }
+
+    fn remove_placement_group(&self, py: Python<'_>, group_id: &[u8]) -> PyResult<()> {
+        placement_groups::remove(py, &self.runtime, group_id)
+    }
+
+    /// What the head knows of a group, removed ones too; `None`: it knows none with this id. `timeout`: waits so many
+    /// seconds at most until it is created or removed.
+    #[pyo3(signature = (group_id, timeout = 0.0))]
+    fn placement_group<'py>(
+        &self,
+        py: Python<'py>,
+        group_id: &[u8],
+        timeout: f64,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        placement_groups::await_settled(py, &self.runtime, group_id, timeout)
+    }
+
+    /// As `placement_group`, by a name that was given to a group which is not removed.
+    fn named_placement_group<'py>(
+        &self,
+        py: Python<'py>,
+        name: &str,
+        namespace: &str,
+    ) -> PyResult<Option<Bound<'py, PyDict>>> {
+        placement_groups::named(py, &self.runtime, name, namespace)
+    }
+
+    /// All groups that the head knows.
+    fn placement_groups<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
+        placement_groups::list(py, &self.runtime)
     }
 
     /// What a process has counted: this "worker", or its "raylet", or the "head".

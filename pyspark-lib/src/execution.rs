@@ -9,8 +9,9 @@ use bytes::Bytes;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use sparkray_common::sync::Mutex;
-use sparkray_common::{ActorId, FunctionId, JobId, TaskId};
+use sparkray_common::{ActorId, BundleChoice, FunctionId, JobId, TaskId};
 use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, WorkItem};
+use sparkray_proto::SchedulingStrategy;
 use tracing::{Span, debug_span};
 
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
@@ -70,6 +71,8 @@ struct Loop<'py> {
     job_id: JobId,
     /// What libraries may use, as the last push of a function said it.
     threads: u32,
+    /// Where the last function ran, or the actor is.
+    bundle: Option<BundleChoice>,
 }
 
 /// Runs calls until the worker is to end.
@@ -88,6 +91,7 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
         label: String::new(),
         job_id: JobId::NIL,
         threads: 0,
+        bundle: None,
     };
     let core = &runtime.core;
     loop {
@@ -149,13 +153,26 @@ impl<'py> Loop<'py> {
         }
     }
 
+    fn take_bundle(&mut self, bundle: Option<BundleChoice>) {
+        if self.bundle == bundle {
+            return;
+        }
+        let group = bundle.map(|choice| PyBytes::new(self.py, choice.group.as_bytes()));
+        let captures = bundle.is_some_and(|choice| choice.captures_child_tasks);
+        match self.hooks.call_method1("set_placement_group", (group, captures)) {
+            Ok(_) => self.bundle = bundle,
+            Err(error) => error.write_unraisable(self.py, None),
+        }
+    }
+
     fn run_task(&mut self, task: &IncomingTask) {
         let _span = span_of(task, || self.actor_id).entered();
         self.take_job(task.job_id);
         if self.instance.is_none() {
-            // An actor keeps the label, and the threads, that it was created with.
+            // An actor keeps the label, the threads and the bundle that it was created with.
             self.take_label(&task.name);
             self.take_threads(task.num_threads);
+            self.take_bundle(task.bundle);
         }
         if *self.name != *task.name {
             self.name = Rc::from(task.name.as_str());
@@ -239,6 +256,9 @@ impl<'py> Loop<'py> {
             .as_ref()
             .and_then(|held| held.units.get("CPU"));
         self.take_threads(cpus.map_or(0, |cpus| if *cpus < 2.0 { 0 } else { *cpus as u32 }));
+        let strategy = SchedulingStrategy::read(work.spec.strategy.as_ref())
+            .map_err(|error| exception(py, &CoreError::from(error)))?;
+        self.take_bundle(strategy.bundle());
         let found = self.hooks.call_method1("before_actor", (class_blob,));
         let made = found.and_then(|_| self.actor_spec(&work)).and_then(|spec| {
             let instance = self.hooks.call_method1("create_actor", (&spec,))?;

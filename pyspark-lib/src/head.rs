@@ -9,7 +9,12 @@ use crate::convert::{bad_id, check_signals, wait_exception};
 use crate::feed;
 use crate::runtime::Runtime;
 
-fn ask(py: Python<'_>, runtime: &Runtime, request: head_request::Request) -> PyResult<head_reply::Reply> {
+/// Asks the head.
+pub(crate) fn ask(
+    py: Python<'_>,
+    runtime: &Runtime,
+    request: head_request::Request,
+) -> PyResult<head_reply::Reply> {
     py.detach(|| runtime.core.ask_head(request, &check_signals))
         .map_err(|error| wait_exception(py, error, "the head was not heard"))
 }

@@ -21,6 +21,7 @@ mod notices;
 mod object_ref;
 mod object_ref_methods;
 mod objects;
+mod placement_groups;
 mod process;
 mod results;
 mod runtime;

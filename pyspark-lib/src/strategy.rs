@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use sparkray_common::{
-    LabelConstraint, LabelOperator, LabelSelector, Language, NodeId, RuntimeEnvironment, SchedulingStrategy,
-    WorkerKey,
+    BundleChoice, LabelConstraint, LabelOperator, LabelSelector, Language, NodeId, PlacementGroupId,
+    RuntimeEnvironment, SchedulingStrategy, WorkerKey,
 };
 
 use crate::convert::bad_id;
@@ -14,7 +14,8 @@ use crate::convert::bad_id;
 /// Key, operator and values of one constraint.
 type Constraint = (String, String, Vec<String>);
 
-/// From `("SPREAD",)`, `("NODE_AFFINITY", node id, soft)` or `("NODE_LABELS", hard, soft)`.
+/// From `("SPREAD",)`, `("NODE_AFFINITY", node id, soft)`, `("NODE_LABELS", hard, soft)` or
+/// `("BUNDLE", group id, index or None, captures child tasks)`.
 #[derive(Default)]
 pub(crate) struct PyStrategy(pub(crate) SchedulingStrategy);
 
@@ -43,6 +44,14 @@ fn read(strategy: &Bound<'_, PyAny>) -> PyResult<SchedulingStrategy> {
                 hard: selector(hard)?,
                 soft: selector(soft)?,
             }
+        }
+        "BUNDLE" => {
+            let (_, group, index, captures): (String, Vec<u8>, Option<u32>, bool) = strategy.extract()?;
+            SchedulingStrategy::Bundle(BundleChoice {
+                group: PlacementGroupId::from_slice(&group).map_err(bad_id)?,
+                index,
+                captures_child_tasks: captures,
+            })
         }
         other => return Err(PyValueError::new_err(format!("unknown strategy {other}"))),
     })

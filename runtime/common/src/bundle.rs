@@ -58,6 +58,40 @@ impl std::fmt::Display for BundleId {
     }
 }
 
+/// Which bundles of a placement group a task or an actor may be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BundleChoice {
+    /// The group.
+    pub group: PlacementGroupId,
+    /// One bundle; `None`: any of them.
+    pub index: Option<u32>,
+    /// What is called from there goes into the group too, unless it says where it wants to be.
+    pub captures_child_tasks: bool,
+}
+
+impl BundleChoice {
+    /// What to ask for, so that a request for `amounts` is met in such a bundle alone.
+    pub fn request(&self, amounts: &ResourceSet) -> ResourceSet {
+        match self.index {
+            Some(index) => BundleId {
+                group: self.group,
+                index,
+            }
+            .request(amounts),
+            None => group_request(self.group, amounts),
+        }
+    }
+}
+
+impl std::fmt::Display for BundleChoice {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.index {
+            Some(index) => write!(formatter, "bundle {index} of placement group {}", self.group),
+            None => write!(formatter, "any bundle of placement group {}", self.group),
+        }
+    }
+}
+
 /// What to ask for, so that a request for `amounts` is met by any bundle of the group.
 pub fn group_request(group: PlacementGroupId, amounts: &ResourceSet) -> ResourceSet {
     let mut amounts = amounts.clone();

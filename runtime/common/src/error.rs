@@ -46,11 +46,15 @@ pub enum ErrorCode {
     ActorUnschedulable = 20,
     /// No worker can start in the environment that its program asked for.
     RuntimeEnvSetup = 21,
+    /// The placement group that the task was to run in was removed.
+    TaskPlacementGroupRemoved = 22,
+    /// The placement group that the actor was to live in was removed before the actor was created.
+    ActorPlacementGroupRemoved = 23,
 }
 
 impl ErrorCode {
     /// Every code, in order of its number.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 23] = [
         Self::Internal,
         Self::InvalidArgument,
         Self::NotFound,
@@ -72,6 +76,8 @@ impl ErrorCode {
         Self::FetchTimedOut,
         Self::ActorUnschedulable,
         Self::RuntimeEnvSetup,
+        Self::TaskPlacementGroupRemoved,
+        Self::ActorPlacementGroupRemoved,
     ];
 
     /// Reads a code from a message; an unknown one is [`ErrorCode::Internal`].

@@ -19,7 +19,7 @@ mod value;
 mod worker_key;
 
 pub use address::WorkerAddress;
-pub use bundle::{BundleId, group_named_in, group_request, is_group_named_in};
+pub use bundle::{BundleChoice, BundleId, group_named_in, group_request, is_group_named_in};
 pub use config::{CUT_OFF_STATUS, HeadConfig, HeadReady, ParentNotice, RayletConfig, RayletReady};
 pub use error::ErrorCode;
 pub use ids::{

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 
-use crate::NodeId;
+use crate::{BundleChoice, NodeId, ResourceSet};
 
 /// Names and values of a node.
 pub type Labels = HashMap<String, String>;
@@ -32,6 +32,8 @@ pub enum SchedulingStrategy {
         /// Nodes that meet this too come first.
         soft: LabelSelector,
     },
+    /// In a bundle of a placement group.
+    Bundle(BundleChoice),
 }
 
 impl SchedulingStrategy {
@@ -40,10 +42,28 @@ impl SchedulingStrategy {
         Self::NodeAffinity { node, soft: false }
     }
 
-    /// Whether a node may be used.
+    /// What a node must have, so that `amounts` are met there. In bundles resources have names of their own, so that only
+    /// nodes that hold the bundle have them.
+    #[must_use]
+    pub fn demand(&self, amounts: ResourceSet) -> ResourceSet {
+        match self {
+            Self::Bundle(choice) => choice.request(&amounts),
+            Self::Default | Self::Spread | Self::NodeAffinity { .. } | Self::NodeLabels { .. } => amounts,
+        }
+    }
+
+    /// The bundles that it may be in.
+    pub fn bundle(&self) -> Option<BundleChoice> {
+        match self {
+            Self::Bundle(choice) => Some(*choice),
+            Self::Default | Self::Spread | Self::NodeAffinity { .. } | Self::NodeLabels { .. } => None,
+        }
+    }
+
+    /// Whether a node may be used. Of a bundle's node the names of its resources tell.
     pub fn allows(&self, node: NodeId, labels: &Labels) -> bool {
         match self {
-            Self::Default | Self::Spread | Self::NodeAffinity { soft: true, .. } => true,
+            Self::Default | Self::Spread | Self::NodeAffinity { soft: true, .. } | Self::Bundle(_) => true,
             Self::NodeAffinity {
                 node: wanted,
                 soft: false,
@@ -55,7 +75,7 @@ impl SchedulingStrategy {
     /// Whether a node comes before others that may be used.
     pub fn prefers(&self, node: NodeId, labels: &Labels) -> bool {
         match self {
-            Self::Default | Self::Spread => true,
+            Self::Default | Self::Spread | Self::Bundle(_) => true,
             Self::NodeAffinity { node: wanted, .. } => *wanted == node,
             Self::NodeLabels { soft, .. } => soft.matches(labels),
         }
@@ -128,6 +148,7 @@ impl std::fmt::Display for SchedulingStrategy {
             Self::NodeAffinity { node, soft: false } => write!(formatter, "node {node}"),
             Self::NodeAffinity { node, soft: true } => write!(formatter, "node {node} if possible"),
             Self::NodeLabels { hard, .. } => write!(formatter, "a node with the labels {hard}"),
+            Self::Bundle(choice) => choice.fmt(formatter),
         }
     }
 }
@@ -158,6 +179,7 @@ impl std::fmt::Display for LabelOperator {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{BundleId, PlacementGroupId};
 
     fn constraint(key: &str, operator: LabelOperator) -> LabelConstraint {
         LabelConstraint {
@@ -204,6 +226,24 @@ mod tests {
         let selector = LabelSelector::new(vec![other.clone(), one.clone()]);
         assert_eq!(selector, LabelSelector::new(vec![one, other]));
         assert_eq!(selector.to_string(), "{a: any, b: in(x)}");
+    }
+
+    #[test]
+    fn only_in_a_bundle_resources_have_other_names() {
+        let amounts = || ResourceSet::from_units([("CPU".to_owned(), 1.0)]).unwrap();
+        let group = PlacementGroupId::from_array([1; 16]);
+        for (index, offered) in [(Some(0), true), (None, true), (Some(1), false)] {
+            let choice = BundleChoice {
+                group,
+                index,
+                captures_child_tasks: false,
+            };
+            let strategy = SchedulingStrategy::Bundle(choice);
+            let first = BundleId { group, index: 0 }.node_resources(&amounts());
+            assert_eq!(first.covers(&strategy.demand(amounts())), offered, "{strategy}");
+            assert!(!amounts().covers(&strategy.demand(amounts())));
+        }
+        assert_eq!(SchedulingStrategy::Spread.demand(amounts()), amounts());
     }
 
     #[test]

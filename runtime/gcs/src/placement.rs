@@ -123,6 +123,12 @@ pub(crate) fn describe_missing(view: &[Candidate], demand: &Demand) -> String {
     if view.is_empty() {
         return "the cluster has no nodes".to_owned();
     }
+    if let SchedulingStrategy::Bundle(choice) = demand.strategy {
+        let bundle = choice.request(&ResourceSet::default());
+        if !view.iter().any(|candidate| candidate.total.covers(&bundle)) {
+            return format!("no node has {choice} yet");
+        }
+    }
     let mut missing = Vec::new();
     for (name, needed) in demand.needs.to_units() {
         let largest = view
@@ -135,7 +141,7 @@ pub(crate) fn describe_missing(view: &[Candidate], demand: &Demand) -> String {
     }
     if missing.is_empty() {
         return match &demand.strategy {
-            SchedulingStrategy::Default | SchedulingStrategy::Spread => {
+            SchedulingStrategy::Default | SchedulingStrategy::Spread | SchedulingStrategy::Bundle(_) => {
                 "no single node has all of it together".to_owned()
             }
             strategy => format!("it may only be on {strategy}"),

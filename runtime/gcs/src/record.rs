@@ -93,6 +93,13 @@ pub(crate) enum Record {
     KeyDeleted { namespace: String, key: Bytes },
 }
 
+impl Record {
+    /// Whether those who wait for a placement group to be created may be waiting for it no more.
+    pub(crate) fn settles_a_group(&self) -> bool {
+        matches!(self, Self::GroupCreated { .. } | Self::GroupRemoved { .. })
+    }
+}
+
 /// What a node says of itself when it joins, checked.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NodeDescription {

@@ -14,7 +14,7 @@ pub(crate) struct SpecParts {
     pub(crate) demand: Demand,
 }
 
-/// What an actor asks of a node.
+/// What an actor asks of a node; in a bundle, by the names that resources have there.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Demand {
     /// What it takes while it lives.
@@ -43,14 +43,15 @@ impl SpecParts {
             }
         }
         let held = spec.resources.as_ref().map(ResourceSet::try_from).transpose()?;
+        let strategy = proto::SchedulingStrategy::read(spec.strategy.as_ref())?;
         Ok(Self {
             id: ActorId::from_slice(&spec.actor_id)?,
             job: JobId::from_slice(&spec.job_id)?,
             owner: owner.try_into()?,
             demand: Demand {
-                held: held.unwrap_or_default(),
-                needs: ResourceSet::from_units(needs)?,
-                strategy: proto::SchedulingStrategy::read(spec.strategy.as_ref())?,
+                held: strategy.demand(held.unwrap_or_default()),
+                needs: strategy.demand(ResourceSet::from_units(needs)?),
+                strategy,
             },
         })
     }

@@ -201,10 +201,12 @@ impl HeadState {
                 placement_groups::remove(change, id);
             }
             Request::GetPlacementGroup(request) => {
-                return placement_groups::get(&self.tables, &request).map(Reply::PlacementGroup);
+                let found = placement_groups::get(&self.tables, &self.live, &request);
+                return found.map(Reply::PlacementGroup);
             }
             Request::ListPlacementGroups(_) => {
-                return Ok(Reply::PlacementGroups(placement_groups::list(&self.tables)));
+                let groups = placement_groups::list(&self.tables, &self.live);
+                return Ok(Reply::PlacementGroups(groups));
             }
             Request::ListActors(_) => return Ok(Reply::Actors(queries::list_actors(&self.tables))),
         }

@@ -1,14 +1,15 @@
 //! Scheduling strategies: the message and the domain type.
 
 use sparkray_common::{
-    LabelConstraint, LabelOperator as Operator, LabelSelector, NodeId, SchedulingStrategy,
+    BundleChoice, LabelConstraint, LabelOperator as Operator, LabelSelector, NodeId, PlacementGroupId,
+    SchedulingStrategy,
 };
 
 use crate::MessageError;
 use crate::generated::scheduling_strategy::Strategy;
 use crate::generated::{
-    Empty, LabelConstraint as ConstraintMessage, LabelOperator, NodeAffinity, NodeLabels,
-    SchedulingStrategy as StrategyMessage,
+    BundleChoice as ChoiceMessage, Empty, LabelConstraint as ConstraintMessage, LabelOperator, NodeAffinity,
+    NodeLabels, SchedulingStrategy as StrategyMessage,
 };
 
 impl From<&SchedulingStrategy> for StrategyMessage {
@@ -24,6 +25,7 @@ impl From<&SchedulingStrategy> for StrategyMessage {
                 hard: constraints_of(hard),
                 soft: constraints_of(soft),
             })),
+            SchedulingStrategy::Bundle(choice) => Some(Strategy::Bundle(choice.into())),
         };
         Self { strategy }
     }
@@ -44,6 +46,29 @@ impl TryFrom<&StrategyMessage> for SchedulingStrategy {
                 hard: selector_of(&labels.hard),
                 soft: selector_of(&labels.soft),
             },
+            Some(Strategy::Bundle(choice)) => Self::Bundle(choice.try_into()?),
+        })
+    }
+}
+
+impl From<&BundleChoice> for ChoiceMessage {
+    fn from(choice: &BundleChoice) -> Self {
+        Self {
+            placement_group_id: choice.group.to_vec().into(),
+            index: choice.index,
+            captures_child_tasks: choice.captures_child_tasks,
+        }
+    }
+}
+
+impl TryFrom<&ChoiceMessage> for BundleChoice {
+    type Error = MessageError;
+
+    fn try_from(message: &ChoiceMessage) -> Result<Self, MessageError> {
+        Ok(Self {
+            group: PlacementGroupId::from_slice(&message.placement_group_id)?,
+            index: message.index,
+            captures_child_tasks: message.captures_child_tasks,
         })
     }
 }
@@ -117,6 +142,16 @@ mod tests {
                 hard: selector("a", Operator::Exists),
                 soft: selector("b", Operator::DoesNotExist),
             },
+            SchedulingStrategy::Bundle(BundleChoice {
+                group: PlacementGroupId::random(),
+                index: Some(0),
+                captures_child_tasks: true,
+            }),
+            SchedulingStrategy::Bundle(BundleChoice {
+                group: PlacementGroupId::random(),
+                index: None,
+                captures_child_tasks: false,
+            }),
         ];
         for strategy in strategies {
             let message = StrategyMessage::from(&strategy);

@@ -7,6 +7,7 @@ from sparkray.exceptions import (
     ActorAlreadyExistsError,
     ActorDiedError,
     ActorHandleNotFoundError,
+    ActorPlacementGroupRemoved,
     ActorUnavailableError,
     ActorUnschedulableError,
     AuthenticationError,
@@ -19,6 +20,7 @@ from sparkray.exceptions import (
     RaySystemError,
     RuntimeEnvSetupError,
     TaskCancelledError,
+    TaskPlacementGroupRemoved,
     TaskUnschedulableError,
     WorkerCrashedError,
 )
@@ -46,6 +48,8 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
     ErrorCode.FETCH_TIMED_OUT: ObjectFetchTimedOutError,
     ErrorCode.ACTOR_UNSCHEDULABLE: ActorUnschedulableError,
     ErrorCode.RUNTIME_ENV_SETUP: RuntimeEnvSetupError,
+    ErrorCode.TASK_PLACEMENT_GROUP_REMOVED: TaskPlacementGroupRemoved,
+    ErrorCode.ACTOR_PLACEMENT_GROUP_REMOVED: ActorPlacementGroupRemoved,
 }
 
 

@@ -12,14 +12,18 @@ use tracing::{debug, info};
 
 use crate::bundle_placement::{Wanted, choose_nodes};
 use crate::change::Change;
+use crate::placement::Candidate;
 use crate::record::Record;
 use crate::tables::group::{GroupPhase, PlacementGroup};
 
 /// Tries all that wait, oldest first.
 pub(crate) fn place_waiting(change: &mut Change<'_>) {
-    for id in change.tables().groups.waiting() {
-        // Anew for each: what the one before reserves is taken.
-        let view = change.candidates();
+    let waiting = change.tables().groups.waiting();
+    if waiting.is_empty() {
+        return;
+    }
+    let mut view = change.candidates();
+    for id in waiting {
         let Some(group) = change.tables().groups.get(id) else {
             continue;
         };
@@ -31,8 +35,29 @@ pub(crate) fn place_waiting(change: &mut Change<'_>) {
         };
         if let Some(bundles) = choose_nodes(&view, &wanted) {
             reserve(change, id, bundles);
+            // Without what this one takes.
+            view = change.candidates();
         }
     }
+}
+
+/// Whether the nodes could have all bundles of a group if nothing else was there.
+pub(super) fn could_be_placed(view: &[Candidate], group: &PlacementGroup) -> bool {
+    let empty = |candidate: &Candidate| Candidate {
+        available: candidate.total.clone(),
+        ..candidate.clone()
+    };
+    let empty: Vec<Candidate> = view.iter().map(empty).collect();
+    let description = &group.description;
+    let bundles = description.bundles.iter().enumerate();
+    let wanted = Wanted {
+        strategy: description.strategy,
+        bundles: bundles
+            .map(|(index, resources)| (index as u32, resources))
+            .collect(),
+        others: Vec::new(),
+    };
+    choose_nodes(&empty, &wanted).is_some()
 }
 
 fn reserve(change: &mut Change<'_>, id: PlacementGroupId, bundles: Vec<(u32, NodeId)>) {

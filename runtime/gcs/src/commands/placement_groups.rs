@@ -9,10 +9,13 @@ use tracing::info;
 
 use super::{jobs, lifecycle, malformed, place_groups};
 use crate::change::Change;
+use crate::death::Death;
 use crate::group::GroupDescription;
+use crate::live::Live;
+use crate::placement::Candidate;
 use crate::record::Record;
 use crate::tables::Tables;
-use crate::tables::group::GroupPhase;
+use crate::tables::group::{GroupPhase, PlacementGroup};
 
 /// Bundles that one group may have: it is placed as a whole, within one event of the head.
 const MAX_BUNDLES: usize = 1000;
@@ -66,7 +69,18 @@ pub(crate) fn remove(change: &mut Change<'_>, id: PlacementGroupId) {
     let actors = &change.tables().actors;
     let inside = actors.living_where(|actor| is_group_named_in(id, &actor.parts.demand.needs));
     for actor in inside {
-        lifecycle::die(change, actor, &format!("its placement group {id} was removed"));
+        let cause = format!("its placement group {id} was removed");
+        let actors = &change.tables().actors;
+        // As in Ray: one that has never lived could not be scheduled.
+        let has_lived = actors
+            .get(actor)
+            .is_some_and(|actor| actor.incarnation > 0 || actor.node().is_some());
+        let death = if has_lived {
+            Death::of(cause)
+        } else {
+            Death::unschedulable(cause)
+        };
+        lifecycle::end_actor(change, actor, death, false);
     }
     change.commit(Record::GroupRemoved { group: id });
     change.send_to_all(&Message::PlacementGroupRemoved(id.to_vec().into()));
@@ -85,8 +99,13 @@ pub(super) fn job_over(change: &mut Change<'_>, job: JobId) {
 }
 
 /// A group by its id, or by its name among those that are not removed.
-pub(crate) fn get(tables: &Tables, request: &GetPlacementGroup) -> Result<PlacementGroupRecord, Failure> {
+pub(crate) fn get(
+    tables: &Tables,
+    live: &Live,
+    request: &GetPlacementGroup,
+) -> Result<PlacementGroupRecord, Failure> {
     let groups = &tables.groups;
+    let record = |group: &PlacementGroup| describe(group, &live.nodes.candidates(tables));
     if !request.placement_group_id.is_empty() {
         let id = PlacementGroupId::from_slice(&request.placement_group_id).map_err(malformed)?;
         let unknown = || {
@@ -95,10 +114,10 @@ pub(crate) fn get(tables: &Tables, request: &GetPlacementGroup) -> Result<Placem
             );
             Failure::new(ErrorCode::NotFound, text)
         };
-        return groups.get(id).map(|group| group.record()).ok_or_else(unknown);
+        return groups.get(id).map(record).ok_or_else(unknown);
     }
     let found = groups.named(&request.namespace, &request.name);
-    found.map(|group| group.record()).ok_or_else(|| {
+    found.map(record).ok_or_else(|| {
         let text = format!(
             "no placement group is named '{}' in namespace '{}': check name and namespace; it may also have been removed",
             request.name, request.namespace
@@ -108,8 +127,16 @@ pub(crate) fn get(tables: &Tables, request: &GetPlacementGroup) -> Result<Placem
 }
 
 /// All groups, removed ones too.
-pub(crate) fn list(tables: &Tables) -> PlacementGroupList {
+pub(crate) fn list(tables: &Tables, live: &Live) -> PlacementGroupList {
+    let view = live.nodes.candidates(tables);
+    let groups = tables.groups.all();
     PlacementGroupList {
-        placement_groups: tables.groups.all().map(|group| group.record()).collect(),
+        placement_groups: groups.map(|group| describe(group, &view)).collect(),
     }
+}
+
+fn describe(group: &PlacementGroup, view: &[Candidate]) -> PlacementGroupRecord {
+    let mut record = group.record();
+    record.infeasible = group.phase == GroupPhase::Waiting && !place_groups::could_be_placed(view, group);
+    record
 }

@@ -68,7 +68,7 @@ fn check_new(tables: &Tables, parts: &SpecParts, spec: &ActorSpec) -> Result<(),
         && known.is_none_or(|known| known.phase == GroupPhase::Removed)
     {
         return Err(Failure::new(
-            ErrorCode::ActorUnschedulable,
+            ErrorCode::ActorPlacementGroupRemoved,
             format!(
                 "actor {} asks for placement group {group}, which was removed: create another one",
                 parts.id

@@ -1,4 +1,4 @@
-//! What is counted about nodes and actors, since this head began. Most of it follows from the records: what changed is
+//! What is counted about nodes, actors and placement groups, since this head began. Most of it follows from the records: what changed is
 //! counted in one place, however it came to it.
 
 use std::time::Duration;
@@ -121,6 +121,57 @@ impl ActorMetrics {
             "ray_gcs_actor_creation_time_seconds",
             "Time until an actor was alive, since it was registered with its arguments or lost its process",
             &self.wait,
+        );
+    }
+}
+
+/// The counters of placement groups.
+#[derive(Debug, Default)]
+pub(crate) struct GroupMetrics {
+    registered: u64,
+    reserving: u64,
+    refused: u64,
+    created: u64,
+    removed: u64,
+}
+
+impl GroupMetrics {
+    pub(super) fn follow(&mut self, record: &Record) {
+        match record {
+            Record::GroupRegistered(_) => self.registered += 1,
+            Record::GroupReserving { .. } => self.reserving += 1,
+            Record::GroupRefused { .. } => self.refused += 1,
+            Record::GroupCreated { .. } => self.created += 1,
+            Record::GroupRemoved { .. } => self.removed += 1,
+            _ => {}
+        }
+    }
+
+    pub(super) fn list(&self, into: &mut Metrics) {
+        into.counter(
+            "ray_gcs_placement_groups_registered",
+            "Placement groups that were registered",
+            self.registered,
+        );
+        into.counter(
+            "ray_gcs_placement_groups_attempts",
+            "Times that nodes were asked to reserve the bundles of a placement group",
+            self.reserving,
+        );
+        into.counter(
+            "ray_gcs_placement_groups_refused",
+            "Times that a node had no room for bundles after all",
+            self.refused,
+        );
+        into.counter(
+            "ray_gcs_placement_groups_created",
+            "Times that all bundles of a placement group were on their nodes",
+            self.created,
+        );
+        into.counter(
+            "ray_gcs_placement_groups_removed",
+            "Placement groups that were removed",
+            self.removed,
         );
     }
 }

@@ -16,13 +16,14 @@ use sparkray_common::{HEAD_STALL, Metrics, ResourceSet};
 use tracing::{info, warn};
 
 pub(crate) use infeasible::{Infeasible, Kind, Shape, Waiting};
-pub(crate) use metrics::{ActorMetrics, NodeMetrics};
+pub(crate) use metrics::{ActorMetrics, GroupMetrics, NodeMetrics};
 pub(crate) use nodes::{LiveNodes, Report};
 pub(crate) use waits::Waits;
 
 use crate::record::Record;
 use crate::tables::Tables;
 use crate::tables::actor::{Actor, Phase};
+use crate::tables::group::GroupPhase;
 
 /// A head that did not run for so long is worth a warning; on a busy machine a second or two is nothing.
 const LONG_HEAD_STALL: Duration = Duration::from_secs(5);
@@ -35,6 +36,7 @@ pub(crate) struct Live {
     pub(crate) infeasible: Infeasible,
     pub(crate) node_metrics: NodeMetrics,
     actor_metrics: ActorMetrics,
+    group_metrics: GroupMetrics,
     last_tick: Option<Instant>,
 }
 
@@ -47,6 +49,7 @@ impl Live {
             infeasible: Infeasible::default(),
             node_metrics: NodeMetrics::default(),
             actor_metrics: ActorMetrics::default(),
+            group_metrics: GroupMetrics::default(),
             last_tick: None,
         };
         for node in tables.nodes.all() {
@@ -74,6 +77,7 @@ impl Live {
     /// A record was applied: `tables` are those after it.
     pub(crate) fn follow(&mut self, now: Instant, record: &Record, tables: &Tables) {
         self.node_metrics.follow(record);
+        self.group_metrics.follow(record);
         let is_stopping =
             matches!(record, Record::ActorQueued { actor, .. } if self.waits.is_stopping(*actor));
         self.actor_metrics.follow(record, is_stopping);
@@ -131,7 +135,7 @@ impl Live {
         }
     }
 
-    /// Lists the nodes and actors that there are, and what was counted.
+    /// Lists the nodes, actors and placement groups that there are, and what was counted.
     pub(crate) fn list_metrics(&self, tables: &Tables, into: &mut Metrics) {
         let alive = tables.nodes.living().count() as u64;
         into.gauges(
@@ -165,6 +169,25 @@ impl Live {
             ],
         );
         self.actor_metrics.list(into);
+        let count = |wanted: fn(&GroupPhase) -> bool| {
+            let found = tables.groups.all().filter(|group| wanted(&group.phase));
+            found.count() as u64
+        };
+        into.gauges(
+            "ray_gcs_placement_group_count",
+            "Placement groups",
+            "State",
+            &[
+                ("Waiting", count(|phase| *phase == GroupPhase::Waiting)),
+                (
+                    "Reserving",
+                    count(|phase| matches!(phase, GroupPhase::Reserving { .. })),
+                ),
+                ("Created", count(|phase| *phase == GroupPhase::Created)),
+                ("Removed", count(|phase| *phase == GroupPhase::Removed)),
+            ],
+        );
+        self.group_metrics.list(into);
     }
 
     /// The head runs, before its first tick: a stall from here on is one, too.

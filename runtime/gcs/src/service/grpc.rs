@@ -71,7 +71,12 @@ impl Head for HeadService {
                 reply: Some(head_reply::Reply::Metrics(MetricsText { text })),
             }));
         }
-        let reply = self.0.request(|state, now| state.request(now, request)).await;
+        let reply = match request.request {
+            Some(head_request::Request::GetPlacementGroup(question)) if question.wait_millis > 0 => {
+                self.0.await_group(question).await
+            }
+            _ => self.0.request(|state, now| state.request(now, request)).await,
+        };
         reply
             .map(Response::new)
             .ok_or_else(|| Status::unavailable("the head ends"))

@@ -13,7 +13,7 @@ use super::metrics::JournalMetrics;
 use super::session::{Attached, QUEUE, Session};
 use crate::effects::Effect;
 use crate::journal::Journal;
-use crate::record::RecordNumber;
+use crate::record::{Record, RecordNumber};
 use crate::state::HeadState;
 
 /// Records that may wait to become durable, and events whose effects may wait for them. While there are more, the head
@@ -31,6 +31,8 @@ pub(super) struct Locked {
     held: VecDeque<(RecordNumber, Vec<Effect>)>,
     sessions: HashMap<NodeId, Session>,
     last_stream: u64,
+    /// Counts events after which somebody may wait for a placement group no more.
+    settled_groups: watch::Sender<u64>,
     metrics: JournalMetrics,
 }
 
@@ -55,6 +57,7 @@ impl Locked {
             held: VecDeque::new(),
             sessions: HashMap::new(),
             last_stream: 0,
+            settled_groups: watch::Sender::new(0),
             metrics: JournalMetrics::default(),
         }
     }
@@ -65,6 +68,11 @@ impl Locked {
         let oldest_too_many = self.held.len().checked_sub(BEHIND);
         let for_effects = oldest_too_many.and_then(|place| self.held.get(place));
         for_records.max(for_effects.map_or(0, |(after, _)| *after))
+    }
+
+    /// Changes when groups are created or removed.
+    pub(super) fn settled_groups(&self) -> watch::Receiver<u64> {
+        self.settled_groups.subscribe()
     }
 
     /// What this head has counted, as text.
@@ -210,6 +218,9 @@ impl Locked {
     /// Appends what an event has changed, and holds back what it asks for.
     fn journal_event(&mut self) {
         let records = self.state.take_records();
+        if records.iter().any(Record::settles_a_group) {
+            self.settled_groups.send_modify(|count| *count += 1);
+        }
         if !records.is_empty() {
             self.metrics.appended(records.len());
             self.last = self.journal.append(records);

@@ -16,6 +16,7 @@
 //!    that follows from it leaves before it is durable; neither does an answer that was read from a state with it.
 //!    Heartbeats are answered at once: that speaks of the present, and of no dead node.
 
+mod group_waits;
 mod grpc;
 #[cfg(test)]
 mod late_tests;

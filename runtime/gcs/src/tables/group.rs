@@ -65,7 +65,7 @@ impl PlacementGroup {
             .map(|(index, _)| index as u32)
     }
 
-    /// For a reply.
+    /// For a reply; what depends on the nodes is missing.
     pub(crate) fn record(&self) -> PlacementGroupRecord {
         let description = &self.description;
         let bundles = description.bundles.iter().zip(&self.nodes);
@@ -81,6 +81,8 @@ impl PlacementGroup {
                     node_id: node.map(|node| node.to_vec()).unwrap_or_default().into(),
                 })
                 .collect(),
+            attempts: self.attempt,
+            infeasible: false,
         }
     }
 

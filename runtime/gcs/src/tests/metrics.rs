@@ -9,7 +9,7 @@ use sparkray_proto::actor_report::Outcome;
 use super::{Cluster, node_id, worker};
 
 impl Cluster {
-    fn counted(&self, name: &str, label: &str) -> u64 {
+    pub(super) fn counted(&self, name: &str, label: &str) -> u64 {
         let mut metrics = Metrics::default();
         self.state.list_metrics(&mut metrics);
         metrics

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use sparkray_common::{BundleId, PlacementGroupId};
+use sparkray_common::{BundleChoice, BundleId, PlacementGroupId};
 use sparkray_proto::{
     Bundles, BundlesPrepared, CreatePlacementGroup, FinishJob, GetPlacementGroup, PlacementGroupRecord,
     PlacementGroupState, PlacementStrategy, PrepareBundles, RemovePlacementGroup,
@@ -131,6 +131,11 @@ fn nodes_commit_when_all_have_reserved() {
     let mut places = cluster.places(1);
     places.sort_unstable();
     assert_eq!(places, [Some(node_id(1)), Some(node_id(2))]);
+    for name in ["registered", "attempts", "created"] {
+        let name = format!("ray_gcs_placement_groups_{name}");
+        assert_eq!(cluster.counted(&name, ""), 1, "{name}");
+    }
+    assert_eq!(cluster.counted("ray_gcs_placement_group_count", "Created"), 1);
 }
 
 #[test]
@@ -161,6 +166,7 @@ fn a_group_that_fits_nowhere_waits_for_a_node() {
     let mut cluster = Cluster::with_nodes(&[1.0]);
     cluster.create_group(1, PlacementStrategy::Pack, &[4.0]).unwrap();
     assert_eq!(cluster.group_state(1), PlacementGroupState::Pending);
+    assert!(cluster.group(1).infeasible, "no node is large enough");
     assert_eq!(cluster.orders(1), Orders::default());
     cluster.attach(node_id(2), 4.0).unwrap();
     let order = cluster.orders(2).prepare.remove(0);
@@ -176,6 +182,7 @@ fn what_one_group_reserves_no_other_gets() {
             .create_group(number, PlacementStrategy::Pack, &[2.0])
             .unwrap();
     }
+    assert!(!cluster.group(2).infeasible, "the node will have room");
     let orders = cluster.orders(1).prepare;
     assert_eq!(orders.len(), 1);
     assert_eq!(orders[0].placement_group_id, id_bytes(1));
@@ -237,8 +244,13 @@ fn removal_ends_actors_tells_all_nodes_and_frees_the_name() {
         ..ResourceReport::default()
     };
     cluster.say(node_id(1), FromNode::Report(report));
-    let mut spec = cluster.spec(7, 0.0);
-    spec.resources = Some((&bundle.request(&one_cpu)).into());
+    let strategy = SchedulingStrategy::Bundle(BundleChoice {
+        group: bundle.group,
+        index: Some(bundle.index),
+        captures_child_tasks: false,
+    });
+    let mut spec = cluster.spec(7, 1.0);
+    spec.strategy = Some((&strategy).into());
     spec.max_restarts = -1;
     assert_eq!(
         cluster.alive(spec, 5),
@@ -255,9 +267,12 @@ fn removal_ends_actors_tells_all_nodes_and_frees_the_name() {
     assert_eq!(cluster.orders(2).removed, 1);
     assert_eq!(cluster.group_state(1), PlacementGroupState::Removed);
     assert_eq!(cluster.places(1), [None, None]);
-    let mut late = cluster.spec(8, 0.0);
-    late.resources = Some((&bundle.request(&one_cpu)).into());
-    assert_eq!(code(cluster.register(late)), ErrorCode::ActorUnschedulable);
+    let mut late = cluster.spec(8, 1.0);
+    late.strategy = Some((&strategy).into());
+    assert_eq!(
+        code(cluster.register(late)),
+        ErrorCode::ActorPlacementGroupRemoved
+    );
     cluster.remove_group(1);
     assert_eq!(cluster.orders(2).removed, 0, "it was removed before");
     let by_name = GetPlacementGroup {

@@ -151,9 +151,10 @@ impl Actors {
         let spec = message.spec.ok_or(MessageError::Missing("spec"))?;
         let id = ActorId::from_slice(&spec.actor_id)?;
         let job = JobId::from_slice(&spec.job_id)?;
-        let resources = read_resources(spec.resources.as_ref())?;
+        let held = read_resources(spec.resources.as_ref())?;
         let strategy = proto::SchedulingStrategy::read(spec.strategy.as_ref())?;
-        let needs = larger(&read_resources(spec.placement_resources.as_ref())?, &resources);
+        let needs = larger(&read_resources(spec.placement_resources.as_ref())?, &held);
+        let shape = Shape::new(held, strategy);
         if let Some(known) = self.entries.get(&id) {
             if known.incarnation >= incarnation {
                 debug!(actor_id = %id, incarnation, "this actor was placed before");
@@ -164,7 +165,7 @@ impl Actors {
         self.metrics.placed();
         // The placement's resources need only exist: an actor that asks for none is placed on a node with CPUs, busy or not.
         let needed = Shape {
-            resources: needs,
+            resources: shape.strategy.demand(needs),
             strategy: SchedulingStrategy::Default,
         };
         if leases.is_infeasible(&needed) {
@@ -180,7 +181,7 @@ impl Actors {
             job_id: job,
             owner: LeaseOwner::Head,
             shape: Shape {
-                resources: resources.clone(),
+                resources: shape.resources.clone(),
                 strategy: SchedulingStrategy::only_on(self.node.node_id),
             },
             spilled: false,
@@ -191,7 +192,7 @@ impl Actors {
         leases.request_for_actor(request, now);
         let actor = Actor {
             spec,
-            shape: Shape { resources, strategy },
+            shape,
             incarnation,
             lease_id,
             job,

@@ -12,8 +12,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use sparkray_common::{
-    BundleId, JobId, LeaseId, NodeId, PlacementGroupId, ResourceSet, WorkerId, WorkerKey,
-    is_group_named_in,
+    BundleId, JobId, LeaseId, NodeId, PlacementGroupId, ResourceSet, WorkerId, WorkerKey, is_group_named_in,
 };
 
 use super::bundles::Bundles;

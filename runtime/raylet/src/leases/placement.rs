@@ -97,7 +97,8 @@ impl FirstLook {
         shape: &Shape,
     ) -> Option<NodeId> {
         match &shape.strategy {
-            SchedulingStrategy::Default => None,
+            // A bundle is where its resources are.
+            SchedulingStrategy::Default | SchedulingStrategy::Bundle(_) => None,
             SchedulingStrategy::Spread => {
                 let here = own.runs_workers && available.covers(&shape.resources);
                 let node = self.next_in_turn(view, shape, here.then_some(own.node))?;
@@ -128,6 +129,12 @@ impl FirstLook {
 
 /// A sentence about what no node has.
 pub(super) fn missing(own: &Own, view: &ClusterView, shape: &Shape) -> String {
+    if let SchedulingStrategy::Bundle(choice) = shape.strategy {
+        let bundle = Shape::new(ResourceSet::default(), shape.strategy.clone());
+        if !own.total.covers(&bundle.resources) && view.feasible_node(&bundle).is_none() {
+            return format!("it asks for {choice}, which no node has yet");
+        }
+    }
     let mut parts = Vec::new();
     for (name, amount) in shape.resources.to_units() {
         let largest = own.total.get(&name).max(view.largest(&name));

@@ -1,7 +1,9 @@
 use std::time::Instant;
 
 use proptest::prelude::*;
-use sparkray_common::{LabelConstraint, LabelOperator, LabelSelector};
+use sparkray_common::{
+    BundleChoice, BundleId, LabelConstraint, LabelOperator, LabelSelector, PlacementGroupId,
+};
 use sparkray_proto::{ClusterView as ViewMessage, NodeView};
 
 use super::*;
@@ -64,6 +66,47 @@ fn zone(name: &str) -> LabelSelector {
         key: "zone".to_owned(),
         operator: LabelOperator::In([name.to_owned()].into()),
     }])
+}
+
+fn in_bundle(index: u32) -> SchedulingStrategy {
+    SchedulingStrategy::Bundle(BundleChoice {
+        group: PlacementGroupId::from_array([7; 16]),
+        index: Some(index),
+        captures_child_tasks: false,
+    })
+}
+
+#[test]
+fn a_request_for_a_bundle_goes_where_the_bundle_is_and_waits_while_it_is_nowhere() {
+    let own = own(4.0, "a");
+    let mut view = view(&[(2, 4.0, "a"), (3, 4.0, "a")]);
+    let shape = |index| Shape::new(cpus(1.0), in_bundle(index));
+    assert_eq!(own.pass_on_to(&view, &shape(0)), None);
+    let text = missing(&own, &view, &shape(0));
+    assert!(
+        text.contains("bundle 0 of placement group") && text.contains("yet"),
+        "{text}"
+    );
+    let bundle = BundleId {
+        group: PlacementGroupId::from_array([7; 16]),
+        index: 0,
+    };
+    let mut total = bundle.node_resources(&cpus(1.0));
+    total.add(&cpus(4.0));
+    let with_bundle = NodeView {
+        node_id: node(3).to_vec().into(),
+        alive: true,
+        total: Some((&total).into()),
+        available: Some((&total).into()),
+        ..NodeView::default()
+    };
+    view.apply(&ViewMessage {
+        nodes: vec![with_bundle],
+    })
+    .unwrap();
+    assert_eq!(own.pass_on_to(&view, &shape(0)), Some(node(3)));
+    assert_eq!(own.pass_on_to(&view, &shape(1)), None, "it is another bundle");
+    assert_eq!(first_target(&own, &view, &shape(0)), None);
 }
 
 fn first_target(own: &Own, view: &ClusterView, shape: &Shape) -> Option<NodeId> {

@@ -48,10 +48,7 @@ impl Leases {
             lease_id,
             job_id: JobId::from_slice(&message.job_id)?,
             owner,
-            shape: Shape {
-                resources,
-                strategy: SchedulingStrategy::read(message.strategy.as_ref())?,
-            },
+            shape: Shape::new(resources, SchedulingStrategy::read(message.strategy.as_ref())?),
             spilled: message.spilled,
             python_version: message.python_version,
             worker: proto::WorkerKey::read(message.worker.as_ref())?,
@@ -74,7 +71,7 @@ impl Leases {
             let text =
                 format!("placement group {group} was removed: create another one and submit the task again");
             answer(&RequestWorkerLeaseReply {
-                failure: Some(Failure::new(ErrorCode::Infeasible, text)),
+                failure: Some(Failure::new(ErrorCode::TaskPlacementGroupRemoved, text)),
                 ..Default::default()
             });
             return Ok(());

@@ -73,7 +73,7 @@ impl Router {
     fn left_without_bundle(&mut self, ended: Vec<LeaseId>) {
         for lease_id in ended {
             let text = "its placement group was removed while it waited there; create another one and submit it again";
-            self.fail(lease_id, Failure::new(ErrorCode::Infeasible, text));
+            self.fail(lease_id, Failure::new(ErrorCode::TaskPlacementGroupRemoved, text));
         }
     }
 

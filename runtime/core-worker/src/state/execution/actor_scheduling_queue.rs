@@ -241,6 +241,7 @@ mod tests {
             num_returns: 1,
             attempt: 0,
             num_threads: 0,
+            bundle: None,
             job_id: JobId::NIL,
             arguments: Bytes::new(),
             keyword_names: Vec::new(),

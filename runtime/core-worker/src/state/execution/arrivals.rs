@@ -1,7 +1,7 @@
 //! Calls that come, and the order in which they are handed out.
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, FunctionId, JobId, TaskId};
+use sparkray_common::{ActorId, BundleChoice, ErrorCode, FunctionId, JobId, TaskId};
 use sparkray_proto as proto;
 use sparkray_rpc::Frame;
 use tracing::warn;
@@ -91,6 +91,7 @@ impl Execution {
             num_returns: message.num_returns,
             attempt: message.attempt,
             num_threads: message.num_threads,
+            bundle: None,
             job_id: JobId::NIL,
             arguments: Bytes::new(),
             keyword_names: Vec::new(),
@@ -139,6 +140,7 @@ impl Execution {
         task.method = message.method;
         task.task_id = TaskId::from_slice(&message.task_id)?;
         task.job_id = JobId::from_slice(&message.job_id)?;
+        task.bundle = message.bundle.as_ref().map(BundleChoice::try_from).transpose()?;
         task.keyword_names = message.keyword_names;
         task.arguments = payload.take(message.arguments_length)?;
         task.references.reserve(message.arguments.len());

@@ -16,7 +16,9 @@ mod metrics;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, FunctionId, JobId, Metrics, ObjectId, TaskId, WorkerAddress, WorkerId};
+use sparkray_common::{
+    ActorId, BundleChoice, FunctionId, JobId, Metrics, ObjectId, TaskId, WorkerAddress, WorkerId,
+};
 use sparkray_proto as proto;
 
 use super::links::{ConnId, Links};
@@ -52,6 +54,8 @@ pub struct IncomingTask {
     pub attempt: u32,
     /// Threads that libraries may use for a function; 0: one.
     pub num_threads: u32,
+    /// The bundle that a function runs in.
+    pub bundle: Option<BundleChoice>,
     /// The caller's job.
     pub job_id: JobId,
     /// The arguments value; empty: none.

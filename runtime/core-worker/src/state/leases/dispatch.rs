@@ -94,6 +94,7 @@ impl Leases {
                     function_id: template.function_id.to_vec().into(),
                     name: template.name.clone(),
                     num_threads: template.num_threads(),
+                    bundle: template.strategy.bundle().as_ref().map(Into::into),
                     ..Default::default()
                 };
                 PushPrefix::new(&template, job_id, num_returns, message)

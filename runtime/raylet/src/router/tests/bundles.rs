@@ -1,6 +1,6 @@
 //! What the head orders about bundles, and what becomes of that.
 
-use sparkray_common::{BundleId, PlacementGroupId};
+use sparkray_common::{BundleChoice, BundleId, ErrorCode, PlacementGroupId, SchedulingStrategy};
 use sparkray_proto::{self as proto, Bundles, PrepareBundles};
 
 use super::*;
@@ -33,15 +33,22 @@ fn prepare(bench: &mut Bench, cpus: f64) -> Option<bool> {
         }],
     };
     order(bench, head_message::Message::PrepareBundles(message));
-    let told = std::iter::from_fn(|| bench.to_head.try_recv().ok());
-    told.filter_map(|message| match message.message {
+    let mut told = std::iter::from_fn(|| bench.to_head.try_recv().ok());
+    told.find_map(|message| match message.message {
         Some(node_message::Message::BundlesPrepared(answer)) => {
             assert_eq!(answer.attempt, 3);
             Some(answer.prepared)
         }
         _ => None,
     })
-    .next()
+}
+
+fn in_first() -> SchedulingStrategy {
+    SchedulingStrategy::Bundle(BundleChoice {
+        group: GROUP,
+        index: Some(FIRST.index),
+        captures_child_tasks: false,
+    })
 }
 
 fn ask_in_bundle(bench: &mut Bench, driver: u64) -> LeaseId {
@@ -49,7 +56,8 @@ fn ask_in_bundle(bench: &mut Bench, driver: u64) -> LeaseId {
     let request = RequestWorkerLease {
         lease_id: lease.to_vec().into(),
         job_id: JOB.to_vec().into(),
-        resources: Some((&FIRST.request(&resources(&[("CPU", 1.0)]))).into()),
+        resources: Some((&resources(&[("CPU", 1.0)])).into()),
+        strategy: Some((&in_first()).into()),
         ..RequestWorkerLease::default()
     };
     bench.say(driver, FrameKind::RequestWorkerLease, &request);
@@ -90,7 +98,9 @@ fn removal_kills_what_runs_in_a_bundle_and_refuses_what_waits_for_it() {
     });
     assert_eq!(killed, vec![pid]);
     let refused = bench.granted(driver);
-    assert!(refused.len() == 1 && refused[0].1.failure.is_some());
+    assert_eq!(refused.len(), 1);
+    let failure = refused[0].1.failure.as_ref().unwrap();
+    assert_eq!(failure.error_code(), ErrorCode::TaskPlacementGroupRemoved);
     ask_in_bundle(&mut bench, driver);
     let refused = bench.granted(driver);
     assert!(
@@ -109,7 +119,8 @@ fn an_actor_dies_with_its_bundle_before_and_after_it_has_a_worker() {
         let spec = ActorSpec {
             actor_id: ActorId::random().to_vec().into(),
             job_id: JOB.to_vec().into(),
-            resources: Some((&FIRST.request(&resources(&[("CPU", 1.0)]))).into()),
+            resources: Some((&resources(&[("CPU", 1.0)])).into()),
+            strategy: Some((&in_first()).into()),
             ..ActorSpec::default()
         };
         let place = PlaceActor {

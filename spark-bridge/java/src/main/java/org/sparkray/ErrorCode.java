@@ -27,6 +27,8 @@ final class ErrorCode {
   static final int FETCH_TIMED_OUT = 19;
   static final int ACTOR_UNSCHEDULABLE = 20;
   static final int RUNTIME_ENV_SETUP = 21;
+  static final int TASK_PLACEMENT_GROUP_REMOVED = 22;
+  static final int ACTOR_PLACEMENT_GROUP_REMOVED = 23;
 
   private ErrorCode() {}
 }
