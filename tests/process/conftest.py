@@ -15,7 +15,7 @@ from sparkray._private.node import LocalCluster
 
 STORE = 64 << 20
 # Fixtures whose cluster serves all tests of a module.
-MODULE_WIDE = {"shared", "two_nodes", "zones"}
+MODULE_WIDE = {"shared", "three_nodes", "two_nodes", "zones"}
 
 
 class Started:

@@ -103,11 +103,6 @@ def test_cancel_says_so():
         sparkray.cancel(None)
 
 
-def test_placement_groups_say_so():
-    with pytest.raises(AttributeError, match="not there yet"):
-        _ = sparkray.util.placement_group
-
-
 def test_the_stub_describes_the_module_and_the_module_is_in_the_stub():
     stub = ast.parse((Path(sparkray.__file__).parent / "_native.pyi").read_text())
     missing = []

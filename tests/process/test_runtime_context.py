@@ -102,7 +102,7 @@ def test_ids_are_strings_with_the_methods_of_rays_ids(shared):
     assert context.get_node_labels() == {"ray.io/node-id": context.get_node_id()}
 
 
-@pytest.mark.parametrize("name", ["get_placement_group_id", "get_accelerator_ids", "gcs_address"])
+@pytest.mark.parametrize("name", ["get_resource_ids", "get_accelerator_ids", "gcs_address"])
 def test_what_rays_context_has_beside_says_so(name):
     with pytest.raises(NotImplementedError, match=name):
         getattr(sparkray.get_runtime_context(), name)

@@ -23,7 +23,6 @@ from sparkray.util.scheduling_strategies import (
     NodeAffinitySchedulingStrategy,
     NodeLabelSchedulingStrategy,
     NotIn,
-    PlacementGroupSchedulingStrategy,
 )
 
 
@@ -191,8 +190,6 @@ def test_strategies_check_their_arguments():
         NodeAffinitySchedulingStrategy("0" * 32, soft="no")
     with pytest.raises(NotImplementedError):
         NodeAffinitySchedulingStrategy("0" * 32, False, _spill_on_unavailable=True)
-    with pytest.raises(NotImplementedError):
-        PlacementGroupSchedulingStrategy(None)
     for operator in (In, NotIn):
         with pytest.raises(ValueError, match="at least one"):
             operator()

@@ -137,6 +137,7 @@ class WorkerHooks(Protocol):
 
     def set_job(self, job_id: str) -> None: ...
     def set_threads(self, count: int) -> None: ...
+    def set_placement_group(self, group_id: bytes | None, captures_child_tasks: bool) -> None: ...
     def load_function(self, blob: bytes) -> Callable[..., Any]: ...
     def before_actor(self, class_blob: bytes) -> None: ...
     def make_error(self, error: BaseException, name: str, pid: int, ip: str) -> bytes:
@@ -208,6 +209,19 @@ class CoreWorker:
         store (dict of StoreStats), report_count (of the node's reports, of which store and available are the last)."""
     def actors(self) -> list[dict[str, Any]]:
         """Keys: actor_id (hex), name, namespace, state, class_name, pid."""
+    def create_placement_group(
+        self, bundles: list[dict[str, float]], strategy: str, name: str, namespace: str, detached: bool
+    ) -> bytes:
+        """The id of the new group. `name`: "" for none; `namespace`: "" for the job's."""
+    def remove_placement_group(self, group_id: bytes) -> None: ...
+    def placement_group(self, group_id: bytes, timeout: float = 0.0) -> dict[str, Any] | None:
+        """Keys: placement_group_id (hex), name, strategy, state, bundles (list of amounts by name), nodes (hex of each
+        bundle's, or ""), attempts, infeasible. None: the head knows no such group. `timeout`: waits so many seconds at
+        most until it is created or removed."""
+    def named_placement_group(self, name: str, namespace: str) -> dict[str, Any] | None:
+        """As `placement_group`, of the group that has the name."""
+    def placement_groups(self) -> list[dict[str, Any]]:
+        """As `placement_group`, of all groups that the head knows, removed ones too."""
     def metrics(self, process: str) -> str:
         """What a process has counted, in the OpenMetrics text format. `process`: "worker" (this one), "raylet" (of this
         node) or "head"."""

@@ -6,15 +6,12 @@ import json
 from typing import Any
 
 from sparkray._private import runtime_env, worker
-from sparkray._private.ids import HexId
+from sparkray._private.ids import HexId, PlacementGroupID
 
 __all__ = ["RuntimeContext", "get_runtime_context"]
 
 # What Ray's RuntimeContext has.
 _LATER = {
-    "current_placement_group_id": "there are no placement groups yet",
-    "get_placement_group_id": "there are no placement groups yet",
-    "should_capture_child_tasks_in_placement_group": "there are no placement groups yet",
     "get_resource_ids": "GPUs are not assigned to tasks yet",
     "get_accelerator_ids": "GPUs are not assigned to tasks yet",
     "get_session_name": "sessions have no name",
@@ -101,6 +98,29 @@ class RuntimeContext:
         """
         actor = _actor()
         return str(actor.get("name") or "") if actor else None
+
+    def get_placement_group_id(self) -> str | None:
+        """The placement group that this task or actor is in.
+
+        Returns:
+            Its id, in hexadecimal; None outside of groups.
+        """
+        worker.core_worker()
+        current = worker.state.placement_group
+        return None if current is None else current.group_id.hex()
+
+    @property
+    def current_placement_group_id(self) -> PlacementGroupID:
+        """See get_placement_group_id; with hex() and binary(), and the nil id outside of groups."""
+        found = self.get_placement_group_id()
+        return PlacementGroupID.nil() if found is None else PlacementGroupID(found)
+
+    @property
+    def should_capture_child_tasks_in_placement_group(self) -> bool:
+        """Whether what is called from here goes into the placement group of this task or actor."""
+        worker.core_worker()
+        current = worker.state.placement_group
+        return current is not None and current.captures_child_tasks
 
     def get_node_labels(self) -> dict[str, str]:
         """The labels of the node of this process.

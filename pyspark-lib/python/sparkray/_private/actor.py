@@ -297,7 +297,7 @@ class ActorClass:
             "detached": options.get("lifetime") == "detached",
             "max_concurrency": self._concurrency(),
             "is_async": self._info.is_async,
-            "strategy": scheduling.strategy_of(options),
+            "strategy": scheduling.strategy_of(options, resources, placement, f"actor {self.__name__}"),
             "env_vars": runtime_env.env_vars_of(options),
         }
 

@@ -19,3 +19,17 @@ class HexId(str):
     def is_nil(self) -> bool:
         """Whether it stands for nothing."""
         return not self.strip("0")
+
+
+class PlacementGroupID(HexId):
+    """The id of a placement group."""
+
+    __slots__ = ()
+
+    @staticmethod
+    def nil() -> PlacementGroupID:
+        """The id that stands for no group."""
+        return PlacementGroupID("00" * 16)
+
+    def __repr__(self) -> str:
+        return f"PlacementGroupID({self})"

@@ -7,13 +7,10 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from sparkray._private import runtime_env, scheduling
+from sparkray._private import bundles, runtime_env, scheduling
 
 # Ray's options that mean something only when they differ from these values; they are not there yet.
 _LATER: dict[str, tuple[Any, ...]] = {
-    "placement_group": (None, "default"),
-    "placement_group_bundle_index": (-1,),
-    "placement_group_capture_child_tasks": (None, False),
     "fallback_strategy": (None, []),
     "accelerator_type": (None,),
     "_generator_backpressure_num_objects": (None, -1),
@@ -28,7 +25,7 @@ _LATER: dict[str, tuple[Any, ...]] = {
 _WITHOUT_EFFECT = frozenset({"enable_task_events", "_labels", "_metadata"})
 
 # Checked together.
-_PLACE = frozenset({"scheduling_strategy", "label_selector"})
+_PLACE = frozenset({"scheduling_strategy", "label_selector"}) | bundles.OLDER_OPTIONS
 
 _COMMON = _PLACE | {"num_cpus", "num_gpus", "memory", "resources", "name", "runtime_env"}
 TASK_OPTIONS = _COMMON | {"num_returns", "max_retries", "retry_exceptions"}
@@ -57,7 +54,7 @@ def check(options: Mapping[str, Any], *, is_actor: bool) -> dict[str, Any]:
                 raise NotImplementedError(f"option {name}={value!r} is not there yet: leave it out")
         elif name not in _WITHOUT_EFFECT:
             raise ValueError(unknown(f"option {name!r} for {what}", name, known))
-    scheduling.strategy_of(checked)
+    scheduling.check(checked)
     return checked
 
 

@@ -195,6 +195,7 @@ class RemoteFunction:
         resources = option_checks.resources_of(options)
         if "num_cpus" not in options:  # None is Ray's way to say none
             resources.setdefault("CPU", 1.0)
+        strategy = scheduling.strategy_of(options, resources, {}, f"task {self._name}")
         with _preparing:
             template = TaskTemplate(
                 definition_id(blob),
@@ -204,7 +205,7 @@ class RemoteFunction:
                 {name: amount for name, amount in resources.items() if amount > 0},
                 options.get("max_retries", DEFAULT_MAX_RETRIES),
                 options.get("retry_exceptions", False),
-                scheduling.strategy_of(options),
+                strategy,
                 runtime_env.env_vars_of(options),
             )
             self._core, self._template = core, template

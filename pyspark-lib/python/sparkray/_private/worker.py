@@ -45,6 +45,15 @@ class Connection:
     socket_name: str
 
 
+@dataclass(frozen=True)
+class CurrentPlacementGroup:
+    """The group that what runs here is in."""
+
+    group_id: bytes
+    # Whether what is called from here goes there too.
+    captures_child_tasks: bool
+
+
 class _State:
     """Everything global. `core` is read on every call, so it is a plain attribute."""
 
@@ -57,6 +66,8 @@ class _State:
         self.namespace = ""
         # Of a driver's job, or what a participant's `init` was told: see `runtime_env`.
         self.env_vars: dict[str, str] = {}
+        # In a worker; None outside of groups.
+        self.placement_group: CurrentPlacementGroup | None = None
         # The abstract Unix socket of this node's raylet, in a driver or participant.
         self.socket_name = ""
         self.why_not = _NEVER_STARTED
@@ -242,6 +253,19 @@ def change_settings(namespace: str | None, log_to_driver: bool | None, env_vars:
         if state.is_driver:
             _publish_env_vars(core_worker(), env_vars)
         state.env_vars = dict(env_vars)
+        remote_function.forget_templates()
+
+
+def enter_placement_group(group: CurrentPlacementGroup | None) -> None:
+    """What runs in this worker from now on is in another group, or in none."""
+    from sparkray._private import remote_function
+
+    former = state.placement_group
+    state.placement_group = group
+    captures = (former is not None and former.captures_child_tasks) or (
+        group is not None and group.captures_child_tasks
+    )
+    if captures and former != group:
         remote_function.forget_templates()
 
 

@@ -97,6 +97,11 @@ class Hooks:
         """The next task, or the actor, has so many CPUs for the threads of libraries."""
         thread_limits.set_threads(count)
 
+    def set_placement_group(self, group_id: bytes | None, captures_child_tasks: bool) -> None:
+        """The next task, or the actor, is in this placement group."""
+        group = None if group_id is None else worker.CurrentPlacementGroup(group_id, captures_child_tasks)
+        worker.enter_placement_group(group)
+
     def before_actor(self, class_blob: bytes) -> None:
         """The arguments of a constructor are about to be loaded."""
         job_modules.before(class_blob)

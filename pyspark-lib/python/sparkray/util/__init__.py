@@ -9,8 +9,23 @@ import socket
 from typing import Any
 
 from sparkray._private import worker
+from sparkray.util.placement_group import (
+    get_current_placement_group,
+    get_placement_group,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 
-__all__ = ["get_node_ip_address", "list_named_actors"]
+__all__ = [
+    "get_current_placement_group",
+    "get_node_ip_address",
+    "get_placement_group",
+    "list_named_actors",
+    "placement_group",
+    "placement_group_table",
+    "remove_placement_group",
+]
 
 _LATER = frozenset(
     {
@@ -25,8 +40,6 @@ _LATER = frozenset(
         "get_node_instance_id",
         "log_once",
         "ray_debugpy",
-        "get_current_placement_group",
-        "get_placement_group",
         "inspect_serializability",
         "iter",
         "joblib",
@@ -34,12 +47,9 @@ _LATER = frozenset(
         "metrics",
         "multiprocessing",
         "pdb",
-        "placement_group",
-        "placement_group_table",
         "queue",
         "register_serializer",
         "deregister_serializer",
-        "remove_placement_group",
         "spark",
         "state",
     }

@@ -7,7 +7,10 @@ room) and "SPREAD" (on one node after the other).
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sparkray.util.placement_group import PlacementGroup
 
 __all__ = [
     "DoesNotExist",
@@ -148,11 +151,26 @@ def _checked(name: str, operators: Mapping[str, _Operator] | None) -> dict[str, 
 
 
 class PlacementGroupSchedulingStrategy:
-    """Placement groups are not there yet.
+    """Runs in a placement group.
 
-    Raises:
-        NotImplementedError: always.
+    Args:
+        placement_group: the group; None: in no group.
+        placement_group_bundle_index: the bundle, from 0; -1: any of them.
+        placement_group_capture_child_tasks: whether tasks and actors that are called from there, and that name no
+            strategy, go into the group too; None: as it is for the caller, which in a driver is False.
+
+    What cannot fit into the group is refused by `remote()` with a ValueError, an index that there is not too.
     """
 
-    def __init__(self, *_args: Any, **_kwargs: Any) -> None:
-        raise NotImplementedError("placement groups are not there yet (docs/STATUS.md lists what is missing)")
+    def __init__(
+        self,
+        placement_group: PlacementGroup | None,
+        placement_group_bundle_index: int = -1,
+        placement_group_capture_child_tasks: bool | None = None,
+    ) -> None:
+        self.placement_group = placement_group
+        self.placement_group_bundle_index = placement_group_bundle_index
+        self.placement_group_capture_child_tasks = placement_group_capture_child_tasks
+
+    def __repr__(self) -> str:
+        return f"PlacementGroupSchedulingStrategy({self.placement_group!r}, {self.placement_group_bundle_index})"

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+# The module comes before the function of the same name, which is what `ray.util.placement_group` means.
+import ray.util.placement_group  # noqa: F401
 import sparkray.util
 from sparkray.util import *  # noqa: F403
 from sparkray.util import __all__ as __all__
