@@ -111,22 +111,23 @@ impl Process {
     }
 
     fn function(&mut self, name: &'static str) -> Arc<TaskTemplate> {
-        let made = self.functions.entry(name).or_insert_with(|| {
-            let mut id = [0; 16];
-            id[..name.len()].copy_from_slice(name.as_bytes());
-            Arc::new(TaskTemplate {
-                function_id: FunctionId::from_array(id),
-                function_blob: Bytes::from_static(b"code"),
-                name: name.to_owned(),
-                num_returns: 1,
-                resources: cpus(1),
-                max_retries: -1,
-                retry_exceptions: false,
-                strategy: SchedulingStrategy::Default,
-                worker: WorkerKey::default(),
-            })
-        });
+        let make = || Arc::new(template(name, SchedulingStrategy::Default));
+        let made = self.functions.entry(name).or_insert_with(make);
         Arc::clone(made)
+    }
+
+    /// Calls a function where this strategy wants it; the result is among the references.
+    pub(crate) fn submit_where(
+        &mut self,
+        strategy: SchedulingStrategy,
+        name: &str,
+        items: &[Item],
+    ) -> ObjectId {
+        let function = Arc::new(template(name, strategy));
+        let results = self.core.submit(&function, arguments(items, &[]));
+        let me = self.core.address();
+        self.hold(results[0], me);
+        results[0]
     }
 
     /// Calls a function; the result is among the references.
@@ -235,6 +236,22 @@ impl Process {
             }
         }
         running
+    }
+}
+
+fn template(name: &str, strategy: SchedulingStrategy) -> TaskTemplate {
+    let mut id = [0; 16];
+    id[..name.len()].copy_from_slice(name.as_bytes());
+    TaskTemplate {
+        function_id: FunctionId::from_array(id),
+        function_blob: Bytes::from_static(b"code"),
+        name: name.to_owned(),
+        num_returns: 1,
+        resources: cpus(1),
+        max_retries: -1,
+        retry_exceptions: false,
+        strategy,
+        worker: WorkerKey::default(),
     }
 }
 

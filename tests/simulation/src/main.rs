@@ -16,6 +16,8 @@ mod exchanges;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod groups;
+#[cfg(test)]
 mod head;
 #[cfg(test)]
 mod network;

@@ -53,6 +53,7 @@ pub(crate) struct Program {
     /// The question for the job.
     job: Option<u64>,
     pub(crate) has_job: bool,
+    pub(crate) job_id: JobId,
     next_number: u64,
     writing: Vec<Writing>,
     pub(crate) expected: BTreeMap<ObjectId, Expected>,
@@ -75,6 +76,7 @@ impl Program {
             with_actors: false,
             job: None,
             has_job: false,
+            job_id: JobId::NIL,
             next_number: 0,
             writing: Vec::new(),
             expected: BTreeMap::new(),
@@ -86,13 +88,13 @@ impl Program {
         }
     }
 
-    fn number(&mut self) -> u64 {
+    pub(crate) fn number(&mut self) -> u64 {
         self.next_number += 1;
         self.next_number
     }
 
     /// What comes of a call with these arguments.
-    fn of_call(&self, number: u64, slots: &[ObjectId]) -> Expected {
+    pub(crate) fn of_call(&self, number: u64, slots: &[ObjectId]) -> Expected {
         let mut outcome = Expected {
             sum: Some(number + 1),
             ..Expected::default()
@@ -112,7 +114,7 @@ impl Program {
 }
 
 /// A question to the head.
-fn asks(request: head_request::Request) -> HeadRequest {
+pub(crate) fn asks(request: head_request::Request) -> HeadRequest {
     HeadRequest {
         request: Some(request),
     }
@@ -183,6 +185,7 @@ impl Cluster {
         };
         let job = JobId::from_slice(&begun.job_id).expect("a job's id");
         core.set_job_id(job);
+        self.program.job_id = job;
         self.program.has_job = true;
     }
 

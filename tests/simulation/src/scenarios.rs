@@ -10,11 +10,11 @@ use crate::process::Fetch;
 use crate::runs::{ask_for_all, await_values, come_to_rest, on_its_own};
 
 /// A host's verdict, an error, and everything that follows from them are there in this time, in seconds.
-const VERDICT: u64 = 15;
+pub(crate) const VERDICT: u64 = 15;
 const SEEDS: u64 = 12;
 
 /// Three hosts: the driver's, the head's and another one.
-fn plan() -> Plan {
+pub(crate) fn plan() -> Plan {
     Plan {
         hosts: 3,
         cpus: 2,
@@ -24,7 +24,7 @@ fn plan() -> Plan {
     }
 }
 
-fn cluster(seed: u64, plan: Plan) -> Cluster {
+pub(crate) fn cluster(seed: u64, plan: Plan) -> Cluster {
     let hosts = plan.hosts;
     let mut cluster = Cluster::new(seed, plan);
     cluster.until("the driver has its job", 30, |cluster| cluster.program.has_job);
@@ -41,7 +41,7 @@ fn is_up(cluster: &Cluster, host: usize) -> bool {
 }
 
 /// Runs a scenario under some seeds, each on its own.
-fn under_seeds(scenario: fn(u64)) {
+pub(crate) fn under_seeds(scenario: fn(u64)) {
     for seed in 0..SEEDS {
         if let Err(panic) = on_its_own(seed, move || scenario(seed)) {
             println!("seed {seed} of the scenario fails");
@@ -81,7 +81,7 @@ fn call(cluster: &mut Cluster, actor: ActorId) -> u64 {
     key
 }
 
-fn is_told(cluster: &Cluster, key: u64) -> bool {
+pub(crate) fn is_told(cluster: &Cluster, key: u64) -> bool {
     let fetch = cluster.processes[DRIVER].fetches.get(&key);
     fetch.is_some_and(|fetch: &Fetch| fetch.value.is_some())
 }
