@@ -16,6 +16,8 @@ pub(super) fn tell_drivers(change: &mut Change<'_>) {
     }
     let (tables, live) = change.tables_and_live();
     let pending = tables.actors.pending().filter_map(|id| tables.actors.get(id));
+    // A bundle may be reserved yet.
+    let pending = pending.filter(|actor| actor.parts.demand.strategy.bundle().is_none());
     let mut waiting: Vec<Waiting> = pending.map(waiting_actor).collect();
     waiting.extend(live.nodes.infeasible_leases().cloned());
     let view = live.nodes.candidates(tables);

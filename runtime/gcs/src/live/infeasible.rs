@@ -91,7 +91,8 @@ impl Shape {
             SchedulingStrategy::NodeLabels { hard, .. } => Some(hard),
             SchedulingStrategy::Default
             | SchedulingStrategy::Spread
-            | SchedulingStrategy::NodeAffinity { .. } => None,
+            | SchedulingStrategy::NodeAffinity { .. }
+            | SchedulingStrategy::Bundle(_) => None,
         }
     }
 }
