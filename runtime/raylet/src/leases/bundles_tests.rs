@@ -31,6 +31,7 @@ fn ask(manager: &mut LeaseManager, resources: ResourceSet) -> LeaseId {
         spilled: false,
         python_version: String::new(),
         worker: WorkerKey::default(),
+        task_name: "f".to_owned(),
     };
     assert_eq!(manager.request(request, Instant::now()), None);
     manager.schedule(&mut ClusterView::new(HERE), false, Instant::now());
