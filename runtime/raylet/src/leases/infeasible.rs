@@ -40,5 +40,7 @@ impl Leases {
 /// Of actors the head knows by itself; what is pinned to one node is refused; a bundle may be reserved yet.
 fn waits_for_a_node(request: &LeaseRequest) -> bool {
     let shape = &request.shape;
-    matches!(request.owner, LeaseOwner::Worker(_)) && shape.only_node().is_none() && shape.strategy.bundle().is_none()
+    matches!(request.owner, LeaseOwner::Worker(_))
+        && shape.only_node().is_none()
+        && shape.strategy.bundle().is_none()
 }
