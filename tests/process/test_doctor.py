@@ -125,7 +125,12 @@ def test_text_counts_what_is_wrong():
 
 @pytest.mark.parametrize(
     ("system", "of_machine", "level"),
-    [("Linux", "x86_64", "ok"), ("Linux", "aarch64", "error"), ("Darwin", "x86_64", "error")],
+    [
+        ("Linux", "x86_64", "ok"),
+        ("Linux", "aarch64", "ok"),
+        ("Linux", "riscv64", "error"),
+        ("Darwin", "x86_64", "error"),
+    ],
 )
 def test_the_platform(system, of_machine, level):
     finding = installation.check_platform(system, of_machine)

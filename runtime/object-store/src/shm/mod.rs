@@ -16,8 +16,13 @@ mod segment;
 pub use mapping::{Access, MappedRange};
 pub use segment::{Segment, SegmentId};
 
-/// Ranges begin and end at multiples of this.
-pub const PAGE_SIZE: u64 = 4096;
+/// Ranges begin and end at multiples of this, which is a multiple of the kernel's page: that has 4 KiB on x86-64, and
+/// up to 64 KiB elsewhere, as the kernel was built.
+pub const PAGE_SIZE: u64 = if cfg!(target_arch = "x86_64") {
+    4 << 10
+} else {
+    64 << 10
+};
 
 /// Ranges of at least this size begin at a multiple of it, so that huge pages can back them.
 pub(crate) const HUGE_PAGE_SIZE: u64 = 2 << 20;

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from sparkray._private.doctor.finding import Finding, error, ok
 
 _OLDEST_PYTHON = (3, 10)
+_MACHINES = {"x86_64": "x86-64", "amd64": "x86-64", "aarch64": "AArch64"}
 _IMPORT_SECONDS = 60.0
 _NATIVE = re.compile(r"_native\.cpython-(\d)(\d+)")
 # How a program names the version of glibc that a function came with.
@@ -37,10 +38,16 @@ def examine() -> list[Finding]:
 
 
 def check_platform(system: str, machine: str) -> Finding:
-    """There are binaries for one platform."""
-    if system == "Linux" and machine in ("x86_64", "amd64"):
-        return ok("platform", "Linux on x86-64")
-    return error("platform", f"{system} on {machine}: sparkray is built for Linux on x86-64", "use such a machine")
+    """sparkray is written for Linux, and for the machines that it was compiled for once.
+
+    Args:
+        system: as of platform.system().
+        machine: as of platform.machine().
+    """
+    if system == "Linux" and machine in _MACHINES:
+        return ok("platform", f"Linux on {_MACHINES[machine]}")
+    message = f"{system} on {machine}: sparkray is made for Linux on x86-64 and AArch64"
+    return error("platform", message, "use such a machine")
 
 
 def check_python(implementation: str, version: Version, native: Sequence[str]) -> Finding:
@@ -91,7 +98,7 @@ def check_glibc(found: Version | None, needed: Version) -> Finding:
         return error("glibc", f"this system's C library is not glibc (musl?), and sparkray needs glibc {need}", advice)
     this = f"{found[0]}.{found[1]}"
     if found < needed:
-        advice = "build the wheel on a system with a glibc as old as this one, or use a newer system"
+        advice = "install a manylinux wheel of sparkray, which `make wheels` builds, or use a newer system"
         return error("glibc", f"glibc {this} is older than the {need} that the installed files need", advice)
     return ok("glibc", f"glibc {this}, and the installed files need {need}; the nodes of a cluster need it too")
 

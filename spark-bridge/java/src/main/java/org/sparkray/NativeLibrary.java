@@ -36,7 +36,7 @@ public final class NativeLibrary {
 
   private static final String LIBRARY = "libsparkray_jni.so";
   private static final String PROGRAM = "sparkrayd";
-  private static final String RESOURCES = "/org/sparkray/native/linux-x86_64/";
+  private static final String RESOURCES = "/org/sparkray/native/linux-";
   private static final String PREFIX = "sparkray-jvm-";
 
   /** Held locked by the process that the directory belongs to, for as long as it lives. */
@@ -75,7 +75,7 @@ public final class NativeLibrary {
       return;
     }
     try {
-      checkPlatform();
+      checkSystem();
       program = loadSomewhere();
     } catch (SparkRayException e) {
       failure = e;
@@ -100,14 +100,17 @@ public final class NativeLibrary {
     return workDirectory;
   }
 
-  private static void checkPlatform() {
+  private static void checkSystem() {
     String system = System.getProperty("os.name", "");
-    String machine = System.getProperty("os.arch", "");
-    boolean isX86 = machine.equals("amd64") || machine.equals("x86_64");
-    if (!system.equals("Linux") || !isX86) {
+    if (!system.equals("Linux")) {
       throw new SparkRayException(
-          ErrorCode.INTERNAL, "sparkray runs on Linux x86_64, this is " + system + " " + machine);
+          ErrorCode.INTERNAL, "sparkray runs on Linux, this is " + system + ": use such a machine");
     }
+  }
+
+  /** The machine's name as the jar's directories have it, which is the kernel's. */
+  static String machine(String nameInJava) {
+    return nameInJava.equals("amd64") ? "x86_64" : nameInJava;
   }
 
   private static Path loadSomewhere() throws IOException {
@@ -164,11 +167,17 @@ public final class NativeLibrary {
 
   private static Path extract(String name, Path directory) throws IOException {
     Path target = directory.resolve(name);
-    try (InputStream content = NativeLibrary.class.getResourceAsStream(RESOURCES + name)) {
+    String machine = machine(System.getProperty("os.arch", ""));
+    String resource = RESOURCES + machine + "/" + name;
+    try (InputStream content = NativeLibrary.class.getResourceAsStream(resource)) {
       if (content == null) {
         throw new SparkRayException(
             ErrorCode.INTERNAL,
-            "the jar has no " + name + ": use the sparkray.jar that the sparkray package brings");
+            "sparkray's jar has no "
+                + name
+                + " for Linux on "
+                + machine
+                + ": use the sparkray.jar that a sparkray wheel for such machines brings");
       }
       Files.copy(content, target, StandardCopyOption.REPLACE_EXISTING);
     }

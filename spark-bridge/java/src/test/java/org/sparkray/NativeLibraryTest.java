@@ -15,7 +15,7 @@ import java.time.Instant;
 import org.junit.jupiter.api.Test;
 import org.junit.jupiter.api.io.TempDir;
 
-/** Which directories of processes that were killed are deleted. */
+/** Where the jar's files for a machine are; which directories of killed processes are deleted. */
 class NativeLibraryTest {
   @TempDir Path base;
 
@@ -27,6 +27,12 @@ class NativeLibraryTest {
       Files.setLastModifiedTime(lock, FileTime.from(Instant.now().minusSeconds(ageSeconds)));
     }
     return directory;
+  }
+
+  @Test
+  void theJarsDirectoriesHaveTheKernelsNamesOfMachines() {
+    assertEquals("x86_64", NativeLibrary.machine("amd64"));
+    assertEquals("aarch64", NativeLibrary.machine("aarch64"));
   }
 
   @Test
