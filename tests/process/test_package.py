@@ -4,9 +4,12 @@
 from __future__ import annotations
 
 import ast
+import importlib.metadata
 import inspect
+import platform
 import re
 import sys
+import sysconfig
 from pathlib import Path
 
 import pytest
@@ -38,6 +41,25 @@ def test_import_needs_neither_pyspark_nor_pyarrow_and_starts_no_thread():
 
 def test_versions_agree():
     assert sparkray.__version__ == _native.__version__
+
+
+def test_the_installed_distribution_is_for_this_python_and_says_what_it_needs():
+    distribution = importlib.metadata.distribution("sparkray")
+    assert distribution.version == sparkray.__version__
+    assert distribution.metadata["Requires-Python"] == ">=3.10"
+    assert "spark" in distribution.metadata.get_all("Provides-Extra", [])
+    of_spark = [line for line in distribution.requires or [] if re.search("extra == ['\"]spark['\"]", line)]
+    assert len(of_spark) == 1 and of_spark[0].startswith("pyspark")
+    assert [entry.name for entry in distribution.entry_points] == ["sparkray"]
+    tag = f"cp{sys.version_info[0]}{sys.version_info[1]}"
+    assert re.search(
+        rf"^Tag: {tag}-{tag}-\w+_{platform.machine()}$", distribution.read_text("WHEEL") or "", re.MULTILINE
+    )
+    suffix = sysconfig.get_config_var("EXT_SUFFIX")
+    native = [
+        path.name for path in distribution.files or [] if path.name.startswith("_native") and path.suffix == ".so"
+    ]
+    assert native == [f"_native{suffix}"]
 
 
 def public_callables():

@@ -1,0 +1,1 @@
+"""Tests of the wheels that `make wheels` has built: `make test-wheels`."""
