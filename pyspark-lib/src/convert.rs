@@ -1,32 +1,50 @@
 //! Errors and ids between Rust and Python.
 
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use sparkray_common::{ErrorCode, IdError};
 use sparkray_core_worker::{CoreError, WaitError};
 
-/// Looks a Python attribute up once.
-pub(crate) fn cached<'py>(
-    py: Python<'py>,
-    cell: &'static PyOnceLock<Py<PyAny>>,
-    module: &str,
-    name: &str,
-) -> PyResult<&'py Bound<'py, PyAny>> {
-    cell.get_or_try_init(py, || Ok(py.import(module)?.getattr(name)?.unbind()))
-        .map(|object| object.bind(py))
+/// An attribute of a module, looked up once.
+///
+/// Threads that are first at the same time all look it up, and nobody waits for another: a process that forks while a
+/// thread looks it up leaves its child no lock that nobody opens. (PyO3's own cells let go of the GIL while they are
+/// being filled.)
+pub(crate) struct Attribute {
+    module: &'static str,
+    name: &'static str,
+    found: OnceLock<Py<PyAny>>,
+}
+
+impl Attribute {
+    pub(crate) const fn new(module: &'static str, name: &'static str) -> Self {
+        Self {
+            module,
+            name,
+            found: OnceLock::new(),
+        }
+    }
+
+    /// The attribute. Raises what importing its module raises.
+    pub(crate) fn get<'py>(&'static self, py: Python<'py>) -> PyResult<&'py Bound<'py, PyAny>> {
+        if let Some(found) = self.found.get() {
+            return Ok(found.bind(py));
+        }
+        let object = py.import(self.module)?.getattr(self.name)?.unbind();
+        Ok(self.found.get_or_init(|| object).bind(py))
+    }
 }
 
 /// The exception for a failure of the runtime: `sparkray._private.failures.from_failure`.
 pub(crate) fn exception(py: Python<'_>, error: &CoreError) -> PyErr {
-    static FROM_FAILURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let made =
-        cached(py, &FROM_FAILURE, "sparkray._private.failures", "from_failure").and_then(|from_failure| {
-            let actor = error.actor.map(|actor| actor.to_string());
-            from_failure.call1((error.code.number(), error.message.as_str(), actor))
-        });
+    static FROM_FAILURE: Attribute = Attribute::new("sparkray._private.failures", "from_failure");
+    let made = FROM_FAILURE.get(py).and_then(|from_failure| {
+        let actor = error.actor.map(|actor| actor.to_string());
+        from_failure.call1((error.code.number(), error.message.as_str(), actor))
+    });
     match made {
         Ok(exception) => PyErr::from_value(exception),
         Err(problem) => {

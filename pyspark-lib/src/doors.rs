@@ -9,11 +9,10 @@ use std::sync::Arc;
 use pyo3::create_exception;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use sparkray_common::{ActorId, ClusterId, ObjectId};
 use sparkray_core_worker::CoreWorker;
 
-use crate::convert::cached;
+use crate::convert::Attribute;
 use crate::runtime::{Runtime, current_runtime};
 
 create_exception!(
@@ -81,11 +80,11 @@ pub(crate) fn check_origin(visitor: Visitor, origin: &[u8], runtime: &Runtime) -
 
 /// For what is read out of a pickle, also by a process that has not joined its cluster yet.
 pub(crate) fn runtime_for_reading(py: Python<'_>, visitor: Visitor) -> PyResult<Arc<Runtime>> {
-    static JOIN: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static JOIN: Attribute = Attribute::new("sparkray._private.worker", "join_in_task");
     if let Some(runtime) = current_runtime() {
         return Ok(runtime);
     }
-    cached(py, &JOIN, "sparkray._private.worker", "join_in_task")?.call0()?;
+    JOIN.get(py)?.call0()?;
     current_runtime().ok_or_else(|| {
         ForeignReferenceError::new_err(format!(
             "{visitor} can be read out of a pickle only in a process that takes part in its cluster, and this one does \

@@ -7,14 +7,13 @@ use std::sync::mpsc::{self, Receiver, Sender};
 
 use pyo3::exceptions::{PyRuntimeError, PyStopAsyncIteration, PyStopIteration};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::PyBytes;
 use sparkray_common::ValueHeader;
 use sparkray_common::sync::Mutex;
 use sparkray_core_worker::{CoreError, Fetched, Notice, fork_generation};
 use sparkray_proto::{InfeasibleDemand, LogLine, Resources};
 
-use crate::convert::{cached, exception};
+use crate::convert::{Attribute, exception};
 use crate::doors::{Visitor, runtime_of};
 use crate::futures::Futures;
 use crate::object_ref::ObjectRef;
@@ -153,8 +152,8 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, callbacks: &Callb
 
 /// Prints an error that nobody asked for.
 fn tell_unhandled(py: Python<'_>, value: &[u8], left_out: u64) -> PyResult<()> {
-    static REPORT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let report = cached(py, &REPORT, "sparkray._private.unhandled", "report")?;
+    static REPORT: Attribute = Attribute::new("sparkray._private.unhandled", "report");
+    let report = REPORT.get(py)?;
     let header = ValueHeader::read(value).map_err(|error| PyRuntimeError::new_err(error.to_string()))?;
     report.call1((PyBytes::new(py, header.body(value)), left_out))?;
     Ok(())
@@ -162,8 +161,8 @@ fn tell_unhandled(py: Python<'_>, value: &[u8], left_out: u64) -> PyResult<()> {
 
 /// Prints what no node of the cluster can meet.
 fn tell_infeasible(py: Python<'_>, demand: InfeasibleDemand) -> PyResult<()> {
-    static REPORT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let report = cached(py, &REPORT, "sparkray._private.infeasible", "report")?;
+    static REPORT: Attribute = Attribute::new("sparkray._private.infeasible", "report");
+    let report = REPORT.get(py)?;
     let units = |resources: Option<Resources>| resources.unwrap_or_default().units;
     let shapes: Vec<_> = demand
         .shapes
@@ -232,11 +231,11 @@ fn for_awaiting(py: Python<'_>, error: PyErr) -> PyErr {
 
 /// A `concurrent.futures.Future` of an object.
 pub(crate) fn future_of<'py>(reference: &Bound<'py, ObjectRef>) -> PyResult<Bound<'py, PyAny>> {
-    static FUTURE: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static FUTURE: Attribute = Attribute::new("concurrent.futures", "Future");
     let py = reference.py();
     let this = reference.get();
     let runtime = runtime_of(Visitor::Object(this.id), &this.worker)?;
-    let future = cached(py, &FUTURE, "concurrent.futures", "Future")?.call0()?;
+    let future = FUTURE.get(py)?.call0()?;
     let key = runtime
         .futures
         .add(future.clone().unbind(), reference.clone().unbind());

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use pyo3::exceptions::{PyNotImplementedError, PyRuntimeError};
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBytes, PyTuple, PyType};
 use sparkray_common::{ClusterId, NodeId, ObjectId, WorkerAddress, WorkerId};
 use sparkray_core_worker::HandedOver;
 
-use crate::convert::{bad_id, cached, check_signals, wait_exception};
+use crate::convert::{Attribute, bad_id, check_signals, wait_exception};
 use crate::doors::{self, Visitor};
 use crate::notices;
 use crate::object_ref::{ObjectRef, collect, note_unknown_to_owner};
@@ -53,8 +52,8 @@ impl ObjectRef {
 
     /// The id of the task that makes the object, in hexadecimal, with `hex()` and `binary()` (Ray: ObjectRef.task_id).
     fn task_id<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyAny>> {
-        static HEX_ID: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-        cached(py, &HEX_ID, "sparkray._private.ids", "HexId")?.call1((self.id.task_id().to_string(),))
+        static HEX_ID: Attribute = Attribute::new("sparkray._private.ids", "HexId");
+        HEX_ID.get(py)?.call1((self.id.task_id().to_string(),))
     }
 
     /// The same reference: it cannot change.
@@ -117,7 +116,7 @@ impl ObjectRef {
     }
 
     fn __reduce__<'py>(slf: &Bound<'py, Self>) -> PyResult<(Bound<'py, PyAny>, Bound<'py, PyTuple>)> {
-        static REBUILD: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+        static REBUILD: Attribute = Attribute::new("sparkray._native", "_rebuild_object_ref");
         let py = slf.py();
         let this = slf.get();
         let runtime = doors::runtime_of(Visitor::Object(this.id), &this.worker)?;
@@ -133,7 +132,7 @@ impl ObjectRef {
                 None => this.worker.add_reference(id),
             }
         }
-        let rebuild = cached(py, &REBUILD, "sparkray._native", "_rebuild_object_ref")?.clone();
+        let rebuild = REBUILD.get(py)?.clone();
         let arguments = (
             PyBytes::new(py, id.as_bytes()),
             describe_owner(py, &runtime, &owner),

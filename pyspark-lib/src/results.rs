@@ -35,6 +35,18 @@ impl Answer {
         runtime.core.finish_task(task, self.results, pins, more);
     }
 
+    fn add_value(
+        &mut self,
+        runtime: &Runtime,
+        task: &IncomingTask,
+        value: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        let py = value.py();
+        // What a child came back with is nobody's. Its code may fork while it is pickled, too.
+        end_forked_child(py, &runtime.core, None);
+        self.add(py, runtime, task, serialize(value)?)
+    }
+
     fn add(
         &mut self,
         py: Python<'_>,
@@ -81,10 +93,9 @@ fn write_results(
     task: &IncomingTask,
     value: &Bound<'_, PyAny>,
 ) -> PyResult<()> {
-    let py = value.py();
     match task.num_returns {
         0 => return Ok(()),
-        1 => return answer.add(py, runtime, task, serialize(value)?),
+        1 => return answer.add_value(runtime, task, value),
         _ => {}
     }
     let wrong_count = |given: usize| {
@@ -107,7 +118,7 @@ fn write_results(
         return Err(wrong_count(values.len()));
     }
     for item in &values {
-        answer.add(py, runtime, task, serialize(item)?)?;
+        answer.add_value(runtime, task, item)?;
     }
     Ok(())
 }

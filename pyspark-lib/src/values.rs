@@ -5,12 +5,11 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyBufferError, PyValueError};
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PyString, PyTuple};
 use sparkray_common::{ErrorCode, ObjectId, ValueFormat, ValueHeader};
 use sparkray_core_worker::{CoreError, Fetched, NewValue};
 
-use crate::convert::cached;
+use crate::convert::Attribute;
 use crate::object_ref::{ObjectRef, collecting};
 
 /// Parts that the fast path looks through before it leaves a value to Python.
@@ -141,14 +140,14 @@ fn is_plain(value: &Bound<'_, PyAny>, budget: &mut usize) -> bool {
 }
 
 fn pickle_dumps<'py>(py: Python<'py>, value: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyBytes>> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    let dumps = cached(py, &DUMPS, "_pickle", "dumps")?;
+    static DUMPS: Attribute = Attribute::new("_pickle", "dumps");
+    let dumps = DUMPS.get(py)?;
     Ok(dumps.call1((value, PICKLE_PROTOCOL))?.cast_into::<PyBytes>()?)
 }
 
 /// Serializes a value. Raises what `sparkray._private.serialization.dumps` raises.
 pub(crate) fn serialize(value: &Bound<'_, PyAny>) -> PyResult<Serialized> {
-    static DUMPS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static DUMPS: Attribute = Attribute::new("sparkray._private.serialization", "dumps");
     let py = value.py();
     let nothing_inside = |format, body| Serialized {
         format,
@@ -169,7 +168,7 @@ pub(crate) fn serialize(value: &Bound<'_, PyAny>) -> PyResult<Serialized> {
         let body = pickle_dumps(py, value)?;
         return Ok(nothing_inside(ValueFormat::Pickle5, Body::Bytes(body.unbind())));
     }
-    let dumps = cached(py, &DUMPS, "sparkray._private.serialization", "dumps")?;
+    let dumps = DUMPS.get(py)?;
     let (made, contained) = collecting(|| dumps.call1((value,)))?;
     let (format, body, buffers): (u8, Bound<'_, PyAny>, Vec<Bound<'_, PyAny>>) = made.extract()?;
     let format = match format {
@@ -275,8 +274,8 @@ pub(crate) enum Loaded<'py> {
 
 /// Makes the Python object. Large parts stay where they are.
 pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py>> {
-    static PICKLE_LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
-    static LOADS: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
+    static PICKLE_LOADS: Attribute = Attribute::new("_pickle", "loads");
+    static LOADS: Attribute = Attribute::new("sparkray._private.serialization", "loads");
     let bytes = value.as_slice();
     let header = ValueHeader::read(bytes).map_err(|error| PyValueError::new_err(error.to_string()))?;
     let body = header.body(bytes);
@@ -284,7 +283,7 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
         ValueFormat::None => return Ok(Loaded::Value(py.None().into_bound(py))),
         ValueFormat::Raw => return Ok(Loaded::Value(PyBytes::new(py, body).into_any())),
         ValueFormat::Pickle5 if header.buffer_count == 0 && matches!(value, Fetched::Inline(_)) => {
-            let loads = cached(py, &PICKLE_LOADS, "_pickle", "loads")?;
+            let loads = PICKLE_LOADS.get(py)?;
             return Ok(Loaded::Value(loads.call1((PyBytes::new(py, body),))?));
         }
         _ => {}
@@ -293,7 +292,7 @@ pub(crate) fn load<'py>(py: Python<'py>, value: &Fetched) -> PyResult<Loaded<'py
     let moved = value.moved_to_align();
     let value = moved.as_ref().unwrap_or(value);
     let bytes = value.as_slice();
-    let loads = cached(py, &LOADS, "sparkray._private.serialization", "loads")?;
+    let loads = LOADS.get(py)?;
     let views = PyList::empty(py);
     for (offset, len) in header
         .buffers(bytes)

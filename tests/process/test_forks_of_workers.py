@@ -7,9 +7,11 @@ A child has its worker's sockets: one that went on would take its calls and answ
 from __future__ import annotations
 
 import asyncio
+import builtins
 import multiprocessing
 import os
 import sys
+import threading
 
 import pytest
 
@@ -145,6 +147,44 @@ def test_a_constructor_that_forks(ending):
     actor = Plain.remote(ending, True)
     check(sparkray.get(actor.made.remote(), timeout=60), ending)
     assert sparkray.get(actor.count.remote(), timeout=60) == 0
+
+
+class Meeting:
+    """An actor one of whose threads forks while another looks up what it needs for its answer."""
+
+    def __init__(self):
+        self.looks_up = threading.Event()
+        self.has_forked = threading.Event()
+
+    def answer(self):
+        thread = threading.get_ident()
+        find = builtins.__import__
+
+        def find_later(*args, **kwargs):
+            if threading.get_ident() == thread:
+                self.looks_up.set()
+                assert self.has_forked.wait(60)
+            return find(*args, **kwargs)
+
+        builtins.__import__ = find_later
+        return "answered"
+
+    def run(self, ending):
+        assert self.looks_up.wait(60)
+        try:
+            child = fork(ending)
+            return child if isinstance(child, str) else (child, os.waitpid(child, 0)[1])
+        finally:
+            self.has_forked.set()
+
+
+@endings
+def test_a_child_waits_for_no_thread_that_it_does_not_have(ending):
+    actor = sparkray.remote(num_cpus=0, max_concurrency=2)(Meeting).remote()
+    answered, forked = actor.answer.remote(), actor.run.remote(ending)
+    # The first waits for the fork, and the child would wait for the first.
+    check(sparkray.get(forked, timeout=60), ending)
+    assert sparkray.get(answered, timeout=60) == "answered"
 
 
 def double(x):
