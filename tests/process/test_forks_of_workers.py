@@ -180,7 +180,9 @@ class Meeting:
 
 @endings
 def test_a_child_waits_for_no_thread_that_it_does_not_have(ending):
-    actor = sparkray.remote(num_cpus=0, max_concurrency=2)(Meeting).remote()
+    # In a process that has answered nobody yet.
+    new_worker = {"env_vars": {"FORKS": ending}}
+    actor = sparkray.remote(num_cpus=0, max_concurrency=2, runtime_env=new_worker)(Meeting).remote()
     answered, forked = actor.answer.remote(), actor.run.remote(ending)
     # The first waits for the fork, and the child would wait for the first.
     check(sparkray.get(forked, timeout=60), ending)
