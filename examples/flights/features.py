@@ -10,6 +10,8 @@ from __future__ import annotations
 from pyspark.sql import DataFrame, SparkSession
 
 LATE_MINUTES = 15
+# By `origin_code`.
+AIRPORTS = ("EWR", "JFK", "LGA")
 
 # Numeric columns; the model scales them to mean 0 and deviation 1.
 NUMBERS = (
@@ -52,7 +54,7 @@ SELECT
 
   CAST(coalesce(array_position(
     (SELECT sort_array(collect_list(carrier)) FROM airlines), f.carrier), 0) AS INT)              AS carrier_code,
-  CAST(array_position(array('EWR', 'JFK', 'LGA'), f.origin) - 1 AS INT)          AS origin_code,
+  CAST(array_position(array{AIRPORTS}, f.origin) - 1 AS INT)                      AS origin_code,
   pmod(hash(f.dest), {CATEGORIES["destination_code"]})                           AS destination_code,
   CAST(f.month - 1 AS INT)                                                       AS month_code,
   weekday(make_date(f.year, f.month, f.day))                                     AS weekday_code,

@@ -22,12 +22,15 @@ from typing import Any
 import cloudpickle
 import data
 import features
+import in_spark_tasks
 import parameter_server
+import pyspark.cloudpickle
 import seed_program
 from leftovers import Belongings
 from pyspark import SparkContext
 from pyspark.sql import DataFrame, SparkSession
 
+import ray
 import sparkray
 from sparkray import RayContext, init_spark_on_local, init_spark_on_yarn
 
@@ -50,8 +53,10 @@ SPARK_CONF = {
 }
 
 # The containers do not have this directory: what runs there travels as code, not as the name of a module.
-for module in (parameter_server, seed_program):
+for module in (in_spark_tasks, parameter_server, seed_program):
     cloudpickle.register_pickle_by_value(module)
+# Spark has a cloudpickle of its own.
+pyspark.cloudpickle.register_pickle_by_value(in_spark_tasks)
 
 
 class Clock:
@@ -128,6 +133,17 @@ def make_features(spark: SparkSession, directory: str) -> DataFrame:
     if count != data.FLIGHTS:
         raise SystemExit(f"expected {data.FLIGHTS:,} flights: a join lost or doubled some")
     return rows
+
+
+def ask_in_spark_tasks(rows: DataFrame) -> None:
+    """Has tasks of Spark put and call, and shows what came out."""
+    counted = in_spark_tasks.late_by_airport(rows).orderBy("origin_code").collect()
+    for row in counted:
+        name = features.AIRPORTS[row.origin_code]
+        print(f"   {name}: {row.flights:,} flights that arrived, {row.late / row.flights:.3f} of them late")
+    arrived = rows.where("label is not null").count()
+    if sum(row.flights for row in counted) != arrived:
+        raise SystemExit(f"expected {arrived:,} flights in all: a batch was lost or counted twice")
 
 
 def print_stores() -> None:
@@ -224,7 +240,12 @@ def run(spark: SparkSession, directory: str, clock: Clock, fast: bool) -> None:
         context.init()
     try:
         with clock.step("the TestRay program, through `import ray`"):
+            # The line that every published Ray program has: it joins the cluster that runs.
+            joined = ray.init()
+            print(f"   ray.init() joined cluster {joined['cluster_id']}")
             seed_program.main(EXECUTORS)
+        with clock.step("Ray calls inside Spark's tasks: they put batches, and Ray tasks count the late flights"):
+            ask_in_spark_tasks(rows)
         with clock.step("from_spark: the features as Arrow blocks in the executors' shared memory"):
             blocks = sparkray.from_spark(rows, max_block_bytes=BLOCK_BYTES)
             print(f"   {len(blocks)} blocks")

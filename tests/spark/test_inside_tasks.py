@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import pathlib
 import signal
 import sys
 import threading
@@ -202,6 +203,29 @@ def by_apply_in_pandas(spark: Any) -> Any:
 @pytest.mark.parametrize("frame", [by_pandas_udf, by_map_in_arrow, by_apply_in_pandas])
 def test_functions_of_sql_call_too(spark: Any, ray: RayContext, frame: Callable[[Any], Any]) -> None:
     assert sorted(row.square for row in frame(spark).collect()) == [number * number for number in range(8)]
+
+
+def test_batches_of_a_stream_call_on_the_driver_and_in_its_tasks(
+    spark: Any, ray: RayContext, tmp_path: pathlib.Path
+) -> None:
+    source = str(tmp_path / "numbers")
+    frame = spark.range(0, 8, 1, 4)
+    frame.write.parquet(source)
+    seen: dict[int, list[int]] = {}
+
+    def take(batch: Any, number: int) -> None:
+        in_tasks = batch.rdd.map(lambda row: sparkray.get(square.remote(row.id))).collect()
+        seen[number] = sparkray.get([square.remote(value) for value in in_tasks])
+
+    stream = spark.readStream.schema(frame.schema).option("maxFilesPerTrigger", 2).parquet(source)
+    writer = stream.writeStream.foreachBatch(take).option("checkpointLocation", str(tmp_path / "checkpoint"))
+    query = writer.trigger(availableNow=True).start()
+    try:
+        assert query.awaitTermination(120)
+    finally:
+        query.stop()
+    assert len(seen) == 2
+    assert sorted(value for values in seen.values() for value in values) == [number**4 for number in range(8)]
 
 
 def end(pids: set[int]) -> None:
