@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -129,6 +130,23 @@ def test_joining_is_quick(spark: Any, ray: RayContext, capsys: pytest.CaptureFix
         print(f"\njoining from a task: {', '.join(f'{time:.2f}' for time in milliseconds)} ms")
     # 5 ms are promised, on a machine that does nothing else.
     assert milliseconds[0] < 50
+
+
+def test_threads_of_a_task_that_are_first_join_once(spark: Any, ray: RayContext) -> None:
+    def work(numbers: Iterator[int]) -> Iterator[tuple[str, int, int]]:
+        together = threading.Barrier(8)
+
+        def use(number: int) -> tuple[str, int, int]:
+            together.wait(60)
+            result = sparkray.get(square.remote(number))
+            return sparkray.get_runtime_context().get_worker_id(), number, result
+
+        with ThreadPoolExecutor(8) as pool:
+            yield from pool.map(use, range(8))
+
+    outcomes = rows(spark, 1).mapPartitions(work).collect()
+    assert len({worker for worker, _, _ in outcomes}) == 1
+    assert [(number, result) for _, number, result in outcomes] == [(n, n * n) for n in range(8)]
 
 
 def test_init_and_shutdown_in_a_task_join_and_leave_the_cluster_that_runs(spark: Any, ray: RayContext) -> None:

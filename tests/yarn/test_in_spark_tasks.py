@@ -24,6 +24,8 @@ def total(numbers: list[int]) -> int:
 def test_tasks_use_the_raylet_of_their_container_and_write_what_it_made(
     mini_cluster: MiniCluster, shared_spark: Any, shared_ray: RayContext
 ) -> None:
+    # The line that published programs have: it joins the cluster that runs.
+    assert sparkray.init()["cluster_id"] == shared_ray.cluster_id
     offset = sparkray.put(1000)
 
     def work(number: int) -> tuple[int, str, str, int]:
