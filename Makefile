@@ -115,8 +115,9 @@ $(STAMP)/wheel-zoo-compat: $(ZOO_COMPAT_SOURCES) $(STAMP)/venv-tools
 	@mkdir -p $(STAMP) && touch $@
 
 # What it compiles is in target/<machine>-unknown-linux-gnu, apart from what `make build` and the tests use.
-wheels: $(JAVA_JAR) $(STAMP)/venv-wheels ## dist/wheels/: for all CPythons of this machine (or PYTHONS="..."), for an old glibc
+wheels: $(JAVA_JAR) $(STAMP)/venv-wheels $(STAMP)/wheel-compat $(STAMP)/wheel-zoo-compat ## dist/wheels/: for all CPythons of this machine (or PYTHONS="..."), for an old glibc
 	@build/venv-wheels/bin/python pyspark-lib/wheels/build_wheels.py --profile $(PROFILE) --java-jar $(JAVA_JAR) $(PYTHONS)
+	@cp dist/sparkray_ray_compat-*.whl dist/sparkray_zoo_compat-*.whl dist/wheels/
 
 # ---------------------------------------------------------------- environments
 

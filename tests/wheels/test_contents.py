@@ -36,7 +36,17 @@ def glibc_version(name: str) -> tuple[int, int]:
 
 def test_there_is_one_wheel_for_each_python():
     of_interpreters = {wheel_for(interpreter) for interpreter in INTERPRETERS}
-    assert of_interpreters == set(DIRECTORY.glob("*.whl")) and len(of_interpreters) == len(INTERPRETERS)
+    assert of_interpreters == set(DIRECTORY.glob("sparkray-*.whl")) and len(of_interpreters) == len(INTERPRETERS)
+
+
+def test_the_wheels_of_other_names_are_for_any_python():
+    others = [
+        parse_wheel_filename(wheel.name) for wheel in set(DIRECTORY.glob("*.whl")) - set(DIRECTORY.glob("sparkray-*"))
+    ]
+    (version,) = {parse_wheel_filename(wheel.name)[1] for wheel in DIRECTORY.glob("sparkray-*")}
+    assert {name for name, _, _, _ in others} == {"sparkray-ray-compat", "sparkray-zoo-compat"}
+    assert {its_version for _, its_version, _, _ in others} == {version}
+    assert all(tags == {Tag("py3", "none", "any")} for _, _, _, tags in others)
 
 
 @each_interpreter
