@@ -1,4 +1,7 @@
-"""The interpreters that wheels are built for: the CPythons of this machine, the first that is found of each version."""
+"""The interpreters that wheels are built for: the CPythons of this machine, the first that is found of each version.
+
+As a program it prints their paths.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,3 +116,7 @@ def _examine(program: str) -> Interpreter | str:
 
 def _text(version: tuple[int, int]) -> str:
     return f"{version[0]}.{version[1]}"
+
+
+if __name__ == "__main__":
+    print(*(interpreter.path for interpreter in find(sys.argv[1:])), sep="\n")
