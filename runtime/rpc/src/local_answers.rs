@@ -8,6 +8,8 @@
 use std::future::Future;
 use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
+use rustix::process::Pid;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -20,11 +22,13 @@ const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
 /// After a failed accept, for example without free descriptors.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// Sends each caller what `answer` gives, and hangs up, until `cancel`; at most `limit` callers at a time.
+/// Sends each caller what `answer` gives, and hangs up, until `cancel`; at most `limit` callers at a time. `admits` is
+/// asked of the caller's pid: others are hung up on without a word.
 pub async fn answer_callers<F>(
     listener: Listener,
     limit: usize,
     cancel: CancellationToken,
+    admits: impl Fn(Pid) -> bool,
     answer: impl Fn() -> F,
 ) where
     F: Future<Output = Vec<u8>> + Send + 'static,
@@ -46,6 +50,10 @@ pub async fn answer_callers<F>(
                 continue;
             }
         };
+        if !socket_peercred(&socket).is_ok_and(|caller| admits(caller.pid)) {
+            debug!("hung up on a process of somebody else");
+            continue;
+        }
         let answer = answer();
         callers.spawn(async move {
             let told = tokio::time::timeout(ANSWER_DEADLINE, async {
@@ -66,17 +74,42 @@ mod tests {
     use std::sync::Arc;
 
     use sparkray_common::ClusterId;
+    use sparkray_common::sync::Mutex;
     use tokio::sync::Semaphore;
 
     use super::*;
     use crate::exact_io::read_exact;
     use crate::socket::{Endpoint, connect_nonblocking};
 
-    async fn ask(name: &str) -> Vec<u8> {
-        let socket = connect_nonblocking(&Endpoint::Abstract(name.to_owned())).unwrap();
+    async fn try_to_ask(name: &str) -> std::io::Result<Vec<u8>> {
+        let socket = connect_nonblocking(&Endpoint::Abstract(name.to_owned()))?;
         let mut answer = vec![0; 3];
-        read_exact(&register(socket).unwrap(), &mut answer).await.unwrap();
-        answer
+        read_exact(&register(socket)?, &mut answer).await?;
+        Ok(answer)
+    }
+
+    async fn ask(name: &str) -> Vec<u8> {
+        try_to_ask(name).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_process_that_is_not_admitted_hears_nothing() {
+        let name = format!("sparkray-test-{}", ClusterId::random());
+        let listener = Listener::bind_abstract(&name).unwrap();
+        let cancel = CancellationToken::new();
+        let asked = Arc::new(Mutex::new(Vec::new()));
+        let of_whom = Arc::clone(&asked);
+        let admits = move |caller| {
+            of_whom.lock().push(caller);
+            of_whom.lock().len() > 1
+        };
+        let answer = || async { b"yes".to_vec() };
+        let serving = tokio::spawn(answer_callers(listener, 2, cancel.clone(), admits, answer));
+        assert!(try_to_ask(&name).await.is_err());
+        assert_eq!(ask(&name).await, b"yes");
+        assert_eq!(*asked.lock(), [rustix::process::getpid(); 2]);
+        cancel.cancel();
+        serving.await.unwrap();
     }
 
     #[tokio::test]
@@ -95,7 +128,7 @@ mod tests {
                 b"yes".to_vec()
             }
         };
-        let serving = tokio::spawn(answer_callers(listener, 2, cancel.clone(), answer));
+        let serving = tokio::spawn(answer_callers(listener, 2, cancel.clone(), |_| true, answer));
         let callers: Vec<_> = (0..3)
             .map(|_| {
                 let name = name.clone();

@@ -1,6 +1,7 @@
 //! The RayManager of an executor: it connects to the driver's, obeys, and ends its children when that connection ends.
 //! Then it joins again, as if it were new.
 
+mod ancestors;
 mod current_raylet;
 mod raylet_access;
 mod raylet_keeper;

@@ -2,7 +2,7 @@
 //! nobody else could tell them.
 //!
 //! The answer holds the cluster's token. It is never on a disk, in an environment or in what Spark carries: it goes over an
-//! abstract Unix socket, to callers of this user. They find the socket by the pid of this JVM in its name, and know by
+//! abstract Unix socket, to processes of this user that this JVM started, at whatever remove. They find the socket by the pid of this JVM in its name, and know by
 //! the kernel's word on the listener's pid that it is no other process's. The rest of the name is random, so that nobody
 //! can take it in advance.
 
@@ -14,6 +14,7 @@ use sparkray_rpc::{Listener, answer_callers};
 use tokio_util::sync::CancellationToken;
 use tracing::warn;
 
+use super::ancestors::is_below_this_process;
 use super::current_raylet::{RayletHandle, current_raylet, wait_for_expected_raylet};
 use crate::manager_thread::blocking;
 
@@ -37,7 +38,8 @@ pub(super) async fn serve(cancel: CancellationToken) {
         }
     };
     let expected_until = Instant::now() + START_PATIENCE;
-    answer_callers(listener, MAX_CALLERS, cancel, move || answer(expected_until)).await;
+    let answer = move || answer(expected_until);
+    answer_callers(listener, MAX_CALLERS, cancel, is_below_this_process, answer).await;
 }
 
 async fn answer(expected_until: Instant) -> Vec<u8> {
