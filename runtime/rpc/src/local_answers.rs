@@ -2,7 +2,7 @@
 //! known before one is possible.
 //!
 //! Invariants:
-//! 1. Nobody of another uid gets a byte (see `Listener`).
+//! 1. Nobody of another uid gets a byte (see `Listener`), and nobody who is not admitted.
 //! 2. At most so many callers are served at a time, each for at most [`ANSWER_DEADLINE`]; others wait in the socket's queue.
 
 use std::future::Future;
