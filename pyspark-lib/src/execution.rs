@@ -1,7 +1,6 @@
 //! The worker's main loop: takes a call, runs it, answers it.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -10,7 +9,7 @@ use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
 use sparkray_common::sync::Mutex;
 use sparkray_common::{ActorId, BundleChoice, FunctionId, JobId, TaskId};
-use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IncomingTask, WorkItem};
+use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IdMap, IncomingTask, WorkItem};
 use sparkray_proto::SchedulingStrategy;
 use tracing::{Span, debug_span};
 
@@ -61,7 +60,7 @@ struct Loop<'py> {
     py: Python<'py>,
     runtime: Arc<Runtime>,
     hooks: Bound<'py, PyAny>,
-    functions: HashMap<FunctionId, Bound<'py, PyAny>>,
+    functions: IdMap<FunctionId, Bound<'py, PyAny>>,
     /// The actor that this worker is, and those of its methods that were called.
     instance: Option<Bound<'py, PyAny>>,
     actor_id: Option<ActorId>,
@@ -84,7 +83,7 @@ pub(crate) fn run(runtime: &Arc<Runtime>, hooks: &Bound<'_, PyAny>) -> PyResult<
         py,
         runtime: Arc::clone(runtime),
         hooks: hooks.clone(),
-        functions: HashMap::new(),
+        functions: IdMap::default(),
         instance: None,
         actor_id: None,
         name: Rc::from(""),

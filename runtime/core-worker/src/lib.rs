@@ -28,6 +28,7 @@ pub use api::{CallArguments, FedBlock, HandedOver, ObjectLocations, WorkItem};
 pub use dropped::HandleKind;
 pub use error::{CoreError, WaitError};
 pub use fork::{generation as fork_generation, note_fork};
+pub use hash::IdMap;
 pub use io::{ConnectOptions, CoreWorker};
 pub use state::{ActorMethod, CreateActorWork, IncomingTask, Notice, TaskTemplate, UnhandledErrors};
 pub use store::StoredValue;

@@ -1,6 +1,5 @@
 //! Sockets of a core worker: one epoll set, driven by whichever thread leads (see `waiting`).
 
-use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,6 +15,7 @@ use sparkray_rpc::{
     Target, connect_nonblocking,
 };
 
+use crate::hash::IdMap;
 use crate::io::connection::{Connection, Flushed};
 use crate::io::names::Names;
 use crate::kick::Kick;
@@ -59,7 +59,7 @@ pub(crate) struct Reactor {
     epoll: OwnedFd,
     kick: Arc<Kick>,
     identity: Identity,
-    connections: Mutex<HashMap<ConnId, Arc<Connection>>>,
+    connections: Mutex<IdMap<ConnId, Arc<Connection>>>,
     /// Those that wait for the address of a host.
     names: Names,
     /// Connections with corked frames.
@@ -79,7 +79,7 @@ impl Reactor {
         Ok(Self {
             epoll,
             identity,
-            connections: Mutex::new(HashMap::new()),
+            connections: Mutex::default(),
             names: Names::new(Arc::clone(&kick)),
             kick,
             dirty: Mutex::new(Vec::new()),
