@@ -139,7 +139,7 @@ TABLES: dict[str, dict[str, str]] = {
         " state::leases state::limits state::links state::objects state::outbox state::process state::tasks store",
         "io::connection": "",
         "io::names": "kick state::ids",
-        "io::reactor": "io::connection io::names kick state::ids state::links",
+        "io::reactor": "hash io::connection io::names kick state::ids state::links",
         "io::watchdog": "",
         "io": "dropped error fork io::connection io::reactor io::watchdog kick state state::ids state::links"
         " state::objects state::outbox store",
@@ -215,7 +215,8 @@ TABLES: dict[str, dict[str, str]] = {
         "python": "child_host error",
         "driver": "child_host children container engine error invitation manager_thread native_engine request",
         "executor::current_raylet": "",
-        "executor::raylet_access": "executor::current_raylet manager_thread",
+        "executor::ancestors": "",
+        "executor::raylet_access": "executor::ancestors executor::current_raylet manager_thread",
         "executor::workers_python": "error manager_thread python",
         "executor": "child_host children container engine error executor::current_raylet executor::raylet_access"
         " executor::workers_python invitation manager_thread native_engine request restart",
