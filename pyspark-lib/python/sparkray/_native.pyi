@@ -23,6 +23,7 @@ __all__ = [
     "after_fork_in_child",
     "decode_feed_report",
     "decode_init_result",
+    "decode_raylet_access",
     "decode_status",
     "decode_stop_result",
     "decode_table_schemas",

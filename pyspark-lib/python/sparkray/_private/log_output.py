@@ -17,8 +17,10 @@ _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
 # Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of
-# the raylet before each: longer than raylets hold lines back.
+# the raylet before each: longer than raylets hold lines back,
 _QUIET_SECONDS = 0.04
+# and than so many of those answers took: on a busy machine a raylet gets to its work late.
+_ANSWERS_OF_QUIET = 5
 _DRAIN_SECONDS = 2.0
 
 _local_ip = ""
@@ -69,9 +71,10 @@ def drain(ask: Callable[[], object]) -> None:
     for _ in range(2):
         # In a thread of its own: what does not answer must not hold up the end of the program.
         asking = threading.Thread(target=_ask_quietly, args=(ask,), name="sparkray-drain", daemon=True)
+        start = time.monotonic()
         asking.start()
-        asking.join(max(0.0, deadline - time.monotonic()))
-        _wait_for_quiet(deadline)
+        asking.join(max(0.0, deadline - start))
+        _wait_for_quiet(deadline, max(_QUIET_SECONDS, _ANSWERS_OF_QUIET * (time.monotonic() - start)))
 
 
 def _ask_quietly(ask: Callable[[], object]) -> None:
@@ -81,11 +84,11 @@ def _ask_quietly(ask: Callable[[], object]) -> None:
         pass
 
 
-def _wait_for_quiet(deadline: float) -> None:
+def _wait_for_quiet(deadline: float, quiet: float) -> None:
     with _arrival:
         while True:
             seen = _arrivals
-            wait = min(_QUIET_SECONDS, deadline - time.monotonic())
+            wait = min(quiet, deadline - time.monotonic())
             if wait <= 0 or not _arrival.wait_for(lambda seen=seen: _arrivals != seen, wait):  # type: ignore[misc]
                 return
 
