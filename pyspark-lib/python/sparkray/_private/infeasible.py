@@ -131,8 +131,8 @@ def describe(shape: Shape, nodes: Nodes, remedies: Remedies) -> str:
     if shape.cause:
         return (
             f"{_who(shape)} cannot be scheduled: the nodes of the cluster cannot meet the resource request "
-            f"{_amounts(dict(asked))}: {shape.cause}. All nodes together have {total}. This waits until nodes join that "
-            "can meet it: ask for less, or have more or larger nodes."
+            f"{_amounts(dict(asked))}: {shape.cause}. All nodes together have {total}. This waits until nodes join "
+            "that can meet it: ask for less, or have more or larger nodes."
         )
     lacking = [name for name, amount in asked if amount > nodes.largest.get(name, 0.0)][:_MAX_SHOWN]
     causes = [f"no node has more than {_amount(name, nodes.largest.get(name, 0.0))} {name}" for name in lacking]
