@@ -178,6 +178,7 @@ fn tell_infeasible(py: Python<'_>, demand: InfeasibleDemand) -> PyResult<()> {
                 shape.label_selector,
                 waiters,
                 shape.others,
+                shape.cause,
             )
         })
         .collect();

@@ -11,6 +11,7 @@ import sparkray
 from process.helpers import PATIENCE, wait_until
 from sparkray._private import infeasible
 from sparkray.cluster_utils import Cluster
+from sparkray.util import placement_group, remove_placement_group
 
 START = "(sparkray) Warning: "
 Told = Callable[[], list[str]]
@@ -36,6 +37,28 @@ def large():
 @sparkray.remote(num_cpus=64)
 class Trainer:
     pass
+
+
+def test_placement_groups_that_have_no_room_say_why(cluster, told):
+    # The fixture's node has four CPUs.
+    groups = [
+        placement_group([{"CPU": 64}], name="large"),
+        placement_group([{"CPU": 4}, {"CPU": 1}], strategy="STRICT_PACK"),
+        placement_group([{"CPU": 1}, {"CPU": 1}], strategy="STRICT_SPREAD"),
+        placement_group([{"CPU": 4}, {"CPU": 4}], strategy="SPREAD"),
+    ]
+    wait_until(lambda: len(told()) >= 4, what="four lines")
+    lines = told()
+    assert len(lines) == 4, lines
+    large = only(lines, "placement group 'large' (1 waiting) cannot be scheduled", "'CPU': 64}")
+    assert "no node has more than 4 CPU" in large and "init(num_cpus=64)" in large
+    assert "no node has more than 4 CPU" in only(lines, "'CPU': 5}")
+    spread = only(lines, "STRICT_SPREAD")
+    assert f"placement group {groups[2].id.hex()[:8]} (1 waiting)" in spread
+    assert "have more or larger nodes" in spread
+    assert "'CPU': 8}: its 2 bundles have no room" in only(lines, "no room on all nodes together")
+    for group in groups:
+        remove_placement_group(group)
 
 
 def only(lines: list[str], *words: str) -> str:
@@ -74,7 +97,7 @@ def test_each_kind_of_demand_is_told_in_a_line_with_who_waits_and_what_there_is(
 
 def test_a_flood_of_kinds_is_counted(cluster, told):
     waiting = [large.options(resources={f"r{number}": 1}).remote() for number in range(15)]
-    wait_until(lambda: any("more kinds of tasks and actors wait" in line for line in told()), what="the count")
+    wait_until(lambda: any("more kinds of demand wait" in line for line in told()), what="the count")
     lines = told()
     assert len(lines) == 11, lines
     assert "5 more kinds" in lines[-1]

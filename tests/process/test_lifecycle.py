@@ -62,7 +62,8 @@ def test_init_says_what_it_started_and_shutdown_ends_it():
     assert_nothing_left(cluster.cluster_id, [cluster.head_pid])
 
 
-def test_what_is_used_before_init_gets_one_sentence():
+def test_what_is_used_before_init_gets_one_sentence_where_nothing_starts_by_itself(monkeypatch):
+    monkeypatch.setenv("RAY_ENABLE_AUTO_CONNECT", "0")
     for use in (
         lambda: identity.remote(1),
         lambda: Actor.remote(),

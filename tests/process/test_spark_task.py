@@ -94,6 +94,8 @@ def test_who_only_has_the_name_is_passed_by() -> None:
 
 def test_outside_of_tasks_of_spark_nobody_is_asked() -> None:
     code = """
+        import os
+        os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
         import pyspark.taskcontext
         import sparkray
         # Not what a task has.

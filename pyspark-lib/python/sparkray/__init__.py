@@ -166,6 +166,9 @@ def init(
     cannot meet any more (other resources, another address) is named in a warning. In tasks of Spark, too, it returns
     that cluster; they need no `init`.
 
+    A program that uses sparkray without `init` gets what `init()` gives, as in Ray, at its first call of a task, `put`,
+    `get` and so on. It does not where RAY_ENABLE_AUTO_CONNECT is 0, where it has a SparkContext, and after `shutdown`.
+
     Args:
         address: "local" for a new cluster; the address of a `cluster_utils.Cluster` of this process, or "auto" when
             there is only one. None: what the environment variable RAY_ADDRESS says, else a new cluster.

@@ -192,7 +192,7 @@ class Cluster:
         """
         import time
 
-        core = worker.core_worker()
+        core = worker.connected()
         expected = {node.node_id for node in self.list_all_nodes()}
         deadline = time.monotonic() + timeout
         while True:

@@ -82,10 +82,12 @@ class Shape:
     resources: Mapping[str, float]
     # What a node's labels must be, in words; empty: anything.
     label_selector: str
-    # ("task" or "actor", name, how many).
+    # ("task", "actor" or "placement group", name, how many).
     waiters: Sequence[tuple[str, str, int]]
     # Under names that `waiters` has not.
     others: int
+    # Why the nodes together cannot meet it, in words; empty: no single node can.
+    cause: str = ""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Nodes:
 
 
 def report(
-    shapes: Sequence[tuple[Mapping[str, float], str, Sequence[tuple[str, str, int]], int]],
+    shapes: Sequence[tuple[Mapping[str, float], str, Sequence[tuple[str, str, int]], int, str]],
     left_out: int,
     nodes: tuple[Mapping[str, float], Mapping[str, float], Sequence[str]],
 ) -> None:
@@ -118,13 +120,20 @@ def report(
     there_is = Nodes(*nodes)
     lines = [describe(Shape(*shape), there_is, _remedies) for shape in shapes]
     if left_out:
-        lines.append(f"{left_out} more kinds of tasks and actors wait for what no node has: not shown")
+        lines.append(f"{left_out} more kinds of demand wait for what no node has: not shown")
     log_output.write("".join(f"(sparkray) Warning: {line}\n" for line in lines), is_stderr=True)
 
 
 def describe(shape: Shape, nodes: Nodes, remedies: Remedies) -> str:
     """One line: who waits for what, what there is, and what to do."""
     asked = sorted(shape.resources.items())
+    total = _amounts(_shown(shape.resources, nodes.total))
+    if shape.cause:
+        return (
+            f"{_who(shape)} cannot be scheduled: the nodes of the cluster cannot meet the resource request "
+            f"{_amounts(dict(asked))}: {shape.cause}. All nodes together have {total}. This waits until nodes join "
+            "that can meet it: ask for less, or have more or larger nodes."
+        )
     lacking = [name for name, amount in asked if amount > nodes.largest.get(name, 0.0)][:_MAX_SHOWN]
     causes = [f"no node has more than {_amount(name, nodes.largest.get(name, 0.0))} {name}" for name in lacking]
     if shape.label_selector:
@@ -134,9 +143,8 @@ def describe(shape: Shape, nodes: Nodes, remedies: Remedies) -> str:
         causes.append("no single node has all of it together")
     return (
         f"{_who(shape)} cannot be scheduled: no node of the cluster can meet the resource request "
-        f"{_amounts(dict(asked))}: {'; '.join(causes)}. All nodes together have "
-        f"{_amounts(_shown(shape.resources, nodes.total))}. This waits until a node joins that can meet it: ask for "
-        f"less, or {_advice(shape, lacking, nodes, remedies)}."
+        f"{_amounts(dict(asked))}: {'; '.join(causes)}. All nodes together have {total}. This waits until a node joins "
+        f"that can meet it: ask for less, or {_advice(shape, lacking, nodes, remedies)}."
     )
 
 

@@ -231,7 +231,7 @@ def connect_existing(
 
 def current_info(session_dir: str | None) -> ClusterInfo:
     """Describes the cluster that this process is connected to."""
-    core = worker.core_worker()
+    core = worker.connected()
     return ClusterInfo(
         {
             "node_id": core.node_id,

@@ -101,11 +101,23 @@ os.register_at_fork(after_in_child=_after_fork_in_child)
 
 
 def core_worker() -> CoreWorker:
+    """The connection to the cluster, which the first use makes where `auto_init` says so.
+
+    Raises:
+        RaySystemError: there is none.
+    """
+    if state.core is None:
+        join_in_task()
+        if state.core is None and state.why_not is _NEVER_STARTED and state.joinable is None:
+            from sparkray._private import auto_init
+
+            auto_init.start()
+    return connected()
+
+
+def connected() -> CoreWorker:
     """The connection to the cluster. Raises RaySystemError when there is none."""
     core = state.core
-    if core is None:
-        join_in_task()
-        core = state.core
     if core is None:
         raise exceptions.RaySystemError(state.why_not if state.joinable is None else _LEFT)
     return core

@@ -211,7 +211,7 @@ def _drop_collected(context: RayContext) -> None:
 
 
 def _running() -> tuple[CoreWorker, RayContext]:
-    core = worker.core_worker()
+    core = worker.connected()
     if not worker.state.is_driver:
         raise RayContextError(
             "from_spark and to_spark belong in the driver program, where Spark is: give tasks and actors the tables"

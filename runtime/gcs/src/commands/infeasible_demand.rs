@@ -1,9 +1,10 @@
-//! Tells drivers what waits in their jobs though no node can meet it: tasks, of which raylets report, and actors.
+//! Tells drivers what waits in their jobs though no node can meet it: tasks, of which raylets report, actors, and
+//! placement groups.
 
 use sparkray_proto::head_message::Message;
 use tracing::info;
 
-use super::log;
+use super::{infeasible_groups, log};
 use crate::change::Change;
 use crate::live::{Kind, Shape, Waiting};
 use crate::tables::actor::Actor;
@@ -21,6 +22,7 @@ pub(super) fn tell_drivers(change: &mut Change<'_>) {
     let mut waiting: Vec<Waiting> = pending.map(waiting_actor).collect();
     waiting.extend(live.nodes.infeasible_leases().cloned());
     let view = live.nodes.candidates(tables);
+    waiting.extend(infeasible_groups::waiting_in_vain(tables, &view));
     for (job, demand) in live.infeasible.look(now, waiting, &view) {
         // Trouble of the program, not of the head: the driver prints it.
         info!(job_id = %job, shapes = demand.shapes.len(), "no node can meet what waits");
@@ -36,6 +38,7 @@ fn waiting_actor(actor: &Actor) -> Waiting {
         shape: Shape {
             needs: demand.needs.clone(),
             strategy: demand.strategy.clone(),
+            cause: String::new(),
         },
         kind: Kind::Actor,
         name: if name.is_empty() {

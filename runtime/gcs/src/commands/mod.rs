@@ -4,6 +4,7 @@
 pub(crate) mod actor_report;
 pub(crate) mod attach_node;
 mod infeasible_demand;
+mod infeasible_groups;
 pub(crate) mod jobs;
 pub(crate) mod kill_actor;
 pub(crate) mod kv;

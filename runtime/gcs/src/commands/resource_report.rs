@@ -37,6 +37,7 @@ fn read_infeasible(messages: &[InfeasibleLeases]) -> Result<Vec<Waiting>, Messag
             shape: Shape {
                 needs: read_amounts(message.resources.as_ref())?,
                 strategy: SchedulingStrategy::read(message.strategy.as_ref())?,
+                cause: String::new(),
             },
             kind: Kind::Task,
             name: message.task_name.clone(),

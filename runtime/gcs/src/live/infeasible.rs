@@ -35,6 +35,8 @@ const OF_ONE_NODE: &str = "node:";
 pub(crate) struct Shape {
     pub(crate) needs: ResourceSet,
     pub(crate) strategy: SchedulingStrategy,
+    /// Why the nodes cannot meet it, in words; empty: no node does, as can be seen of each.
+    pub(crate) cause: String,
 }
 
 /// What waits.
@@ -42,6 +44,7 @@ pub(crate) struct Shape {
 pub(crate) enum Kind {
     Task,
     Actor,
+    PlacementGroup,
 }
 
 /// So many of one name that wait for a node.
@@ -82,7 +85,9 @@ type Waiters = BTreeMap<(Kind, String), u32>;
 
 impl Shape {
     fn is_met_by(&self, candidate: &Candidate) -> bool {
-        candidate.total.covers(&self.needs) && self.strategy.allows(candidate.node, &candidate.labels)
+        self.cause.is_empty()
+            && candidate.total.covers(&self.needs)
+            && self.strategy.allows(candidate.node, &candidate.labels)
     }
 
     /// What a node's labels must be. What may only be on one node by its id does not wait in vain: it fails.
@@ -102,6 +107,7 @@ impl Kind {
         match self {
             Self::Task => "task",
             Self::Actor => "actor",
+            Self::PlacementGroup => "placement group",
         }
     }
 }
@@ -248,6 +254,7 @@ fn shape_message(shape: &Shape, waiters: &Waiters) -> InfeasibleShape {
             .unwrap_or_default(),
         waiters: named.collect(),
         others: waiters.values().skip(MAX_NAMES).sum(),
+        cause: shape.cause.clone(),
     }
 }
 

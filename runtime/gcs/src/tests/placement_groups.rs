@@ -175,6 +175,52 @@ fn a_group_that_fits_nowhere_waits_for_a_node() {
 }
 
 #[test]
+fn a_driver_is_told_what_keeps_its_groups_from_their_nodes() {
+    let mut cluster = Cluster::with_nodes(&[2.0, 2.0]);
+    cluster
+        .create_group(1, PlacementStrategy::Pack, &[1.0, 4.0])
+        .unwrap();
+    cluster
+        .create_group(2, PlacementStrategy::StrictPack, &[2.0, 1.0])
+        .unwrap();
+    cluster
+        .create_group(3, PlacementStrategy::StrictSpread, &[1.0, 1.0, 1.0])
+        .unwrap();
+    cluster
+        .create_group(4, PlacementStrategy::Spread, &[2.0, 2.0, 2.0])
+        .unwrap();
+    cluster.pass_alive(Duration::from_secs(3), &[node_id(1), node_id(2)]);
+    let told = cluster.infeasible_demand();
+    assert_eq!(told.len(), 1, "once");
+    let mut shapes: Vec<_> = told[0].shapes.iter().collect();
+    shapes.sort_by(|left, right| left.cause.cmp(&right.cause));
+    assert!(
+        shapes
+            .iter()
+            .all(|shape| shape.waiters[0].kind == "placement group")
+    );
+    let mut cpus: Vec<_> = shapes
+        .iter()
+        .map(|shape| shape.resources.as_ref().unwrap().units["CPU"])
+        .collect();
+    cpus[..2].sort_by(f64::total_cmp);
+    assert_eq!(
+        cpus,
+        [3.0, 4.0, 3.0, 6.0],
+        "a bundle, a node's, and those of whole groups"
+    );
+    let causes: Vec<_> = shapes.iter().map(|shape| shape.cause.as_str()).collect();
+    assert_eq!(causes[..2], ["", ""]);
+    assert!(causes[2].starts_with("each of its 3 bundles goes to a node of its own"));
+    assert!(causes[3].starts_with("its 3 bundles have no room on all nodes together"));
+
+    cluster.attach(node_id(3), 4.0).unwrap();
+    let nodes = [node_id(1), node_id(2), node_id(3)];
+    cluster.pass_alive(Duration::from_secs(40), &nodes);
+    assert!(cluster.infeasible_demand().is_empty(), "it can meet each of them");
+}
+
+#[test]
 fn what_one_group_reserves_no_other_gets() {
     let mut cluster = Cluster::with_nodes(&[2.0]);
     for number in [1, 2] {

@@ -32,6 +32,7 @@ fn shape(units: &[(&str, f64)]) -> Shape {
     Shape {
         needs: set(units),
         strategy: SchedulingStrategy::Default,
+        cause: String::new(),
     }
 }
 
@@ -169,6 +170,7 @@ fn labels_that_no_node_has_are_told_with_those_that_there_are() {
             hard,
             soft: LabelSelector::default(),
         },
+        cause: String::new(),
     };
     let all = [waiting(Kind::Task, "f", labelled, 1)];
     told(&mut infeasible, start, &all, &view);
