@@ -134,7 +134,7 @@ TABLES: dict[str, dict[str, str]] = {
         "state::actors": "dropped error hash state::base state::events state::ids state::limits state::links"
         " state::objects"
         " state::tasks",
-        "state::execution": "error hash state::base state::ids state::limits state::links state::objects",
+        "state::execution": "error hash state::base state::ids state::limits state::links state::objects state::outbox",
         "state": "dropped error state::actors state::base state::deaths state::events state::execution state::ids"
         " state::leases state::limits state::links state::objects state::outbox state::process state::tasks store",
         "io::connection": "",
@@ -239,16 +239,17 @@ TABLES: dict[str, dict[str, str]] = {
         "bridge": "",
         "convert": "",
         "event": "",
+        "cancelling": "event",
         "process": "",
         "object_ref": "",
         "futures": "object_ref",
         "values": "convert object_ref",
-        "runtime": "convert event futures object_ref values",
+        "runtime": "cancelling convert event futures object_ref values",
         "doors": "convert runtime",
         "objects": "convert doors object_ref runtime values",
         "notices": "convert doors futures object_ref objects",
         "object_ref_methods": "convert doors notices object_ref objects runtime",
-        "joining": "convert event futures notices runtime",
+        "joining": "cancelling convert event futures notices runtime",
         "feed": "convert objects runtime",
         "head": "convert feed runtime",
         "metrics": "convert runtime",
@@ -257,12 +258,13 @@ TABLES: dict[str, dict[str, str]] = {
         "arguments": "convert doors object_ref runtime strategy values",
         "placement_groups": "arguments convert head runtime values",
         "results": "convert object_ref process runtime values",
-        "execution": "convert object_ref objects process results runtime values",
-        "incoming": "execution object_ref objects results runtime",
+        "execution": "cancelling convert object_ref objects process results runtime values",
+        "incoming": "convert execution object_ref objects results runtime",
         "core_worker": "actor arguments convert doors execution feed head incoming joining metrics object_ref objects"
         " placement_groups runtime strategy values",
         # What Python sees: lib.rs.
-        "_native": "actor arguments bridge core_worker doors incoming object_ref object_ref_methods process values",
+        "_native": "actor arguments bridge cancelling core_worker doors incoming object_ref object_ref_methods process"
+        " values",
     },
     # A test as a whole, whose modules are free.
     "tests/simulation": {},

@@ -43,7 +43,8 @@ pub(crate) fn exception(py: Python<'_>, error: &CoreError) -> PyErr {
     static FROM_FAILURE: Attribute = Attribute::new("sparkray._private.failures", "from_failure");
     let made = FROM_FAILURE.get(py).and_then(|from_failure| {
         let actor = error.actor.map(|actor| actor.to_string());
-        from_failure.call1((error.code.number(), error.message.as_str(), actor))
+        let task = error.task.map(|task| task.to_string());
+        from_failure.call1((error.code.number(), error.message.as_str(), actor, task))
     });
     match made {
         Ok(exception) => PyErr::from_value(exception),

@@ -3,12 +3,13 @@
 use std::collections::BTreeMap;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use pyo3::exceptions::{PyRuntimeError, PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList, PyTuple};
-use sparkray_common::{ActorId, FunctionId, ObjectId, WorkerId};
-use sparkray_core_worker::HandleKind;
+use sparkray_common::{ActorId, FunctionId, ObjectId, TaskId, WorkerId};
+use sparkray_core_worker::{Cancellation, HandleKind};
 use sparkray_proto::{self as proto, ClientKind};
 
 use crate::actor::ActorRef;
@@ -23,6 +24,9 @@ use crate::runtime::Runtime;
 use crate::strategy::{PyStrategy, worker_key};
 use crate::values::serialize;
 use crate::{execution, feed, head, metrics, objects, placement_groups};
+
+/// The owner of an object has heard within this time that its call is to end, or is stopped.
+const CANCEL_DEADLINE: Duration = Duration::from_secs(30);
 
 /// This process in its cluster: driver or worker.
 #[pyclass(frozen, name = "CoreWorker", module = "sparkray._native")]
@@ -96,8 +100,9 @@ impl PyCoreWorker {
         kwargs: &Bound<'py, PyDict>,
     ) -> PyResult<Bound<'py, PyAny>> {
         self.runtime.make_room(py)?;
-        let encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
+        let mut encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
         let core = &self.runtime.core;
+        encoded.arguments.parent = incoming::current_call(py, &self.runtime);
         let results = core
             .submit(&template.inner, encoded.arguments)
             .map_err(|error| exception(py, &error))?;
@@ -117,7 +122,8 @@ impl PyCoreWorker {
         let core = &self.runtime.core;
         doors::check(Visitor::Actor(actor.id), &actor.worker, core)?;
         self.runtime.make_room(py)?;
-        let encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
+        let mut encoded = encode(&self.runtime, args, kwargs, Purpose::Call)?;
+        encoded.arguments.parent = incoming::current_call(py, &self.runtime);
         let results = core
             .submit_actor(actor.id, &actor.method(method), num_returns, encoded.arguments)
             .map_err(|error| exception(py, &error))?;
@@ -211,6 +217,29 @@ impl PyCoreWorker {
         doors::check(Visitor::Actor(actor.id), &actor.worker, core)?;
         py.detach(|| core.kill_actor(actor.id, no_restart, &check_signals))
             .map_err(|error| wait_exception(py, error, "the actor was not killed"))
+    }
+
+    /// Has the call end that makes an object.
+    fn cancel(&self, py: Python<'_>, reference: &ObjectRef, force: bool, recursive: bool) -> PyResult<()> {
+        let core = &self.runtime.core;
+        doors::check(Visitor::Object(reference.id), &reference.worker, core)?;
+        let how = Cancellation { force, recursive };
+        let deadline = Instant::now() + CANCEL_DEADLINE;
+        py.detach(|| core.cancel(reference.id, how, deadline, &check_signals))
+            .map_err(|error| wait_exception(py, error, "the owner of the object did not hear of it"))
+    }
+
+    /// Whether a call that this process runs is to end.
+    fn is_cancelled(&self, task_id: &[u8]) -> PyResult<bool> {
+        let task_id = TaskId::from_slice(task_id).map_err(bad_id)?;
+        Ok(self.runtime.core.is_cancelled(task_id))
+    }
+
+    /// Calls of this actor that are to end, of which it was not told before.
+    fn poll_cancelled<'py>(&self, py: Python<'py>) -> Vec<Bound<'py, PyBytes>> {
+        let cancelled = self.runtime.cancelled_methods.take();
+        let ids = cancelled.iter().map(|id| PyBytes::new(py, id.as_bytes()));
+        ids.collect()
     }
 
     fn nodes<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyList>> {
@@ -355,6 +384,12 @@ impl PyCoreWorker {
     #[allow(clippy::unused_self, reason = "a method for Python")]
     fn fail_task(&self, task: &PyIncomingTask, error: &Bound<'_, PyAny>) {
         task.fail(error);
+    }
+
+    /// Answers a call that was cancelled before it ran.
+    #[allow(clippy::unused_self, reason = "a method for Python")]
+    fn give_up_task(&self, task: &PyIncomingTask) {
+        task.give_up();
     }
 
     /// Becomes the owner of blocks that Spark tasks sealed: (object_id, size, node_id, node_address) each. Other blocks

@@ -35,6 +35,11 @@ impl EventSignal {
         }
     }
 
+    /// Whether somebody looks at the descriptor.
+    pub(crate) fn is_started(&self) -> bool {
+        self.descriptor.get().is_some()
+    }
+
     /// The descriptor; from the first call on, arrivals are announced.
     pub(crate) fn start(&self, core: &CoreWorker) -> std::io::Result<i32> {
         if let Some(descriptor) = self.descriptor.get() {

@@ -13,6 +13,7 @@ use sparkray_core_worker::{CoreError, CreateActorWork, Fetched, IdMap, IncomingT
 use sparkray_proto::SchedulingStrategy;
 use tracing::{Span, debug_span};
 
+use crate::cancelling::Interruptible;
 use crate::convert::{bad_id, check_signals, exception, wait_exception};
 use crate::object_ref::reading;
 use crate::objects::wait_for_borrows;
@@ -45,6 +46,11 @@ pub(crate) fn current_task(py: Python<'_>) -> PyResult<Option<Bound<'_, PyDict>>
         entry.set_item("attempt", current.attempt)?;
         Ok(Some(entry))
     })
+}
+
+/// The id of the task that the native loop runs on this thread.
+pub(crate) fn current_task_id() -> Option<TaskId> {
+    CURRENT.with_borrow(|current| current.as_ref().map(|current| current.task_id))
 }
 
 /// The hooks, for calls that Python drives.
@@ -199,6 +205,11 @@ impl<'py> Loop<'py> {
     }
 
     fn call(&mut self, task: &IncomingTask) -> PyResult<Bound<'py, PyAny>> {
+        let _interruptible = match self.instance {
+            // A method that runs is not touched.
+            Some(_) => None,
+            None => Some(Interruptible::begin(task.task_id)?),
+        };
         let function = match &self.instance {
             Some(instance) => instance.getattr(task.method.as_str())?,
             None => self.function(task)?,

@@ -7,11 +7,14 @@ use pyo3::exceptions::PyRuntimeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyTuple};
 use sparkray_common::sync::Mutex;
-use sparkray_common::{ErrorCode, ObjectId};
+use sparkray_common::{ErrorCode, ObjectId, TaskId};
 use sparkray_core_worker::{CoreError, IncomingTask, WorkItem};
 use tracing::Span;
 
-use crate::execution::{LoadedArgument, arguments_of, decode_arguments, fetch_references, hooks, span_of};
+use crate::convert::Attribute;
+use crate::execution::{
+    LoadedArgument, arguments_of, current_task_id, decode_arguments, fetch_references, hooks, span_of,
+};
 use crate::object_ref::reading;
 use crate::objects::wait_for_borrows;
 use crate::results::{answer_of, send_error};
@@ -46,6 +49,11 @@ impl PyIncomingTask {
     #[getter]
     fn name(&self) -> &str {
         &self.task.name
+    }
+
+    /// Whether it is to end.
+    fn is_cancelled(&self) -> bool {
+        self.runtime.cancelled_methods.any() && self.runtime.core.is_cancelled(self.task.task_id)
     }
 
     /// Positional and keyword arguments, references replaced by their values.
@@ -105,6 +113,16 @@ impl PyIncomingTask {
         Ok(())
     }
 
+    /// Answers that it was cancelled before it ran.
+    pub(crate) fn give_up(&self) {
+        if self.begin_answer() {
+            let message = format!("{} was cancelled", self.task.name);
+            self.runtime
+                .core
+                .fail_task(&self.task, &CoreError::new(ErrorCode::Cancelled, message));
+        }
+    }
+
     /// Answers with an error.
     pub(crate) fn fail(&self, error: &Bound<'_, PyAny>) {
         if self.begin_answer() {
@@ -131,6 +149,19 @@ impl Drop for PyIncomingTask {
                 .fail_task(&self.task, &CoreError::new(ErrorCode::Cancelled, message));
         }
     }
+}
+
+/// The call that runs on this thread or in this coroutine.
+pub(crate) fn current_call(py: Python<'_>, runtime: &Runtime) -> Option<TaskId> {
+    static OF_COROUTINE: Attribute = Attribute::new("sparkray._private.concurrent_actor", "current");
+    let current = current_task_id();
+    if current.is_some() || !runtime.event.is_started() {
+        return current;
+    }
+    let variable = OF_COROUTINE.get(py).ok()?;
+    let task = variable.call_method0("get").ok()?;
+    let task = task.cast_into::<PyIncomingTask>().ok()?;
+    Some(task.get().task.task_id)
 }
 
 /// Calls that have arrived; `None`: the worker is to end.

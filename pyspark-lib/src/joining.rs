@@ -11,6 +11,7 @@ use sparkray_core_worker::{ConnectOptions, CoreWorker, Notice, UnhandledErrors};
 use sparkray_proto::ClientKind;
 use sparkray_rpc::Identity;
 
+use crate::cancelling::{self, CancelledMethods};
 use crate::convert::{bad_id, exception};
 use crate::event::EventSignal;
 use crate::futures::Futures;
@@ -89,7 +90,8 @@ pub(crate) fn connect(
     let (sender, receiver) = notices::queue();
     let futures = Arc::new(Futures::default());
     let event = Arc::new(EventSignal::default());
-    let for_handler = (sender, Arc::clone(&event));
+    let cancelled_methods = Arc::new(CancelledMethods::default());
+    let for_handler = (Arc::clone(&event), Arc::clone(&cancelled_methods));
     let options = ConnectOptions {
         identity,
         raylet_socket: required(config, "socket_name")?,
@@ -102,10 +104,11 @@ pub(crate) fn connect(
         log_to_driver: optional(config, "log_to_driver")?.unwrap_or(false),
         report_unhandled_errors: unhandled_errors(config)?,
         on_notice: Box::new(move |notice| {
+            let (event, methods) = &for_handler;
             if matches!(notice, Notice::Work) {
-                for_handler.1.raise();
-            } else {
-                for_handler.0.send(notice);
+                event.raise();
+            } else if let Some(notice) = cancelling::on_notice(notice, methods, event) {
+                sender.send(notice);
             }
         }),
     };
@@ -123,6 +126,7 @@ pub(crate) fn connect(
         cluster_id,
         is_driver,
         event,
+        cancelled_methods,
     });
     set_current(Some(Arc::clone(&runtime)));
     Ok(runtime)

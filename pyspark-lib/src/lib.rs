@@ -6,6 +6,7 @@
 mod actor;
 mod arguments;
 mod bridge;
+mod cancelling;
 mod convert;
 mod core_worker;
 mod doors;
@@ -43,6 +44,8 @@ mod _native {
         decode_feed_report, decode_init_result, decode_raylet_access, decode_status, decode_stop_result,
         decode_table_schemas, encode_feed_partitions, encode_feed_request, encode_init_request, encode_table,
     };
+    #[pymodule_export]
+    use crate::cancelling::take_interrupt;
     #[pymodule_export]
     use crate::core_worker::PyCoreWorker;
     #[pymodule_export]

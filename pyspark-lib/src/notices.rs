@@ -96,7 +96,12 @@ fn lines_of(notice: &Notice) -> usize {
     match notice {
         Notice::Log(lines) => lines.len(),
         Notice::UnhandledError { .. } | Notice::InfeasibleDemand(_) => 1,
-        Notice::Fetched(..) | Notice::Left | Notice::Work => 0,
+        Notice::Fetched(..)
+        | Notice::Left
+        | Notice::Work
+        | Notice::Interrupt(_)
+        | Notice::CancelMethod(_)
+        | Notice::ForceExit => 0,
     }
 }
 
@@ -141,7 +146,8 @@ pub(crate) fn run(notices: &NoticeReceiver, futures: &Futures, callbacks: &Callb
                     error.write_unraisable(py, None);
                 }
             }
-            Notice::Work => {}
+            // Others have taken them.
+            Notice::Work | Notice::Interrupt(_) | Notice::CancelMethod(_) | Notice::ForceExit => {}
         });
         // A child that a callback forked has come back: the thread is the parent's.
         if attached.is_none() || fork_generation() != generation {

@@ -10,6 +10,7 @@ use sparkray_common::sync::Mutex;
 use sparkray_common::{ClusterId, ObjectId};
 use sparkray_core_worker::{CoreWorker, NewValue, WaitError};
 
+use crate::cancelling::CancelledMethods;
 use crate::convert::{check_signals, wait_exception};
 use crate::event::EventSignal;
 use crate::futures::Futures;
@@ -23,6 +24,7 @@ pub(crate) struct Runtime {
     pub(crate) cluster_id: ClusterId,
     pub(crate) is_driver: bool,
     pub(crate) event: Arc<EventSignal>,
+    pub(crate) cancelled_methods: Arc<CancelledMethods>,
 }
 
 static CURRENT: Mutex<Option<Arc<Runtime>>> = Mutex::new(None);

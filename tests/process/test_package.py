@@ -120,11 +120,6 @@ def test_what_ray_has_and_we_do_not_says_so(name):
         getattr(sparkray, name)
 
 
-def test_cancel_says_so():
-    with pytest.raises(NotImplementedError, match="not there yet"):
-        sparkray.cancel(None)
-
-
 def test_the_stub_describes_the_module_and_the_module_is_in_the_stub():
     stub = ast.parse((Path(sparkray.__file__).parent / "_native.pyi").read_text())
     missing = []

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from sparkray import actor, exceptions, runtime_context, util
 from sparkray._native import ObjectRef
@@ -56,6 +56,7 @@ __all__ = [
     "__version__",
     "actor",
     "available_resources",
+    "cancel",
     "cluster_resources",
     "exceptions",
     "from_spark",
@@ -527,6 +528,27 @@ def available_resources() -> dict[str, float]:
     return {name: amount for name, amount in _sum_resources("available").items() if amount > 0}
 
 
-def cancel(*_arguments: Any, **_options: Any) -> NoReturn:
-    """Ray's cancel is not there yet."""
-    raise NotImplementedError("sparkray.cancel is not there yet: kill the actor, or let the task end")
+def cancel(ray_waitable: ObjectRef[Any], *, force: bool = False, recursive: bool = True) -> None:
+    """Ends the call that makes an object, if it is not over (Ray: ray.cancel). Does not wait until it has ended.
+
+    - A call that has not begun never does: `get` raises TaskCancelledError.
+    - In a task that runs, KeyboardInterrupt is raised, also where Python waits. Its caller gets an error that is both
+      TaskCancelledError and RayTaskError, or what the task returns that catches the interrupt.
+    - The coroutine of an async actor's method is cancelled as asyncio does it. Other methods that run are not touched:
+      they may ask `get_runtime_context().is_canceled()`.
+    - What is over stays as it is. Nothing that was cancelled is tried again.
+
+    Args:
+        ray_waitable: a reference to a result of the call. Any process that has one may cancel.
+        force: end the worker process that runs the task. Not for calls of actors.
+        recursive: cancel the calls that the call has made and that are not over, too.
+
+    Raises:
+        TypeError: it is no ObjectRef; `kill` ends actors.
+        ValueError: `force` for a call of an actor.
+        RaySystemError: sparkray is not running in this process.
+    """
+    given: object = ray_waitable
+    if not isinstance(given, ObjectRef):
+        raise TypeError(f"cancel() takes an ObjectRef, not {type(given).__name__}: kill() ends an actor")
+    _worker.core_worker().cancel(given, force, recursive)

@@ -33,6 +33,7 @@ __all__ = [
     "encode_table",
     "note_fork",
     "set_parent_death_signal",
+    "take_interrupt",
 ]
 
 # The version of the Rust side: it must equal `sparkray.__version__`.
@@ -120,6 +121,8 @@ class IncomingTask:
     @property
     def name(self) -> str:
         """`Class.method`, for tracebacks."""
+    def is_cancelled(self) -> bool:
+        """Whether it is to end."""
     def load_args(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Positional and keyword arguments, with references at the top level replaced by their values. Raises the
         exception of an argument that failed."""
@@ -205,6 +208,12 @@ class CoreWorker:
     ) -> Any:
         """As `submit`. `method`: its name; with a NUL and another name behind it, the call is named so."""
     def kill_actor(self, actor: ActorRef, no_restart: bool) -> None: ...
+    def cancel(self, reference: ObjectRef[Any], force: bool, recursive: bool) -> None:
+        """Raises ValueError for the forced end of an actor's call."""
+    def is_cancelled(self, task_id: bytes) -> bool:
+        """Whether a call that this process runs is to end."""
+    def poll_cancelled(self) -> list[bytes]:
+        """Ids of the calls of this actor that are to end and were not given before."""
     def nodes(self) -> list[dict[str, Any]]:
         """Keys: node_id (hex), alive, address (host:port), hostname, total, available (dict[str, float]), labels, pid,
         store (dict of StoreStats), report_count (of the node's reports, of which store and available are the last)."""
@@ -245,6 +254,8 @@ class CoreWorker:
     def flush(self) -> None:
         """Sends the answers that wait."""
     def fail_task(self, task: IncomingTask, error: BaseException) -> None: ...
+    def give_up_task(self, task: IncomingTask) -> None:
+        """The answer of a call that was cancelled before it ran."""
     def adopt_blocks(
         self,
         feed_id: bytes,
@@ -352,5 +363,8 @@ def decode_stop_result(data: bytes) -> list[str]:
     """Who did not answer in time."""
 
 def set_parent_death_signal(signal: int) -> None: ...
+def take_interrupt() -> bool:
+    """Whether the function that runs on this thread was cancelled. Once for each time that it was."""
+
 def note_fork() -> None: ...  # needed by python: in a child that user code forked
 def after_fork_in_child() -> None: ...

@@ -72,10 +72,12 @@ class CrossLanguageError(RayError):
 
 
 class TaskCancelledError(RayError):
-    """The task was cancelled before it had a result.
+    """The task was cancelled (`cancel`) before it had a result (Ray: ray.exceptions.TaskCancelledError).
+
+    As it is: the task did not run, or its worker was ended. As a RayTaskError too: its code was interrupted.
 
     Attributes:
-        task_id: the task, or None when it is not known.
+        task_id: hexadecimal id of the task, or None when it is not known.
         error_message: what happened, or None.
     """
 
@@ -85,8 +87,8 @@ class TaskCancelledError(RayError):
         self.error_message = error_message
 
     def __str__(self) -> str:
-        task = f"task {self.task_id} was cancelled" if self.task_id else ""
-        return ": ".join(part for part in (task, self.error_message) if part) or "the task was cancelled"
+        task = f"Task: {self.task_id} was cancelled." if self.task_id else ""
+        return " ".join(part for part in (task, self.error_message) if part) or "The task was cancelled."
 
 
 class LocalRayletDiedError(RayError):
@@ -596,6 +598,7 @@ def task_error(
     ip: str,
     actor_repr: str | None = None,
     actor_id: str | None = None,
+    task_id: str | None = None,
 ) -> RayTaskError:
     """Wraps what a task raised. A cause that cannot be pickled and read back becomes a RayError with its text."""
     text = format_traceback(error)
@@ -603,18 +606,28 @@ def task_error(
     if isinstance(error, RayTaskError):
         cause = error.cause  # one level only: the text tells the whole story
     elif isinstance(error, KeyboardInterrupt):
-        cause = TaskCancelledError(error_message="the task was interrupted (KeyboardInterrupt)")
+        cause = TaskCancelledError(task_id)
+        text = f"{text}\n{_DIRECT_CAUSE}\n{_qualified(TaskCancelledError)}: {cause}\n"
     by_fields = False
     problem = _pickling_problem(cause)
     if problem is not None:
         by_fields = _pickling_problem(cause, by_fields=True) is None
     if problem is not None and not by_fields:
-        kind = f"{type(cause).__module__}.{type(cause).__qualname__}"
-        cause = RayError(f"Exception {kind} isn't serializable: {problem}\nOriginal exception details:\n{text}")
+        cause = RayError(
+            f"Exception {_qualified(type(cause))} isn't serializable: {problem}\nOriginal exception details:\n{text}"
+        )
     wrapped = RayTaskError(name, text, cause, None, pid, ip, actor_repr, actor_id)
     wrapped.__dict__.update(_notes_of(error))
     wrapped._cause_by_fields = by_fields
     return wrapped
+
+
+# What Python writes between the traceback of an exception and that of the one that it caused.
+_DIRECT_CAUSE = "The above exception was the direct cause of the following exception:\n"
+
+
+def _qualified(kind: type[BaseException]) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
 
 
 def _pickling_problem(cause: BaseException, *, by_fields: bool = False) -> str | None:

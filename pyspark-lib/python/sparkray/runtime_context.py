@@ -17,7 +17,6 @@ _LATER = {
     "get_session_name": "sessions have no name",
     "get_temp_dir": "init() tells the driver its session_dir",
     "gcs_address": "init() tells the driver its address",
-    "is_canceled": "there is no cancel() yet",
 }
 
 
@@ -81,6 +80,19 @@ class RuntimeContext:
             As `get_task_name`: workers are told one name. Ray gives the function with its module.
         """
         return self.get_task_name()
+
+    def is_canceled(self) -> bool:
+        """Whether the task that runs was cancelled: a method of an actor, which is not interrupted, may look and end.
+
+        Returns:
+            Whether `cancel` was called for it, or for what called it with recursive=True.
+
+        Raises:
+            AssertionError: in a driver.
+        """
+        _only_in_workers()
+        task = _task()
+        return task is not None and worker.core_worker().is_cancelled(task["task_id"])
 
     def get_actor_id(self) -> str | None:
         """The actor in whose worker this runs.

@@ -35,6 +35,7 @@ from sparkray import (  # noqa: E402
     ObjectRef,
     RemoteFunction,
     available_resources,
+    cancel,
     cluster_resources,
     get,
     get_actor,
@@ -79,7 +80,6 @@ __all__ = [
 
 __version__ = sparkray.__version__
 ObjectID = ObjectRef
-cancel = sparkray.cancel
 
 
 def __getattr__(name: str) -> Any:

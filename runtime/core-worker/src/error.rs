@@ -1,6 +1,6 @@
 //! Failures of the core worker: a code that callers decide on, and a sentence for people.
 
-use sparkray_common::{ActorId, ErrorCode};
+use sparkray_common::{ActorId, ErrorCode, TaskId};
 use sparkray_proto::Failure;
 use sparkray_rpc::RpcError;
 
@@ -14,6 +14,8 @@ pub struct CoreError {
     pub message: String,
     /// The actor that it is about, where this process knows it.
     pub actor: Option<ActorId>,
+    /// The task that it is about, likewise.
+    pub task: Option<TaskId>,
 }
 
 impl CoreError {
@@ -23,6 +25,7 @@ impl CoreError {
             code,
             message: message.into(),
             actor: None,
+            task: None,
         }
     }
 
@@ -30,6 +33,14 @@ impl CoreError {
     pub fn of_actor(self, actor: ActorId) -> Self {
         Self {
             actor: Some(actor),
+            ..self
+        }
+    }
+
+    /// The same failure, which is about this task.
+    pub fn of_task(self, task: TaskId) -> Self {
+        Self {
+            task: Some(task),
             ..self
         }
     }

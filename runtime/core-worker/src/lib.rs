@@ -30,6 +30,8 @@ pub use error::{CoreError, WaitError};
 pub use fork::{generation as fork_generation, note_fork};
 pub use hash::IdMap;
 pub use io::{ConnectOptions, CoreWorker};
-pub use state::{ActorMethod, CreateActorWork, IncomingTask, Notice, TaskTemplate, UnhandledErrors};
+pub use state::{
+    ActorMethod, Cancellation, CreateActorWork, IncomingTask, Notice, TaskTemplate, UnhandledErrors,
+};
 pub use store::StoredValue;
 pub use values::{ALWAYS_INLINE, Fetched, NewValue};

@@ -17,8 +17,9 @@ use crate::error::CoreError;
 use crate::kick::Kick;
 pub use crate::state::CloseCause;
 use crate::state::{
-    ActorMethod, ArgumentValue, Begun, CallKind, CreateActorWork, Creation, Effect, IdSource, IncomingTask,
-    NewTask, Notice, Pending, SlotResult, State, StoreAnswer, TaskTemplate, Value, stored_argument,
+    ActorMethod, ArgumentValue, Begun, CallKind, Cancellation, CreateActorWork, Creation, Effect, IdSource,
+    IncomingTask, NewTask, Notice, Pending, SlotResult, State, StoreAnswer, TaskTemplate, Value,
+    stored_argument,
 };
 use crate::store::StoredValue;
 
@@ -352,11 +353,19 @@ impl Process {
         self.state.submit(NewTask {
             kind,
             num_returns,
+            parent: arguments.parent,
             arguments: arguments.value,
             keyword_names: arguments.keyword_names,
             slots: arguments.references,
             contained: arguments.contained,
         })
+    }
+
+    /// Has the call end that makes an object. What its owner answers is not looked at.
+    pub fn cancel(&mut self, id: ObjectId, how: Cancellation) {
+        if let Ok(Some(slot)) = self.state.cancel(id, how) {
+            self.state.forget_slot(slot);
+        }
     }
 
     /// Creates an actor without a name; the caller holds one handle.

@@ -35,6 +35,9 @@ frame_kinds! {
     AcknowledgeReplies = 11,
     RegisterAgain = 12,
     AdoptObject = 13,
+    CancelTask = 14,
+    RequestOwnerToCancelTask = 15,
+    RequestOwnerToCancelTaskReply = 16,
     // Between a client and a raylet.
     RegisterClient = 32,
     RegisterClientReply = 33,

@@ -124,7 +124,8 @@ impl Process {
         items: &[Item],
     ) -> ObjectId {
         let function = Arc::new(template(name, strategy));
-        let results = self.core.submit(&function, arguments(items, &[]));
+        let arguments = self.arguments(items, &[]);
+        let results = self.core.submit(&function, arguments);
         let me = self.core.address();
         self.hold(results[0], me);
         results[0]
@@ -133,7 +134,8 @@ impl Process {
     /// Calls a function; the result is among the references.
     pub(crate) fn submit(&mut self, name: &'static str, items: &[Item], slots: &[ObjectId]) -> ObjectId {
         let function = self.function(name);
-        let results = self.core.submit(&function, arguments(items, slots));
+        let arguments = self.arguments(items, slots);
+        let results = self.core.submit(&function, arguments);
         let me = self.core.address();
         self.hold(results[0], me);
         results[0]
@@ -148,10 +150,21 @@ impl Process {
             })
         });
         let method = Arc::clone(method);
-        let results = self.core.submit_actor(actor, &method, arguments(items, &[]));
+        let arguments = self.arguments(items, &[]);
+        let results = self.core.submit_actor(actor, &method, arguments);
         let me = self.core.address();
         self.hold(results[0], me);
         results[0]
+    }
+
+    fn arguments(&self, items: &[Item], slots: &[ObjectId]) -> CallArguments {
+        CallArguments {
+            value: encode(items).into(),
+            keyword_names: Vec::new(),
+            references: (0..).zip(slots.iter().copied()).collect(),
+            contained: references(items).into_iter().map(|(id, _)| id).collect(),
+            parent: self.current,
+        }
     }
 
     // ---- what the binding does -----------------------------------------------------------------------------
@@ -189,6 +202,7 @@ impl Process {
     /// The call that ran is over. Its references go, unless the actor keeps them.
     fn end_call(&mut self, keeps: bool) {
         self.in_call = false;
+        self.current = None;
         for (id, owner) in std::mem::take(&mut self.call_references) {
             if keeps {
                 self.references.push((id, owner));
@@ -202,6 +216,7 @@ impl Process {
         self.in_call = true;
         let (work, items, given) = match work {
             WorkItem::Task(task) => {
+                self.current = Some(task.task_id);
                 let given = self.core.arguments(&task);
                 let items = decode(&task.arguments);
                 (Work::Task(task), items, given)
@@ -255,15 +270,6 @@ fn template(name: &str, strategy: SchedulingStrategy) -> TaskTemplate {
     }
 }
 
-fn arguments(items: &[Item], slots: &[ObjectId]) -> CallArguments {
-    CallArguments {
-        value: encode(items).into(),
-        keyword_names: Vec::new(),
-        references: (0..).zip(slots.iter().copied()).collect(),
-        contained: references(items).into_iter().map(|(id, _)| id).collect(),
-    }
-}
-
 impl Cluster {
     /// A process does what it does by itself.
     pub(crate) fn go_on(&mut self, process: usize) {
@@ -297,6 +303,11 @@ impl Cluster {
     }
 
     fn continue_work(&mut self, process: usize, mut running: Running) {
+        if self.is_interrupted(process, &running) {
+            let error = CoreError::new(ErrorCode::Cancelled, "it was interrupted");
+            self.finish(process, running, Err(error));
+            return;
+        }
         let found = &mut self.processes[process];
         match &running.step {
             Step::Load => {
@@ -341,6 +352,23 @@ impl Cluster {
                 Some(Err(error)) => self.finish(process, running, Err(error)),
             },
         }
+    }
+
+    /// Whether the code of a call ends because it was told to; it may go on.
+    fn is_interrupted(&mut self, process: usize, running: &Running) -> bool {
+        let found = &mut self.processes[process];
+        let is_due = found.interrupted.is_some() && found.interrupted == found.current;
+        if !is_due || matches!(running.step, Step::Load | Step::Writing(..)) {
+            return false;
+        }
+        found.interrupted = None;
+        if self.random.chance(20) {
+            return false;
+        }
+        if let Step::Nested(_) = running.step {
+            self.processes[process].core.set_blocked(false);
+        }
+        true
     }
 
     /// What functions and methods do.

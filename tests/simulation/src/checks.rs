@@ -87,6 +87,7 @@ impl Cluster {
                 // A dead process may have passed on a reference that it kept alone.
                 Some(Err(error)) if lost_processes && error.message.contains("was freed by its owner") => {}
                 Some(Err(_)) if driver.core.broken().is_some() => {}
+                Some(Err(error)) if self.program.was_cancelled(&error) => {}
                 Some(Err(error)) => assert!(
                     fails || (on_nodes && lost_nodes) || (by_processes && lost_processes),
                     "{} is lost without a reason: {error} ({expected:?}, {:?})",

@@ -8,6 +8,8 @@ mod agenda;
 #[cfg(test)]
 mod calls;
 #[cfg(test)]
+mod cancels;
+#[cfg(test)]
 mod checks;
 #[cfg(test)]
 mod cluster;

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use sparkray_common::{ActorId, NodeId, ObjectId, VERSION, WorkerAddress, WorkerId};
+use sparkray_common::{ActorId, NodeId, ObjectId, TaskId, VERSION, WorkerAddress, WorkerId};
 use sparkray_core_worker::simulation::{Output, Process as Core};
 use sparkray_core_worker::{ActorMethod, CoreError, Fetched, Notice, TaskTemplate};
 use sparkray_proto::{ClientKind, RegisterClient};
@@ -45,6 +45,10 @@ pub(crate) struct Process {
     pub(crate) call_references: Vec<(ObjectId, WorkerAddress)>,
     pub(crate) in_call: bool,
     pub(crate) running: Option<Running>,
+    /// The call that runs.
+    pub(crate) current: Option<TaskId>,
+    /// The function that was told to end.
+    pub(crate) interrupted: Option<TaskId>,
     /// What it has become.
     pub(crate) actor: Option<(ActorId, u64)>,
     pub(crate) functions: BTreeMap<&'static str, Arc<TaskTemplate>>,
@@ -75,6 +79,8 @@ impl Process {
             call_references: Vec::new(),
             in_call: false,
             running: None,
+            current: None,
+            interrupted: None,
             actor: None,
             functions: BTreeMap::new(),
             methods: BTreeMap::new(),
@@ -213,6 +219,7 @@ impl Cluster {
     /// Carries out what a process has decided.
     pub(crate) fn outputs(&mut self, process: usize) {
         let outputs = self.processes[process].core.take_outputs().expect("whole frames");
+        let mut ends = false;
         for output in outputs {
             match output {
                 Output::Open { conn, target } => self.open(process, conn, target),
@@ -233,8 +240,17 @@ impl Cluster {
                     self.processes[process].notices.push((key, value));
                     self.wake_soon(process, 1);
                 }
+                Output::Notice(Notice::Interrupt(task)) => {
+                    self.processes[process].interrupted = Some(task);
+                    self.wake_soon(process, 1);
+                }
+                Output::Notice(Notice::ForceExit) => ends = true,
                 Output::Notice(_) => {}
             }
+        }
+        if ends {
+            self.kill_process(process);
+            return;
         }
         let now = self.agenda.now;
         let found = &mut self.processes[process];

@@ -1,8 +1,8 @@
 //! The driver's program: random calls, and what their results must be.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use sparkray_common::{ActorId, JobId, ObjectId, WorkerId};
+use sparkray_common::{ActorId, JobId, ObjectId, TaskId, WorkerId};
 use sparkray_proto::{ActorSpec, HeadRequest, KillActor, RegisterJob, head_reply, head_request};
 
 use crate::agenda::Event;
@@ -44,12 +44,14 @@ struct Writing {
 
 #[derive(Debug)]
 pub(crate) struct Program {
-    random: Random,
+    pub(crate) random: Random,
     /// Steps that are still to be done, and the longest pause between two.
     pub(crate) left: u32,
     pub(crate) pause: u64,
     /// Whether actors are made and called.
     pub(crate) with_actors: bool,
+    /// Whether calls are cancelled.
+    pub(crate) with_cancels: bool,
     /// The question for the job.
     job: Option<u64>,
     pub(crate) has_job: bool,
@@ -61,6 +63,8 @@ pub(crate) struct Program {
     pub(crate) awaited: BTreeMap<u64, Expected>,
     pub(crate) actors: Vec<ActorId>,
     pub(crate) killed: Vec<ActorId>,
+    /// Calls that were cancelled.
+    pub(crate) cancelled: BTreeSet<TaskId>,
     /// How often functions ran, by their number.
     pub(crate) runs: BTreeMap<u64, u32>,
     /// The last call that an incarnation of an actor ran for a caller.
@@ -74,6 +78,7 @@ impl Program {
             left: 0,
             pause: 20_000,
             with_actors: false,
+            with_cancels: false,
             job: None,
             has_job: false,
             job_id: JobId::NIL,
@@ -83,6 +88,7 @@ impl Program {
             awaited: BTreeMap::new(),
             actors: Vec::new(),
             killed: Vec::new(),
+            cancelled: BTreeSet::new(),
             runs: BTreeMap::new(),
             ran: BTreeMap::new(),
         }
@@ -212,7 +218,9 @@ impl Cluster {
             8..12 => self.puts_into_store(),
             12..40 => self.calls_function(),
             40..55 => self.fetches(),
-            55..70 => self.drops(),
+            55..66 => self.drops(),
+            66..70 if self.program.with_cancels => self.cancels(),
+            66..70 => self.drops(),
             70..74 => self.creates_actor(),
             74..76 => self.kills_actor(),
             _ => self.calls_actor(),
@@ -220,7 +228,7 @@ impl Cluster {
     }
 
     /// One of the objects that the driver refers to.
-    fn some_object(&mut self) -> Option<ObjectId> {
+    pub(crate) fn some_object(&mut self) -> Option<ObjectId> {
         let held = &self.processes[DRIVER].references;
         self.program.random.choose(held).map(|(id, _)| *id)
     }

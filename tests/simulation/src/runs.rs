@@ -34,6 +34,7 @@ fn run(seed: u64) {
     let mut cluster = Cluster::new(random.next(), plan);
     cluster.until("the driver has its job", 30, |cluster| cluster.program.has_job);
     cluster.program.with_actors = random.chance(70);
+    cluster.program.with_cancels = random.chance(70);
     cluster.program.pause = random.between(2_000, 400_000);
     let has_faults = random.chance(75);
     if has_faults {

@@ -41,7 +41,7 @@ fn is_up(cluster: &Cluster, host: usize) -> bool {
 }
 
 /// Runs a scenario under some seeds, each on its own.
-pub(crate) fn under_seeds(scenario: fn(u64)) {
+pub(crate) fn under_seeds(scenario: impl Fn(u64) + Copy + Send + 'static) {
     for seed in 0..SEEDS {
         if let Err(panic) = on_its_own(seed, move || scenario(seed)) {
             println!("seed {seed} of the scenario fails");

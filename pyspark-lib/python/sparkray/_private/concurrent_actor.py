@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from sparkray import exceptions
 from sparkray._private import process
 from sparkray._private.worker_main import actor_info
 
@@ -36,6 +37,9 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
     """Runs each call on one of `max_concurrency` threads until the worker is told to end."""
 
     def run_call(task: IncomingTask) -> None:
+        if task.is_cancelled():
+            core.give_up_task(task)
+            return
         token = current.set(task)
         try:
             args, kwargs = task.load_args()
@@ -53,6 +57,7 @@ def run_threads(core: CoreWorker, instance: object, max_concurrency: int) -> Non
     poller = select.poll()
     poller.register(core.event_fd(), select.POLLIN)
     while (tasks := core.poll_tasks()) is not None:
+        core.poll_cancelled()  # calls look for themselves when their turn comes
         for task in tasks:
             pool.submit(run_call, task)
         if not tasks:
@@ -137,10 +142,19 @@ def run_async(core: CoreWorker, instance: object, max_concurrency: int) -> None:
         loop.close()
 
 
+def _as_cancelled(task: IncomingTask, error: BaseException) -> BaseException:
+    """What the caller is told of an error: a coroutine that ended because it was cancelled is a cancelled task."""
+    if not (isinstance(error, asyncio.CancelledError) and task.is_cancelled()):
+        return error
+    cancelled = exceptions.TaskCancelledError(task_id=task.task_id.hex())
+    cancelled.__cause__ = error
+    return cancelled
+
+
 async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> None:
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
-    running: set[asyncio.Task[None]] = set()
+    running: dict[asyncio.Task[None], IncomingTask] = {}
     waiting: deque[IncomingTask] = deque()
     flushing = False
     loaders = ThreadPoolExecutor(min(max_concurrency, _LOADERS), thread_name_prefix="arguments")
@@ -164,7 +178,7 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
                 flushing = True
                 loop.call_soon(flush)
         except BaseException as error:
-            core.fail_task(task, error)
+            core.fail_task(task, _as_cancelled(task, error))
             if isinstance(error, asyncio.CancelledError) and ended.is_set():
                 raise
 
@@ -175,13 +189,24 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
 
     def start(task: IncomingTask) -> None:
         started = loop.create_task(run_call(task))
-        running.add(started)
+        running[started] = task
         started.add_done_callback(done)
 
     def done(finished: asyncio.Task[None]) -> None:
-        running.discard(finished)
+        running.pop(finished, None)
         if waiting:
             start(waiting.popleft())
+
+    def cancel(task_id: bytes) -> None:
+        for started, task in running.items():
+            if task.task_id == task_id:
+                started.cancel()
+                return
+        for task in waiting:
+            if task.task_id == task_id:
+                waiting.remove(task)
+                core.give_up_task(task)
+                return
 
     def fetch() -> None:
         tasks = core.poll_tasks()
@@ -194,6 +219,8 @@ async def _serve(core: CoreWorker, instance: object, max_concurrency: int) -> No
                 start(task)
             else:
                 waiting.append(task)
+        for task_id in core.poll_cancelled():
+            cancel(task_id)
 
     loop.add_reader(core.event_fd(), fetch)
     fetch()

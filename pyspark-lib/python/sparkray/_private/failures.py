@@ -53,7 +53,7 @@ _CLASS_OF_CODE: dict[int, type[Exception]] = {
 }
 
 
-def from_failure(code: int, message: str, actor_id: str | None = None) -> Exception:
+def from_failure(code: int, message: str, actor_id: str | None = None, task_id: str | None = None) -> Exception:
     """The exception for a failure that the runtime reports: `code` is a number of sparkray_common::ErrorCode."""
     kind = _CLASS_OF_CODE.get(code, RaySystemError)
     if issubclass(kind, RayActorError):
@@ -63,5 +63,5 @@ def from_failure(code: int, message: str, actor_id: str | None = None) -> Except
     if issubclass(kind, ObjectLostError):
         return kind._saying(message)
     if kind is TaskCancelledError:
-        return TaskCancelledError(error_message=message)
+        return TaskCancelledError(task_id) if task_id else TaskCancelledError(error_message=message)
     return kind(message)

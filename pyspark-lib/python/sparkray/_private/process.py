@@ -21,21 +21,24 @@ def set_parent_death_signal(signal_number: int) -> None:
 
 
 def pass_over_interrupts() -> None:
-    """SIGINT does nothing in this process, and what it usually does in those that it starts.
+    """SIGINT ends a task that is cancelled, and does nothing else here; what this process starts takes it as usual.
 
     Not SIG_IGN, which programs inherit: whoever starts a program in a task could not stop it by SIGINT.
     """
-    signal.signal(signal.SIGINT, _do_nothing)
-    signal.siginterrupt(signal.SIGINT, False)
+    signal.signal(signal.SIGINT, _end_cancelled_task)
     os.register_at_fork(after_in_child=_take_interrupts_in_child)
 
 
-def _do_nothing(_signal_number: int, _frame: object) -> None:
+def _end_cancelled_task(_signal_number: int, _frame: object) -> None:
     """A handler, which goes with exec."""
+    from sparkray import _native
+
+    if _native.take_interrupt():
+        raise KeyboardInterrupt
 
 
 def _take_interrupts_in_child() -> None:
-    if signal.getsignal(signal.SIGINT) is _do_nothing:
+    if signal.getsignal(signal.SIGINT) is _end_cancelled_task:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 

@@ -118,7 +118,9 @@ class Hooks:
         actor_id = task.get("actor_id") if task is not None else None
         if isinstance(actor_id, bytes):
             actor_id = actor_id.hex()
-        wrapped = exceptions.task_error(error, name, pid, ip, _actor_repr(), actor_id or None)
+        task_id = task.get("task_id") if task is not None else None
+        task_id = bytes(task_id).hex() if task_id else None
+        wrapped = exceptions.task_error(error, name, pid, ip, _actor_repr(), actor_id or None, task_id)
         return _pickle_error(wrapped)
 
     def _exit(self, error: SystemExit) -> NoReturn:

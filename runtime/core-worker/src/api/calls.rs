@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::time::Instant;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, ErrorCode, ObjectId};
+use sparkray_common::{ActorId, ErrorCode, ObjectId, TaskId};
 use sparkray_proto::{self as proto, head_reply, head_request};
 
 use super::check_running;
@@ -28,6 +28,8 @@ pub struct CallArguments {
     pub references: Vec<(u32, ObjectId)>,
     /// References inside the value. The caller keeps them until the call is submitted.
     pub contained: Vec<ObjectId>,
+    /// The call that this process runs and that makes this one, which may be cancelled with it.
+    pub parent: Option<TaskId>,
 }
 
 impl CallArguments {
@@ -35,6 +37,7 @@ impl CallArguments {
         NewTask {
             kind,
             num_returns,
+            parent: self.parent,
             arguments: self.value,
             keyword_names: self.keyword_names,
             slots: self.references,

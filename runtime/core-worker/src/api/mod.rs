@@ -1,6 +1,7 @@
 //! What the language bindings call: methods of [`crate::CoreWorker`], by subject.
 
 mod calls;
+mod cancelling;
 mod handing_over;
 mod head;
 mod metrics;

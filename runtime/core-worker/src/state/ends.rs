@@ -91,6 +91,7 @@ impl State {
             Pending::Create { slot, .. }
             | Pending::Head(slot)
             | Pending::Metrics(slot)
+            | Pending::Cancel(slot)
             | Pending::Done(slot) => {
                 links.fill_slot(slot, SlotResult::Failed(lost_connection(cause)));
             }

@@ -41,6 +41,14 @@ impl State {
                 self.execution
                     .on_acknowledge_replies(links, conn, &frame.decode()?)
             }
+            FrameKind::CancelTask => self.on_cancel_task(conn, &frame.decode()?),
+            FrameKind::RequestOwnerToCancelTask => {
+                self.on_request_to_cancel(conn, correlation, &frame.decode()?)
+            }
+            FrameKind::RequestOwnerToCancelTaskReply => {
+                self.on_cancel_reply(conn, correlation, &frame.decode()?);
+                Ok(())
+            }
             FrameKind::GetObject => objects.on_get_object(links, conn, correlation, &frame.decode()?),
             FrameKind::GetObjectReply => match links.take_pending(conn, correlation) {
                 Some(Pending::Fetch(id)) => objects.take_from_owner(links, id, &frame),
@@ -88,6 +96,9 @@ impl State {
             FrameKind::WorkerHello
             | FrameKind::PushTask
             | FrameKind::PushTaskReply
+            | FrameKind::CancelTask
+            | FrameKind::RequestOwnerToCancelTask
+            | FrameKind::RequestOwnerToCancelTaskReply
             | FrameKind::AcknowledgeReplies
             | FrameKind::GetObject
             | FrameKind::GetObjectReply

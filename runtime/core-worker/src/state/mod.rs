@@ -5,7 +5,7 @@
 //! It is made of parts with fields of their own, which call downwards only:
 //!
 //! ```text
-//!            router (mod, frames, ends, requests)
+//!            router (mod, frames, ends, requests, cancelling)
 //!       leases        actors        execution
 //!              \        |        /
 //!            tasks      |       /
@@ -20,6 +20,7 @@
 
 mod actors;
 mod base;
+mod cancelling;
 mod deaths;
 mod ends;
 mod events;
@@ -68,6 +69,7 @@ pub(crate) use objects::{
 pub(crate) use outbox::Effect;
 pub use outbox::Notice;
 use process::Process;
+pub use tasks::Cancellation;
 use tasks::Tasks;
 pub use tasks::{ActorMethod, TaskTemplate};
 pub(crate) use tasks::{CallKind, NewTask};

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
+use sparkray_common::TaskId;
 use sparkray_proto as proto;
 use sparkray_rpc::{Agreement, Endpoint, Target};
 
@@ -52,6 +53,12 @@ pub enum Notice {
     },
     /// This process takes no more part in the cluster: it has left, its raylet is gone, or its job is over.
     Left,
+    /// The function that runs is to end, unless it is over.
+    Interrupt(TaskId),
+    /// A call of this actor is to end, unless it is over.
+    CancelMethod(TaskId),
+    /// This process is to end at once.
+    ForceExit,
     /// Calls arrived, or this worker is to end; only after [`crate::CoreWorker::announce_work`].
     Work,
 }

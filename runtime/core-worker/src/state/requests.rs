@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use prost::Message;
-use sparkray_common::{ActorId, FunctionId, ObjectId, WorkerAddress};
+use sparkray_common::{ActorId, FunctionId, ObjectId, TaskId, WorkerAddress};
 use sparkray_proto::{self as proto, FrameKind};
 
 use super::limits::MAX_UNFINISHED_TASKS;
@@ -265,6 +265,11 @@ impl State {
     }
 
     // ---- running calls -------------------------------------------------------------------------------------
+
+    /// Whether a call that runs here is to end.
+    pub(crate) fn is_cancelled(&self, task_id: TaskId) -> bool {
+        self.execution.is_cancelled(task_id)
+    }
 
     pub(crate) fn is_ending(&self) -> bool {
         self.execution.is_ending()

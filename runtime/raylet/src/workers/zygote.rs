@@ -57,7 +57,7 @@
 //! waits until `getppid()` is `raylet_pid` (the middle process is gone; a parent-death signal set earlier would kill it
 //! when the middle one ends; it waits for end of file on the pipe, whose write end only the middle process keeps),
 //! calls `prctl(PR_SET_PDEATHSIG, SIGKILL)`, checks `getppid()` again, duplicates the pipes onto descriptors 1 and 2 (line-buffered
-//! text, UTF-8, errors=backslashreplace), closes the control socket, has SIGINT do nothing (but not in what it
+//! text, UTF-8, errors=backslashreplace), closes the control socket, has SIGINT end a cancelled function and nothing else (but not in what it
 //! starts), reseeds every random generator, puts `SPARKRAY_WORKER_ID` (hexadecimal) into its environment, by which the raylet knows what it left
 //! behind when it ended, and calls `CoreWorker.connect_worker(fd, config)`.
 //!

@@ -18,7 +18,7 @@ use crate::state::base::Base;
 use crate::state::limits::{CONCURRENT_WINDOW, CallWindow, ORDERED_WINDOW};
 use crate::state::links::{ConnId, Links, Timer};
 use crate::state::objects::{Objects, Value};
-use crate::state::tasks::{ActorMethod, CallKind, Place, PushPrefix, Task};
+use crate::state::tasks::{ActorMethod, CallKind, Place, PushPrefix, Task, TaskQueue, Tasks};
 
 /// An actor whose connection broke is called again after this time, in microseconds, unless its death is known.
 const RECONNECT_DELAY: u64 = 100_000;
@@ -33,7 +33,7 @@ const KEPT_PREFIXES: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Calls {
     /// Not sent, in order.
-    queue: VecDeque<TaskId>,
+    queue: TaskQueue,
     /// Not sent, and out of the queue until their arguments are there.
     waiting: IdSet<TaskId>,
     /// Sent, by sequence from `first`; `None`: answered.
@@ -76,9 +76,16 @@ impl Calls {
 
     /// Those that are not sent.
     pub(super) fn take_queue(&mut self) -> VecDeque<TaskId> {
-        let mut queue = std::mem::take(&mut self.queue);
+        let mut queue = self.queue.take();
         queue.extend(std::mem::take(&mut self.waiting));
         queue
+    }
+
+    /// A call that is not sent has ended.
+    pub(super) fn one_ended(&mut self, tasks: &Tasks, task: TaskId) {
+        if !self.waiting.remove(&task) {
+            self.queue.one_ended(tasks);
+        }
     }
 
     /// Whether another call may be sent. One always may.
@@ -142,7 +149,7 @@ impl Calls {
     }
 
     pub(super) fn knows(&self, task: TaskId, place: Place) -> bool {
-        let queued = self.queue.contains(&task) || self.waiting.contains(&task);
+        let queued = self.queue.iter().any(|queued| *queued == task) || self.waiting.contains(&task);
         let index = match place {
             Place::ActorQueue => return queued,
             Place::Sent { sequence, .. } => sequence.wrapping_sub(self.first) as usize,
@@ -151,13 +158,14 @@ impl Calls {
         !queued && self.sent.get(index) == Some(&Some(task))
     }
 
-    pub(super) fn check(&self, tasks: &crate::state::tasks::Tasks) {
+    pub(super) fn check(&self, tasks: &Tasks) {
         assert!(
             self.sent.front() != Some(&None),
             "the first call is answered: {self:?}"
         );
         assert_eq!(self.in_flight, self.sent.iter().flatten().count(), "{self:?}");
         assert!(self.announced <= self.first, "{self:?}");
+        self.queue.check(tasks);
         for task in self.sent.iter().flatten().chain(&self.waiting) {
             assert!(
                 tasks.contains(task),
@@ -209,11 +217,12 @@ impl Actors {
             if !calls.has_room(window) {
                 return;
             }
-            let Some(task_id) = calls.queue.front().copied() else {
+            let Some(task_id) = calls.queue.front() else {
                 return;
             };
             let Some(task) = base.tasks.get_mut(task_id) else {
                 calls.queue.pop_front();
+                calls.queue.passed_over();
                 continue;
             };
             if task.waits_for_arguments() {
@@ -341,6 +350,7 @@ impl Actors {
                     let to = (actor_id, conn, task_id);
                     self.metrics.pushed_again();
                     client.send(&base.objects, &mut base.links, to, task, sequence);
+                    client.tell_of_cancellation(&mut base.links, task_id, task);
                 }
             }
             self.push_calls(base, actor_id);

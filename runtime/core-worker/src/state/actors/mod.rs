@@ -8,6 +8,7 @@
 //! 3. An actor is known here while there are handles of it, or calls.
 
 mod calls;
+mod cancelling;
 mod creation;
 mod handles;
 mod lives;

@@ -157,6 +157,11 @@ impl ActorSchedulingQueues {
         None
     }
 
+    /// A call that came before its turn.
+    pub(super) fn early(&mut self, caller: WorkerId, sequence: u64) -> Option<&mut IncomingTask> {
+        self.callers.get_mut(&caller)?.early.get_mut(&sequence)
+    }
+
     /// Where the answer of a call goes.
     pub(super) fn place_of(&mut self, caller: WorkerId, sequence: u64) -> Option<(ConnId, u64)> {
         match self.callers.get_mut(&caller)?.place(sequence)? {

@@ -48,6 +48,9 @@ impl Execution {
         pins: Vec<ObjectId>,
         more: bool,
     ) {
+        if !self.cancelled.is_empty() {
+            self.cancelled.remove(&task.task_id);
+        }
         // While more calls wait here, answers travel together.
         let urgent = !more && self.ready.is_empty();
         let caller = task.caller.worker_id;

@@ -97,6 +97,13 @@ impl FunctionAnswers {
         });
     }
 
+    /// Whether this function runs.
+    pub(super) fn is_running(&self, task_id: TaskId) -> bool {
+        self.running
+            .as_ref()
+            .is_some_and(|running| running.task == task_id)
+    }
+
     /// Where the answer of the function that ran goes.
     pub(super) fn place_of(&mut self, task: &IncomingTask) -> (ConnId, u64) {
         let moved = self.running.take().and_then(|running| running.moved);

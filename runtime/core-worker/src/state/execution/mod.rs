@@ -1,15 +1,17 @@
 //! Calls that this process runs: `arrivals` takes them in, `actor_scheduling_queue` keeps the order of an actor's calls and
-//! their duplicates, `answers` keeps what was answered for callers on other nodes, `answering` answers, and `giving_back`
-//! hands functions back that would wait too long.
+//! their duplicates, `answers` keeps what was answered for callers on other nodes, `answering` answers, `giving_back`
+//! hands functions back that would wait too long, and `cancelling` ends calls early.
 //!
 //! Invariants:
 //! 1. A call is in `ready` once, or runs, or is answered; what is sent again is not run again.
 //! 2. Calls of one caller to this actor start in the order of their sequence numbers.
+//! 3. A call that is to end and is in no queue of this part is in `cancelled` until it is answered.
 
 mod actor_scheduling_queue;
 mod answering;
 mod answers;
 mod arrivals;
+mod cancelling;
 mod giving_back;
 mod metrics;
 
@@ -24,10 +26,11 @@ use sparkray_proto as proto;
 use super::links::{ConnId, Links};
 use super::objects::{Locations, read_locations};
 use crate::error::CoreError;
-use crate::hash::IdMap;
+use crate::hash::{IdMap, IdSet};
 
 use actor_scheduling_queue::ActorSchedulingQueues;
 use answers::FunctionAnswers;
+pub(super) use cancelling::CancelledCall;
 use metrics::ExecutionMetrics;
 
 /// An argument that was given as a reference.
@@ -126,6 +129,8 @@ pub(crate) struct Execution {
     running_since: Option<u64>,
     /// Threads of this worker that wait for objects.
     blocked: usize,
+    /// Calls that run, or that the embedding code has taken, and that are to end.
+    cancelled: IdSet<TaskId>,
     /// This process is to end.
     exit: bool,
     /// Somebody wants to hear of each arrival.

@@ -51,6 +51,7 @@ impl Leases {
                 break;
             };
             let Some(task) = base.tasks.get(task_id) else {
+                class.queue.passed_over();
                 continue;
             };
             // A value may have been lost since the task was queued.

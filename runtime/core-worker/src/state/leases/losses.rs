@@ -82,6 +82,7 @@ impl Leases {
             base.links.set_lease(conn, Some(lease_id));
             for task_id in pushed {
                 self.push(base, lease_id, conn, task_id, true);
+                self.tell_of_cancellation(base, lease_id, task_id);
             }
             self.dispatch(base, lease_id);
         }
@@ -116,13 +117,6 @@ impl Leases {
             return;
         };
         let unused = loss.unused && !lease.unsure;
-        let worker = match &lease.worker {
-            Some(LeasedWorker { address, pid, .. }) => format!(
-                "worker {} (pid {pid}) on node {}",
-                address.worker_id, address.node_id
-            ),
-            None => "its worker".to_owned(),
-        };
         // It may still run what it was sent: nobody else may have it.
         Self::return_lease(base, lease.raylet, lease_id, loss.gone || !unused);
         if unused && !loss.gone {
@@ -132,7 +126,7 @@ impl Leases {
         for (index, task_id) in lease.pushed.iter().enumerate().rev() {
             // Answers may have been lost with an earlier connection: then any of them may have run.
             if index == 0 || lease.unsure {
-                self.retry_lost(base, *task_id, !unused, &worker, loss.cause);
+                self.retry_lost(base, *task_id, !unused, lease.worker.as_ref(), loss.cause);
             } else if base.tasks.contains(task_id) {
                 // It waited behind the first: no attempt.
                 self.queue_again(base, lease.class, *task_id);
@@ -151,15 +145,27 @@ impl Leases {
         if let Some(lease) = self.leases.get_mut(&lease) {
             lease.leave(task_id, bytes);
         }
-        self.retry_lost(base, task_id, false, "", "the connection is closed");
+        self.retry_lost(base, task_id, false, None, "the connection is closed");
         self.pump(base, class, false);
     }
 
-    /// The worker of a function died, or could not be reached. `ran`: it may have run the task.
-    fn retry_lost(&mut self, base: &mut Base, task_id: TaskId, ran: bool, worker: &str, cause: &str) {
+    /// The worker of a function died, or could not be reached. `ran`: it may have run the task. One that is to end is not
+    /// tried again.
+    fn retry_lost(
+        &mut self,
+        base: &mut Base,
+        task_id: TaskId,
+        ran: bool,
+        worker: Option<&LeasedWorker>,
+        cause: &str,
+    ) {
         let Some(task) = base.tasks.get_mut(task_id) else {
             return;
         };
+        if task.is_cancelled() {
+            Self::end_cancelled(base, task_id, worker);
+            return;
+        }
         let (CallKind::Function(template), Place::Pushed { class, .. }) = (task.kind(), task.place()) else {
             return;
         };
@@ -177,6 +183,13 @@ impl Leases {
             let tries = match task.attempt() {
                 0 => "once".to_owned(),
                 retries => format!("{} times", retries + 1),
+            };
+            let worker = match worker {
+                Some(LeasedWorker { address, pid, .. }) => format!(
+                    "worker {} (pid {pid}) on node {}",
+                    address.worker_id, address.node_id
+                ),
+                None => "its worker".to_owned(),
             };
             let message = format!(
                 "{worker} died while it ran task {name} ({task_id}): {cause}; the task was tried {tries}"

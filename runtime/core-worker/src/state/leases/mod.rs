@@ -1,14 +1,15 @@
 //! Which worker runs a function: classes of tasks that one worker can run after another, and leases of workers.
 //!
 //! `scheduling` puts tasks into queues and decides how many leases they need, `requests` asks raylets for those, `dispatch`
-//! pushes tasks to leased workers and gives leases back, `losses` puts right what a lost worker leaves, and `raylets` keeps
-//! in touch with raylets of other nodes.
+//! pushes tasks to leased workers and gives leases back, `cancelling` has tasks end early, `losses` puts right what a lost
+//! worker leaves, and `raylets` keeps in touch with raylets of other nodes.
 //!
 //! Invariants:
 //! 1. A task whose place is `Queued` is in the queue of that class, once; one whose place is `Pushed` is at that lease, once.
 //! 2. A lease is in its class's `requested` until it is granted, and in its `leases` from then on.
 //! 3. An idle lease is timed, or goes back at once.
 
+mod cancelling;
 mod dispatch;
 mod losses;
 mod metrics;
@@ -28,7 +29,7 @@ use tracing::Span;
 use super::ids::SchedulingClassId;
 use super::limits::MAX_PUSHED_AHEAD;
 use super::links::ConnId;
-use super::tasks::{PushPrefix, TaskTemplate};
+use super::tasks::{PushPrefix, TaskQueue, TaskTemplate};
 use crate::hash::IdMap;
 
 pub(super) use losses::Loss;
@@ -58,7 +59,7 @@ struct SchedulingKey {
 #[derive(Debug)]
 struct Class {
     key: SchedulingKey,
-    queue: VecDeque<TaskId>,
+    queue: TaskQueue,
     leases: Vec<LeaseId>,
     requested: Vec<LeaseId>,
     /// No requests before this time.
@@ -75,7 +76,7 @@ impl Class {
         Self {
             asks_locality: key.locality.is_some(),
             key,
-            queue: VecDeque::new(),
+            queue: TaskQueue::default(),
             leases: Vec::new(),
             requested: Vec::new(),
             retry_at: None,
@@ -235,6 +236,7 @@ impl Leases {
         use super::tasks::Place;
         let mut queued = IdMap::<TaskId, SchedulingClassId>::default();
         for (class_id, class) in &self.classes {
+            class.queue.check(tasks);
             for task in class.queue.iter().filter(|task| tasks.contains(task)) {
                 assert_eq!(
                     queued.insert(*task, *class_id),

@@ -50,7 +50,7 @@ impl Leases {
         let Some(class) = self.classes.get(&lease.class) else {
             return;
         };
-        let first = class.queue.front().and_then(|task| base.tasks.get(*task));
+        let first = class.queue.iter().find_map(|task| base.tasks.get(*task));
         let process = &base.links.process;
         let message = proto::RequestWorkerLease {
             lease_id: lease_id.to_vec().into(),
@@ -244,7 +244,7 @@ impl Leases {
         let Some(class) = self.classes.get_mut(&class_id) else {
             return;
         };
-        let queued = std::mem::take(&mut class.queue);
+        let queued = class.queue.take();
         let failed = Value::failed(error);
         for task in queued {
             base.finish_task(task, &failed);

@@ -7,7 +7,7 @@ use sparkray_common::{SchedulingStrategy, TaskId};
 use super::{Leases, SchedulingKey};
 use crate::state::base::Base;
 use crate::state::ids::SchedulingClassId;
-use crate::state::tasks::{CallKind, Place};
+use crate::state::tasks::{CallKind, Place, cancelled};
 
 /// Lease requests of one class that are under way at once. `sparkray._private.infeasible` says so of demand that nobody
 /// meets.
@@ -51,9 +51,13 @@ impl Leases {
         }
     }
 
-    /// A task is to run again, before those that never ran.
+    /// A task is to run again, before those that never ran, unless it is to end.
     pub(super) fn queue_again(&mut self, base: &mut Base, class_id: SchedulingClassId, task_id: TaskId) {
         let task = base.tasks.get_mut(task_id);
+        if task.as_ref().is_some_and(|task| task.is_cancelled()) {
+            base.finish_task(task_id, &cancelled(task_id));
+            return;
+        }
         if let (Some(class), Some(task)) = (self.classes.get_mut(&class_id), task) {
             task.set_place(Place::Queued(class_id));
             class.queue.push_front(task_id);

@@ -29,6 +29,8 @@ pub(crate) enum Pending {
     Creation(ActorId),
     /// A slot that only waits for Empty.
     Done(u64),
+    /// RequestOwnerToCancelTask to an owner.
+    Cancel(u64),
     /// AddBorrower to an owner.
     Borrow {
         settles: Vec<ObjectId>,

@@ -64,6 +64,13 @@ impl Objects {
         }
     }
 
+    /// Somebody had a hand in whatever becomes of an object: no error of it is unhandled.
+    pub(in crate::state) fn expect_error(&mut self, id: ObjectId) {
+        if let Some(object) = self.table.get_mut(&id) {
+            object.was_looked_at = true;
+        }
+    }
+
     /// The result of a task may be an error, and perhaps nobody has a reference to it any more.
     pub(super) fn note_error(&mut self, links: &mut Links, id: ObjectId, value: &Value) {
         if !matches!(value, Value::Raised(_)) {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use sparkray_common::{ActorId, FunctionId, ObjectId, ResourceSet, SchedulingStrategy, WorkerKey};
+use sparkray_common::{ActorId, FunctionId, ObjectId, ResourceSet, SchedulingStrategy, TaskId, WorkerKey};
 
 /// What all calls of a remote function with the same options share.
 #[derive(Debug)]
@@ -70,6 +70,8 @@ impl CallKind {
 pub(crate) struct NewTask {
     pub(crate) kind: CallKind,
     pub(crate) num_returns: u32,
+    /// The call that this process runs and that makes this one.
+    pub(crate) parent: Option<TaskId>,
     /// The arguments value; empty: none.
     pub(crate) arguments: Bytes,
     pub(crate) keyword_names: Vec<String>,

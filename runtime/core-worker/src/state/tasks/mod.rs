@@ -6,9 +6,11 @@
 //! 2. Its arguments are held by references of this process until it is finished.
 
 mod calls;
+mod cancelling;
 mod dependency_errors;
 mod metrics;
 mod pushing;
+mod queue;
 mod results;
 mod submission;
 
@@ -24,8 +26,11 @@ use metrics::{Ending, TaskMetrics};
 
 pub use calls::{ActorMethod, TaskTemplate};
 pub(crate) use calls::{CallKind, NewTask};
+pub use cancelling::Cancellation;
+pub(super) use cancelling::cancelled;
 pub(super) use dependency_errors::creation_failed;
 pub(super) use pushing::PushPrefix;
+pub(super) use queue::TaskQueue;
 pub(super) use results::{Answer, Outcome};
 
 /// Where a task is.
@@ -74,6 +79,10 @@ pub(super) struct Task {
     missing: usize,
     /// Workers that could not be reached.
     misses: u8,
+    /// It is to end, and is not tried again.
+    cancellation: Option<Cancellation>,
+    /// The call that this process ran and that made it.
+    parent: Option<TaskId>,
     place: Place,
     /// Microseconds at which it was submitted.
     submitted: u64,
@@ -130,6 +139,7 @@ impl Task {
     /// Begins another attempt. False: there are to be no more.
     pub(super) fn try_again(&mut self, max_retries: i32) -> bool {
         let may = max_retries < 0 || i64::from(self.attempt) < i64::from(max_retries);
+        let may = may && self.cancellation.is_none();
         if may {
             self.attempt += 1;
         }

@@ -6,7 +6,7 @@ use sparkray_proto::{self as proto, Failure, TaskStatus};
 use sparkray_rpc::Frame;
 use tracing::warn;
 
-use super::{CallKind, Ending, Place, Task, Tasks};
+use super::{CallKind, Ending, Place, Task, Tasks, cancelled};
 use crate::error::CoreError;
 use crate::state::ids::SchedulingClassId;
 use crate::state::links::{ConnId, Links, PayloadReader};
@@ -86,7 +86,7 @@ impl Tasks {
             came_too_late(objects, links, conn, task_id, reply)?;
             return Ok(Answer::Late);
         };
-        let place = task.place;
+        let (place, is_cancelled) = (task.place, task.is_cancelled());
         let (actor_id, function_id) = match &task.kind {
             CallKind::Actor { actor_id, .. } => (Some(*actor_id), None),
             CallKind::Function(template) => (None, Some(template.function_id)),
@@ -102,7 +102,12 @@ impl Tasks {
                     || CoreError::new(ErrorCode::Internal, "a worker refused a task without a reason"),
                     CoreError::from,
                 );
-                self.finish(objects, links, task_id, &Value::failed(error));
+                let value = if is_cancelled && error.code == ErrorCode::Cancelled {
+                    cancelled(task_id)
+                } else {
+                    Value::failed(error)
+                };
+                self.finish(objects, links, task_id, &value);
                 if let Some(function_id) = function_id {
                     // The code may have come with this call, and not have been read.
                     links.forget_function(conn, &function_id);
@@ -139,7 +144,9 @@ impl Tasks {
         if raised && self.retry_raised(task_id) {
             return Ok(true);
         }
-        let num_returns = self.table.get(&task_id).map_or(0, Task::num_returns);
+        let task = self.table.get(&task_id);
+        let num_returns = task.map_or(0, Task::num_returns);
+        let is_cancelled = task.is_some_and(Task::is_cancelled);
         let mut payload = PayloadReader::new(payload);
         let mut values = Vec::with_capacity(reply.returns.len());
         let mut inner = Vec::new();
@@ -168,7 +175,12 @@ impl Tasks {
         let ending = if raised { Ending::Raised } else { Ending::Finished };
         self.forget(objects, links, task_id, ending);
         for (id, value) in values {
-            objects.resolve_result(links, id, value);
+            if is_cancelled {
+                // Whoever cancelled it need not be told of the error.
+                objects.resolve(links, id, value);
+            } else {
+                objects.resolve_result(links, id, value);
+            }
         }
         Ok(false)
     }

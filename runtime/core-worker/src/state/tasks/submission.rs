@@ -63,6 +63,8 @@ impl Tasks {
                 attempt: 0,
                 missing,
                 misses: 0,
+                cancellation: None,
+                parent: call.parent,
                 place,
                 submitted: links.process.now,
             },

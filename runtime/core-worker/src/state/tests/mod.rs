@@ -2,6 +2,7 @@
 //! random numbers say so, connections break and processes die, and everything can be seen.
 
 mod actors;
+mod cancelling;
 mod deaths;
 mod metrics;
 mod pauses;

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use sparkray_common::{
-    ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, SchedulingStrategy, WorkerAddress,
-    WorkerId, WorkerKey,
+    ActorId, ErrorCode, FunctionId, JobId, NodeId, ObjectId, ResourceSet, SchedulingStrategy, TaskId,
+    WorkerAddress, WorkerId, WorkerKey,
 };
 use sparkray_proto::{self as proto, location_of};
 
@@ -33,6 +33,10 @@ struct Running {
     loaded: bool,
     /// A call that it waits for.
     nested: Option<(u64, ObjectId)>,
+    /// It ends only when it is told to.
+    hangs: bool,
+    /// It was told to end.
+    interrupted: bool,
 }
 
 pub(super) struct Process {
@@ -56,6 +60,8 @@ pub(super) struct Process {
     pub(super) told: HashMap<u64, (ObjectId, u32)>,
     pub(super) values: HashMap<u64, Result<Vec<Item>, CoreError>>,
     running: Option<Running>,
+    /// The call that runs.
+    current: Option<TaskId>,
     in_call: bool,
     pub(super) told_blocked: bool,
     /// Objects of this process in stores.
@@ -94,6 +100,7 @@ impl Process {
             told: HashMap::new(),
             values: HashMap::new(),
             running: None,
+            current: None,
             in_call: false,
             told_blocked: false,
             owned_stored: Vec::new(),
@@ -121,6 +128,7 @@ impl Process {
                 .loading
                 .iter()
                 .all(|(key, _)| self.values.contains_key(key)),
+            Some(running) if running.interrupted || running.hangs => running.interrupted,
             Some(running) => match &running.nested {
                 Some((key, _)) => self.values.contains_key(key),
                 None => self.knows_its_owners(),
@@ -226,6 +234,7 @@ impl Process {
         let results = self.state.submit(NewTask {
             kind,
             num_returns: 1,
+            parent: self.current,
             arguments: encode(items).into(),
             keyword_names: Vec::new(),
             slots: slots
@@ -298,9 +307,21 @@ impl Process {
         self.values.insert(key, value);
     }
 
+    /// The function that runs is to end.
+    fn interrupt(&mut self, task: TaskId) {
+        if let Some(running) = self
+            .running
+            .as_mut()
+            .filter(|running| running.task.task_id == task)
+        {
+            running.interrupted = true;
+        }
+    }
+
     /// The call that ran is over. Its references go, unless the actor keeps them.
     fn end_call(&mut self, keeps: bool) {
         self.in_call = false;
+        self.current = None;
         for (id, owner) in std::mem::take(&mut self.call_references) {
             if keeps {
                 self.references.push((id, owner));
@@ -333,6 +354,11 @@ impl Simulation {
         process.state.set_now(now);
         for notice in std::mem::take(&mut process.notices) {
             match notice {
+                Notice::Interrupt(task) => process.interrupt(task),
+                Notice::ForceExit => {
+                    self.kill(index);
+                    return;
+                }
                 Notice::Fetched(key, value) => process.read(key, value),
                 Notice::UnhandledError { .. } => process.unhandled_errors += 1,
                 _ => {}
@@ -357,7 +383,10 @@ impl Simulation {
                     loading: Vec::new(),
                     loaded: false,
                     nested: None,
+                    hangs: false,
+                    interrupted: false,
                 };
+                process.current = Some(running.task.task_id);
                 for (id, owner) in references(&running.items) {
                     process.add_foreign(id, &owner);
                 }
@@ -403,6 +432,14 @@ impl Simulation {
                 return;
             }
             process.running = Some(running);
+            return;
+        }
+        if running.interrupted {
+            if running.nested.is_some() {
+                process.state.set_blocked(false);
+            }
+            let error = CoreError::new(ErrorCode::Cancelled, "it was interrupted");
+            self.finish(index, &running.task, Err(error), false);
             return;
         }
         if let Some((key, _)) = running.nested {
@@ -474,8 +511,22 @@ impl Simulation {
                 process.drop_all();
                 Ok(Vec::new())
             }
-            "nest" => {
-                let id = process.submit("value", &[Item::Number(u64::MAX)], &[]);
+            "hang" => {
+                running.hangs = true;
+                process.running = Some(running);
+                return;
+            }
+            // A reference to what never ends.
+            "lend" => {
+                let id = process.submit("hang", &[Item::Number(u64::MAX)], &[]);
+                Ok(vec![Item::Reference(
+                    id,
+                    WorkerAddress::clone(process.state.me()),
+                )])
+            }
+            "nest" | "nest_hang" => {
+                let inner = if name == "nest" { "value" } else { "hang" };
+                let id = process.submit(inner, &[Item::Number(u64::MAX)], &[]);
                 let key = process.fetch(id);
                 process.state.set_blocked(true);
                 running.nested = Some((key, id));

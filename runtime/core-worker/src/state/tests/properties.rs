@@ -6,6 +6,7 @@ use sparkray_common::{ActorId, ObjectId};
 use super::value::Item;
 use super::{DRIVER, Simulation};
 use crate::dropped::HandleKind;
+use crate::state::Cancellation;
 
 impl Simulation {
     /// A reference whose owner lives leads to an object that exists.
@@ -100,6 +101,10 @@ enum Step {
     Call(usize, u8, usize, Option<usize>),
     Fetch(usize),
     Drop(usize),
+    /// Which object's call, and whether what that has called ends too.
+    Cancel(usize, bool),
+    /// With the worker that runs it.
+    ForceCancel(usize),
     Run(usize),
     BreakLink(usize),
     Kill(usize),
@@ -126,12 +131,14 @@ fn step(disturbed: bool, cut: bool) -> BoxedStrategy<Step> {
         8 => (0..2_usize, 0..5_u8, index.clone(), argument).prop_map(|(a, m, r, s)| Step::Call(a, m, r, s)),
         5 => index.clone().prop_map(Step::Fetch),
         5 => index.clone().prop_map(Step::Drop),
+        3 => (index.clone(), any::<bool>()).prop_map(|(id, recursive)| Step::Cancel(id, recursive)),
         16 => (0..60_usize).prop_map(Step::Run),
         2 => (0..30_000_u64).prop_map(Step::Later),
     ];
     let disturbances = prop_oneof![
         index.clone().prop_map(Step::BreakLink),
         index.clone().prop_map(Step::Kill),
+        index.clone().prop_map(Step::ForceCancel),
     ];
     let pauses = prop_oneof![
         3 => Just(Step::Cut),
@@ -194,6 +201,28 @@ fn take(simulation: &mut Simulation, actors: &[ActorId], step: &Step, number: u6
             let held = simulation.processes[DRIVER].references.len();
             if held > 0 {
                 simulation.processes[DRIVER].drop_reference(index % held);
+            }
+        }
+        Step::Cancel(index, recursive) => {
+            if let Some(id) = choose(simulation, index) {
+                simulation.cancel(
+                    id,
+                    Cancellation {
+                        force: false,
+                        recursive,
+                    },
+                );
+            }
+        }
+        Step::ForceCancel(index) => {
+            if let Some(id) = choose(simulation, index) {
+                simulation.cancel(
+                    id,
+                    Cancellation {
+                        force: true,
+                        recursive: true,
+                    },
+                );
             }
         }
         Step::Run(steps) => {

@@ -2,7 +2,7 @@
 
 use super::value::Item;
 use super::{DRIVER, Simulation};
-use crate::state::UnhandledErrors;
+use crate::state::{Cancellation, UnhandledErrors};
 
 const SECOND: u64 = 1_000_000;
 
@@ -57,4 +57,27 @@ fn other_drivers_are_told_when_the_last_reference_goes() {
         simulation.settle();
         assert_eq!(told(&simulation), expected);
     }
+}
+
+#[test]
+fn whoever_cancels_a_call_is_not_told_of_its_error() {
+    let mut unfinished = 0;
+    for steps in 0..40 {
+        let mut simulation = simulation_that_tells(UnhandledErrors::Forgotten);
+        let failing = simulation.processes[DRIVER].submit("raise", &[Item::Number(0)], &[]);
+        simulation.run(steps);
+        let is_over = simulation.processes[DRIVER].state.unfinished_tasks() == 0;
+        simulation.cancel(failing, Cancellation::default());
+        if steps % 2 == 0 {
+            simulation.settle();
+        }
+        simulation.processes[DRIVER].drop_all();
+        simulation.settle();
+        assert_eq!(told(&simulation), u32::from(is_over), "{steps} steps");
+        unfinished += usize::from(!is_over);
+    }
+    assert!(
+        (5..35).contains(&unfinished),
+        "{unfinished} of 40 calls were not over"
+    );
 }
