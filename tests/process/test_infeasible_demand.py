@@ -134,7 +134,7 @@ def test_the_warning_ends_and_what_waited_runs_when_a_node_joins_that_can_meet_i
 
 def test_ray_scheduler_events_0_keeps_the_warnings_away(told, monkeypatch):
     def report() -> None:
-        infeasible.report([({"CPU": 2.0}, "", [("task", "f", 1)], 0)], 0, ({"CPU": 1.0}, {"CPU": 1.0}, []))
+        infeasible.report([({"CPU": 2.0}, "", [("task", "f", 1)], 0, "")], 0, ({"CPU": 1.0}, {"CPU": 1.0}, []))
 
     monkeypatch.setenv("RAY_SCHEDULER_EVENTS", "0")
     report()
