@@ -3,7 +3,7 @@
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use pyo3::exceptions::{PyRuntimeError, PyValueError};
+use pyo3::exceptions::{PyException, PyRuntimeError, PyValueError};
 use pyo3::prelude::*;
 use sparkray_common::{ErrorCode, IdError};
 use sparkray_core_worker::{CoreError, WaitError};
@@ -48,6 +48,8 @@ pub(crate) fn exception(py: Python<'_>, error: &CoreError) -> PyErr {
     });
     match made {
         Ok(exception) => PyErr::from_value(exception),
+        // An interrupt, which a cancelled task gets: it comes wherever Python code runs.
+        Err(interrupt) if !interrupt.is_instance_of::<PyException>(py) => interrupt,
         Err(problem) => {
             let fallback = PyRuntimeError::new_err(error.message.clone());
             fallback.set_cause(py, Some(problem));

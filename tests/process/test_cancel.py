@@ -105,11 +105,16 @@ def run(started: Path, code, signal):
     return code(signal)
 
 
+def has_begun(started: Path):
+    """Whether `run` has written its whole line."""
+    return started.exists() and started.read_text().endswith("\n")
+
+
 @pytest.mark.parametrize("code", [sleep, compute, read_socket, run_program, get_value, wait_for_value])
 def test_what_runs_is_interrupted_where_it_waits_and_is_not_tried_again(tmp_path, code):
     started = tmp_path / "started"
     ref = run.remote(started, code, Signal.remote())
-    wait_until(started.exists)
+    wait_until(lambda: has_begun(started))
     sparkray.cancel(ref)
     assert_interrupted(ref)
     assert len(started.read_text().splitlines()) == 1
@@ -154,7 +159,7 @@ def test_a_task_that_goes_on_is_interrupted_again_when_it_is_cancelled_again(tmp
 def test_the_pid_of_the_worker_stays_and_what_it_runs_next_is_not_interrupted(tmp_path):
     started = tmp_path / "started"
     ref = run.remote(started, sleep, None)
-    wait_until(started.exists)
+    wait_until(lambda: has_begun(started))
     sparkray.cancel(ref)
     assert_interrupted(ref)
     pid = int(started.read_text())
@@ -325,7 +330,7 @@ def ends_of(path: Path):
 def test_what_a_task_has_called_ends_with_it(tmp_path):
     ref = parent.remote(tmp_path, Signal.remote())
     for name in ("child", "grandchild"):
-        wait_until((tmp_path / name).exists)
+        wait_until(lambda name=name: has_begun(tmp_path / name))
     sparkray.cancel(ref)
     with pytest.raises(exceptions.TaskCancelledError):
         sparkray.get(ref, timeout=PATIENCE)
@@ -366,13 +371,13 @@ def test_whoever_has_a_reference_may_cancel(tmp_path):
 
     # The driver's, by a task.
     ref = run.remote(tmp_path / "own", sleep, None)
-    wait_until((tmp_path / "own").exists)
+    wait_until(lambda: has_begun(tmp_path / "own"))
     sparkray.get(cancel.remote([ref]), timeout=PATIENCE)
     assert_interrupted(ref)
     # A worker's, by the driver, and by another task.
     for name, by in (("lent", sparkray.cancel), ("passed", lambda ref: sparkray.get(cancel.remote([ref])))):
         [ref] = sparkray.get(lend.remote(tmp_path / name), timeout=PATIENCE)
-        wait_until((tmp_path / name).exists)
+        wait_until(lambda name=name: has_begun(tmp_path / name))
         by(ref)
         assert_interrupted(ref)
 
@@ -381,7 +386,7 @@ def test_a_task_cancels_its_own_children(tmp_path):
     @sparkray.remote
     def change_its_mind(started: Path):
         ref = run.remote(started, sleep, None)
-        wait_until(started.exists)
+        wait_until(lambda: has_begun(started))
         sparkray.cancel(ref)
         try:
             sparkray.get(ref, timeout=PATIENCE)

@@ -7,6 +7,7 @@ encoding, or of bytes. What the first choice does not take goes to the next (`_c
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 import time
@@ -17,9 +18,9 @@ _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
 # Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of
-# the raylet before each: longer than raylets hold lines back,
-_QUIET_SECONDS = 0.04
-# and than so many of those answers took: on a busy machine a raylet gets to its work late.
+# the raylet before each: longer than raylets hold lines back. On a busy machine they get to their work late: it is as many
+# times longer as there are threads that want each processor, and longer than so many of the answers took.
+_QUIET_SECONDS = 0.05
 _ANSWERS_OF_QUIET = 5
 _DRAIN_SECONDS = 2.0
 
@@ -74,7 +75,16 @@ def drain(ask: Callable[[], object]) -> None:
         start = time.monotonic()
         asking.start()
         asking.join(max(0.0, deadline - start))
-        _wait_for_quiet(deadline, max(_QUIET_SECONDS, _ANSWERS_OF_QUIET * (time.monotonic() - start)))
+        took = time.monotonic() - start
+        _wait_for_quiet(deadline, max(_QUIET_SECONDS * _crowding(), _ANSWERS_OF_QUIET * took))
+
+
+def _crowding() -> float:
+    """How many threads want each processor; at least 1."""
+    try:
+        return max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+    except OSError:
+        return 1.0
 
 
 def _ask_quietly(ask: Callable[[], object]) -> None:
