@@ -24,6 +24,9 @@ _WITHOUT_EFFECT = frozenset(
         "_metrics_export_port",
         "_driver_object_store_memory",
         "_skip_env_hook",
+        # There is no Redis; programs have the password that Ray's clusters had for years.
+        "_redis_username",
+        "_redis_password",
     }
 )
 # Arguments of Ray's init that have no effect, which is said when they are given: there is no dashboard yet.
@@ -40,8 +43,6 @@ _LATER = frozenset(
         "_cluster_id",
         "_system_config",
         "_tracing_startup_hook",
-        "_redis_username",
-        "_redis_password",
         "_plasma_directory",
         "_object_spilling_directory",
         "_enable_object_reconstruction",

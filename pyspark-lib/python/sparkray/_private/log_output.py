@@ -18,8 +18,8 @@ _CYAN = "\033[36m"
 _RESET = "\033[0m"
 
 # Lines that a worker wrote before its last task ended are here after this time without any, twice, with an answer of
-# the raylet before each: longer than raylets hold lines back. On a busy machine they get to their work late: it is as many
-# times longer as there are threads that want each processor, and longer than so many of the answers took.
+# the raylet before each: longer than raylets hold lines back. On a busy machine they get to their work late: it is as
+# many times longer as threads want each processor, and longer than so many of the answers took.
 _QUIET_SECONDS = 0.05
 _ANSWERS_OF_QUIET = 5
 _DRAIN_SECONDS = 2.0

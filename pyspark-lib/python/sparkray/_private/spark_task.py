@@ -100,8 +100,7 @@ def _find_raylet() -> worker.Connection:
 def _nowhere(reason: str) -> exceptions.RaySystemError:
     return exceptions.RaySystemError(
         f"a task of Spark used sparkray on an executor without a Ray cluster ({reason}): call RayContext(sc).init() in "
-        "the driver before the job whose tasks do, and start no cluster in tasks; a SparkContext of yours needs the "
-        "plugin, spark.plugins=org.sparkray.RayPlugin"
+        "the driver before the job whose tasks do, and start no cluster in tasks"
     )
 
 
