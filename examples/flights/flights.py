@@ -143,7 +143,7 @@ def ask_in_spark_tasks(rows: DataFrame) -> None:
         print(f"   {name}: {row.flights:,} flights that arrived, {row.late / row.flights:.3f} of them late")
     arrived = rows.where("label is not null").count()
     if sum(row.flights for row in counted) != arrived:
-        raise SystemExit(f"expected {arrived:,} flights in all: a batch was lost or counted twice")
+        raise SystemExit(f"expected {arrived:,} flights in all: a partition was lost or counted twice")
 
 
 def print_stores() -> None:
@@ -244,7 +244,7 @@ def run(spark: SparkSession, directory: str, clock: Clock, fast: bool) -> None:
             joined = ray.init()
             print(f"   ray.init() joined cluster {joined['cluster_id']}")
             seed_program.main(EXECUTORS)
-        with clock.step("Ray calls inside Spark's tasks: they put batches, and Ray tasks count the late flights"):
+        with clock.step("Ray calls inside Spark's tasks: they put their rows, and Ray tasks count the late flights"):
             ask_in_spark_tasks(rows)
         with clock.step("from_spark: the features as Arrow blocks in the executors' shared memory"):
             blocks = sparkray.from_spark(rows, max_block_bytes=BLOCK_BYTES)

@@ -1,4 +1,4 @@
-"""Ray calls inside Spark's tasks: Spark hands batches to Ray tasks beside it, and sums up what they give.
+"""Ray calls inside Spark's tasks: each puts its partition, has a Ray task count, and gives rows back.
 
 `ask_ray` runs in Python workers of Spark's executors, `count_late` in the Ray workers of the same executors.
 """
@@ -7,31 +7,37 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import pyarrow as pa
-import pyarrow.compute as pc
-from pyspark.sql import DataFrame
+import numpy as np
+from pyspark.sql import DataFrame, Row
 
 import ray
 
 SCHEMA = "origin_code int, flights long, late long"
+# Of flights that did not arrive.
+UNKNOWN = -1
 
 
 @ray.remote
-def count_late(flights: pa.RecordBatch) -> pa.RecordBatch:
-    """Flights and late ones of each airport."""
-    table = pa.Table.from_batches([flights])
-    counted = table.group_by("origin_code").aggregate([("label", "count"), ("label", "sum")])
-    late = pc.cast(counted["label_sum"], pa.int64())
-    columns = pa.table([counted["origin_code"], counted["label_count"], late], ["origin_code", "flights", "late"])
-    return columns.combine_chunks().to_batches()[0]
+def count_late(flights: np.ndarray) -> list[tuple[int, int, int]]:
+    """Airport, flights and late ones among them, of rows of airport and label."""
+    arrived = flights[flights[:, 1] != UNKNOWN]
+    counted = []
+    for origin in np.unique(arrived[:, 0]):
+        labels = arrived[arrived[:, 0] == origin, 1]
+        counted.append((int(origin), len(labels), int(labels.sum())))
+    return counted
 
 
-def ask_ray(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """What a task of Spark does: puts its batches, has Ray tasks count, and gives back what they counted."""
-    yield from ray.get([count_late.remote(ray.put(batch)) for batch in batches])
+def ask_ray(rows: Iterator[Row]) -> Iterator[tuple[int, int, int]]:
+    """What a task of Spark does with its partition."""
+    pairs = [(row.origin_code, UNKNOWN if row.label is None else row.label) for row in rows]
+    flights = np.array(pairs, dtype=np.int8).reshape(-1, 2)
+    counted: list[tuple[int, int, int]] = ray.get(count_late.remote(ray.put(flights)))
+    yield from counted
 
 
 def late_by_airport(rows: DataFrame) -> DataFrame:
-    """How many flights left each airport (its code in `rows`), and how many of them were late."""
-    counted = rows.select("origin_code", "label").mapInArrow(ask_ray, SCHEMA)
-    return counted.groupBy("origin_code").sum("flights", "late").toDF("origin_code", "flights", "late")
+    """How many flights that left each airport (its code in `rows`) arrived, and how many of them late."""
+    counted = rows.select("origin_code", "label").rdd.mapPartitions(ask_ray)
+    frame = rows.sparkSession.createDataFrame(counted, SCHEMA)
+    return frame.groupBy("origin_code").sum("flights", "late").toDF("origin_code", "flights", "late")
