@@ -255,9 +255,12 @@ def test_a_store_that_is_too_small_spills_and_goes_on(spark: Any, ray: Any) -> N
 
 def test_blocks_go_away_with_their_references(spark: Any, ray: Any) -> None:
     held = held_objects(spark, ray)
+    created = total("created_bytes")
     refs = sparkray.from_spark(spark.range(0, 800_000, 1, 2), max_block_bytes=64 * 1024)
-    assert len(refs) > 90
-    wait_until(lambda: total("object_count") >= held + 80, 60, "the blocks are counted")
+    assert len(refs) > held + 10
+    wait_until(lambda: total("created_bytes") >= created + 8 * 800_000, 60, "the blocks are counted")
+    # Of those that were held others may have gone meanwhile.
+    assert total("object_count") >= len(refs)
     del refs
     wait_until(lambda: total("object_count") <= held + 10, 60, "the blocks are freed")
 
