@@ -249,7 +249,8 @@ def test_batches_of_a_stream_call_on_the_driver_and_in_its_tasks(
 def end(pids: set[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    wait_until(lambda: not any(map(alive, pids)), what="the processes of the tasks end")
+    # Reaped, too: Spark gives its tasks to workers whose process it still sees.
+    wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), what="the processes of the tasks end")
 
 
 def test_references_that_a_task_returns_are_the_drivers_whatever_becomes_of_its_process(
