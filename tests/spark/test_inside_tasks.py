@@ -246,11 +246,21 @@ def test_batches_of_a_stream_call_on_the_driver_and_in_its_tasks(
     assert sorted(value for values in seen.values() for value in values) == [number**4 for number in range(8)]
 
 
-def end(pids: set[int]) -> None:
+def end(spark: Any, pids: set[int]) -> None:
+    """Kills Python workers that wait for tasks, and has Spark find out: it gives its tasks to dead ones, too."""
     for pid in pids:
         os.kill(pid, signal.SIGKILL)
-    # Reaped, too: Spark gives its tasks to workers whose process it still sees.
     wait_until(lambda: not any(os.path.exists(f"/proc/{pid}") for pid in pids), what="the processes of the tasks end")
+
+    def are_all_used_up() -> bool:
+        try:
+            rows(spark, 32).map(str).collect()
+        except Exception as error:
+            assert "Broken pipe" in str(error) or "Connection reset" in str(error) or "EOFException" in str(error)
+            return False
+        return True
+
+    wait_until(are_all_used_up, 120, "Spark has no dead workers")
 
 
 def test_references_that_a_task_returns_are_the_drivers_whatever_becomes_of_its_process(
@@ -261,7 +271,7 @@ def test_references_that_a_task_returns_are_the_drivers_whatever_becomes_of_its_
         return os.getpid(), small, large, square.remote(small)
 
     outcomes = rows(spark, 2).map(work).collect()
-    end({outcome[0] for outcome in outcomes})
+    end(spark, {outcome[0] for outcome in outcomes})
     for number, (_, small, large, result) in enumerate(outcomes):
         assert sparkray.get([small, result]) == [number, number * number]
         assert sparkray.get(large)[-1] == number
@@ -282,7 +292,7 @@ def test_what_only_its_process_knows_of_ends_with_it(spark: Any, ray: RayContext
 
     (outcome,) = rows(spark, 1).map(work).collect()
     pid, nested, counter, kept = outcome
-    end({pid})
+    end(spark, {pid})
     with pytest.raises(exceptions.OwnerDiedError, match="its value cannot be found"):
         sparkray.get(nested)
     with pytest.raises(exceptions.ActorDiedError, match="its owner"):
