@@ -17,9 +17,8 @@ from sparkray import exceptions
 pytestmark = pytest.mark.usefixtures("shared")
 
 
-@sparkray.remote
-class Plain:
-    """Calls one after the other, on the main thread."""
+class Methods:
+    """Of actors that are not async."""
 
     def hold(self, started: Path, until: Path):
         started.touch()
@@ -35,22 +34,10 @@ class Plain:
         name.touch()
 
 
-@sparkray.remote(max_concurrency=2)
-class Threaded:
-    """Calls on two threads."""
-
-    def hold(self, started: Path, until: Path):
-        started.touch()
-        wait_until(until.exists)
-        return sparkray.get_runtime_context().is_canceled()
-
-    def heed(self, started: Path):
-        started.touch()
-        wait_until(lambda: sparkray.get_runtime_context().is_canceled())
-        return "heard"
-
-    def ran(self, name: Path):
-        name.touch()
+# Calls one after the other, on the main thread.
+Plain = sparkray.remote(Methods)
+# Calls on two threads.
+Threaded = sparkray.remote(max_concurrency=2)(Methods)
 
 
 @sparkray.remote(max_concurrency=2)
@@ -127,22 +114,6 @@ def test_a_method_that_runs_goes_on_and_may_ask_whether_it_was_cancelled(tmp_pat
     assert sparkray.get(ref, timeout=PATIENCE) == "heard"
     (tmp_path / "go").touch()
     assert sparkray.get(next_one, timeout=PATIENCE) is False
-
-
-@pytest.mark.parametrize("kind", [Plain, Threaded])
-def test_a_method_that_asks_hears_of_it(tmp_path, kind):
-    @sparkray.remote
-    class Asker:
-        def ask(self, started: Path):
-            started.touch()
-            wait_until(sparkray.get_runtime_context().is_canceled)
-            return "stopped"
-
-    actor = (Asker if kind is Plain else Asker.options(max_concurrency=2)).remote()
-    ref = actor.ask.remote(tmp_path / "started")
-    wait_until((tmp_path / "started").exists)
-    sparkray.cancel(ref)
-    assert sparkray.get(ref, timeout=PATIENCE) == "stopped"
 
 
 def test_a_coroutine_is_cancelled_and_its_actor_lives_on(tmp_path):
